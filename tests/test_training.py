@@ -1,0 +1,253 @@
+"""The training loop: exact resume, interruption, sharding, files, errors."""
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from migvis.training import (Best, DenoiserConfig, atomic_write, batch_rows, fit, generator, get_preset, list_checkpoints,
+                             load_tensors, make_batch, resolve_device, save_tensors, warmup_cosine)
+from tests.conftest import ROOT
+
+X = torch.linspace(-1, 1, 64)[:, None]
+
+
+def noisy_loss(model, batch):
+    "Regression with fresh noise and dropout: everything random is in play."
+    target = torch.sin(3 * X[batch.index]) + 0.1 * batch.randn(1)
+    loss = (model(X[batch.index]) - target).square().mean()
+    return loss, {"half": loss / 2}
+
+
+def network():
+    torch.manual_seed(1)
+    return nn.Sequential(nn.Linear(1, 16), nn.ReLU(), nn.Dropout(0.2), nn.Linear(16, 1))
+
+
+def run(steps, folder=None, **kw):
+    defaults = dict(batch_size=16, lr=1e-2, ema=0.9, clip=1.0, device="cpu", checkpoint=folder, checkpoint_every=7,
+                    schedule=warmup_cosine(40, 5), progress=False, seed=3)
+    return fit(network(), noisy_loss, len(X), steps=steps, **defaults | kw)
+
+
+def weights(fitted): return torch.cat([p.detach().flatten() for p in fitted.model.parameters()])
+
+
+@pytest.mark.parametrize("stop", [3, 7, 20, 39])
+def test_resumed_run_equals_uninterrupted_run(tmp_path, stop):
+    with pytest.raises(RuntimeError, match="stop"):
+        def stopping(model, batch):
+            if batch.step == stop: raise RuntimeError("stop")
+            return noisy_loss(model, batch)
+        fit(network(), stopping, len(X), steps=40, batch_size=16, lr=1e-2, ema=0.9, clip=1.0, device="cpu", checkpoint=tmp_path,
+            checkpoint_every=7, schedule=warmup_cosine(40, 5), progress=False, seed=3)
+    resumed, straight = run(40, tmp_path), run(40)
+    assert resumed.resumed_from == stop // 7 * 7
+    assert torch.equal(weights(resumed), weights(straight))
+    assert resumed.history.equals(straight.history)
+
+
+def test_finished_run_is_not_trained_again(tmp_path):
+    first = run(20, tmp_path)
+    again = run(20, tmp_path)
+    assert again.resumed_from == 20 and torch.equal(weights(first), weights(again))
+
+
+def test_best_weights_survive_resume(tmp_path):
+    score = lambda model: (model(X) - torch.sin(3 * X)).square().mean()
+    kw = dict(validate=score, keep_best=True, validate_every=3)
+    run(21, tmp_path, **kw)
+    assert torch.equal(weights(run(40, tmp_path, **kw)), weights(run(40, **kw)))
+
+
+def test_keep_best_returns_the_lowest_validation_score():
+    score = lambda model: (model(X) - torch.sin(3 * X)).square().mean()
+    fitted = run(60, validate=score, keep_best=True, validate_every=1, lr=0.3)
+    assert float(score(fitted.model)) == pytest.approx(fitted.history.validation.min(), rel=1e-5)
+
+
+def test_best_by_member_agrees_with_loop():
+    torch.manual_seed(0)
+    scores, values = torch.rand(10, 5), torch.rand(10, 5, 2)
+    best = Best()
+    for s, v in zip(scores, values): best.update(s, {"w": v})
+    expected = torch.stack([values[scores[:, e].argmin(), e] for e in range(5)])
+    assert torch.equal(best.weights["w"], expected) and torch.equal(best.score, scores.min(0).values)
+
+
+SCRIPT = """
+import sys, time, torch
+from tests.test_training import X, network, noisy_loss
+from migvis.training import fit, warmup_cosine
+def slow(model, batch):
+    time.sleep(0.01)
+    if batch.step == 25: print("started", flush=True)
+    return noisy_loss(model, batch)
+fitted = fit(network(), slow, len(X), steps=300, batch_size=16, lr=1e-2, ema=0.9, clip=1.0, device="cpu", checkpoint=sys.argv[1],
+             checkpoint_every=10, schedule=warmup_cosine(300, 5), progress=False, seed=3)
+torch.save(torch.cat([p.detach().flatten() for p in fitted.model.parameters()]), sys.argv[2])
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
+def test_killed_process_goes_on_where_it_was(tmp_path, number):
+    command = [sys.executable, "-c", SCRIPT, str(tmp_path / "ckpt"), str(tmp_path / "weights.pt")]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout.readline().strip() == "started"
+    time.sleep(0.2)
+    process.send_signal(number)
+    process.communicate(timeout=60)
+    assert process.returncode != 0 and not (tmp_path / "weights.pt").exists()
+    kept = list_checkpoints(tmp_path / "ckpt")
+    step = max(load_tensors(p, "checkpoint")[1]["step"] for p in kept)
+    assert 20 <= step < 300 and (number == signal.SIGKILL or step % 10 or step >= 25)
+    subprocess.run(command, check=True, capture_output=True, timeout=120)
+    straight = run(300, schedule=warmup_cosine(300, 5))
+    assert torch.equal(torch.load(tmp_path / "weights.pt", weights_only=True), weights(straight))
+    assert not list((tmp_path / "ckpt").glob(".*")), "no temporary file may be left by a run that ended"
+
+
+def test_another_runs_checkpoint_is_refused(tmp_path):
+    run(10, tmp_path, fingerprint={"preset": "tiny"})
+    with pytest.raises(ValueError, match="preset.*'tiny' there, 'demo' here"): run(10, tmp_path, fingerprint={"preset": "demo"})
+    with pytest.raises(ValueError, match="seed"): run(10, tmp_path, fingerprint={"preset": "tiny"}, seed=4)
+
+
+def test_damaged_checkpoint_falls_back_to_the_one_before(tmp_path):
+    run(21, tmp_path)
+    newest = list_checkpoints(tmp_path)[-1]
+    newest.write_bytes(newest.read_bytes()[:100])
+    with pytest.warns(UserWarning, match="not a readable"): resumed = run(40, tmp_path)
+    assert resumed.resumed_from == 14 and torch.equal(weights(resumed), weights(run(40)))
+
+
+def test_only_damaged_checkpoints_is_an_error(tmp_path):
+    (tmp_path / "step-00000007.safetensors").write_bytes(b"nonsense")
+    with pytest.warns(UserWarning), pytest.raises(ValueError, match="none of the 1 checkpoints"): run(10, tmp_path)
+
+
+def test_nan_stops_and_keeps_the_last_good_checkpoint(tmp_path):
+    def breaking(model, batch):
+        loss, logs = noisy_loss(model, batch)
+        return loss * (float("nan") if batch.step == 16 else 1), logs
+    with pytest.raises(FloatingPointError, match="step-00000014"):
+        fit(network(), breaking, len(X), steps=40, batch_size=16, device="cpu", checkpoint=tmp_path, checkpoint_every=7, progress=False)
+    tensors, _ = load_tensors(list_checkpoints(tmp_path)[-1], "checkpoint")
+    assert all(torch.isfinite(v).all() for v in tensors.values())
+
+
+def test_keeps_only_the_newest_checkpoints(tmp_path):
+    run(40, tmp_path, keep=3)
+    assert [p.stem for p in list_checkpoints(tmp_path)] == ["step-00000028", "step-00000035", "step-00000040"]
+
+
+def test_training_leaves_the_callers_randomness_alone():
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    network_ = network()
+    torch.manual_seed(5)
+    fit(network_, noisy_loss, len(X), steps=3, batch_size=16, device="cpu", progress=False)
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_rows_cover_every_epoch_once():
+    rows = torch.stack([batch_rows(50, 10, s, seed=2) for s in range(15)])
+    for epoch in rows.split(5): assert sorted(epoch.flatten().tolist()) == list(range(50))
+    assert not torch.equal(rows[:5], rows[5:10])
+    assert len(batch_rows(6, 10, 3)) == 6
+
+
+def test_shards_make_up_the_whole_batch():
+    whole = make_batch(64, 12, 5, seed=1)
+    parts = [make_batch(64, 12, 5, seed=1, process=p, n_processes=3) for p in range(3)]
+    assert torch.equal(whole.index, torch.cat([p.index for p in parts]))
+    for draw in (lambda b: b.randn(2), lambda b: b.rand(), lambda b: b.randint(9)):
+        assert torch.equal(draw(make_batch(64, 12, 5, seed=1)), torch.cat([draw(make_batch(64, 12, 5, 1, process=p, n_processes=3)) for p in range(3)]))
+    with pytest.raises(ValueError, match="shared evenly"): make_batch(64, 10, 0, process=0, n_processes=3)
+
+
+PROCESSES = """
+import sys, json, torch
+from accelerate import PartialState
+from tests.test_training import X, network
+from migvis.training import fit
+def loss(model, batch):
+    value = (model(X[batch.index]) - torch.sin(3 * X[batch.index]) - 0.1 * batch.randn(1)).square().mean()
+    return value, {}
+model = network().eval()
+model[2] = torch.nn.Identity()
+fitted = fit(model, loss, len(X), steps=30, batch_size=16, lr=1e-2, clip=1.0, device="cpu", progress=False, log_every=1)
+if PartialState().is_main_process:
+    open(sys.argv[1], "w").write(json.dumps(torch.cat([p.detach().flatten() for p in fitted.model.parameters()]).tolist()))
+"""
+
+
+def test_two_processes_train_like_one(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(textwrap.dedent(PROCESSES))
+    results = []
+    for n in (1, 2):
+        out = tmp_path / f"{n}.json"
+        launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", str(n), "--num_machines", "1",
+                  "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "29731", str(script), str(out)]
+        done = subprocess.run(launch, capture_output=True, text=True, timeout=240, env=os.environ | {"PYTHONPATH": str(ROOT)})
+        assert done.returncode == 0, done.stderr[-2000:]
+        results.append(np.array(json.loads(out.read_text())))
+    np.testing.assert_allclose(*results, atol=1e-5)
+
+
+def test_generator_streams_are_independent_and_repeatable():
+    draws = {key: torch.randn(1000, generator=generator(*key)) for key in [(0,), (0, 1), (1, 0), (0, 0, 1)]}
+    assert torch.equal(draws[(0, 1)], torch.randn(1000, generator=generator(0, 1)))
+    stacked = torch.stack(list(draws.values()))
+    assert (torch.corrcoef(stacked) - torch.eye(4)).abs().max() < 0.15
+    with pytest.raises(ValueError, match="negative"): generator(-1)
+
+
+def test_save_and_load_tensors(tmp_path):
+    shared = torch.arange(4.)
+    path = save_tensors(tmp_path / "deep" / "x.safetensors", {"a": shared, "b": shared.view(2, 2).T}, {"kind": "thing", "n": 3})
+    tensors, meta = load_tensors(path, "thing")
+    assert torch.equal(tensors["b"], shared.view(2, 2).T) and meta == {"kind": "thing", "n": 3}
+    with pytest.raises(ValueError, match="should hold a 'other'"): load_tensors(path, "other")
+    with pytest.raises(FileNotFoundError): load_tensors(tmp_path / "none")
+    from safetensors.torch import save_file
+    save_file({"a": shared}, tmp_path / "foreign.safetensors")
+    with pytest.raises(ValueError, match="migvis did not write it"): load_tensors(tmp_path / "foreign.safetensors")
+
+
+def test_atomic_write_leaves_the_old_file_when_it_fails(tmp_path):
+    path = tmp_path / "f.txt"
+    path.write_text("old")
+    with pytest.raises(RuntimeError):
+        with atomic_write(path) as temporary:
+            temporary.write_text("half")
+            raise RuntimeError
+    assert path.read_text() == "old" and [p.name for p in tmp_path.iterdir()] == ["f.txt"]
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match="cannot write into the folder"):
+        with atomic_write(tmp_path / "file" / "x"): pass
+
+
+@pytest.mark.parametrize("bad, match", [(dict(steps=0), "steps"), (dict(batch_size=0), "batch_size"), (dict(lr=-1), "lr"),
+                                        (dict(precision="float8"), "precision"), (dict(keep_best=True), "validate"),
+                                        (dict(device="abacus"), "device"), (dict(keep=0), "keep")])
+def test_bad_arguments(bad, match):
+    with pytest.raises(ValueError, match=match): run(**{"steps": 2} | bad)
+
+
+def test_presets():
+    assert get_preset("paper").denoiser == DenoiserConfig()
+    assert get_preset("paper").t_edit == 135 and get_preset("paper").vae.groups == (6, 6, 6, 6)
+    with pytest.raises(ValueError, match="preset must be one of"): get_preset("huge")
+    with pytest.raises(ValueError, match="CUDA"):
+        if torch.cuda.is_available(): raise ValueError("CUDA is here")
+        resolve_device("cuda")
