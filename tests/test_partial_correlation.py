@@ -1,0 +1,234 @@
+"Partial correlation: fast form against loops, exact mixtures, closed forms, gradients and bad input."
+import math
+
+import pytest
+import torch
+
+from migvis.partial_correlation import (ESTIMATORS, gaussian_partial_correlation, group_sizes, is_weights, log_ratio,
+                                        mixture_log_ratio, mixture_partial_correlation, mss_weights, mws_weights,
+                                        pairwise_log_density, partial_correlation, shuffle_groups, total_correlation)
+
+
+def posteriors(n, sizes, width=0.5, shared=0.0, seed=0, dtype=torch.float32):
+    "Samples, means and log variances; all dimensions share one factor."
+    generator = torch.Generator().manual_seed(seed)
+    draw = lambda *shape: torch.randn(*shape, generator=generator, dtype=torch.float64)
+    d = sum(sizes)
+    mean = math.sqrt(1 - shared) * draw(n, d) + math.sqrt(shared) * draw(n, 1)
+    log_var = 2 * math.log(width) + 0.3 * draw(n, d)
+    z = mean + torch.exp(log_var / 2) * draw(n, d)
+    return z.to(dtype), mean.to(dtype), log_var.to(dtype)
+
+
+def log_normal(z, mean, log_var):
+    return -0.5 * ((z - mean) ** 2 / math.exp(log_var) + log_var + math.log(2 * math.pi))
+
+
+def loop_pairs(z, mean, log_var, sizes):
+    "Plain loops over samples, posteriors, groups and dimensions."
+    out = torch.zeros(len(sizes), len(z), len(mean), dtype=torch.float64)
+    for b in range(len(z)):
+        for m in range(len(mean)):
+            d = 0
+            for g, size in enumerate(sizes):
+                for _ in range(size):
+                    out[g, b, m] += log_normal(z[b, d].item(), mean[m, d].item(), log_var[m, d].item())
+                    d += 1
+    return out
+
+
+def loop_weight(name, b, other, n_batch, n_data):
+    own = other == b
+    if name == "mws":
+        return 1 / (n_data * n_batch)
+    if own:
+        return 1 / n_data
+    if name == "is":
+        return (n_data - 1) / (n_data * (n_batch - 1))
+    m = n_batch - 1
+    return (n_data - m) / (n_data * m) if other == (b + 1) % n_batch else 1 / m
+
+
+def loop_partial_correlation(z, mean, log_var, sizes, name, n_data):
+    pairs, total = loop_pairs(z, mean, log_var, sizes), 0.0
+    n_batch = len(z)
+    for b in range(n_batch):
+        weight = [loop_weight(name, b, m, n_batch, n_data) for m in range(n_batch)]
+        total += math.log(sum(w * math.exp(pairs[:, b, m].sum()) for m, w in enumerate(weight)))
+        for g in range(len(sizes)):
+            total -= math.log(sum(w * math.exp(pairs[g, b, m]) for m, w in enumerate(weight)))
+    return total / n_batch
+
+
+@pytest.mark.parametrize("sizes", [(2, 2, 2), (3, 1, 2)])
+@pytest.mark.parametrize("name", sorted(ESTIMATORS))
+def test_estimators_equal_the_plain_loop(name, sizes):
+    z, mean, log_var = posteriors(9, sizes, shared=0.4)
+    fast = partial_correlation(z, mean, log_var, sizes, name, n_data=50)
+    assert fast.item() == pytest.approx(loop_partial_correlation(z, mean, log_var, sizes, name, 50), abs=1e-4)
+
+
+def test_equal_groups_by_number_and_by_sizes_agree():
+    z, mean, log_var = posteriors(32, (2, 2, 2))
+    assert torch.allclose(partial_correlation(z, mean, log_var, 3), partial_correlation(z, mean, log_var, (2, 2, 2)))
+
+
+@pytest.mark.parametrize("width, tolerance", [(1.0, 1e-4), (0.1, 1e-3), (0.01, 0.1)])
+def test_float32_pairs_against_float64_differences_far_from_the_origin(width, tolerance):
+    z, mean, log_var = posteriors(64, (6, 6), width)
+    z, mean = z + 100, mean + 100
+    difference = z.double()[:, None] - mean.double()
+    exact = -0.5 * (difference**2 / log_var.double().exp() + log_var.double() + math.log(2 * math.pi))
+    exact = exact.unflatten(-1, (2, 6)).sum(-1).permute(2, 0, 1)
+    fast = pairwise_log_density(z, mean, log_var, 2)
+    assert (fast - exact).abs().diagonal(dim1=1, dim2=2).max() < tolerance
+
+
+def test_float32_partial_correlation_is_stable_for_narrow_posteriors():
+    for width in (0.3, 0.1, 0.03, 0.01):
+        z, mean, log_var = posteriors(128, (6, 6, 6, 6), width)
+        single = partial_correlation(z, mean, log_var, 4, n_data=4000)
+        double = partial_correlation(z.double(), mean.double(), log_var.double(), 4, n_data=4000)
+        assert single.item() == pytest.approx(double.item(), abs=1e-2)
+
+
+@pytest.mark.parametrize("n_batch, n_data", [(2, 2), (5, 5), (5, 40), (16, 1000)])
+def test_weights_add_up(n_batch, n_data):
+    ones = torch.ones(n_batch)
+    assert torch.allclose(is_weights(n_batch, n_data).sum(1), ones)
+    assert torch.allclose(mss_weights(n_batch, n_data).sum(1), ones)
+    assert torch.allclose(mws_weights(n_batch, n_data).sum(1), ones / n_data)
+    assert torch.allclose(is_weights(n_batch, n_data).diagonal(), ones / n_data)
+
+
+def test_is_weights_are_plain_when_the_batch_is_the_data_set():
+    assert torch.allclose(is_weights(7, 7), torch.full((7, 7), 1 / 7))
+
+
+def test_is_and_mss_estimate_the_density_without_bias():
+    "Averaged over random batches that contain the sample's own posterior, the weighted mean of densities is q(z)."
+    z, mean, log_var = posteriors(40, (2,), width=0.7, dtype=torch.float64)
+    density = pairwise_log_density(z[:1], mean, log_var, 1)[0, 0].exp()
+    for weights in (is_weights, mss_weights):
+        row = weights(5, 40)[0].double()
+        generator = torch.Generator().manual_seed(0)
+        others = torch.stack([1 + torch.randperm(39, generator=generator)[:4] for _ in range(4000)])
+        estimate = row[0] * density[0] + (row[1:] * density[others]).sum(1)
+        error = estimate.std() / 4000**0.5
+        assert abs(estimate.mean() - density.mean()) < 4 * error
+
+
+def test_mws_is_the_plain_average_up_to_a_constant():
+    z, mean, log_var = posteriors(20, (2, 2, 2))
+    plain = partial_correlation(z, mean, log_var, 3)
+    assert (partial_correlation(z, mean, log_var, 3, "mws", 500) - plain).item() == pytest.approx(2 * math.log(500), abs=1e-4)
+
+
+def test_full_batch_equals_the_exact_mixture():
+    z, mean, log_var = posteriors(300, (3, 3), shared=0.5)
+    exact = mixture_partial_correlation(z, mean, log_var, 2)
+    assert torch.allclose(partial_correlation(z, mean, log_var, 2), exact, atol=1e-5)
+
+
+def test_chunks_do_not_change_the_mixture():
+    z, mean, log_var = posteriors(101, (2, 3))
+    whole = mixture_log_ratio(z, mean, log_var, (2, 3))
+    assert torch.allclose(mixture_log_ratio(z, mean, log_var, (2, 3), chunk=7), whole, atol=1e-5)
+    assert whole.shape == (101,)
+
+
+def test_estimator_agrees_with_the_exact_mixture_within_its_error():
+    "Overlapping posteriors in few dimensions, where the remaining bias of the logarithm is small."
+    z, mean, log_var = posteriors(2000, (1, 1), width=1.0, shared=0.6)
+    exact = mixture_partial_correlation(z, mean, log_var, 2)
+    generator = torch.Generator().manual_seed(1)
+    picks = [torch.randperm(2000, generator=generator)[:250] for _ in range(40)]
+    values = torch.stack([partial_correlation(z[p], mean[p], log_var[p], 2, n_data=2000) for p in picks])
+    assert abs(values.mean() - exact) < 4 * values.std() / 40**0.5 + 0.01
+
+
+def test_is_is_closer_to_the_exact_value_than_the_plain_average():
+    z, mean, log_var = posteriors(2000, (6,) * 4, width=1.0)
+    exact = mixture_partial_correlation(z, mean, log_var, 4)
+    p = torch.arange(256)
+    is_error = partial_correlation(z[p], mean[p], log_var[p], 4, n_data=2000) - exact
+    plain_error = partial_correlation(z[p], mean[p], log_var[p], 4) - exact
+    assert is_error.abs() < plain_error.abs()
+
+
+def test_large_mixture_approaches_the_gaussian_closed_form():
+    z, mean, log_var = posteriors(4000, (1, 1), width=0.6, shared=0.7)
+    cov = torch.cov(z.T)
+    ratio = mixture_log_ratio(z, mean, log_var, 2)
+    assert ratio.mean().item() == pytest.approx(gaussian_partial_correlation(cov, 2).item(), abs=0.04)
+
+
+def test_gaussian_closed_form():
+    for rho in (0.0, 0.3, 0.9):
+        cov = torch.tensor([[1.0, rho], [rho, 1.0]])
+        assert gaussian_partial_correlation(cov, 2).item() == pytest.approx(-0.5 * math.log(1 - rho**2), abs=1e-5)
+    block = torch.block_diag(torch.tensor([[2.0, 1.0], [1.0, 2.0]]), torch.tensor([[3.0]]))
+    assert gaussian_partial_correlation(block, (2, 1)).item() == pytest.approx(0, abs=1e-6)
+    assert gaussian_partial_correlation(torch.stack([block, block]), (1, 2)).shape == (2,)
+
+
+def test_total_correlation_is_the_partial_correlation_of_single_dimensions():
+    z, mean, log_var = posteriors(30, (1,) * 5, shared=0.5)
+    total = total_correlation(z, mean, log_var, n_data=100)
+    assert total == partial_correlation(z, mean, log_var, (1,) * 5, n_data=100)
+    chain = partial_correlation(z, mean, log_var, (2, 3), n_data=100)
+    chain = chain + sum(total_correlation(*(t[:, part] for t in (z, mean, log_var)), n_data=100) for part in (slice(0, 2), slice(2, 5)))
+    assert torch.allclose(total, chain, atol=1e-4)
+
+
+def test_an_ensemble_is_treated_member_by_member():
+    members = [posteriors(16, (2, 2), seed=seed) for seed in range(3)]
+    stacked = [torch.stack(parts) for parts in zip(*members)]
+    together = partial_correlation(*stacked, 2, n_data=99)
+    assert torch.allclose(together, torch.stack([partial_correlation(*m, 2, n_data=99) for m in members]), atol=1e-5)
+
+
+@pytest.mark.parametrize("name", sorted(ESTIMATORS))
+@pytest.mark.parametrize("sizes", [(2, 2), (1, 2)])
+def test_gradients(name, sizes):
+    z, mean, log_var = posteriors(5, sizes, shared=0.3, dtype=torch.float64)
+    noise = (z - mean) / torch.exp(log_var / 2)
+
+    def loss(mean, log_var):
+        return partial_correlation(mean + noise * torch.exp(log_var / 2), mean, log_var, sizes, name, n_data=20)
+
+    torch.autograd.gradcheck(loss, (mean.requires_grad_(), log_var.requires_grad_()))
+
+
+def test_shuffling_keeps_the_groups_and_breaks_their_pairing():
+    z, mean, log_var = posteriors(400, (2, 2), width=0.8, shared=0.8)
+    z2, mean2, log_var2 = shuffle_groups(z, mean, log_var, n_groups=2, seed=3)
+    assert torch.equal(z2[:, :2].sort(0).values, z[:, :2].sort(0).values)
+    assert torch.equal(((z2 - mean2) / log_var2.exp())[:, 2:].sort(0).values, ((z - mean) / log_var.exp())[:, 2:].sort(0).values)
+    assert torch.equal(shuffle_groups(z, n_groups=2, seed=3)[0], z2)
+    before = mixture_partial_correlation(z, mean, log_var, 2)
+    assert mixture_partial_correlation(z2, mean2, log_var2, 2) < before - 0.2
+
+
+def test_bad_input_is_refused():
+    z, mean, log_var = posteriors(8, (2, 2))
+    with pytest.raises(ValueError, match="cannot be cut into 3"):
+        partial_correlation(z, mean, log_var, 3)
+    with pytest.raises(ValueError, match="add up to 4"):
+        partial_correlation(z, mean, log_var, (2, 3))
+    with pytest.raises(ValueError, match="positive"):
+        group_sizes((4, 0), 4)
+    with pytest.raises(ValueError, match="unknown estimator 'mc'"):
+        partial_correlation(z, mean, log_var, 2, "mc")
+    with pytest.raises(ValueError, match="smaller than the batch"):
+        partial_correlation(z, mean, log_var, 2, n_data=4)
+    with pytest.raises(ValueError, match="share a shape"):
+        partial_correlation(z, mean[:4], log_var, 2)
+    with pytest.raises(ValueError, match="positive definite"):
+        gaussian_partial_correlation(-torch.eye(4), 2)
+
+
+def test_one_group_has_no_partial_correlation():
+    z, mean, log_var = posteriors(50, (4,))
+    assert partial_correlation(z, mean, log_var, 1, n_data=100).abs() < 1e-5
+    assert log_ratio(pairwise_log_density(z, mean, log_var, 1)).abs().max() < 1e-4
