@@ -22,11 +22,18 @@ import numpy as np
 import pandas as pd
 
 # %% auto #0
-__all__ = ['to_numpy', 'check_images', 'check_responses', 'check_labels', 'check_category', 'check_trials', 'check_sites',
-           'Recording', 'check_recording', 'check_unique', 'as_indices', 'select', 'spread', 'split_indices', 'split',
-           'Standardizer', 'noise_ceiling', 'variance_ceiling', 'split_half_ceiling', 'summarise', 'describe_lines',
-           'describe', 'image_strip', 'describe_html', 'atomic_path', 'pack_table', 'unpack_table', 'save_recording',
-           'load_recording']
+__all__ = ['BRAINSCORE_NAMES', 'MAJAJ_HONG_URL', 'MAJAJ_HONG_SHA1', 'SUBJECTS', 'HDF5_LABELS', 'AUTHORS_FILES', 'COWLEY_LABELS',
+           'NWB_IMAGE_COLUMNS', 'to_numpy', 'check_images', 'check_responses', 'check_labels', 'check_category',
+           'check_trials', 'check_sites', 'Recording', 'check_recording', 'check_unique', 'as_indices', 'select',
+           'spread', 'split_indices', 'split', 'Standardizer', 'noise_ceiling', 'variance_ceiling',
+           'split_half_ceiling', 'summarise', 'describe_lines', 'describe', 'image_strip', 'describe_html',
+           'atomic_path', 'pack_table', 'unpack_table', 'save_recording', 'load_recording', 'import_for', 'reading',
+           'need_fields', 'need_shape', 'group_trials', 'find_holes', 'recording_from_trials', 'resize_images',
+           'read_zip_images', 'text_column', 'variation_names', 'to_xarray', 'read_assembly', 'brainscore_labels',
+           'from_xarray', 'fetch_files', 'fetch_majaj_hong', 'one_file', 'choose_sites', 'read_stimuli', 'read_netcdf',
+           'load_majaj_hong', 'check_background', 'read_hdf5_sites', 'read_hdf5_trials', 'load_hvm_hdf5', 'read_npy',
+           'to_unit_range', 'load_authors_arrays', 'read_npz', 'load_cowley_v4', 'count_spikes', 'nwb_images',
+           'nwb_trials', 'load_nwb', 'recording_from_presentations', 'without_background']
 
 # %% ../nbs/00_data.ipynb #c13f0b45
 def to_numpy(
@@ -132,7 +139,7 @@ def check_sites(
         raise ValueError(f"{n_units} units but {len(sites)} rows in the table of sites")
     return sites
 
-# %% ../nbs/00_data.ipynb #9c3160b2
+# %% ../nbs/00_data.ipynb #f36ba5e5
 @dataclass(frozen=True, eq=False, repr=False)
 class Recording:
     "Images, responses and labels of one recording, checked when made. `check` looks deeper, `split` cuts for training."
@@ -163,6 +170,10 @@ class Recording:
         return split(self, seed, test, validation, by)
     def noise_ceiling(self, method: str = "variance", seed: int = 0) -> np.ndarray: return noise_ceiling(self.trials, method, seed)
     def summary(self) -> dict[str, Any]: return summarise(self)
+    def to_xarray(self) -> Any: return to_xarray(self)
+    @staticmethod
+    def from_xarray(assembly: Any, images: Any, image_ids: Any = None, missing: str = "error") -> Recording:
+        return from_xarray(assembly, images, image_ids, missing)
     def save(self, path: str | Path) -> Path: return save_recording(self, path)
     @staticmethod
     def load(path: str | Path) -> Recording: return load_recording(path)
@@ -559,3 +570,652 @@ def load_recording(
     except (zipfile.BadZipFile, OSError, ValueError, EOFError, AttributeError, TypeError) as error:
         raise ValueError(f"{path} is damaged or not an npz file ({error}); copy or save it again") from error
     return Recording(**fields, **tables, name=meta["name"], truth=truth, simulated=meta["simulated"])
+
+# %% ../nbs/00_data.ipynb #57ab9802
+def import_for(
+    module: str, # for example "h5py"
+    why: str, # what needs it
+) -> Any: # the module
+    "Import a package that only some loaders need, or say how to install it."
+    import importlib
+
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise ImportError(f"{why} needs the package {module.split('.')[0]}: pip install 'migvis[data]'") from error
+
+
+@contextmanager
+def reading(
+    path: str | Path, # the file or folder
+    what: str, # what it should be, for the message
+    remedy: str, # what to do when it is not
+) -> Iterator[Path]:
+    "Make errors met while reading a file name the file and the remedy."
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"{path} does not exist; it should be {what}: {remedy}")
+    try:
+        yield path
+    except (OSError, EOFError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path} is truncated, damaged or not {what} ({error}); {remedy}") from error
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def need_fields(
+    container: Any, # anything that holds names
+    names: list[str], # what must be there
+    what: str = "fields", # how to call them
+) -> None:
+    "Raise ValueError when a file lacks a field, with what it has instead."
+    lacking = [name for name in names if name not in container]
+    if lacking:
+        raise ValueError(f"the {what} {lacking} are missing (found: {sorted(map(str, container))[:30]}); is this the right file, complete and of this format?")
+
+
+def need_shape(
+    values: Any, # an array
+    shape: tuple[int | None, ...], # None for any length
+    field: str, # its name, for the message
+) -> None:
+    "Raise ValueError when a field has another shape than expected."
+    if len(values.shape) != len(shape) or any(b is not None and a != b for a, b in zip(values.shape, shape)):
+        expected = "(" + ", ".join("any" if s is None else str(s) for s in shape) + ")"
+        raise ValueError(f"the field {field!r} has shape {tuple(values.shape)}, but {expected} is expected; export it again in this shape")
+
+# %% ../nbs/00_data.ipynb #a87664f1
+def group_trials(
+    values: np.ndarray, # (P, N) one row a presentation
+    shown: np.ndarray, # (P,) id of the image of each presentation
+    image_ids: np.ndarray, # (n,) ids of the images
+) -> np.ndarray: # (n, repeats, N) float32, NaN where an image had fewer repeats
+    "Sort presentations into repeats of each image, in the order in which they came. Raises ValueError for unknown ids."
+    rows = pd.Index(image_ids).get_indexer(shown)
+    if (rows < 0).any():
+        raise ValueError(f"{len(set(shown[rows < 0]))} ids have responses but no image, for example {shown[rows < 0][0]!r}; add the images, or pass missing='drop'")
+    repeat = pd.Series(rows).groupby(rows).cumcount().to_numpy()
+    trials = np.full((len(image_ids), int(repeat.max()) + 1, values.shape[1]), np.nan, dtype=np.float32)
+    trials[rows, repeat] = values
+    return trials
+
+
+def find_holes(
+    measured: np.ndarray, # (n, N) whether there is a response
+    missing: str, # "error" or "drop"
+) -> tuple[np.ndarray, np.ndarray]: # (n,) and (N,) masks of what to keep
+    "Find images without responses and units without data; an error, or what remains without them."
+    if missing not in ("error", "drop"):
+        raise ValueError(f"missing must be 'error' or 'drop', not {missing!r}")
+    rows, alive = measured.any(1), measured.any(0)
+    columns = alive & measured[rows].all(0)
+    holes = {"images have no response": ~rows, "units have no data at all (all NaN)": ~alive, "units lack a response to some images": alive & ~columns}
+    found = [f"{mask.sum()} {what} (numbers {np.flatnonzero(mask)[:5].tolist()})" for what, mask in holes.items() if mask.any()]
+    if found and missing == "error":
+        raise ValueError(f"responses: {'; '.join(found)}; pass missing='drop' to leave them out, or complete the file")
+    if not rows.any() or not columns.any():
+        raise ValueError(f"responses: no unit has a response to every image ({'; '.join(found)}); select units of one session first")
+    return rows, columns
+
+
+def recording_from_trials(
+    images: Any, # (n, 1, H, W) or as `check_images` takes them
+    trials: np.ndarray, # (n, repeats, N) with NaN where missing
+    labels: pd.DataFrame, # n rows
+    sites: pd.DataFrame, # N rows
+    name: str, # name of the recording
+    missing: str = "error", # or "drop": leave out images and units with holes
+    keep_trials: bool = True, # False keeps the averages, and the noise ceiling in the table of sites
+) -> Recording:
+    "Average single trials and make a recording, checked."
+    trials = np.asarray(trials, dtype=np.float32)
+    rows, columns = find_holes(np.isfinite(trials).any(1), missing)
+    if not (rows.all() and columns.all()):
+        warnings.warn(f"{name}: {(~rows).sum()} images and {(~columns).sum()} units without complete data are left out", stacklevel=3)
+        images, labels, sites = check_images(images)[rows], labels[rows], sites[columns]
+        trials = trials[rows][:, :, columns]
+    if trials.shape[1] > 1:
+        sites = sites.assign(noise_ceiling=noise_ceiling(trials))
+    average = np.nanmean(trials, axis=1, dtype=np.float64)
+    recording = Recording(images, average, labels, sites, trials if keep_trials else None, name=name)
+    return recording.check()
+
+# %% ../nbs/00_data.ipynb #4775998e
+def resize_images(
+    images: np.ndarray, # (n, 1, H, W) in [0, 1]
+    size: int, # height and width afterwards, pixels
+) -> np.ndarray: # (n, 1, size, size) float32 in [0, 1]
+    "Resize images with antialiasing (triangle filter as wide as a new pixel when shrinking)."
+    import torch
+    import torch.nn.functional as F
+
+    if size < 1:
+        raise ValueError(f"size must be at least 1 pixel, not {size}")
+    images = check_images(images)
+    if images.shape[2:] == (size, size):
+        return images
+    parts = torch.from_numpy(images).split(256)
+    resized = [F.interpolate(part, size=(size, size), mode="bilinear", antialias=True, align_corners=False) for part in parts]
+    return torch.cat(resized).clamp(0, 1).numpy()
+
+
+def read_zip_images(
+    path: str | Path, # zip archive of pictures
+    names: list[str], # names of the files wanted, without folders
+    size: int, # pixels
+    max_bytes: int = 64 * 2**20, # larger members are refused
+) -> np.ndarray: # (n, 1, size, size) float32, in the order of `names`
+    "Read grey pictures out of a zip archive without unpacking it to disk."
+    from PIL import Image
+    from tqdm.auto import tqdm
+
+    pictures = []
+    with zipfile.ZipFile(path) as archive:
+        members = {Path(info.filename).name: info for info in archive.infolist() if not info.is_dir()}
+        need_fields(members, names[:1] + [name for name in names if name not in members][:3], "pictures")
+        for name in tqdm(names, desc="reading images", unit="image", disable=len(names) < 500):
+            if members[name].file_size > max_bytes:
+                raise ValueError(f"the picture {name!r} is {members[name].file_size} bytes large; more than {max_bytes} are refused")
+            picture = Image.open(io.BytesIO(archive.read(members[name]))).convert("L")
+            pictures.append(resize_images(np.asarray(picture)[None], size)[0])
+    return np.stack(pictures)
+
+
+def text_column(
+    values: Any, # array of bytes, strings or numbers
+) -> np.ndarray: # the same, bytes decoded
+    "Decode text that HDF5 hands out as bytes."
+    values = np.asarray(values)
+    return np.array([v.decode() if isinstance(v, bytes) else v for v in values]) if values.dtype.kind in "SO" else values
+
+
+def variation_names(
+    values: Any, # 3, 3.0, "3", b"V3" or "V3"
+) -> np.ndarray: # "V0", "V3", "V6"
+    "Bring variation levels to one spelling."
+    values = text_column(values)
+    return np.array([f"V{int(float(str(v).upper().lstrip('V')))}" for v in values])
+
+# %% ../nbs/00_data.ipynb #da9a4887
+BRAINSCORE_NAMES = {"category": "category_name", "object": "object_name", "image_id": "stimulus_id"}
+
+
+def to_xarray(
+    recording: Recording,
+) -> Any: # xarray.DataArray (neuroid, presentation, time_bin)
+    "The responses as an assembly in the dimensions of Brain-Score; single trials where there are any."
+    xarray = import_for("xarray", "to_xarray")
+    n, n_units = recording.responses.shape
+    trials = recording.responses[:, None] if recording.trials is None else recording.trials
+    image, repeat = np.nonzero(np.isfinite(trials).any(2))
+    labels = recording.labels.rename(columns=BRAINSCORE_NAMES)
+    if "stimulus_id" not in labels:
+        labels = labels.assign(stimulus_id=[f"image{i:05d}" for i in range(n)])
+    sites = pd.DataFrame(index=range(n_units)) if recording.sites is None else recording.sites.rename(columns={"site_id": "neuroid_id"})
+    if "neuroid_id" not in sites:
+        sites = sites.assign(neuroid_id=[f"site{i:04d}" for i in range(n_units)])
+    coords = {c: ("presentation", labels[c].to_numpy()[image]) for c in labels} | {"repetition": ("presentation", repeat)}
+    coords |= {c: ("neuroid", sites[c].to_numpy()) for c in sites}
+    values = trials[image, repeat].T[:, :, None]
+    attrs = {"name": recording.name, "simulated": int(recording.simulated)}
+    return xarray.DataArray(values, dims=("neuroid", "presentation", "time_bin"), coords=coords, attrs=attrs, name="data")
+
+
+def read_assembly(
+    assembly: Any, # xarray DataArray, or a Dataset with one 3-D variable
+) -> tuple[np.ndarray, pd.DataFrame, pd.DataFrame]: # (P, N) values, table of presentations, table of sites
+    "Take an assembly apart: values, presentations and sites, with old and new names of coordinates."
+    if hasattr(assembly, "data_vars"):
+        variables = [name for name, v in assembly.data_vars.items() if v.ndim == 3]
+        if len(variables) != 1:
+            raise ValueError(f"one variable of dimensions (neuroid, presentation, time_bin) is expected, found {variables} among {list(assembly.data_vars)}")
+        assembly = assembly[variables[0]]
+    need_fields(assembly.dims, ["neuroid", "presentation"], "dimensions")
+    if assembly.sizes.get("time_bin", 1) != 1:
+        raise ValueError(f"the dimension 'time_bin' has {assembly.sizes['time_bin']} bins; choose one with assembly.isel(time_bin=[k])")
+    assembly = assembly.reset_index([name for name in ("neuroid", "presentation", "time_bin") if name in assembly.indexes])
+    table = lambda dim: pd.DataFrame({str(k): text_column(c.values) for k, c in assembly.coords.items() if c.dims == (dim,)}, index=range(assembly.sizes[dim]))
+    values = assembly.transpose("presentation", "neuroid", ...).values.reshape(assembly.sizes["presentation"], -1)
+    return values, brainscore_labels(table("presentation")), table("neuroid").rename(columns={"neuroid_id": "site_id"})
+
+
+def brainscore_labels(
+    table: pd.DataFrame, # with the column names of Brain-Score, old or new
+) -> pd.DataFrame: # with the column names of this project
+    "Rename stimulus columns: stimulus_id or image_id, category_name, object_name; variation as V0, V3, V6."
+    if "stimulus_id" in table and "image_id" in table:
+        table = table.drop(columns="image_id")
+    table = table.rename(columns={new: old for old, new in BRAINSCORE_NAMES.items()})
+    return table.assign(variation=variation_names(table["variation"])) if "variation" in table else table
+
+
+def from_xarray(
+    assembly: Any, # xarray DataArray or Dataset in the dimensions of Brain-Score
+    images: Any, # (n, 1, H, W), one for each id
+    image_ids: Any = None, # (n,) id of each image; default: in order of first appearance in the assembly
+    missing: str = "error", # or "drop"
+) -> Recording:
+    "Make a recording from an assembly and its images."
+    values, shown, sites = read_assembly(assembly)
+    need_fields(shown, ["image_id", "category"], "coordinates")
+    ids = pd.unique(shown["image_id"]) if image_ids is None else np.asarray(image_ids)
+    labels = shown.drop(columns="repetition", errors="ignore").drop_duplicates("image_id").set_index("image_id").reindex(ids).reset_index(names="image_id")
+    trials = group_trials(values, shown["image_id"].to_numpy(), ids)
+    recording = recording_from_trials(images, trials, labels, sites, assembly.attrs.get("name", ""), missing, keep_trials=trials.shape[1] > 1)
+    return replace(recording, simulated=bool(assembly.attrs.get("simulated", False)))
+
+# %% ../nbs/00_data.ipynb #5c2e6c1d
+MAJAJ_HONG_URL = "https://brainscore-storage.s3.amazonaws.com/brainio-brainscore/"
+MAJAJ_HONG_SHA1 = {
+    "assy_dicarlo_MajajHong2015_public.nc": "13d28ca0ce88ee550b54db3004374ae19096e9b9",
+    "stimulus_hvm-public.csv": "5ca7a3da00d8e9c694a9cd725df5ba0ad6d735af",
+    "stimulus_hvm-public.zip": "8aa44e038d7b551efa8077467622f9d48d72e473",
+}
+
+
+def fetch_files(
+    files: dict[str, str], # name: SHA-1
+    url: str, # where the names are
+    folder: str | Path, # where to put them
+    retries: int = 2, # further attempts when a connection breaks
+) -> Path: # the folder
+    "Fetch files and verify them. What is complete stays; nothing partial does."
+    pooch = import_for("pooch", "fetching recordings")
+    import requests
+
+    for name, sha1 in files.items():
+        try:
+            downloader = pooch.HTTPDownloader(progressbar=True, timeout=60)
+            pooch.create(folder, url.rstrip("/") + "/", registry={name: f"sha1:{sha1}"}, retry_if_failed=retries).fetch(name, downloader=downloader)
+        except requests.exceptions.RequestException as error:
+            raise ConnectionError(f"could not fetch {name} from {url} ({error}); nothing partial was kept: try again, or give folder= with the files") from error
+        except ValueError as error:
+            raise ValueError(f"{name} from {url} does not have the expected SHA-1 {sha1} and was not kept; try again, or get the file elsewhere") from error
+        except OSError as error:
+            raise OSError(f"cannot store {name} in {folder} ({error}); choose another folder") from error
+    return Path(folder)
+
+
+def fetch_majaj_hong(
+    folder: str | Path | None = None, # where to put the files; default: the user's cache
+    url: str = MAJAJ_HONG_URL, # where they are
+) -> Path: # the folder
+    "Fetch the public Majaj-Hong recording (variations 0 and 3) and verify it."
+    from platformdirs import user_cache_path
+
+    return fetch_files(MAJAJ_HONG_SHA1, url, folder or user_cache_path("migvis") / "majaj_hong_public")
+
+# %% ../nbs/00_data.ipynb #76b41896
+SUBJECTS = {"M1": "Chabo", "M2": "Tito"}
+
+
+def one_file(
+    folder: Path,
+    patterns: list[str], # in order of preference
+    what: str,
+) -> Path: # the first match
+    "Find a file by its possible names."
+    matches = [path for pattern in patterns for path in sorted(folder.glob(pattern))]
+    if not matches:
+        raise FileNotFoundError(f"{folder} holds no {what} ({' or '.join(patterns)}); fetch the files with fetch_majaj_hong(), or name their folder")
+    return matches[0]
+
+
+def choose_sites(
+    sites: pd.DataFrame, # with columns animal and region
+    subject: str | None, # "M1", "M2", the animal's name, or None for all
+    region: str | None, # "IT", "V4", or None for all
+) -> np.ndarray: # (N,) mask
+    "Sites of a subject and a region."
+    keep = np.ones(len(sites), dtype=bool)
+    for column, wanted in (("animal", SUBJECTS.get(subject, subject)), ("region", region)):
+        if wanted is not None:
+            need_fields(sites, [column], "columns of the sites")
+            keep &= (sites[column].astype(str) == wanted).to_numpy()
+    if not keep.any():
+        there = {c: sorted(map(str, sites[c].unique())) for c in ("animal", "region") if c in sites}
+        raise ValueError(f"no site of subject {subject!r} in region {region!r}; there are {there} (M1 is Chabo, M2 is Tito)")
+    return keep
+
+
+def read_stimuli(
+    folder: Path,
+    size: int, # pixels
+) -> tuple[np.ndarray, pd.DataFrame]: # images and labels
+    "Read the stimulus set of Brain-Score: a table and a zip archive of pictures."
+    table_path = one_file(folder, ["stimulus_*.csv", "image_dicarlo_hvm*.csv"], "stimulus table")
+    with reading(table_path, "the stimulus table of Brain-Score", "fetch it again"):
+        labels = pd.read_csv(table_path)
+        file_names = next((labels[c] for c in ("filename", "image_file_name") if c in labels), None)
+        labels = brainscore_labels(labels).drop(columns=["id", "filename", "image_file_name"], errors="ignore")
+        need_fields(labels, ["image_id", "category", "object"], "columns (stimulus_id or image_id, category_name, object_name)")
+        check_unique(labels, "image_id", "stimuli")
+        names = list(labels["image_id"] + ".png") if file_names is None else [Path(name).name for name in file_names]
+    with reading(one_file(folder, ["stimulus_*.zip", "image_dicarlo_hvm*.zip"], "archive of pictures"), "the zip archive of pictures", "fetch it again") as path:
+        return read_zip_images(path, names, size), labels
+
+
+def read_netcdf(
+    path: Path,
+) -> tuple[np.ndarray, pd.DataFrame, pd.DataFrame]: # values, presentations, sites
+    "Read an assembly from a netCDF file."
+    xarray = import_for("xarray", "load_majaj_hong")
+    import_for("h5netcdf", "load_majaj_hong")
+    with reading(path, "a netCDF assembly of Brain-Score", "fetch it again"), xarray.open_dataset(path, engine="h5netcdf") as dataset:
+        values, shown, sites = read_assembly(dataset.load())
+        need_fields(shown, ["image_id"], "coordinates (stimulus_id or image_id)")
+        need_fields(sites, ["site_id"], "coordinates (neuroid_id)")
+        if "repetition" in shown and shown.duplicated(["image_id", "repetition"]).any():
+            raise ValueError("an image has the same repetition twice in 'presentation'; remove the duplicate presentations")
+        return values, shown, sites
+
+# %% ../nbs/00_data.ipynb #3e73fd22
+def load_majaj_hong(
+    folder: str | Path | None = None, # where the files are; None fetches the public ones into the user's cache
+    subject: str | None = None, # "M1" (Chabo), "M2" (Tito), or None for both
+    region: str | None = "IT", # "IT", "V4", or None for both
+    size: int = 128, # pixels; the files have 256
+    background: str = "remove", # "remove" puts the object on black; "keep" leaves the photograph
+    trials: bool = False, # keep single trials; the noise ceiling of each site is kept either way
+    missing: str = "error", # or "drop": leave out images without responses, responses without images, units without data
+    url: str = MAJAJ_HONG_URL, # where to fetch from
+) -> Recording:
+    "Majaj, Hong, Solomon & DiCarlo 2015: macaque IT and V4 responses to HvM images, from the files of Brain-Score."
+    check_background(background)
+    folder = fetch_majaj_hong(url=url) if folder is None else Path(folder)
+    images, labels = read_stimuli(folder, size)
+    path = one_file(folder, ["assy_dicarlo_MajajHong2015*.nc", "assy*.nc"], "assembly")
+    values, shown, sites = read_netcdf(path)
+    with reading(path, "a netCDF assembly of Brain-Score", "fetch it again"):
+        keep = choose_sites(sites, subject, region)
+        known = shown["image_id"].isin(labels["image_id"]).to_numpy() if missing == "drop" else slice(None)
+        repeats = group_trials(values[known][:, keep], shown["image_id"].to_numpy()[known], labels["image_id"].to_numpy())
+        name = " ".join(["MajajHong2015", subject or "M1+M2", region or "IT+V4"])
+        recording = recording_from_trials(images, repeats, labels, sites[keep], name, missing, keep_trials=trials)
+    return without_background(recording) if background == "remove" else recording
+
+
+def check_background(
+    background: str,
+) -> None:
+    "Check the argument of the loaders that say what becomes of the background."
+    if background not in ("remove", "keep"):
+        raise ValueError(f"background must be 'remove' or 'keep', not {background!r}")
+
+# %% ../nbs/00_data.ipynb #e054e76f
+HDF5_LABELS = {
+    "category": "category", "object_name": "object", "variation_level": "variation", "rotation_xy": "rxy", "rotation_xz": "rxz",
+    "rotation_yz": "ryz", "translation_y": "ty", "translation_z": "tz", "size": "size",
+}
+
+
+def read_hdf5_sites(
+    file: Any, # open h5py file
+    n_units: int,
+) -> pd.DataFrame: # N rows: site_id, region, animal
+    "Sites of `ventral_neural_data.hdf5`: region from the index arrays, animal from ANIMAL_INFO."
+    need_fields(file["neural_meta"], ["IT_NEURONS", "V4_NEURONS"], "fields of neural_meta")
+    region = np.full(n_units, "unknown", dtype="<U7")
+    for name in ("IT", "V4"):
+        region[as_indices(file[f"neural_meta/{name}_NEURONS"][:], n_units, f"neural_meta/{name}_NEURONS")] = name
+    sites = pd.DataFrame({"site_id": [f"site{i:03d}" for i in range(n_units)], "region": region})
+    if "ANIMAL_INFO" not in file["neural_meta"]:
+        return sites
+    need_shape(file["neural_meta/ANIMAL_INFO"], (n_units,), "neural_meta/ANIMAL_INFO")
+    info = text_column(file["neural_meta/ANIMAL_INFO"][:])
+    known = lambda text: next((a for a in SUBJECTS.values() if a.lower() in str(text).lower()), str(text))
+    return sites.assign(animal=[known(text) for text in info])
+
+
+def read_hdf5_trials(
+    file: Any, # open h5py file
+    variations: np.ndarray, # (n,) "V0", "V3", "V6", in blocks
+    columns: np.ndarray, # (N,) mask of units
+) -> np.ndarray: # (n, repeats, units)
+    "Single trials of `ventral_neural_data.hdf5`, stored as (trials, images, sites) for each variation level."
+    blocks = {v: f"time_averaged/variation_level_{v[1:]}" for v in pd.unique(variations)}
+    need_fields(file, list(blocks.values()))
+    for v, name in blocks.items():
+        need_shape(file[name], (None, int((variations == v).sum()), len(columns)), name)
+    trials = np.full((len(variations), max(file[b].shape[0] for b in blocks.values()), columns.sum()), np.nan, dtype=np.float32)
+    for v, name in blocks.items():
+        trials[variations == v, : file[name].shape[0]] = file[name][:][:, :, columns].transpose(1, 0, 2)
+    return trials
+
+
+def load_hvm_hdf5(
+    path: str | Path, # ventral_neural_data.hdf5
+    subject: str | None = None, # "M1" (Chabo), "M2" (Tito), or None for both
+    region: str | None = "IT", # "IT", "V4", or None for both
+    size: int = 128, # pixels; the file has 256
+    background: str = "remove", # or "keep"
+    trials: bool = False, # keep single trials
+    missing: str = "error", # or "drop"
+) -> Recording:
+    "The HvM recording as `ventral_neural_data.hdf5`, all variation levels."
+    check_background(background)
+    h5py = import_for("h5py", "load_hvm_hdf5")
+    with reading(path, "the HDF5 file ventral_neural_data.hdf5", "copy or download it again") as path, h5py.File(path, "r") as file:
+        need_fields(file, ["images", "image_meta", "neural_meta", "time_averaged_trial_averaged"])
+        need_fields(file["image_meta"], list(HDF5_LABELS), "fields of image_meta")
+        need_shape(file["images"], (None, None, None), "images")
+        n = len(file["images"])
+        need_shape(file["time_averaged_trial_averaged"], (n, None), "time_averaged_trial_averaged")
+        for field in HDF5_LABELS:
+            need_shape(file["image_meta"][field], (n,), f"image_meta/{field}")
+        labels = pd.DataFrame({name: text_column(file["image_meta"][field][:]) for field, name in HDF5_LABELS.items()})
+        labels = labels.assign(variation=variation_names(labels["variation"]), image_id=np.arange(n))
+        sites = read_hdf5_sites(file, file["time_averaged_trial_averaged"].shape[1])
+        keep = choose_sites(sites, subject, region)
+        repeats = read_hdf5_trials(file, labels["variation"].to_numpy(), keep) if trials else file["time_averaged_trial_averaged"][:][:, None, keep]
+        images = resize_images(file["images"][:], size)
+        recording = recording_from_trials(images, repeats, labels, sites[keep], f"HvM {subject or 'M1+M2'} {region or 'IT+V4'}", missing, trials)
+    return without_background(recording) if background == "remove" else recording
+
+# %% ../nbs/00_data.ipynb #81ff1377
+AUTHORS_FILES = {"images": "stimulus_data_cleaned.npy", "pose": "stimulus_pose_features.npy", "category": "stimulus_category_ids.npy", "responses": "sorted_it_avg_data.npy"}
+
+
+def read_npy(
+    path: Path,
+    shape: tuple[int | None, ...], # expected; None for any length
+) -> np.ndarray:
+    "Read one .npy file without pickle and check its shape."
+    with reading(path, "a NumPy .npy array", "copy it again from the authors' files"):
+        try:
+            array = np.load(path, allow_pickle=False)
+        except ValueError as error:
+            raise OSError("not an array that can be read without pickle") from error
+        need_shape(array, shape, path.name)
+        return array
+
+
+def to_unit_range(
+    images: np.ndarray, # uint8, floats in [0, 1], or floats up to 255
+) -> np.ndarray: # uint8, or floats in [0, 1]
+    "Divide floats that run to 255 by 255, and say so; everything else is left as it is."
+    if images.dtype.kind != "f" or images.max() <= 1 or images.min() < 0 or images.max() > 255:
+        return images
+    warnings.warn(f"images run to {images.max():g} and are taken for 8-bit values: divided by 255", stacklevel=3)
+    return images / 255
+
+
+def load_authors_arrays(
+    folder: str | Path, # with the four .npy files
+    subject: str | None = "M1", # "M1" (58 sites), "M2" (110), or None for all
+    size: int | None = None, # pixels; None keeps those of the file (128)
+    pose_columns: tuple[str, ...] = ("rxy", "rxz", "ryz", "s", "ty", "tz"), # order of the pose features
+) -> Recording:
+    "The arrays that the MIG-Vis authors work from: images without background, pose, category, trial averages."
+    folder = Path(folder)
+    images = read_npy(folder / AUTHORS_FILES["images"], (None, None, None))
+    n = len(images)
+    pose = read_npy(folder / AUTHORS_FILES["pose"], (n, len(pose_columns)))
+    category = read_npy(folder / AUTHORS_FILES["category"], (n,))
+    responses = read_npy(folder / AUTHORS_FILES["responses"], (n, None))
+    with reading(folder, "the folder of the authors' arrays", "check the arrays named"):
+        if responses.shape[1] <= 58:
+            raise ValueError(f"the field 'sorted_it_avg_data.npy' has {responses.shape[1]} sites, but M1's 58 and then M2's are expected")
+        labels = pd.DataFrame(pose, columns=list(pose_columns)).assign(category=category, image_id=np.arange(n))
+        animal = np.where(np.arange(responses.shape[1]) < 58, "Chabo", "Tito")
+        sites = pd.DataFrame({"site_id": [f"site{i:03d}" for i in range(len(animal))], "animal": animal, "region": "IT"})
+        keep = choose_sites(sites, subject, "IT")
+        images = check_images(to_unit_range(images))
+        return recording_from_trials(
+            images if size is None else resize_images(images, size), responses[:, None, keep], labels, sites[keep], f"MIG-Vis arrays {subject or 'M1+M2'}", keep_trials=False
+        )
+
+# %% ../nbs/00_data.ipynb #da484d12
+COWLEY_LABELS = {"obj": "object", "var": "variation", "id": "image_id", "bg_id": "background_id"}
+
+
+def read_npz(
+    path: Path,
+) -> dict[str, np.ndarray]:
+    "Read an npz file without pickle."
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return {name: file[name] for name in file.files}
+    except (ValueError, AttributeError, TypeError) as error:
+        raise OSError("it is not an npz file that can be read without pickle") from error
+
+
+def load_cowley_v4(
+    path: str | Path, # npz of one session
+    size: int | None = None, # pixels; None keeps those of the file (112)
+    background: str = "keep", # "remove" puts the object on black
+    trials: bool = True, # keep single trials
+    missing: str = "error", # or "drop"
+) -> Recording:
+    "Macaque V4 spike counts (in 100 ms) to HvM photographs, one session of Cowley, Stan, Pillow & Smith 2023."
+    check_background(background)
+    with reading(path, "an npz session of Cowley et al. 2023", "copy or make it again") as path:
+        arrays = read_npz(path)
+        need_fields(arrays, ["images", "spike_counts", "category", "obj", "var", "id"])
+        need_shape(arrays["images"], (None, None, None), "images")
+        n = len(arrays["images"])
+        need_shape(arrays["spike_counts"], (None, n, None), "spike_counts (sites, images, repeats)")
+        columns = [name for name in arrays if name not in ("images", "spike_counts")]
+        for name in columns:
+            need_shape(arrays[name], (n,), name)
+        labels = pd.DataFrame({COWLEY_LABELS.get(name, name): arrays[name] for name in columns})
+        labels = labels.assign(variation=variation_names(labels["variation"]))
+        session = path.stem.removeprefix("hvm_v4_")
+        sites = pd.DataFrame({"site_id": [f"{session}_{i:02d}" for i in range(len(arrays["spike_counts"]))], "region": "V4"})
+        images = check_images(arrays["images"])
+        images = images if size is None else resize_images(images, size)
+        recording = recording_from_trials(images, arrays["spike_counts"].transpose(1, 2, 0), labels, sites, f"Cowley2023 V4 {session}", missing, trials)
+    return without_background(recording) if background == "remove" else recording
+
+# %% ../nbs/00_data.ipynb #0ba5c6a2
+NWB_IMAGE_COLUMNS = ("image_id", "stimulus_id", "image_name", "stimulus_name", "stimulus", "image_index", "stimulus_index", "image")
+
+
+def count_spikes(
+    spike_times: np.ndarray, # (spikes,) seconds, sorted
+    onsets: np.ndarray, # (P,) seconds
+    window: tuple[float, float], # seconds after onset, half open
+    observed: np.ndarray | None = None, # (intervals, 2) seconds in which the unit was observed; None is always
+) -> np.ndarray: # (P,) counts; NaN where the unit was not observed for the whole window
+    "Count spikes in a window after each onset."
+    start, stop = onsets + window[0], onsets + window[1]
+    counts = (np.searchsorted(spike_times, stop) - np.searchsorted(spike_times, start)).astype(np.float32)
+    if observed is None or not len(observed):
+        return counts
+    inside = ((start[:, None] >= observed[:, 0]) & (stop[:, None] <= observed[:, 1])).any(1)
+    return np.where(inside, counts, np.float32(np.nan))
+
+
+def nwb_images(
+    nwb: Any, # open NWBFile
+    name: str | None, # name of the container in stimulus_template or stimulus; None takes the only one
+) -> dict[Any, np.ndarray]: # grey picture of each id (name of an image, or number in a series)
+    "Pictures stored in an NWB file, as an Images container or an image series."
+    found = {**dict(nwb.stimulus_template), **dict(nwb.stimulus)}
+    usable = {k: v for k, v in found.items() if hasattr(v, "images") or np.ndim(getattr(v, "data", None)) in (3, 4)}
+    if name is None and len(usable) != 1:
+        raise ValueError(f"stimulus_template holds {len(usable)} sets of images {list(usable)}; name one with image_container=, or pass images=")
+    need_fields(usable, [name or next(iter(usable))], "image containers")
+    container = usable[name or next(iter(usable))]
+    pictures = {k: v.data[:] for k, v in container.images.items()} if hasattr(container, "images") else dict(enumerate(container.data[:]))
+    return {k: np.asarray(v)[..., :3].mean(-1).astype(np.asarray(v).dtype) if np.ndim(v) == 3 else np.asarray(v) for k, v in pictures.items()}
+
+
+def nwb_trials(
+    nwb: Any, # open NWBFile
+    image_column: str | None, # column of the trials table with the id of the image; None tries the usual names
+    window: tuple[float, float], # seconds after start_time
+) -> tuple[np.ndarray, pd.DataFrame, pd.DataFrame]: # (P, N) counts, trials with image_id, sites
+    "Read trials and units of an NWB file and count spikes."
+    if nwb.trials is None or nwb.units is None:
+        raise ValueError("a trials table and a units table are needed; add them with nwbfile.add_trial and nwbfile.add_unit")
+    trials, units = nwb.trials.to_dataframe(), nwb.units.to_dataframe()
+    column = image_column or next((c for c in NWB_IMAGE_COLUMNS if c in trials), "image_id")
+    need_fields(trials, ["start_time", column], "columns of the trials table (name it with image_column=)")
+    need_fields(units, ["spike_times"], "columns of the units table")
+    onsets = trials["start_time"].to_numpy(dtype=float)
+    observed = units["obs_intervals"] if "obs_intervals" in units else [None] * len(units)
+    counts = np.stack([count_spikes(np.sort(t), onsets, window, o) for t, o in zip(units["spike_times"], observed)], axis=1)
+    plain = [c for c in units if c not in ("spike_times", "obs_intervals") and pd.api.types.is_scalar(units[c].iloc[0])]
+    sites = units[plain].rename(columns={"location": "region"}).reset_index(names="site_id")
+    return counts, trials.rename(columns={column: "image_id"}).reset_index(drop=True), sites
+
+
+def load_nwb(
+    path: str | Path, # NWB file
+    images: Any = None, # {id: (H, W) picture}; None takes those in the file
+    labels: pd.DataFrame | None = None, # with image_id and category; None takes the columns of the trials table
+    image_column: str | None = None, # column of the trials table with the id of the image
+    image_container: str | None = None, # which images of the file
+    window: tuple[float, float] = (0.07, 0.17), # seconds after the start of a trial
+    size: int = 128, # pixels
+    missing: str = "error", # or "drop"
+) -> Recording:
+    "Spike counts from an NWB file with a trials table (image ids) and a units table (spike times)."
+    pynwb = import_for("pynwb", "load_nwb")
+    if not window[0] < window[1]:
+        raise ValueError(f"window must be (from, to) in seconds with from < to, not {window}")
+    with reading(path, "an NWB file", "copy or export it again") as path:
+        try:
+            file = pynwb.NWBHDF5IO(str(path), "r")
+        except Exception as error:
+            raise OSError(str(error)) from error
+        with file as io_:
+            nwb = io_.read()
+            counts, shown, sites = nwb_trials(nwb, image_column, window)
+            pictures = nwb_images(nwb, image_container) if images is None else dict(images)
+            name = " ".join(filter(None, ["NWB", nwb.session_id or path.stem]))
+        return recording_from_presentations(counts, shown, pictures, labels, sites, name, size, missing)
+
+
+def recording_from_presentations(
+    values: np.ndarray, # (P, N)
+    shown: pd.DataFrame, # P rows with image_id, and labels if `labels` is None
+    pictures: dict[Any, np.ndarray], # id -> (H, W)
+    labels: pd.DataFrame | None, # with image_id and category
+    sites: pd.DataFrame, # N rows
+    name: str,
+    size: int, # pixels
+    missing: str, # "error" or "drop"
+) -> Recording:
+    "Bring presentations, pictures and labels together by the id of the image."
+    if labels is None:
+        need_fields(shown, ["category"], "columns of the trials table (or pass labels= with image_id and category)")
+        labels = shown.drop(columns=["start_time", "stop_time"], errors="ignore").drop_duplicates("image_id")
+    need_fields(labels, ["image_id", "category"], "columns of labels")
+    check_unique(labels, "image_id", "labels")
+    lacking = ~labels["image_id"].isin(list(pictures)).to_numpy()
+    if lacking.any() and missing == "error":
+        raise ValueError(f"{lacking.sum()} images have no picture, for example {labels['image_id'][lacking].iloc[0]!r}; pass images=, or missing='drop'")
+    labels = labels[~lacking]
+    known = shown["image_id"].isin(labels["image_id"]).to_numpy() if missing == "drop" else slice(None)
+    trials = group_trials(values[known], shown["image_id"].to_numpy()[known], labels["image_id"].to_numpy())
+    stack = np.concatenate([resize_images(pictures[i][None], size) for i in labels["image_id"]])
+    return recording_from_trials(stack, trials, labels, sites, name, missing)
+
+# %% ../nbs/00_data.ipynb #4c5f2246
+def without_background(
+    recording: Recording,
+) -> Recording:
+    "stub"
+    return recording
