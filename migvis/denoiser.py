@@ -311,7 +311,7 @@ def validation_loss(
         return torch.cat(parts).mean()
     return loss
 
-# %% ../nbs/03_denoiser.ipynb #a8386f0d
+# %% ../nbs/03_denoiser.ipynb #d77c4255
 def train_denoiser(
     images: Tensor | Any,                      # (n, 1, H, W) in [0, 1], tensor or array
     config: DenoiserConfig,
@@ -340,10 +340,11 @@ def train_denoiser(
         loss = denoising_loss(model, schedule, y, t, batch.randn(*y.shape[1:]))
         return (loss * schedule.at(weights, t, loss)).mean(), {"eps_loss": loss.mean()}
 
+    options = {"desc": "denoiser", "validate_every": max(1, min(config.steps // 5, 500))} | options
     return fit(denoiser, loss_fn, len(y0), steps=config.steps, batch_size=config.batch_size, lr=config.lr, betas=config.betas,
                clip=config.clip, schedule=warmup_cosine(config.steps, min(100, config.steps // 10)) if decay else None, ema=config.ema,
                seed=seed, device=device, precision=config.precision, validate=validation_loss(held_out, schedule),
-               fingerprint=mark, **{"desc": "denoiser"} | options)
+               fingerprint=mark, **options)
 
 # %% ../nbs/03_denoiser.ipynb #0f70caec
 def fingerprint(
