@@ -7,9 +7,10 @@ __all__ = ['ESTIMATORS', 'group_sizes', 'stack_groups', 'pairwise_log_density', 
            'log_ratio', 'partial_correlation', 'total_correlation', 'mixture_log_ratio', 'mixture_partial_correlation',
            'gaussian_partial_correlation', 'shuffle_groups']
 
-# %% ../nbs/02_partial_correlation.ipynb #dcb47733
+# %% ../nbs/02_partial_correlation.ipynb #577f96a4
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -90,14 +91,32 @@ def mws_weights(
 
 ESTIMATORS = {"is": is_weights, "mss": mss_weights, "mws": mws_weights}
 
-# %% ../nbs/02_partial_correlation.ipynb #82cd3bb8
+# %% ../nbs/02_partial_correlation.ipynb #849f646c
+class _LogRatio(torch.autograd.Function):
+    "log_ratio with its gradient written out, keeping the exponentials of the forward pass."
+    @staticmethod
+    def forward(ctx: Any, log_density: Tensor, log_weights: Tensor) -> Tensor:
+        joint, groups = log_density.sum(-3).add_(log_weights), log_density + log_weights
+        joint_top, groups_top = joint.amax(-1, keepdim=True), groups.amax(-1, keepdim=True)
+        joint, groups = joint.sub_(joint_top).exp_(), groups.sub_(groups_top).exp_()
+        joint_sum, groups_sum = joint.sum(-1, keepdim=True), groups.sum(-1, keepdim=True)
+        ctx.save_for_backward(joint, groups, joint_sum, groups_sum)
+        return (joint_top + joint_sum.log() - (groups_top + groups_sum.log()).sum(-3)).squeeze(-1)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        joint, groups, joint_sum, groups_sum = ctx.saved_tensors
+        grad = grad.unsqueeze(-1)
+        return (joint * (grad / joint_sum)).unsqueeze(-3) - groups * (grad.unsqueeze(-3) / groups_sum), None
+
+
 def log_ratio(
     log_density: Tensor, # (..., G, B, M) log q(z_g | x) of all pairs
-    log_weights: Tensor | float = 0.0, # (B, M), or anything that broadcasts with it
+    log_weights: Tensor | float = 0.0, # (B, M), or anything that broadcasts with it; no gradient
 ) -> Tensor: # (..., B) log q(z) - sum_g log q(z_g), nats
-    "The log ratio under the expectation of the partial correlation, one for each sample."
-    joint = torch.logsumexp(log_density.sum(-3) + log_weights, -1)
-    return joint - torch.logsumexp(log_density + log_weights, -1).sum(-2)
+    "The log ratio under the expectation of the partial correlation, one for each sample; differentiable once."
+    return _LogRatio.apply(log_density, torch.as_tensor(log_weights).to(log_density))
 
 
 def partial_correlation(

@@ -232,3 +232,15 @@ def test_one_group_has_no_partial_correlation():
     z, mean, log_var = posteriors(50, (4,))
     assert partial_correlation(z, mean, log_var, 1, n_data=100).abs() < 1e-5
     assert log_ratio(pairwise_log_density(z, mean, log_var, 1)).abs().max() < 1e-4
+
+
+def test_written_out_gradient_equals_automatic_differentiation():
+    torch.manual_seed(0)
+    pairs = torch.randn(2, 3, 7, 7, requires_grad=True)
+    weights = is_weights(7, 30).log()
+    plain = torch.logsumexp(pairs.sum(-3) + weights, -1) - torch.logsumexp(pairs + weights, -1).sum(-2)
+    assert torch.allclose(log_ratio(pairs, weights), plain, atol=1e-5)
+    scale = torch.randn(2, 7)
+    expected, = torch.autograd.grad((plain * scale).sum(), pairs)
+    found, = torch.autograd.grad((log_ratio(pairs, weights) * scale).sum(), pairs)
+    assert torch.allclose(found, expected, atol=1e-6)
