@@ -1,0 +1,355 @@
+"""Inversion, sampling, guidance and edits against closed forms, diffusers' schedulers and slow reference versions."""
+import math
+
+import pytest
+import torch
+
+from migvis import ddim_guidance as dg
+from migvis.denoiser import Denoiser, NoiseSchedule, build_denoiser, mixture_denoiser
+from migvis.infonce import ConvEncoder, Critics
+from migvis.training import DenoiserConfig, generator
+
+SCHEDULE = NoiseSchedule(150)
+SHORT = NoiseSchedule(20)
+SMALL = DenoiserConfig(image_size=16, width=8, multipliers=(1, 2), layers=1, patch=2, attention=False, T=20)
+
+
+def randn(*shape, seed=0):
+    return torch.randn(*shape, generator=generator(seed, 7))
+
+
+def rand(*shape, seed=0):
+    return torch.rand(*shape, generator=generator(seed, 8))
+
+
+@pytest.fixture(scope="module")
+def world():
+    "Untrained but deterministic models: a denoiser, noise-aware critics of three groups, images and latents."
+    denoiser = build_denoiser(SMALL, data_std=0.5).eval()
+    torch.manual_seed(0)
+    critics = Critics(ConvEncoder(16, width=8, noise_aware=True), groups=(2, 3, 1), n_latents=6, n_features=8, alpha_bar=SHORT.alpha_bar).eval()
+    return dict(denoiser=denoiser, critics=critics, images=rand(3, 1, 16, 16), z=randn(40, 6))
+
+
+def small_edit(world, originals=None, targets=None, **kw):
+    "An edit in the small world."
+    originals = world["images"][:2] if originals is None else originals
+    targets = world["z"][5] if targets is None else targets
+    options = dict(groups="all", gammas=(0.0, 0.5), negatives=world["z"][8:], z_originals=world["z"][:len(originals)],
+                   mode="selective", n_negatives=16, progress=False, fixed_point=1) | kw
+    return dg.edit(originals, targets, world["critics"], world["denoiser"], options.pop("schedule", SHORT), **options)
+
+
+# --- one step ------------------------------------------------------------------------------------------------------------
+
+def test_step_moves_along_the_marginals():
+    y0, noise = randn(4, 3), randn(4, 3, seed=1)
+    for start, end in ((10, 9), (9, 10), (150, 1), (1, 150), (20, 0), (0, 140)):
+        stepped = dg.ddim_step(SCHEDULE.add_noise(y0, noise, start), noise, SCHEDULE.alpha_bar[start], SCHEDULE.alpha_bar[end])
+        # from t = T the image is multiplied by 1 / sqrt(alpha_bar_T), about 700, and so is rounding
+        torch.testing.assert_close(stepped, SCHEDULE.add_noise(y0, noise, end), atol=2e-6 / SCHEDULE.alpha_bar[start].sqrt().item() + 1e-6, rtol=0)
+
+
+def test_step_is_the_equation_of_the_notes():
+    y, eps, a, b = randn(5).double(), randn(5, seed=1).double(), 0.3, 0.7
+    expected = math.sqrt(b / a) * y + math.sqrt(b) * (math.sqrt(1 / b - 1) - math.sqrt(1 / a - 1)) * eps
+    torch.testing.assert_close(dg.ddim_step(y, eps, a, b), expected)
+    literal = math.sqrt(b / a) * y + (math.sqrt(1 / b - 1) - math.sqrt(1 / a - 1)) * eps
+    torch.testing.assert_close(dg.literal_step(y, eps, a, b), literal)
+
+
+@pytest.mark.parametrize("kind, beta_schedule", [("cosine", "squaredcos_cap_v2")])
+def test_steps_agree_with_diffusers(kind, beta_schedule):
+    from diffusers import DDIMInverseScheduler, DDIMScheduler
+    ours, T = NoiseSchedule(50, kind), 50
+    forward = DDIMScheduler(T, beta_schedule=beta_schedule, clip_sample=False, set_alpha_to_one=True)
+    inverse = DDIMInverseScheduler(T, beta_schedule=beta_schedule, clip_sample=False, set_alpha_to_one=True)
+    forward.set_timesteps(T), inverse.set_timesteps(T)
+    y, eps = randn(2, 1, 4, 4), randn(2, 1, 4, 4, seed=1)
+    for t in (1, 2, 17, 45):  # diffusers counts the same times from 0
+        down = forward.step(eps, t - 1, y).prev_sample
+        torch.testing.assert_close(dg.ddim_step(y, eps, ours.alpha_bar[t], ours.alpha_bar[t - 1]), down, atol=1e-4, rtol=1e-4)
+        up = inverse.step(eps, t - 1, y).prev_sample
+        torch.testing.assert_close(dg.ddim_step(y, eps, ours.alpha_bar[t - 1], ours.alpha_bar[t]), up, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("bad", [(0.0, 0.5), (0.5, 0.0), (1.2, 0.5), (float("nan"), 0.5)])
+def test_step_refuses_levels_outside_0_1(bad):
+    with pytest.raises(ValueError, match="alpha_bar"): dg.ddim_step(randn(2), randn(2), *bad)
+
+
+# --- round trips with exact denoisers ------------------------------------------------------------------------------------
+
+def round_trip(y0, denoiser, schedule=SCHEDULE, t_edit=135, inverse=dg.ddim_step, forward=dg.ddim_step, **kw):
+    y_t = dg.invert(y0, denoiser, schedule, t_edit, step=inverse, **kw)
+    back = dg.sample(y_t, denoiser, schedule, t_edit, step=forward)
+    return (back - y0).square().mean().sqrt().item(), y_t.std().item()
+
+
+def test_round_trip_of_a_gaussian():
+    "The exact step returns, and better the more fixed-point iterations; the literal step of Algorithm 1 does neither."
+    y0 = 0.1 + 0.345 * randn(2000, 1)
+    exact = mixture_denoiser(torch.tensor([[0.1]]), 0.345, SCHEDULE)
+    errors = [round_trip(y0, exact, fixed_point=k)[0] for k in (0, 1, 3)]
+    assert errors[0] < 0.03 and errors[1] < errors[0] / 3 and errors[2] < errors[1] / 3 and errors[2] < 2e-3
+    spread = round_trip(y0, exact, fixed_point=3)[1]
+    marginal = (SCHEDULE.alpha_bar[135] * 0.345**2 + 1 - SCHEDULE.alpha_bar[135]).sqrt().item()
+    assert 0.8 * marginal < spread < 1.6 * marginal
+    both, blown_up = round_trip(y0, exact, inverse=dg.literal_step, forward=dg.literal_step)
+    mixed, _ = round_trip(y0, exact, inverse=dg.literal_step)
+    assert both > 3 * errors[0] and mixed > both and blown_up > 8
+
+
+def test_round_trip_of_a_mixture():
+    means = torch.tensor([[-0.6, 0.0], [0.5, 0.5], [0.3, -0.7]])
+    y0 = (means[torch.arange(600) % 3] + 0.15 * randn(600, 2)).double()
+    exact = mixture_denoiser(means, 0.15, SCHEDULE)
+    def error(k):  # a few points lie on the border between components, where the way back is not unique
+        y_t = dg.invert(y0, exact, SCHEDULE, 135, fixed_point=k)
+        return (dg.sample(y_t, exact, SCHEDULE, 135) - y0).norm(dim=1).quantile(0.98).item()
+    plain, fixed, more = (error(k) for k in (0, 3, 10))
+    assert plain < 0.05 and fixed < plain / 100 and more < fixed / 100
+    literal, blown_up = round_trip(y0, exact, inverse=dg.literal_step)
+    assert literal > 0.2 and blown_up > 5
+
+
+def test_strided_steps_visit_fewer_times_and_still_return():
+    exact, seen = mixture_denoiser(torch.zeros(1, 2), 0.4, SCHEDULE), []
+    def counting(y, t):
+        seen.append(t)
+        return exact(y, t)
+    y0 = 0.4 * randn(50, 2)
+    y_t = dg.invert(y0, counting, SCHEDULE, 120, steps=24, fixed_point=2)
+    assert len(seen) == 24 * 3 and sorted(set(seen)) == list(range(5, 121, 5))
+    back = dg.sample(y_t, exact, SCHEDULE, 120, steps=24)
+    assert (back - y0).square().mean().sqrt() < 0.02
+
+
+def test_times():
+    assert SCHEDULE.times(4) == [4, 3, 2, 1, 0] and SCHEDULE.times(135, 1) == [135, 0]
+    times = SCHEDULE.times(135, 25)
+    assert times[0] == 135 and times[-1] == 0 and all(a > b for a, b in zip(times, times[1:])) and len(times) == 26
+
+
+# --- guidance ------------------------------------------------------------------------------------------------------------
+
+def test_exact_guidance_samples_the_posterior():
+    "y0 ~ N(m, s^2), z = y0 + N(0, r^2): with the true log p(z | y_t) and gamma = 1 samples follow p(y0 | z)."
+    m, s, r, z = 0.2, 0.5, 0.4, -0.6
+    schedule = NoiseSchedule(400)
+    exact = mixture_denoiser(torch.tensor([[m]]), s, schedule)
+    def guide(y0_hat, y_t, t):
+        ab = schedule.alpha_bar[t].item()
+        mean = m + ab**0.5 * s**2 / (ab * s**2 + 1 - ab) * (y_t - ab**0.5 * m)
+        var = s**2 * (1 - ab) / (ab * s**2 + 1 - ab) + r**2
+        return (-(z - mean).square() / (2 * var)).sum(1)
+    out = dg.sample(randn(4000, 1), exact, schedule, 400, guide, 1.0, gradient="around")
+    precision = 1 / s**2 + 1 / r**2
+    assert out.mean().item() == pytest.approx((m / s**2 + z / r**2) / precision, abs=0.02)
+    assert out.std().item() == pytest.approx(precision**-0.5, rel=0.05)
+
+
+@pytest.mark.parametrize("gradient", ["through", "around"])
+def test_gradient_of_a_quadratic_guide(gradient):
+    "log p = -|y0_hat - c|^2 / 2; the Gaussian denoiser makes d y0_hat / d y_t a known constant."
+    s, t = 0.5, 90
+    ab = SCHEDULE.alpha_bar[t].item()
+    exact = mixture_denoiser(torch.zeros(1, 3), s, SCHEDULE)
+    y, c = randn(6, 3), torch.tensor([0.5, -0.5, 0.2])
+    eps, grad = dg.guidance_gradient(y, t, exact, SCHEDULE, lambda y0, y_t, t: -(y0 - c).square().sum(1) / 2, gradient)
+    y0 = ab**0.5 * s**2 / (ab * s**2 + 1 - ab) * y
+    slope = ab**0.5 * s**2 / (ab * s**2 + 1 - ab) if gradient == "through" else ab**-0.5
+    torch.testing.assert_close(eps, exact(y, t))
+    torch.testing.assert_close(grad, slope * (c - y0), atol=1e-5, rtol=1e-4)
+
+
+def test_guided_eps_is_the_shifted_score():
+    eps, grad, gamma, ab = randn(3, 1, 4, 4), randn(3, 1, 4, 4, seed=1), torch.tensor([0.0, 1.0, 2.5]), 0.36
+    plain = dg.guided_eps(eps, grad, gamma, ab)
+    torch.testing.assert_close(plain, eps - gamma[:, None, None, None] * 0.8 * grad)
+    shift = (dg.guided_eps(eps, 100 * grad, gamma, ab, scale="eps") - eps).flatten(1).norm(dim=1)
+    torch.testing.assert_close(shift, gamma * eps.flatten(1).norm(dim=1))
+    assert torch.equal(dg.guided_eps(eps, 0 * grad, gamma, ab, scale="eps"), eps)  # no direction, no guidance
+
+
+def test_guidance_raises_the_log_density_more_the_stronger_it_is():
+    exact = mixture_denoiser(torch.tensor([[-0.6], [0.6]]), 0.15, SCHEDULE)
+    y_t = dg.invert(-0.6 + 0.1 * randn(64, 1), exact, SCHEDULE, 135, fixed_point=3)
+    guide = lambda y0, y_t, t: -(y0[:, 0] - 0.6).square()
+    ends = [dg.sample(y_t, exact, SCHEDULE, 135, guide, g).mean().item() for g in (0.0, 1.0, 4.0, 16.0)]
+    assert ends[0] == pytest.approx(-0.6, abs=0.05) and ends[0] < ends[1] < ends[2] < ends[3]
+
+
+def test_gammas_are_per_row():
+    exact = mixture_denoiser(torch.tensor([[-0.6], [0.6]]), 0.15, SHORT)
+    y_t, guide = randn(3, 1), lambda y0, y_t, t: -(y0[:, 0] - 0.6).square()
+    together = dg.sample(y_t, exact, SHORT, 18, guide, torch.tensor([0.0, 1.0, 3.0]))
+    apart = torch.cat([dg.sample(y_t[i:i + 1], exact, SHORT, 18, guide, g) for i, g in enumerate((0.0, 1.0, 3.0))])
+    torch.testing.assert_close(together, apart, atol=1e-6, rtol=1e-5)
+    assert torch.equal(together[:1], dg.sample(y_t[:1], exact, SHORT, 18))
+
+
+def test_bad_guides_are_refused():
+    exact = mixture_denoiser(torch.zeros(1, 1), 0.5, SHORT)
+    with pytest.raises(ValueError, match="one number per image"): dg.sample(randn(2, 1), exact, SHORT, 10, lambda y0, y, t: y0.sum(), 1.0)
+    with pytest.raises(FloatingPointError, match="t=10"): dg.sample(randn(2, 1), exact, SHORT, 10, lambda y0, y, t: y0[:, 0] * float("nan"), 1.0)
+    with pytest.raises(ValueError, match="gradient"): dg.sample(randn(2, 1), exact, SHORT, 10, lambda y0, y, t: y0[:, 0], 1.0, gradient="over")
+    with pytest.raises(ValueError, match="scale"): dg.sample(randn(2, 1), exact, SHORT, 10, lambda y0, y, t: y0[:, 0], 1.0, scale="big")
+    with pytest.raises(ValueError, match="batch_size"): dg.sample(randn(2, 1), exact, SHORT, 10, batch_size=0)
+    with pytest.raises(ValueError, match="fixed_point"): dg.invert(randn(2, 1), exact, SHORT, 10, fixed_point=-1)
+
+
+# --- the mutual-information guide ----------------------------------------------------------------------------------------
+
+def test_mi_guide_against_one_row_and_group_at_a_time(world):
+    critics, y, negatives = world["critics"], 2 * world["images"] - 1, world["z"][10:17]
+    wanted, weights = world["z"][[3, 4, 3]], rand(3, 3)
+    guide = dg.MIGuide(critics, wanted, negatives, weights, noisy=True)
+    fast = guide(None, y, 5)
+    slow = torch.zeros(3)
+    for i in range(3):
+        for g, dims in enumerate(critics.groups):
+            one = critics.critic(g)
+            scores = torch.stack([one.scores(z[None, list(dims)], y[i:i + 1], 5).squeeze() for z in [wanted[i], *negatives]])
+            slow[i] += weights[i, g] * scores.log_softmax(0)[0]
+    torch.testing.assert_close(fast, slow, atol=1e-4, rtol=1e-4)
+    part = guide.rows(torch.tensor([2, 0]))
+    torch.testing.assert_close(part(None, y[[2, 0]], 5), fast[[2, 0]], atol=1e-5, rtol=1e-5)
+
+
+def test_mi_guide_looks_at_the_clean_estimate_or_at_the_noisy_image(world):
+    y0, y_t = 2 * world["images"] - 1, randn(3, 1, 16, 16)
+    clean, noisy = (dg.MIGuide(world["critics"], world["z"][3], world["z"][10:17], noisy=n) for n in (False, True))
+    assert torch.equal(clean(y0, y_t, 5), clean(y0, 0 * y_t, 9)) and torch.equal(noisy(y0, y_t, 5), noisy(0 * y0, y_t, 5))
+    assert not torch.equal(noisy(y0, y_t, 5), noisy(y0, y_t, 9))
+
+
+def test_mi_guide_takes_a_single_critic(world):
+    one = world["critics"].critic(1)
+    z, y = world["z"][:, 2:5], 2 * world["images"] - 1
+    alone = dg.MIGuide(one, z[3], z[10:17])(y, y, 0)
+    whole = dg.MIGuide(world["critics"], world["z"][3], world["z"][10:17], torch.tensor([[0.0, 1.0, 0.0]]))(y, y, 0)
+    torch.testing.assert_close(alone, whole, atol=1e-5, rtol=1e-5)
+
+
+def test_sum_of_guides():
+    a, b = (lambda y0, y, t: y0.sum(1)), (lambda y0, y, t: -y0.square().sum(1))
+    y = randn(4, 2)
+    torch.testing.assert_close(dg.SumGuide([a, b], [1.0, 0.5])(y, y, 3), y.sum(1) - 0.5 * y.square().sum(1))
+    with pytest.raises(ValueError): dg.SumGuide([a, b], [1.0])(y, y, 3)
+
+
+def test_negatives_are_fixed_and_leave_out_what_they_should():
+    pool = randn(50, 4)
+    assert torch.equal(dg.draw_negatives(pool, 10, seed=3), dg.draw_negatives(pool, 10, seed=3))
+    assert not torch.equal(dg.draw_negatives(pool, 10, seed=3), dg.draw_negatives(pool, 10, seed=4))
+    kept = dg.draw_negatives(pool, 100, exclude=pool[:5])
+    assert len(kept) == 45 and not (kept[:, None] == pool[None, :5]).all(-1).any()
+    with pytest.raises(ValueError, match="no negatives"): dg.draw_negatives(pool[:2], 5, exclude=pool[:2])
+
+
+# --- edits ---------------------------------------------------------------------------------------------------------------
+
+def test_rows_and_wanted_latents():
+    rows = dg.edit_rows(2, 3, [0, 2], [0.0, 1.0])
+    assert len(rows.gamma) == 2 * 3 * 2 * 2
+    grid = torch.stack([rows.original.double(), rows.target.double(), rows.group.double(), rows.gamma]).reshape(4, 2, 3, 2, 2)
+    assert grid[:, 1, 2, 1, 0].tolist() == [1, 2, 2, 0]
+    z_o, z_t, dims = randn(2, 6), randn(3, 6, seed=1), ((0, 1), (2, 3, 4), (5,))
+    wanted = dg.wanted_latents(rows, z_o, z_t, dims).reshape(2, 3, 2, 2, 6)
+    assert torch.equal(wanted[1, 2, 0, 1], torch.cat([z_t[2, :2], z_o[1, 2:]]))
+    assert torch.equal(wanted[0, 1, 1, 0], torch.cat([z_o[0, :5], z_t[1, 5:]]))
+    first = dg.wanted_latents(dg.edit_rows(1, 1, [1], [1.0]), z_o, z_t, dims, dims=[0, 2])
+    assert torch.equal(first[0], torch.stack([*z_o[0, :2], z_t[0, 2], z_o[0, 3], z_t[0, 4], z_o[0, 5]]))
+    torch.testing.assert_close(dg.group_weights(rows, 3, 0.5)[-1], torch.tensor([0.5, 0.5, 1.0], dtype=torch.float64))
+    paired = dg.edit_rows(3, 3, [0], [1.0], pairs=True)
+    assert paired.original.tolist() == paired.target.tolist() == [0, 1, 2]
+
+
+def test_shapes(world):
+    assert small_edit(world).shape == (2, 3, 2, 1, 16, 16)
+    out = small_edit(world, targets=world["z"][5:7], groups=[2, 0], gammas=[0.4])
+    assert out.shape == (2, 2, 2, 1, 1, 16, 16) and out.dtype == torch.float32 and 0 <= out.min() and out.max() <= 1
+    assert small_edit(world, targets=world["z"][5:7], pairs=True, groups=[1]).shape == (2, 1, 2, 1, 16, 16)
+
+
+def test_gamma_zero_is_the_unguided_round_trip(world):
+    out = small_edit(world, fixed_point=4)
+    y0 = 2 * world["images"][:2] - 1
+    y_t = dg.invert(y0, world["denoiser"], SHORT, 18, 4)
+    back = (dg.sample(y_t, world["denoiser"], SHORT, 18) + 1) / 2
+    for g in range(3): torch.testing.assert_close(out[:, g, 0], back.clamp(0, 1), atol=1e-6, rtol=0)
+    assert (out[:, :, 0] - world["images"][:2, None]).abs().max() < 0.02
+    assert all((out[:, g, 1] - out[:, g, 0]).abs().max() > 1e-3 for g in range(3))
+
+
+@pytest.mark.parametrize("mode", ["paper", "selective"])
+def test_same_seed_same_edit_bit_for_bit(world, mode):
+    kw = dict(mode=mode, gammas=(0.0, 0.5, 2.0))
+    first, second = small_edit(world, **kw), small_edit(world, **kw)
+    assert torch.equal(first, second)
+    assert not torch.equal(first, small_edit(world, seed=1, **kw))  # other negatives
+
+
+@pytest.mark.parametrize("mode", ["paper", "selective"])
+def test_batch_size_and_order_do_not_matter(world, mode):
+    kw = dict(mode=mode, targets=world["z"][5:7], gammas=(0.0, 0.5))
+    whole = small_edit(world, **kw)
+    torch.testing.assert_close(small_edit(world, batch_size=5, **kw), whole, atol=1e-5, rtol=0)
+    flipped = small_edit(world, originals=world["images"][[1, 0]], z_originals=world["z"][[1, 0]], groups=[2, 1, 0], **kw)
+    torch.testing.assert_close(flipped.flip(0, 2), whole, atol=1e-5, rtol=0)
+
+
+def test_every_row_equals_an_edit_of_its_own(world):
+    whole = small_edit(world, targets=world["z"][5:7], gammas=(0.0, 0.5), negatives=world["z"][20:], n_negatives=99)
+    alone = small_edit(world, originals=world["images"][1:2], z_originals=world["z"][1:2], targets=world["z"][6], groups=[1], gammas=(0.5,),
+                       negatives=world["z"][20:], n_negatives=99)
+    torch.testing.assert_close(alone[0, 0, 0], whole[1, 1, 1, 1], atol=1e-5, rtol=0)
+
+
+def test_paper_mode_needs_no_latents_of_the_originals_and_ignores_other_groups(world):
+    with_z = small_edit(world, mode="paper", gammas=(2.0,))
+    torch.testing.assert_close(small_edit(world, mode="paper", gammas=(2.0,), z_originals=None), with_z, atol=1e-5, rtol=0)
+    target = world["z"][5].clone()
+    target[:2] += 1.0  # group 0 only
+    changed = small_edit(world, mode="paper", gammas=(2.0,), targets=target)
+    torch.testing.assert_close(changed[:, 1:], with_z[:, 1:], atol=1e-5, rtol=0)
+    assert (changed[:, 0] - with_z[:, 0]).abs().max() > 1e-4
+
+
+def test_hold_changes_an_edit(world):
+    assert not torch.allclose(small_edit(world, hold=0.0), small_edit(world, hold=1.0), atol=1e-4)
+
+
+def test_all_times_and_strides(world):
+    for kw in (dict(t_edit=20), dict(t_edit=1), dict(t_edit=18, steps=6)):
+        assert torch.isfinite(small_edit(world, gammas=(0.5,), groups=[0], **kw)).all()
+
+
+BAD = {
+    "unknown group": (dict(groups=[3]), "groups"), "negative group": (dict(groups=[-1]), "groups"), "no group": (dict(groups=[]), "groups"),
+    "group as text": (dict(groups="pose"), "groups"), "empty dims": (dict(dims=[]), "dims"), "dims outside": (dict(groups=[0], dims=[2]), "dims"),
+    "negative gamma": (dict(gammas=(-1.0,)), "gamma"), "nan gamma": (dict(gammas=(float("nan"),)), "gamma"),
+    "t_edit too large": (dict(t_edit=21), "t_edit"), "t_edit zero": (dict(t_edit=0), "t_edit"), "t_edit fraction": (dict(t_edit=1.5), "t_edit"),
+    "too many steps": (dict(t_edit=10, steps=11), "steps"), "other schedule": (dict(schedule=NoiseSchedule(30)), "trained for"),
+    "mode": (dict(mode="best"), "mode"), "scale": (dict(scale="big"), "scale"), "hold": (dict(hold=-1.0), "hold"),
+    "no latents to hold": (dict(z_originals=None), "z_originals"), "latents of others": (dict(z_originals=torch.zeros(5, 6)), "z_originals"),
+    "latent size": (dict(targets=torch.zeros(5)), "latents"), "nan target": (dict(targets=torch.full((6,), float("nan"))), "finite"),
+    "pairs": (dict(targets=torch.zeros(3, 6), pairs=True), "pairs"), "image size": (dict(originals=torch.zeros(2, 1, 8, 8)), "image"),
+    "image range": (dict(originals=torch.full((2, 1, 16, 16), 3.0)), r"\[0, 1\]"), "image rank": (dict(originals=torch.zeros(2, 16, 16)), "originals"),
+    "no negatives": (dict(negatives=torch.zeros(0, 6)), "negatives"),
+}
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_refused(world, case):
+    kw, message = BAD[case]
+    with pytest.raises(ValueError, match=message): small_edit(world, **kw)
+
+
+def test_critics_that_do_not_fit_are_refused(world):
+    other = Critics(ConvEncoder(16, width=8, noise_aware=True), groups=(2, 3, 1), n_latents=6, alpha_bar=NoiseSchedule(20, "cosine").alpha_bar)
+    clean = Critics(ConvEncoder(16, width=8), groups=(2, 3, 1), n_latents=6)
+    for critics, message in ((other, "another noise schedule"), (clean, "noise-aware")):
+        with pytest.raises(ValueError, match=message): small_edit(world | {"critics": critics})
+    with pytest.raises(TypeError, match="Critics"): small_edit(world | {"critics": object()})
+    assert small_edit(world | {"critics": clean}, mode="paper").shape == (2, 3, 2, 1, 16, 16)

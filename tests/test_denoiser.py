@@ -1,0 +1,300 @@
+"""Schedules against formulas and diffusers; the denoiser's algebra, training, resuming and files."""
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DDPMScheduler, UNet2DModel
+
+from migvis import denoiser as dn
+from migvis.denoiser import Denoiser, NoiseSchedule, build_denoiser
+from migvis.training import DenoiserConfig, generator
+
+SMALL = DenoiserConfig(image_size=16, width=8, multipliers=(1, 2), layers=1, patch=2, attention=False, T=20, steps=40, batch_size=16, lr=2e-3)
+
+
+def randn(*shape, seed=0):
+    return torch.randn(*shape, generator=generator(seed, 9))
+
+
+def bars(n=64, size=16):
+    "Bright vertical bars at random places on grey."
+    at = torch.randint(2, size - 2, (n,), generator=generator(0, 10))
+    x = torch.arange(size)[None] - at[:, None]
+    return (0.5 + 0.4 * (-x.square() / 4.0).exp())[:, None, None, :].expand(n, 1, size, size).contiguous()
+
+
+# --- schedules -----------------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("kind", ["sigmoid", "cosine", "linear"])
+@pytest.mark.parametrize("T", [2, 20, 150, 1000])
+def test_schedule_falls_from_one_to_nearly_nothing(kind, T):
+    ab = NoiseSchedule(T, kind).alpha_bar
+    assert ab.dtype == torch.float64 and ab.shape == (T + 1,) and ab[0] == 1
+    assert (ab.diff() < 0).all() and 0 < ab[-1] < 0.01
+
+
+def test_sigmoid_is_the_published_formula():
+    ab = NoiseSchedule(150).alpha_bar
+    sigmoid = lambda x: 1 / (1 + math.exp(-x))
+    for t in (1, 40, 75, 135, 149):
+        expected = (sigmoid(3) - sigmoid(-3 + 6 * t / 150)) / (sigmoid(3) - sigmoid(-3))
+        assert ab[t].item() == pytest.approx(expected, rel=1e-9)
+    assert ab[75].item() == pytest.approx(0.5) and (ab[150] / ab[149]).item() == pytest.approx(1e-3)
+
+
+def test_cosine_agrees_with_diffusers():
+    theirs = DDPMScheduler(150, beta_schedule="squaredcos_cap_v2").alphas_cumprod
+    torch.testing.assert_close(NoiseSchedule(150, "cosine").alpha_bar[1:].float(), theirs, atol=1e-6, rtol=1e-4)
+
+
+def test_linear_agrees_with_diffusers():
+    theirs = DDPMScheduler(1000, beta_start=1e-4, beta_end=0.02, beta_schedule="linear").alphas_cumprod
+    torch.testing.assert_close(NoiseSchedule(1000, "linear").alpha_bar[1:].float(), theirs, atol=1e-6, rtol=1e-3)
+    stretched = NoiseSchedule(150, "linear").alpha_bar
+    assert stretched[1].item() == pytest.approx(1 - 1e-4 * 1000 / 150)
+
+
+def test_noising_agrees_with_diffusers():
+    scheduler, ours = DDPMScheduler(50, beta_schedule="squaredcos_cap_v2"), NoiseSchedule(50, "cosine")
+    y0, noise, t = randn(6, 1, 4, 4), randn(6, 1, 4, 4, seed=1), torch.tensor([1, 2, 10, 25, 40, 50])
+    torch.testing.assert_close(ours.add_noise(y0, noise, t), scheduler.add_noise(y0, noise, t - 1), atol=1e-5, rtol=1e-4)
+
+
+def test_conversions_are_inverse_to_each_other():
+    s, y0, noise = NoiseSchedule(), randn(5, 1, 3, 3).double(), randn(5, 1, 3, 3, seed=1).double()
+    for t in (1, 75, 150, torch.tensor([1, 20, 80, 140, 150])):
+        y_t = s.add_noise(y0, noise, t)
+        torch.testing.assert_close(s.y0_hat(y_t, noise, t), y0, atol=1e-9, rtol=1e-9)
+        torch.testing.assert_close(s.eps_hat(y_t, y0, t), noise, atol=1e-9, rtol=1e-9)
+    assert torch.equal(s.add_noise(y0, noise, 0), y0)
+    assert s.snr[75].item() == pytest.approx(1.0) and math.isinf(s.snr[0])
+
+
+def test_noised_standard_normal_data_keep_unit_variance():
+    s = NoiseSchedule()
+    for t in (10, 75, 140): assert s.add_noise(randn(20000), randn(20000, seed=1), t).std().item() == pytest.approx(1, abs=0.02)
+
+
+def test_schedules_compare_by_what_they_are():
+    assert NoiseSchedule(50) == NoiseSchedule(50) != NoiseSchedule(50, "cosine") and NoiseSchedule(50) != NoiseSchedule(51)
+
+
+@pytest.mark.parametrize("bad", [dict(T=1), dict(T=2.5), dict(kind="square")])
+def test_bad_schedules(bad):
+    with pytest.raises(ValueError): NoiseSchedule(**bad)
+
+
+@pytest.mark.parametrize("kw", [dict(t_edit=0), dict(t_edit=21), dict(t_edit=True), dict(t_edit=10, steps=11), dict(t_edit=10, steps=0), dict(steps=2.5)])
+def test_bad_times(kw):
+    with pytest.raises(ValueError): NoiseSchedule(20).times(**kw)
+
+
+# --- the exact denoiser --------------------------------------------------------------------------------------------------
+
+def test_mixture_denoiser_is_minus_the_score():
+    s, t = NoiseSchedule(), 80
+    means, weights, std = randn(3, 2).double(), torch.tensor([0.2, 0.5, 0.3], dtype=torch.float64), 0.3
+    ab = s.alpha_bar[t]
+    y = randn(5, 2, seed=1).double().requires_grad_()
+    mixture = torch.distributions.MixtureSameFamily(torch.distributions.Categorical(weights), torch.distributions.Independent(
+        torch.distributions.Normal(ab.sqrt() * means, (ab * std**2 + 1 - ab).sqrt()), 1))
+    (score,) = torch.autograd.grad(mixture.log_prob(y).sum(), y)
+    eps = dn.mixture_denoiser(means, std, s, weights)(y.detach(), t)
+    torch.testing.assert_close(eps, -(1 - ab).sqrt() * score)
+
+
+def test_mixture_denoiser_takes_images_and_a_time_each():
+    s, means = NoiseSchedule(), randn(4, 1, 3, 3)
+    eps = dn.mixture_denoiser(means, 0.2, s)
+    y, t = randn(5, 1, 3, 3, seed=1), torch.tensor([3, 50, 90, 120, 150])
+    torch.testing.assert_close(eps(y, t), torch.cat([eps(y[i:i + 1], int(t[i])) for i in range(5)]), atol=1e-5, rtol=1e-5)
+
+
+# --- the network ---------------------------------------------------------------------------------------------------------
+
+def plain_unet(channels=1, size=16, out=None):
+    return UNet2DModel(sample_size=size, in_channels=channels, out_channels=out or channels, layers_per_block=1, block_out_channels=(8, 16),
+                       down_block_types=("DownBlock2D",) * 2, up_block_types=("UpBlock2D",) * 2, norm_num_groups=4, add_attention=False)
+
+
+def test_any_unet_is_accepted_and_its_output_is_eps():
+    unet, y = plain_unet().eval(), randn(3, 1, 16, 16)
+    denoiser = Denoiser(unet, NoiseSchedule(20))
+    t = torch.tensor([1, 7, 20])
+    with torch.no_grad():
+        torch.testing.assert_close(denoiser(y, t), unet(y, t).sample)
+        from_diffusers = Denoiser(unet, NoiseSchedule(20), first_time=0)
+        torch.testing.assert_close(from_diffusers(y, 5), unet(y, 4).sample)
+    assert denoiser.image_size == 16 and denoiser.channels == 1
+
+
+def test_time_may_be_a_number_or_one_for_each_image():
+    denoiser, y = build_denoiser(SMALL, 0.4).eval(), randn(3, 1, 16, 16)
+    with torch.no_grad(): torch.testing.assert_close(denoiser(y, 7), denoiser(y, torch.tensor([7, 7, 7])))
+
+
+def test_preconditioning_is_exact_for_featureless_data():
+    "With a network that answers 0, the denoiser is the exact one of independent Gaussian pixels."
+    s = NoiseSchedule(20)
+    denoiser = build_denoiser(SMALL, data_std=0.3, data_mean=-0.2)
+    torch.nn.init.zeros_(denoiser.unet.conv_out.weight), torch.nn.init.zeros_(denoiser.unet.conv_out.bias)
+    exact, y = dn.mixture_denoiser(torch.full((1, 1, 16, 16), -0.2), 0.3, s), randn(4, 1, 16, 16)
+    for t in (1, 5, 12, 20):
+        with torch.no_grad(): torch.testing.assert_close(denoiser(y, t), exact(y, t), atol=1e-5, rtol=1e-4)
+
+
+def test_the_network_sees_and_predicts_unit_variance():
+    "Target of the network implied by the preconditioning has variance 1 at every time, for Gaussian pixels."
+    s, std, mean = NoiseSchedule(20), 0.3, -0.2
+    y0, noise = mean + std * randn(20000), randn(20000, seed=1)
+    for t in (1, 8, 15, 20):
+        ab = s.alpha_bar[t].item()
+        var, y = ab * std**2 + 1 - ab, s.add_noise(y0, noise, t)
+        centred = (y - ab**0.5 * mean) / var**0.5
+        target = (noise - ((1 - ab) / var) ** 0.5 * centred) / (std * (ab / var) ** 0.5)
+        assert centred.std().item() == pytest.approx(1, abs=0.03) and target.std().item() == pytest.approx(1, abs=0.03)
+
+
+def test_v_prediction_is_data_std_one():
+    s, t = NoiseSchedule(20), 9
+    denoiser, y, ab = build_denoiser(SMALL, data_std=1.0).eval(), randn(2, 1, 16, 16), s.alpha_bar[9].item()
+    with torch.no_grad():
+        v = denoiser.network(y, torch.tensor([t, t]))
+        torch.testing.assert_close(denoiser(y, t), (1 - ab) ** 0.5 * y + ab**0.5 * v, atol=1e-5, rtol=1e-4)
+
+
+def test_patches_reach_every_pixel():
+    for patch in (1, 2, 4):
+        denoiser = build_denoiser(replace(SMALL, patch=patch), 0.4)
+        y = randn(1, 1, 16, 16).requires_grad_()
+        denoiser(y, 5).square().sum().backward()
+        assert (y.grad.abs() > 0).all()
+
+
+def test_initial_weights_depend_on_the_seed_alone():
+    a = build_denoiser(SMALL, seed=1)
+    torch.manual_seed(99)
+    b, c = build_denoiser(SMALL, seed=1), build_denoiser(SMALL, seed=2)
+    same = lambda p, q: all(torch.equal(x, y) for x, y in zip(p.parameters(), q.parameters()))
+    assert same(a, b) and not same(a, c)
+
+
+def test_networks_that_do_not_fit_are_refused():
+    s = NoiseSchedule(20)
+    with pytest.raises(TypeError, match="UNet2DModel"): Denoiser(torch.nn.Conv2d(1, 1, 1), s)
+    with pytest.raises(ValueError, match="multiple of 4 channels"): Denoiser(plain_unet(), s, patch=2)
+    with pytest.raises(ValueError, match="as many channels"): Denoiser(plain_unet(out=3), s)
+    with pytest.raises(ValueError, match="square"): Denoiser(plain_unet(size=(16, 32)), s)
+    with pytest.raises(ValueError, match="data_std"): Denoiser(plain_unet(), s, data_std=0.0)
+    with pytest.raises(ValueError, match="image_size"): build_denoiser(replace(SMALL, image_size=18))
+    with pytest.raises(ValueError, match=r"\(B, 1, 16, 16\)"): Denoiser(plain_unet(), s)(torch.zeros(2, 1, 8, 8), 3)
+
+
+# --- training ------------------------------------------------------------------------------------------------------------
+
+def train(images=None, config=SMALL, **kw):
+    return dn.train_denoiser(bars() if images is None else images, config, **dict(device="cpu", progress=False) | kw)
+
+
+@pytest.fixture(scope="module")
+def trained():
+    return train()
+
+
+def test_training_lowers_the_fixed_validation_loss(trained):
+    y0, s = dn.check_images(bars(), 16), trained.model.schedule
+    score = dn.validation_loss(y0, s)
+    fresh = build_denoiser(SMALL, y0.std().item(), y0.mean().item())
+    assert score(trained.model) < 0.9 * score(fresh) and torch.equal(score(fresh), score(fresh))
+    assert trained.history["validation"].dropna().iloc[-1] == pytest.approx(score(trained.model).item(), rel=1e-4)
+
+
+def test_loss_of_a_perfect_denoiser_is_the_noise_it_cannot_know():
+    s, y0 = NoiseSchedule(20), randn(4000, 1)
+    t = torch.full((4000,), 10)
+    loss = dn.denoising_loss(dn.mixture_denoiser(torch.zeros(1, 1), 1.0, s), s, y0, t, randn(4000, 1, seed=1))
+    assert loss.mean().item() == pytest.approx(s.alpha_bar[10].item(), rel=0.1)  # var(eps | y_t) = alpha_bar for unit data
+
+
+def test_weights_of_the_loss():
+    s = NoiseSchedule()
+    snr = s.snr[1:]
+    assert torch.equal(dn.loss_weights(s)[1:], torch.ones(150, dtype=torch.float64))
+    torch.testing.assert_close(dn.loss_weights(s, "min_snr")[1:], snr.clamp(max=5) / snr)
+    torch.testing.assert_close(dn.loss_weights(s, "v")[1:], 1 / s.alpha_bar[1:])
+    with pytest.raises(ValueError, match="weighting"): dn.loss_weights(s, "best")
+
+
+def test_interrupted_training_ends_with_the_same_weights(tmp_path, trained):
+    class Stop(Exception): ...
+    def stop(step, model, row):
+        if step >= 24: raise Stop
+    with pytest.raises(Stop): train(checkpoint=tmp_path, checkpoint_every=10, callback=stop, log_every=1)
+    resumed = train(checkpoint=tmp_path, checkpoint_every=10)
+    assert resumed.resumed_from == 20
+    assert all(torch.equal(a, b) for a, b in zip(resumed.model.parameters(), trained.model.parameters()))
+    for change in (dict(images=bars(65)), dict(config=replace(SMALL, width=16)), dict(weighting="eps")):
+        with pytest.raises(ValueError): train(checkpoint=tmp_path, **change)
+
+
+def test_own_denoiser_and_bfloat16():
+    own = Denoiser(plain_unet(), NoiseSchedule(20, "cosine"))
+    fit = train(config=replace(SMALL, steps=3, precision="bfloat16"), denoiser=own, weighting="eps", decay=False)
+    assert fit.model is own and torch.isfinite(own(randn(1, 1, 16, 16), 3)).all()
+    with pytest.raises(ValueError, match="side 16"): train(images=torch.zeros(8, 1, 32, 32), config=replace(SMALL, image_size=32), denoiser=own)
+
+
+@pytest.mark.parametrize("bad", [torch.zeros(4, 16, 16), torch.zeros(4, 3, 16, 16), torch.zeros(4, 1, 8, 8), torch.full((4, 1, 16, 16), 1.5),
+                                 torch.full((4, 1, 16, 16), float("nan")), torch.zeros(0, 1, 16, 16)])
+def test_images_that_do_not_fit_are_refused(bad):
+    with pytest.raises(ValueError, match="images"): train(images=bad)
+
+
+def test_arrays_are_images_too():
+    assert dn.check_images(np.zeros((2, 1, 16, 16), "float32"), 16).unique().tolist() == [-1]
+
+
+# --- samples and files ---------------------------------------------------------------------------------------------------
+
+def test_samples_of_an_exact_denoiser_follow_the_data():
+    class Exact(torch.nn.Module):
+        channels, image_size, schedule = 1, 2, NoiseSchedule()
+        def __init__(self):
+            super().__init__()
+            self.none = torch.nn.Parameter(torch.zeros(1))
+            self.eps = dn.mixture_denoiser(torch.full((1, 1, 2, 2), 0.2), 0.25, self.schedule)
+        def forward(self, y, t): return self.eps(y, t)
+    samples = 2 * dn.sample_images(Exact(), 2000, steps=None) - 1
+    assert samples.mean().item() == pytest.approx(0.2, abs=0.02) and samples.std().item() == pytest.approx(0.25, rel=0.07)
+
+
+def test_samples_are_reproducible(trained):
+    a = dn.sample_images(trained.model, 5, steps=8, seed=3)
+    assert a.shape == (5, 1, 16, 16) and 0 <= a.min() and a.max() <= 1
+    assert torch.equal(a, dn.sample_images(trained.model, 5, steps=8, seed=3))
+    torch.testing.assert_close(a, dn.sample_images(trained.model, 5, steps=8, seed=3, batch_size=2), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("dtype, tolerance", [(torch.float32, 0), (torch.float16, 2e-2)])
+def test_files_round_trip(tmp_path, trained, dtype, tolerance):
+    path = dn.save_denoiser(tmp_path / "denoiser.safetensors", trained.model, {"steps": 40}, dtype)
+    loaded, meta = dn.load_denoiser(path, device="cpu")
+    y = randn(2, 1, 16, 16)
+    assert meta == {"steps": 40} and loaded.schedule == trained.model.schedule and not loaded.training
+    with torch.no_grad(): torch.testing.assert_close(loaded(y, 6), trained.model(y, 6), atol=tolerance, rtol=0)
+
+
+def test_files_that_are_damaged_or_foreign_are_refused(tmp_path, trained):
+    path = dn.save_denoiser(tmp_path / "denoiser.safetensors", trained.model)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError): dn.load_denoiser(path)
+    with pytest.raises(FileNotFoundError): dn.load_denoiser(tmp_path / "none.safetensors")
+    from migvis.training import save_tensors
+    save_tensors(path, {"w": torch.zeros(1)}, {"kind": "critics"})
+    with pytest.raises(ValueError): dn.load_denoiser(path)
+    header = dn.describe(trained.model)
+    save_tensors(path, {"w": torch.zeros(1)}, {"kind": "denoiser", **header, "meta": {}})
+    with pytest.raises(ValueError, match="do not fit"): dn.load_denoiser(path)
