@@ -24,8 +24,8 @@ import pandas as pd
 # %% auto #0
 __all__ = ['BRAINSCORE_NAMES', 'MAJAJ_HONG_URL', 'MAJAJ_HONG_SHA1', 'SUBJECTS', 'HDF5_LABELS', 'AUTHORS_FILES', 'COWLEY_LABELS',
            'NWB_IMAGE_COLUMNS', 'to_numpy', 'check_images', 'check_responses', 'check_labels', 'check_category',
-           'check_trials', 'check_sites', 'Recording', 'check_recording', 'check_unique', 'as_indices', 'select',
-           'spread', 'split_indices', 'split', 'Standardizer', 'noise_ceiling', 'variance_ceiling',
+           'check_trials', 'check_sites', 'Recording', 'check_recording', 'check_unique', 'as_indices', 'select_truth',
+           'select', 'spread', 'split_indices', 'split', 'Standardizer', 'noise_ceiling', 'variance_ceiling',
            'split_half_ceiling', 'summarise', 'describe_lines', 'describe', 'image_strip', 'describe_html',
            'atomic_path', 'pack_table', 'unpack_table', 'save_recording', 'load_recording', 'import_for', 'reading',
            'need_fields', 'need_shape', 'group_trials', 'find_holes', 'recording_from_trials', 'resize_images',
@@ -212,7 +212,7 @@ def check_unique(
         twice = table[column][table[column].duplicated()].iloc[0]
         raise ValueError(f"{what}.{column} holds {twice} more than once; average its trials into one row, or drop one")
 
-# %% ../nbs/00_data.ipynb #8be12e74
+# %% ../nbs/00_data.ipynb #d3667f74
 def as_indices(
     which: Any, # None (all), a mask, a slice, an index, or indices; negative ones count from the end
     n: int, # how many there are
@@ -235,6 +235,27 @@ def as_indices(
     return which % n if n else which
 
 
+def select_truth(
+    truth: dict[str, np.ndarray] | None,
+    rows: np.ndarray, # indices of images
+    columns: np.ndarray, # indices of units
+    n: int, # how many images there were
+    n_units: int, # how many units there were
+) -> dict[str, np.ndarray] | None:
+    "Cut the arrays of `truth` along what they belong to, which their shape tells."
+    if truth is None:
+        return None
+    of_both = {k: v[rows][:, columns] for k, v in truth.items() if v.shape[:2] == (n, n_units)}
+    rest = {k: v for k, v in truth.items() if k not in of_both}
+    unclear = [k for k, v in rest.items() if n == n_units and v.shape[:1] == (n,) and v.dtype.kind != "U"]
+    if unclear:
+        warnings.warn(f"truth {unclear} could belong to the {n} images or to the {n} units and is left out of the selection", stacklevel=4)
+    which = {n: rows, n_units: columns}
+    cut = lambda v: v if v.dtype.kind == "U" or v.ndim == 0 or len(v) not in which else v[which[len(v)]]
+    chosen = {k: cut(v) for k, v in rest.items() if k not in unclear}
+    return {k: (of_both | chosen)[k] for k in truth if k not in unclear}
+
+
 def select(
     recording: Recording,
     images: Any = None, # indices or mask of images; None is all
@@ -245,7 +266,6 @@ def select(
     rows, columns = as_indices(images, n, "images"), as_indices(sites, n_units, "sites")
     if not len(rows) or not len(columns):
         raise ValueError(f"nothing is left: {len(rows)} images and {len(columns)} units were selected")
-    cut = lambda a: a[rows][:, columns] if a.shape[:2] == (n, n_units) else a[rows] if a.shape[:1] == (n,) else a[columns] if a.shape[:1] == (n_units,) else a
     return replace(
         recording,
         images=recording.images[rows],
@@ -253,7 +273,7 @@ def select(
         labels=recording.labels.iloc[rows],
         sites=None if recording.sites is None else recording.sites.iloc[columns],
         trials=None if recording.trials is None else recording.trials[rows][:, :, columns],
-        truth=None if recording.truth is None else {k: cut(v) for k, v in recording.truth.items()},
+        truth=select_truth(recording.truth, rows, columns, n, n_units),
     )
 
 # %% ../nbs/00_data.ipynb #0d798793
@@ -570,7 +590,7 @@ def load_recording(
         raise ValueError(f"{path} is damaged or not an npz file ({error}); copy or save it again") from error
     return Recording(**fields, **tables, name=meta["name"], truth=truth, simulated=meta["simulated"])
 
-# %% ../nbs/00_data.ipynb #57ab9802
+# %% ../nbs/00_data.ipynb #1c386e7d
 def import_for(
     module: str, # for example "h5py"
     why: str, # what needs it
@@ -620,7 +640,7 @@ def need_shape(
 ) -> None:
     "Raise ValueError when a field has another shape than expected."
     if len(values.shape) != len(shape) or any(b is not None and a != b for a, b in zip(values.shape, shape)):
-        expected = "(" + ", ".join("any" if s is None else str(s) for s in shape) + ")"
+        expected = "(" + ", ".join("any" if s is None else str(s) for s in shape) + (",)" if len(shape) == 1 else ")")
         raise ValueError(f"the field {field!r} has shape {tuple(values.shape)}, but {expected} is expected; export it again in this shape")
 
 # %% ../nbs/00_data.ipynb #07b20fa1
@@ -679,7 +699,7 @@ def recording_from_trials(
     recording = Recording(images, average, labels, sites, trials if keep_trials else None, name=name)
     return recording.check()
 
-# %% ../nbs/00_data.ipynb #4775998e
+# %% ../nbs/00_data.ipynb #bc70d2fa
 def resize_images(
     images: np.ndarray, # (n, 1, H, W) in [0, 1]
     size: int, # height and width afterwards, pixels
@@ -732,8 +752,10 @@ def variation_names(
     values: Any, # 3, 3.0, "3", b"V3" or "V3"
 ) -> np.ndarray: # "V0", "V3", "V6"
     "Bring variation levels to one spelling."
-    values = text_column(values)
-    return np.array([f"V{int(float(str(v).upper().lstrip('V')))}" for v in values])
+    levels = pd.to_numeric(pd.Series(text_column(values)).astype(str).str.upper().str.lstrip("V"), errors="coerce")
+    if levels.isna().any():
+        raise ValueError(f"variation levels must be 0, 3 and 6, or V0, V3 and V6, not {text_column(values)[levels.isna().to_numpy().argmax()]}")
+    return np.array([f"V{int(level)}" for level in levels])
 
 # %% ../nbs/00_data.ipynb #da9a4887
 BRAINSCORE_NAMES = {"category": "category_name", "object": "object_name", "image_id": "stimulus_id"}

@@ -148,6 +148,15 @@ def test_select_cuts_everything_alike(recording):
     assert part.simulated and len(part) == 3
 
 
+def test_truth_that_could_belong_to_either_is_left_out():
+    square = Recording(np.zeros((4, 5, 5)), np.eye(4), {"category": list("aabb")}, truth={"rates": np.arange(16).reshape(4, 4), "what": np.ones((4, 2)), "names": np.array(list("abcd")), "other": np.ones(3)})
+    with pytest.warns(UserWarning, match=r"truth \['what'\] could belong"):
+        part = square.select(images=[0, 1], sites=[3])
+    assert list(part.truth) == ["rates", "names", "other"]
+    np.testing.assert_array_equal(part.truth["rates"], [[3], [7]])
+    assert len(part.truth["names"]) == 4
+
+
 @pytest.mark.parametrize("selection, error, message", [
     ({"images": [96]}, ValueError, "index 96 of images is out of range; there are 96, numbered 0 to 95"),
     ({"images": -97}, ValueError, "index -97"),
