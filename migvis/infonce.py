@@ -9,10 +9,11 @@ __all__ = ['N_LEVEL_FEATURES', 'DINO', 'IMAGENET', 'ENCODERS', 'FROZEN', 'Latent
            'Critics', 'Critic', 'select_critic', 'save_critics', 'load_critics', 'candidate_columns', 'add_noise',
            'held_out_mi', 'train_critics']
 
-# %% ../nbs/04_infonce.ipynb #df61000b
+# %% ../nbs/04_infonce.ipynb #db8b806b
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from pathlib import Path
 from statistics import NormalDist
 from typing import Any
@@ -122,13 +123,13 @@ def level_features(
     angle = ratio[:, None] * (math.pi / 20) * 2.0 ** torch.arange(N_LEVEL_FEATURES // 2, device=ratio.device).div(2)
     return torch.cat([angle.sin(), angle.cos()], 1)
 
-# %% ../nbs/04_infonce.ipynb #bff338e7
+# %% ../nbs/04_infonce.ipynb #30a60a5f
 class ConvBlock(nn.Module):
     "Halve the resolution: convolution, normalisation, modulation by the noise level, SiLU."
     def __init__(self, n_in: int, n_out: int, noise_aware: bool) -> None:
         super().__init__()
         self.conv = nn.Conv2d(n_in, n_out, 4, stride=2, padding=1)
-        self.norm = nn.GroupNorm(math.gcd(8, n_out), n_out)
+        self.norm = nn.GroupNorm(math.gcd(8, n_out), n_out) if n_in > 1 else nn.Identity() # brightness and contrast must survive
         self.modulate = nn.Linear(N_LEVEL_FEATURES, 2 * n_out) if noise_aware else None
 
     def forward(self, x: Tensor, level: Tensor | None) -> Tensor: # (B, c, H, W) -> (B, c', H / 2, W / 2)
@@ -291,20 +292,21 @@ class JointScore(nn.Module):
         shape = x.shape[:-1]
         return self.out(F.silu(self.hidden(x.flatten(1, 2)))).view(shape)
 
-# %% ../nbs/04_infonce.ipynb #33dacb94
+# %% ../nbs/04_infonce.ipynb #3e1f8c23
 def resolve_groups(
     groups: Sequence[int] | Sequence[Sequence[int]], # sizes of consecutive groups, (6, 6, 6, 6); or dimensions of each, ((0, 1), (4,))
-    n_latents: int,                                  # D
+    n_latents: int | None = None,                    # D; None: no upper limit
 ) -> tuple[tuple[int, ...], ...]: # dimensions of each group
     "Latent dimensions of every group. Raises ValueError for dimensions that are missing, repeated or out of range."
     if not len(groups): raise ValueError("groups must name at least one group, got none")
-    if all(isinstance(g, int) for g in groups):
+    if all(isinstance(g, Integral) for g in groups):
         ends = torch.tensor(groups).cumsum(0).tolist()
         groups = [tuple(range(end - size, end)) for size, end in zip(groups, ends)]
     resolved = tuple(tuple(int(d) for d in g) for g in groups)
+    last = math.inf if n_latents is None else n_latents - 1
     for g in resolved:
-        if not g or len(set(g)) < len(g) or min(g) < 0 or max(g) >= n_latents:
-            raise ValueError(f"a group must hold distinct dimensions between 0 and {n_latents - 1}, and at least one, got {g}")
+        if not g or len(set(g)) < len(g) or min(g) < 0 or max(g) > last:
+            raise ValueError(f"a group must hold at least one dimension, all distinct and between 0 and {last}, got {g}")
     return resolved
 
 # %% ../nbs/04_infonce.ipynb #93d2633d
@@ -342,7 +344,7 @@ class Heads(nn.Module):
         x = self.latent[2](F.silu(self.latent[1](F.silu(self.latent[0](x)))))
         return x.view(len(self.index), *z.shape[:-1], -1)
 
-# %% ../nbs/04_infonce.ipynb #512da030
+# %% ../nbs/04_infonce.ipynb #80cc4a6b
 class Critics(nn.Module):
     "Density-ratio critics s_g(z_g, y) of all groups on one shared image encoder (paper Eqs. 3-6)."
     def __init__(
@@ -357,14 +359,13 @@ class Critics(nn.Module):
     ) -> None:
         super().__init__()
         _check_schedule_of(encoder, alpha_bar)
-        flat = groups if all(isinstance(g, int) for g in groups) else None
-        n_latents = n_latents or (sum(flat) if flat else 1 + max(d for g in groups for d in g))
-        self.groups, self.n_latents, self.encoder = resolve_groups(groups, n_latents), n_latents, encoder
+        self.groups = resolve_groups(groups, n_latents)
+        self.n_latents, self.encoder = n_latents or 1 + max(map(max, self.groups)), encoder
         self.config = {"n_features": n_features, "score": score, "dropout": dropout}
         self.heads = Heads(self.groups, encoder.n_features, **self.config)
         self.register_buffer("alpha_bar", None if alpha_bar is None else torch.as_tensor(alpha_bar).detach().float().clone())
-        self.register_buffer("center", torch.zeros(n_latents))
-        self.register_buffer("scale", torch.ones(n_latents))
+        self.register_buffer("center", torch.zeros(self.n_latents))
+        self.register_buffer("scale", torch.ones(self.n_latents))
 
     @property
     def noise_aware(self) -> bool:
@@ -433,6 +434,8 @@ class Critics(nn.Module):
         t = torch.as_tensor(t, device=y.device)
         if t.device.type == "cpu" and (t.min() < 0 or t.max() >= len(self.alpha_bar)):
             raise ValueError(f"t must be between 0 and {len(self.alpha_bar) - 1}, got {t.min().item()} to {t.max().item()}")
+        if t.ndim > 1 or t.ndim == 1 and len(t) not in (1, len(y)):
+            raise ValueError(f"t must be one step or one for each of the {len(y)} images, got shape {tuple(t.shape)}")
         return self.alpha_bar[t].expand(len(y))
 
 # %% ../nbs/04_infonce.ipynb #9434b27d
@@ -529,7 +532,7 @@ class _Data:
         "Some of the rows."
         return _Data(self.images[index], self.mean[index], self.std[index])
 
-# %% ../nbs/04_infonce.ipynb #fd30565e
+# %% ../nbs/04_infonce.ipynb #7ab4ec97
 def _read_data(
     images: Tensor,   # (n, 1, H, W) in [-1, 1]
     z: Latents,       # (n, D), or (mean, log_var)
@@ -541,6 +544,7 @@ def _read_data(
     images, mean = (torch.as_tensor(x).detach().float() for x in (images, mean))
     std = torch.zeros_like(mean) if log_var is None else torch.as_tensor(log_var).detach().float().mul(0.5).exp()
     if images.ndim != 4 or images.shape[1] != 1: raise ValueError(f"{what} must be (n, 1, H, W), got {tuple(images.shape)}")
+    if images.shape[2] != images.shape[3]: raise ValueError(f"{what} must be square, got {tuple(images.shape)}; crop or pad them")
     if mean.ndim != 2 or std.shape != mean.shape or len(mean) != len(images):
         raise ValueError(f"z must be (n, D), or (mean, log_var) of that shape, with n = {len(images)} as {what} have; got "
                          f"{tuple(mean.shape)}" + ("" if log_var is None else f" and {tuple(std.shape)}"))

@@ -1,0 +1,491 @@
+"""InfoNCE against closed forms, enumeration and slow references; critics against one another; files; bad input."""
+import math
+
+import pytest
+import torch
+
+from migvis.denoiser import NoiseSchedule
+from migvis.infonce import (ConvEncoder, Critic, Critics, DINOEncoder, add_noise, candidate_columns, held_out_mi, info_nce_loss,
+                            info_nce_rows, level_features, load_critics, mi_bound, mi_lower_bound, resolve_groups, save_critics,
+                            train_critics)
+from migvis.training import CriticConfig, generator, save_tensors
+
+QUIET = {"device": "cpu", "progress": False}
+
+
+def gaussian_scores(z, y, rho):
+    "Exact log density ratio of jointly Gaussian pairs, one pair at a time: (B, D), (B', D) -> (B', B)."
+    joint = lambda a, b: (-(a * a + b * b - 2 * rho * a * b) / (2 * (1 - rho**2)) - 0.5 * math.log(1 - rho**2)).sum(-1)
+    apart = lambda a, b: (-(a * a + b * b) / 2).sum(-1)
+    return torch.stack([joint(z, row) - apart(z, row) for row in y])
+
+
+def gaussian_pairs(n, dim, rho, seed=0):
+    z, noise = torch.randn(2, n, dim, generator=generator(seed))
+    return z, rho * z + math.sqrt(1 - rho**2) * noise
+
+
+def rho_for(information, dim):
+    return math.sqrt(1 - math.exp(-2 * information / dim))
+
+
+# ---- loss and bound
+
+def test_loss_equals_the_definition_written_out():
+    scores = torch.randn(6, 6, generator=generator(1), dtype=torch.float64)
+    total = 0.0
+    for i in range(6):
+        total -= math.log(math.exp(scores[i, i]) / sum(math.exp(scores[i, j]) for j in range(6))) / 6
+    assert info_nce_loss(scores).item() == pytest.approx(total, rel=1e-12)
+
+
+def test_both_layouts_agree():
+    scores = torch.randn(6, 6, generator=generator(2))
+    off = scores[~torch.eye(6, dtype=torch.bool)].view(6, 5)
+    first = torch.cat([scores.diagonal()[:, None], off], 1)
+    torch.testing.assert_close(info_nce_rows(scores), info_nce_rows(first, "first"))
+    torch.testing.assert_close(info_nce_loss(first[:4]), info_nce_rows(scores)[:4].mean())      # (4, 6): positive first by its shape
+    torch.testing.assert_close(mi_lower_bound(first[:4]), math.log(6) - info_nce_loss(first[:4]))
+
+
+def test_leading_dimensions_are_batched():
+    scores = torch.randn(3, 5, 5, generator=generator(3))
+    torch.testing.assert_close(mi_lower_bound(scores), torch.stack([mi_lower_bound(s) for s in scores]))
+
+
+def test_known_values():
+    assert info_nce_loss(torch.zeros(7, 7)).item() == pytest.approx(math.log(7))
+    assert info_nce_loss(1000 * torch.eye(7)).item() == pytest.approx(0, abs=1e-6)
+    assert info_nce_loss(-1e5 * torch.eye(7)).item() == pytest.approx(1e5 + math.log(6), rel=1e-5)   # no overflow
+
+
+def test_adding_a_function_of_the_image_changes_nothing_but_one_of_the_latent_does():
+    scores = torch.randn(8, 8, generator=generator(4))
+    image, latent = 3 * torch.randn(8, 1, generator=generator(5)), 3 * torch.randn(1, 8, generator=generator(6))
+    torch.testing.assert_close(info_nce_loss(scores + image), info_nce_loss(scores))
+    assert abs(info_nce_loss(scores + latent) - info_nce_loss(scores)) > 0.1
+
+
+def test_never_above_its_cap():
+    for scale in (0.1, 1, 10, 1000):
+        scores = scale * torch.randn(16, 16, generator=generator(7)) + scale * torch.eye(16)
+        assert mi_lower_bound(scores) <= math.log(16) + 1e-6
+    assert mi_lower_bound(1000 * torch.eye(16)).item() == pytest.approx(math.log(16))
+    assert mi_bound(1000 * torch.eye(16)).cap == pytest.approx(math.log(16))
+
+
+def test_log_density_ratio_minimises_the_expected_loss():
+    "Discrete z and y, B = 3 candidates: the expectation is a finite sum, and its gradient vanishes at log p(z, y) / p(z) p(y)."
+    joint = torch.tensor([[.20, .05, .05], [.02, .18, .10], [.08, .12, .20]], dtype=torch.float64)   # y, z
+    p_y, p_z = joint.sum(1), joint.sum(0)
+    exact = (joint / p_y[:, None] / p_z).log()
+    triples = torch.cartesian_prod(*[torch.arange(3)] * 4)                                           # y, z+, two negatives
+    weight = joint[triples[:, 0], triples[:, 1]] * p_z[triples[:, 2]] * p_z[triples[:, 3]]
+    def expected(table):
+        return (weight * info_nce_rows(table[triples[:, :1], triples[:, 1:]], "first")).sum()
+    table = exact.clone().requires_grad_()
+    gradient, = torch.autograd.grad(expected(table), table)
+    assert gradient.abs().max() < 1e-12
+    information = (joint * exact).sum()
+    assert math.log(3) - expected(exact) <= information
+    worse = exact + 0.3 * torch.randn(3, 3, generator=generator(8), dtype=torch.float64)
+    assert expected(worse) > expected(exact)
+
+
+@pytest.mark.parametrize("bad, error", [
+    (torch.zeros(4), ValueError), (torch.zeros(4, 1), ValueError), (torch.zeros(0, 5), ValueError), (torch.zeros(1, 1), ValueError),
+    (torch.zeros(4, 4, dtype=torch.long), TypeError)])
+def test_scores_that_cannot_be_meant(bad, error):
+    for function in (info_nce_loss, mi_lower_bound, mi_bound):
+        with pytest.raises(error, match="scores must be"): function(bad)
+
+
+def test_bad_positive_and_bad_values():
+    with pytest.raises(ValueError, match="diagonal"): info_nce_loss(torch.zeros(3, 5), "diagonal")
+    with pytest.raises(ValueError, match="positive must be"): info_nce_loss(torch.zeros(3, 5), "last")
+    with pytest.raises(ValueError, match="finite"): mi_bound(torch.full((3, 3), math.nan))
+    with pytest.raises(ValueError, match="at least 2 images"): mi_bound(torch.zeros(1, 5))
+
+
+# ---- known information
+
+@pytest.mark.parametrize("dim", [1, 2, 6, 24])
+@pytest.mark.parametrize("candidates", [16, 64, 256])
+def test_bracket_holds_the_gaussian_information_up_to_seven_tenths_of_the_cap(dim, candidates):
+    for share in (0.1, 0.3, 0.5, 0.69):
+        truth = share * math.log(candidates)
+        rows = []
+        for block in range(max(1, 1024 // candidates)):
+            s = gaussian_scores(*gaussian_pairs(candidates, dim, rho_for(truth, dim), seed=100 * dim + block), rho_for(truth, dim))
+            rows.append(torch.cat([s.diagonal()[:, None], s[~torch.eye(len(s), dtype=torch.bool)].view(len(s), -1)], 1))
+        bound = mi_bound(torch.cat(rows), "first")
+        low, high = bound.bracket(0.99)
+        assert low <= truth <= high, (share, truth, bound)
+        assert bound.value <= bound.cap
+        if share <= 0.3: assert bound.interval(0.99)[0] <= truth <= bound.interval(0.99)[1] + 0.06, (share, truth, bound)
+
+
+def test_intervals_cover_the_mean_of_the_bound():
+    "Of 95 % intervals from independent batches, most cover the mean over many batches."
+    rho = rho_for(1.5, 3)
+    bounds = [mi_bound(gaussian_scores(*gaussian_pairs(64, 3, rho, seed), rho)) for seed in range(200)]
+    mean = sum(b.value for b in bounds) / len(bounds)
+    covered = sum(b.interval()[0] <= mean <= b.interval()[1] for b in bounds) / len(bounds)
+    assert 0.88 <= covered <= 0.99
+
+
+def test_repeats_are_averaged_within_images_before_the_standard_error():
+    scores = torch.randn(10, 6, generator=generator(9))
+    assert mi_bound(scores.expand(4, 10, 6), "first") == mi_bound(scores, "first")
+
+
+def painted(values):
+    "Images (n, 1, 8, 8) in [-1, 1] from which two numbers can be read back exactly: one in each half."
+    halves = torch.tanh(values / 2)
+    return halves[:, None, None].repeat_interleave(4, -1).expand(-1, 1, 8, 8).contiguous()
+
+
+@pytest.fixture(scope="module")
+def gaussian_images():
+    "Images of y, latents z (2 informative dimensions of known MI, 1 of noise), and the true information."
+    rho, n = 0.9, 3000
+    z, y = gaussian_pairs(n, 2, rho, seed=11)
+    z = torch.cat([z, torch.randn(n, 1, generator=generator(12))], 1)
+    return painted(y), z, -math.log(1 - rho**2)
+
+
+@pytest.fixture(scope="module")
+def trained(gaussian_images):
+    "Noise-aware critics of: both informative dimensions, one of them, and the noise."
+    images, z, _ = gaussian_images
+    config = CriticConfig(width=8, features=16, steps=400, batch_size=128, lr=3e-3)
+    return train_critics(images[:2400], z[:2400], [(0, 1), (1,), (2,)], NoiseSchedule(T=50), config, pixel_noise=0., dropout=0., **QUIET)
+
+
+def test_trained_critic_approaches_the_truth(gaussian_images, trained):
+    images, z, truth = gaussian_images
+    both, one, noise = held_out_mi(trained.model, images[2400:], z[2400:], n_candidates=128)
+    assert 0.75 * truth < both.value and both.bracket(0.99)[0] < truth
+    assert 0.75 * truth / 2 < one.value < 1.1 * truth / 2
+    assert abs(noise.value) < 0.05 + 3 * noise.error
+
+
+def test_noise_aware_critic_finds_less_in_noisier_images(gaussian_images, trained):
+    images, z, _ = gaussian_images
+    values = [held_out_mi(trained.model, images[2400:], z[2400:], t=t, repeats=2)[0].value for t in (0, 20, 35, 44, 50)]
+    assert all(a > b - 0.03 for a, b in zip(values, values[1:])), values
+    assert values[0] > 2 * values[3] and values[-1] < 0.1, values
+
+
+def test_history_holds_training_and_held_out_bounds(trained):
+    checked = trained.history.dropna(subset=["validation"])
+    assert all(len(mi) == 3 for mi in trained.history["mi"]) and all(len(mi) == 3 for mi in checked["held_out_mi"])
+    caps = 3 * math.log(128)
+    for _, row in checked.iterrows(): assert caps - sum(row["held_out_mi"]) == pytest.approx(row["validation"], abs=1e-3)
+
+
+# ---- critics
+
+@pytest.fixture(params=["separable", "joint"])
+def critics(request):
+    torch.manual_seed(0)
+    c = Critics(ConvEncoder(16, width=4, n_features=12, noise_aware=True), [(0, 1, 2), (3,), (1, 4)], n_latents=6, n_features=8,
+                score=request.param, alpha_bar=NoiseSchedule(T=20).alpha_bar)
+    c.center.normal_(), c.scale.uniform_(0.5, 2)
+    return c.eval()
+
+
+@pytest.fixture
+def rows():
+    return torch.randn(5, 1, 16, 16, generator=generator(20)), torch.randn(7, 6, generator=generator(21))
+
+
+def test_groups_together_equal_groups_one_at_a_time(critics, rows):
+    y, z = rows
+    together = critics(z, y, t=7)
+    assert together.shape == (3, 5, 7)
+    for g, dims in enumerate(critics.groups):
+        torch.testing.assert_close(critics.critic(g).scores(z[:, dims], y, t=7), together[g])
+
+
+def test_a_group_sees_its_own_dimensions_only(critics, rows):
+    y, z = rows
+    for g, dims in enumerate(critics.groups):
+        leaf = z.clone().requires_grad_()
+        critics(leaf, y)[g].sum().backward()
+        touched = {d for d in range(6) if leaf.grad[:, d].abs().max() > 0}
+        assert touched == set(dims)
+
+
+def test_rows_of_different_groups_in_one_pass(critics, rows):
+    y, z = rows
+    group, t = torch.tensor([2, 0, 1, 1, 2]), torch.tensor([0, 3, 20, 11, 5])
+    mixed = critics.scores_for(y, z, group, t)
+    slow = torch.stack([critics.critic(int(g)).scores(z[:, critics.groups[g]], y[i:i + 1], t=int(t[i]))[0] for i, g in enumerate(group)])
+    torch.testing.assert_close(mixed, slow)
+
+
+def test_each_image_may_have_candidates_of_its_own(critics, rows):
+    y, z = rows
+    shared = critics(z, y)
+    torch.testing.assert_close(critics(z.expand(5, 7, 6), y), shared)
+    own = torch.randn(5, 4, 6, generator=generator(22))
+    slow = torch.stack([critics(own[i], y[i:i + 1])[:, 0] for i in range(5)], 1)
+    torch.testing.assert_close(critics(own, y), slow)
+
+
+def test_scores_of_an_image_do_not_depend_on_its_batch(critics, rows):
+    y, z = rows
+    torch.testing.assert_close(critics(z, y)[:, 2:3], critics(z, y[2:3]), atol=1e-5, rtol=1e-4)
+
+
+def test_no_t_means_t_zero(critics, rows):
+    y, z = rows
+    torch.testing.assert_close(critics(z, y), critics(z, y, t=0))
+    assert (critics(z, y, t=0) - critics(z, y, t=10)).abs().max() > 1e-4
+
+
+def test_gradient_reaches_the_image(critics, rows):
+    y, z = rows
+    y = y.clone().requires_grad_()
+    info_nce_loss(critics.scores_for(y, z, 1, t=3), "first").backward()
+    assert torch.isfinite(y.grad).all() and (y.grad.flatten(1).norm(dim=1) > 0).all()
+
+
+def test_standalone_critic():
+    critic = Critic(ConvEncoder(8, width=4), group_size=3)
+    assert critic.scores(torch.randn(4, 3), torch.randn(2, 1, 8, 8)).shape == (2, 4)
+
+
+def test_level_features_are_finite_and_tell_levels_apart():
+    levels = NoiseSchedule(T=150).alpha_bar
+    features = level_features(torch.cat([levels, torch.zeros(1, dtype=levels.dtype)]))
+    assert torch.isfinite(features).all()
+    assert (features[:-2].diff(dim=0).norm(dim=1) > 1e-4).all()
+
+
+@pytest.mark.parametrize("call, message", [
+    (lambda c, y, z: c(z[:, :5], y), "6 dimensions"),
+    (lambda c, y, z: c(z, y[:, :, :8]), r"\(n, 1, 16, 16\)"),
+    (lambda c, y, z: c(z, y, t=21), "between 0 and 20"),
+    (lambda c, y, z: c(z, y, t=-1), "between 0 and 20"),
+    (lambda c, y, z: c(z, y, t=torch.tensor([1, 2])), "one for each of the 5"),
+    (lambda c, y, z: c.critic(3), "between 0 and 2"),
+    (lambda c, y, z: c.check_schedule(NoiseSchedule(T=21)), "T = 20"),
+    (lambda c, y, z: c.check_schedule(NoiseSchedule(T=20, kind="cosine")), "another noise schedule"),
+])
+def test_critics_refuse(critics, rows, call, message):
+    with pytest.raises(ValueError, match=message): call(critics, *rows)
+
+
+def test_schedule_that_belongs_passes(critics):
+    critics.check_schedule(NoiseSchedule(T=20))
+
+
+def test_clean_critics_take_no_t(rows):
+    y, z = rows
+    clean = Critics(ConvEncoder(16, width=4), (3, 3))
+    assert clean(z, y).shape == (2, 5, 7) and not clean.noise_aware
+    with pytest.raises(ValueError, match="clean images"): clean(z, y, t=3)
+    with pytest.raises(ValueError, match="clean images"): clean.check_schedule(NoiseSchedule(T=20))
+
+
+def test_building_refuses():
+    with pytest.raises(ValueError, match="power of two"): ConvEncoder(48)
+    with pytest.raises(ValueError, match="noise_aware=True"): Critics(ConvEncoder(8), (2,), alpha_bar=NoiseSchedule(T=20).alpha_bar)
+    with pytest.raises(ValueError, match="alpha_bar must"): Critics(ConvEncoder(8, noise_aware=True), (2,), alpha_bar=torch.rand(5))
+    with pytest.raises(ValueError, match="score must"): Critics(ConvEncoder(8), (2,), score="cosine")
+
+
+def test_resolve_groups():
+    assert resolve_groups((2, 3)) == ((0, 1), (2, 3, 4))
+    assert resolve_groups(torch.tensor([2, 3]).tolist(), 6) == ((0, 1), (2, 3, 4))
+    assert resolve_groups([[4], (0, 4)], 5) == ((4,), (0, 4))
+    for bad in ((), [(0, 0)], [()], [(0, 5)], [(-1,)], (3, 3)):
+        with pytest.raises(ValueError): resolve_groups(bad, 5)
+
+
+# ---- negatives
+
+def test_candidates_own_first_all_distinct_and_every_latent_equally_often():
+    columns = candidate_columns(11, 4, torch.randperm(11, generator=generator(30)))
+    assert columns[:, 0].tolist() == list(range(11))
+    assert all(len(set(row)) == 4 for row in columns.tolist())
+    assert columns.flatten().bincount().tolist() == [4] * 11
+    for bad in (1, 12):
+        with pytest.raises(ValueError, match="between 2 and 11"): candidate_columns(11, bad)
+
+
+def test_held_out_mi_equals_the_slow_way(critics):
+    images, z = torch.rand(9, 1, 16, 16, generator=generator(31)) * 2 - 1, torch.randn(9, 6, generator=generator(32))
+    got = held_out_mi(critics, images, z, n_candidates=9, repeats=2)
+    for g in range(3):
+        scores = torch.stack([critics(z, images[i:i + 1])[g, 0] for i in range(9)])
+        assert got[g].value == pytest.approx(mi_lower_bound(scores.detach()).item(), abs=1e-5)
+        assert got[g].n_candidates == 9
+
+
+def test_all_negatives_named_or_not_train_the_same():
+    images, z = torch.rand(40, 1, 8, 8, generator=generator(33)) * 2 - 1, torch.randn(40, 2, generator=generator(34))
+    config = CriticConfig(width=4, features=8, steps=5, batch_size=12)
+    a, b = (train_critics(images, z, (2,), config=config, n_negatives=k, **QUIET) for k in (None, 11))
+    assert a.history["loss"].tolist() == pytest.approx(b.history["loss"].tolist(), abs=1e-4)
+    c = train_critics(images, z, (2,), config=config, n_negatives=3, **QUIET)
+    assert c.history["loss"].iloc[0] == pytest.approx(math.log(4), abs=0.2) and a.history["loss"].iloc[0] == pytest.approx(math.log(12), abs=0.2)
+
+
+# ---- training
+
+@pytest.fixture(scope="module")
+def small():
+    images = torch.rand(60, 1, 8, 8, generator=generator(40)) * 2 - 1
+    return images, (torch.randn(60, 3, generator=generator(41)), torch.full((60, 3), -1.0))
+
+
+CONFIG = CriticConfig(width=4, features=8, steps=12, batch_size=16)
+
+
+def test_same_seed_same_critics_and_resume_is_exact(small, tmp_path):
+    images, z = small
+    run = lambda steps=12, **more: train_critics(images, z, (2, 1), NoiseSchedule(T=20), CONFIG, **QUIET, **more).model.state_dict()
+    straight, again, other = run(), run(), run(seed=1)
+    assert all(torch.equal(straight[k], again[k]) for k in straight)
+    assert any(not torch.equal(straight[k], other[k]) for k in straight)
+
+    class Stop(Exception): pass
+    def stop(step, model, row):
+        if step == 9: raise Stop
+    import migvis.infonce as module
+    record = module._Watch.record
+    try:
+        module._Watch.record = lambda self, step, model, row: (record(self, step, model, row), stop(step, model, row))
+        with pytest.raises(Stop): run(checkpoint=tmp_path, checkpoint_every=4)
+    finally: module._Watch.record = record
+    resumed = train_critics(images, z, (2, 1), NoiseSchedule(T=20), CONFIG, checkpoint=tmp_path, **QUIET)
+    assert resumed.resumed_from == 8
+    assert all(torch.equal(straight[k], v) for k, v in resumed.model.state_dict().items())
+
+
+def test_checkpoint_of_other_groups_is_refused(small, tmp_path):
+    images, z = small
+    train_critics(images, z, (2, 1), config=CONFIG, checkpoint=tmp_path, checkpoint_every=6, **QUIET)
+    with pytest.raises(ValueError, match="another run"): train_critics(images, z, (1, 2), config=CONFIG, checkpoint=tmp_path, **QUIET)
+
+
+def test_latents_are_standardised_inside(small):
+    images, (mean, log_var) = small
+    critics = train_critics(images, (100 + 1000 * mean, log_var), (3,), config=CONFIG, held_out=(images, (mean, log_var)), **QUIET).model
+    torch.testing.assert_close(critics.center, (100 + 1000 * mean).mean(0))
+    assert ((critics.scale / (1000 * mean.std(0)) - 1).abs() < 0.01).all()
+
+
+def test_training_refuses(small):
+    images, (mean, log_var) = small
+    train = lambda images, z, groups=(2, 1), **more: train_critics(images, z, groups, config=CONFIG, **QUIET, **more)
+    nan = mean.clone(); nan[3, 1] = math.nan
+    for args, message in {
+        (images[:50], mean): "n = 50", (images, (mean, log_var[:, :2])): "log_var", (images, nan): "finite",
+        (images * 3, mean): r"\[-1, 1\]", (images[:, 0], mean): r"\(n, 1, H, W\)", (images[:1], mean[:1]): "at least 2",
+        (images, mean, (2, 2)): "between 0 and 2", (images[..., :6], mean): "images must be square",
+    }.items():
+        with pytest.raises(ValueError, match=message): train(*args)
+    with pytest.raises(ValueError, match="noise_aware=True"): train_critics(images, mean, (3,), NoiseSchedule(T=20), CONFIG, encoder=ConvEncoder(8), **QUIET)
+    with pytest.warns(UserWarning, match="no value below 0"): train(images.abs(), mean)
+
+
+def test_add_noise_has_the_right_moments():
+    y = torch.ones(2, 1, 64, 64)
+    noised = add_noise(y, torch.tensor([1.0, 0.25]), torch.randn(2, 1, 64, 64, generator=generator(42)))
+    assert torch.equal(noised[0], y[0])
+    assert noised[1].mean().item() == pytest.approx(0.5, abs=0.05) and noised[1].std().item() == pytest.approx(math.sqrt(0.75), abs=0.05)
+
+
+# ---- files
+
+def test_round_trip(critics, rows, tmp_path):
+    y, z = rows
+    path = critics.save(tmp_path / "critics.safetensors")
+    again = load_critics(path, device="cpu")
+    assert again.groups == critics.groups and again.noise_aware and torch.equal(again(z, y, t=4), critics(z, y, t=4))
+    again.check_schedule(NoiseSchedule(T=20))
+
+
+def test_files_that_are_not_critics(critics, tmp_path):
+    with pytest.raises(FileNotFoundError): load_critics(tmp_path / "missing.safetensors")
+    foreign = save_tensors(tmp_path / "vae.safetensors", {"w": torch.zeros(2)}, {"kind": "vae"})
+    with pytest.raises(ValueError, match="critics"): load_critics(foreign)
+    cut = critics.save(tmp_path / "cut.safetensors")
+    cut.write_bytes(cut.read_bytes()[:200])
+    with pytest.raises(ValueError, match="cut.safetensors"): load_critics(cut)
+    state = critics.state_dict(); state.pop("heads.image.0.weight")
+    with pytest.raises(ValueError, match="does not hold the weights"):
+        load_critics(save_tensors(tmp_path / "part.safetensors", state, critics.meta()))
+
+
+def test_a_custom_encoder_works_but_is_not_saved(tmp_path):
+    class Mean(torch.nn.Module):
+        image_size, n_features, noise_aware = 8, 1, False
+        def forward(self, y, alpha_bar=None): return y.mean((1, 2, 3))[:, None]
+    critics = Critics(Mean(), (2,))
+    assert critics(torch.randn(4, 2), torch.randn(3, 1, 8, 8)).shape == (1, 3, 4)
+    with pytest.raises(ValueError, match="encoders"): save_critics(critics, tmp_path / "x.safetensors")
+
+
+# ---- DINO, with random weights in its place
+
+@pytest.fixture(scope="module")
+def dino_file(tmp_path_factory):
+    timm = pytest.importorskip("timm")
+    from safetensors.torch import save_file
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("dino") / "dino.safetensors"
+    save_file({k: v.half() for k, v in timm.create_model("vit_small_patch16_224.dino", pretrained=False, num_classes=0).state_dict().items()}, path)
+    return path
+
+
+def test_dino_preprocessing_is_what_the_model_was_trained_with(dino_file):
+    import timm
+    encoder = DINOEncoder(32, weights=dino_file)
+    wanted = timm.data.resolve_model_data_config(encoder.backbone)
+    image = encoder.preprocess(torch.full((1, 1, 32, 32), 1.0))       # white
+    assert image.shape == (1, *wanted["input_size"])
+    white = (1 - torch.tensor(wanted["mean"])) / torch.tensor(wanted["std"])
+    torch.testing.assert_close(image.mean((0, 2, 3)), white, atol=1e-4, rtol=1e-4)
+    black = encoder.preprocess(torch.full((1, 1, 32, 32), -1.0)).mean((0, 2, 3))
+    torch.testing.assert_close(black, -torch.tensor(wanted["mean"]) / torch.tensor(wanted["std"]), atol=1e-4, rtol=1e-4)
+
+
+def test_dino_critics_train_save_and_load_without_its_weights(dino_file, tmp_path):
+    images, z = torch.rand(6, 1, 32, 32, generator=generator(50)) * 2 - 1, torch.randn(6, 2, generator=generator(51))
+    encoder = DINOEncoder(32, n_features=8, weights=dino_file)
+    before = {k: v.clone() for k, v in encoder.backbone.state_dict().items()}
+    config = CriticConfig(features=8, steps=2, batch_size=3)
+    critics = train_critics(images, z, (2,), config=config, encoder=encoder, held_out=(images[:3], z[:3]), **QUIET).model
+    assert all(torch.equal(before[k], v) for k, v in critics.encoder.backbone.state_dict().items())
+    path = critics.save(tmp_path / "critics.safetensors")
+    assert path.stat().st_size < 4e6
+    again = load_critics(path, device="cpu", weights=dino_file)
+    y = images[:2].clone().requires_grad_()
+    scores = again(z, y)
+    torch.testing.assert_close(scores, critics(z, y))
+    scores[0, 0, 0].backward()
+    assert y.grad[0].abs().max() > 0
+    with pytest.raises(ValueError, match="noise_aware=True"): train_critics(images, z, (2,), NoiseSchedule(T=20), config, encoder=encoder, **QUIET)
+
+
+def test_dino_without_weights_says_what_to_do(tmp_path, monkeypatch):
+    pytest.importorskip("timm")
+    import huggingface_hub
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *a, **k: None)
+    with pytest.raises(FileNotFoundError, match="hf download timm/vit_small_patch16_224.dino"): DINOEncoder(32)
+    with pytest.raises(FileNotFoundError, match="there is no file"): DINOEncoder(32, weights=tmp_path / "none.safetensors")
+    foreign = save_tensors(tmp_path / "foreign.safetensors", {"w": torch.zeros(2)}, {"kind": "x"})
+    with pytest.raises(ValueError, match="does not hold the weights"): DINOEncoder(32, weights=foreign)
+    garbage = tmp_path / "garbage.safetensors"; garbage.write_bytes(b"not weights")
+    with pytest.raises(ValueError, match="does not hold the weights"): DINOEncoder(32, weights=garbage)
+
+
+def test_dino_without_timm_says_what_to_install(monkeypatch):
+    import sys
+    monkeypatch.setitem(sys.modules, "timm", None)
+    with pytest.raises(ImportError, match=r"migvis\[dino\]"): DINOEncoder(32)
