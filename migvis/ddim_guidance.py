@@ -86,7 +86,7 @@ class Guide(Protocol):
         t: int,
     ) -> Tensor: ...     # (B,) log density, up to a constant
 
-# %% ../nbs/05_ddim_guidance.ipynb #4ec53c6f
+# %% ../nbs/05_ddim_guidance.ipynb #2a4fac6e
 def guidance_gradient(
     y_t: Tensor,                # (B, ...)
     t: int,
@@ -103,7 +103,9 @@ def guidance_gradient(
         log_p = guide(schedule.y0_hat(y_t, eps, t), y_t, t)
         if log_p.shape != (len(y_t),): raise ValueError(f"a guide must return one number per image, ({len(y_t)},), got {tuple(log_p.shape)}")
         (grad,) = torch.autograd.grad(log_p.sum(), y_t)
-    if not torch.isfinite(grad).all(): raise FloatingPointError(f"the guide's gradient is not finite at t={t}; log density {log_p.tolist()}")
+    if not torch.isfinite(grad).all():
+        raise FloatingPointError(f"the guide's gradient is not finite at t={t}: the images have diverged (smallest log density "
+                                 f"{log_p.min():.3g}); use a smaller gamma, or scale='eps'")
     return eps.detach(), grad
 
 def guided_eps(
@@ -111,15 +113,16 @@ def guided_eps(
     grad: Tensor,           # (B, ...) of the log density at y_t
     gamma: Tensor,          # (B,)
     alpha_bar: float,       # at t
-    scale: str = "none",    # or "eps": the gradient is first given the norm of eps
+    scale: str = "none",    # "eps": the gradient is first given the norm of eps; "clip": the guidance is at most as long as eps
 ) -> Tensor: # (B, ...)
     "Noise estimate bent towards higher log density: eps - gamma sqrt(1 - alpha_bar) grad (paper Eq. 1 in eps form)."
-    factor = {"none": lambda: torch.full_like(gamma, math.sqrt(1 - alpha_bar)),
-              "eps": lambda: eps.flatten(1).norm(dim=1) / grad.flatten(1).norm(dim=1).clamp(min=1e-30)}
+    plain = gamma * math.sqrt(1 - alpha_bar)
+    ratio = eps.flatten(1).norm(dim=1) / grad.flatten(1).norm(dim=1).clamp(min=1e-30)
+    factor = {"none": plain, "eps": gamma * ratio, "clip": torch.minimum(plain, ratio)}
     if scale not in factor: raise ValueError(f"scale must be one of {sorted(factor)}, got {scale!r}")
-    return eps - (gamma * factor[scale]()).reshape(-1, *[1] * (eps.ndim - 1)) * grad
+    return eps - factor[scale].reshape(-1, *[1] * (eps.ndim - 1)) * grad
 
-# %% ../nbs/05_ddim_guidance.ipynb #1ed2c422
+# %% ../nbs/05_ddim_guidance.ipynb #933c51b6
 @torch.no_grad()
 def sample(
     y_t: Tensor,                           # (B, ...) at time t_edit: from `invert`, or noise
@@ -131,7 +134,7 @@ def sample(
     steps: int | None = None,              # strided; None: every time is visited
     *,
     gradient: str = "through",             # the denoiser, or "around" it
-    scale: str = "none",                   # or "eps": gamma is the share of the norm of eps
+    scale: str = "none",                   # "eps", "clip": see `guided_eps`
     step: Callable = ddim_step,
     batch_size: int | None = None,         # images at once; None: all. Does not change the result
     callback: Callable[[int, slice, Tensor, Tensor], None] | None = None, # (t, rows, y_t, y0_hat) before every step
@@ -247,13 +250,13 @@ def draw_negatives(
     if not len(pool): raise ValueError("no negatives: give the latents of other images (the originals and targets do not count)")
     return pool[torch.randperm(len(pool), generator=generator(seed, 41))[:n].to(pool.device)]
 
-# %% ../nbs/05_ddim_guidance.ipynb #a1c70695
+# %% ../nbs/05_ddim_guidance.ipynb #81955b35
 @dataclass(frozen=True)
 class EditMode:
     "How an edit is guided."
     noisy: bool    # critics see (y_t, t) instead of the clean estimate
     gradient: str  # "through" the denoiser or "around" it
-    scale: str     # "none" or "eps"
+    scale: str     # "none", "eps" or "clip"
     hold: float    # weight of the other groups' latents, held at the original
 
 def edit_modes() -> dict[str, EditMode]:
@@ -341,7 +344,7 @@ def run_rows(
                              gradient=how.gradient, scale=how.scale, **options)
     return out
 
-# %% ../nbs/05_ddim_guidance.ipynb #e7a8e385
+# %% ../nbs/05_ddim_guidance.ipynb #eac5c5ce
 def edit(
     originals: Tensor | Any,                    # (n, 1, H, W) in [0, 1]
     z_targets: Tensor,                          # (D,) one target for all, or (m, D)
@@ -355,7 +358,7 @@ def edit(
     z_originals: Tensor | None = None,          # (n, D) latents of the originals; needed for hold > 0 and for `dims`
     mode: str = "paper",                        # or "selective"; the next four override it where they are not None
     hold: float | None = None,                  # weight of the other groups, held at the original's latents
-    scale: str | None = None,                   # "none" or "eps"
+    scale: str | None = None,                   # "none", "eps" or "clip"
     gradient: str | None = None,                # "through" or "around" the denoiser
     noisy: bool | None = None,                  # critics see y_t instead of the clean estimate
     dims: Sequence[int] | None = None,          # change only these dimensions, counted within the group
@@ -383,7 +386,7 @@ def edit(
     shape = (len(y0), *([] if single or pairs else [len(z_targets)]), len(groups), len(gammas), *y0.shape[1:])
     return ((y + 1) / 2).clamp(0, 1).cpu().reshape(shape)
 
-# %% ../nbs/05_ddim_guidance.ipynb #f3d76fed
+# %% ../nbs/05_ddim_guidance.ipynb #e1ac5a97
 def edit_mode(
     mode: str,            # "paper" or "selective"
     **overrides: Any,     # fields of `EditMode`; None: the mode's default
@@ -393,7 +396,7 @@ def edit_mode(
     if mode not in known: raise ValueError(f"mode must be one of {sorted(known)}, got {mode!r}")
     how = replace(known[mode], **{k: v for k, v in overrides.items() if v is not None})
     if not (math.isfinite(how.hold) and how.hold >= 0): raise ValueError(f"hold must be finite and not negative, got {how.hold}")
-    for name, value, allowed in (("scale", how.scale, ("none", "eps")), ("gradient", how.gradient, ("through", "around"))):
+    for name, value, allowed in (("scale", how.scale, ("none", "eps", "clip")), ("gradient", how.gradient, ("through", "around"))):
         if value not in allowed: raise ValueError(f"{name} must be one of {allowed}, got {value!r}")
     return how
 

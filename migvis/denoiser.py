@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['sigmoid_alpha_bar', 'cosine_alpha_bar', 'linear_alpha_bar', 'clip_steps', 'NoiseSchedule', 'check_time',
-           'mixture_denoiser', 'Denoiser', 'check_unet', 'build_denoiser', 'loss_weights', 'denoising_loss',
-           'check_images', 'validation_loss', 'train_denoiser', 'fingerprint', 'describe', 'sample_images',
-           'save_denoiser', 'load_denoiser']
+           'mixture_denoiser', 'mixture_posterior', 'Denoiser', 'check_unet', 'build_denoiser', 'loss_weights',
+           'denoising_loss', 'check_images', 'validation_loss', 'train_denoiser', 'fingerprint', 'describe',
+           'sample_images', 'save_denoiser', 'load_denoiser']
 
 # %% ../nbs/03_denoiser.ipynb #1c957360
 import hashlib
@@ -150,7 +150,7 @@ def check_time(
         raise ValueError(f"{name} must be an integer in 1..{schedule.T} (the schedule has T={schedule.T}), got {t!r}")
     return int(t)
 
-# %% ../nbs/03_denoiser.ipynb #c02fdf2e
+# %% ../nbs/03_denoiser.ipynb #e82148d3
 def mixture_denoiser(
     means: Tensor,                 # (K, *shape) centres of the components
     std: float,                    # their common standard deviation
@@ -158,16 +158,24 @@ def mixture_denoiser(
     weights: Tensor | None = None, # (K,) default: equal
 ) -> Callable[[Tensor, int | Tensor], Tensor]: # eps(y_t, t)
     "The exact denoiser of a mixture of isotropic Gaussians: eps* = -sqrt(1 - alpha_bar) * score."
-    log_w = torch.zeros(len(means)) if weights is None else weights.log()
-
     def eps(y_t: Tensor, t: int | Tensor) -> Tensor:
-        signal = schedule.at(schedule.alpha_bar.sqrt(), t, y_t)
-        var = signal**2 * std**2 + schedule.at(1 - schedule.alpha_bar, t, y_t)
-        apart = y_t[:, None] - (signal[:, None] * means.to(y_t)[None])           # (B, K, *shape)
-        log_r = log_w.to(y_t) - apart.flatten(2).square().sum(-1) / (2 * var.reshape(-1, 1))
-        r = log_r.softmax(1).reshape(*log_r.shape, *[1] * (y_t.ndim - 1))
-        return schedule.at((1 - schedule.alpha_bar).sqrt(), t, y_t) / var * (r * apart).sum(1)
+        y = y_t.flatten(1)
+        signal, noise = (schedule.at(table.sqrt(), t, y) for table in (schedule.alpha_bar, 1 - schedule.alpha_bar))
+        r = mixture_posterior(y, means.to(y).flatten(1), signal, signal**2 * std**2 + noise**2, weights).exp()
+        apart = y - signal * (r @ means.to(y).flatten(1))
+        return (noise / (signal**2 * std**2 + noise**2) * apart).view_as(y_t)
     return eps
+
+def mixture_posterior(
+    y: Tensor,                     # (B, n) noisy points
+    means: Tensor,                 # (K, n)
+    signal: Tensor,                # (B, 1) or (1, 1) sqrt(alpha_bar)
+    var: Tensor,                   # (B, 1) or (1, 1) variance of each component at that time
+    weights: Tensor | None = None, # (K,)
+) -> Tensor: # (B, K)
+    "Log posterior log r_k of the components given noisy points."
+    log_w = 0 if weights is None else weights.to(y).log()
+    return (log_w + (signal * y @ means.T - signal**2 * means.square().sum(1) / 2) / var).log_softmax(1)
 
 # %% ../nbs/03_denoiser.ipynb #5e5eab29
 class Denoiser(nn.Module):
