@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['VAEConfig', 'CriticConfig', 'DenoiserConfig', 'Preset', 'get_preset', 'resolve_device', 'generator',
-           'seed_everything', 'batch_rows', 'Batch', 'make_batch', 'atomic_write', 'save_tensors', 'load_tensors',
-           'list_checkpoints', 'Best', 'deferred_signals', 'warmup_cosine', 'Fit', 'fit']
+           'seed_everything', 'batch_rows', 'Batch', 'make_batch', 'progress_bar', 'atomic_write', 'save_tensors',
+           'load_tensors', 'list_checkpoints', 'Best', 'deferred_signals', 'warmup_cosine', 'Fit', 'fit']
 
 # %% ../nbs/00b_training.ipynb #e81e84d5
 import contextlib
@@ -32,7 +32,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm.auto import tqdm
 
-# %% ../nbs/00b_training.ipynb #1d517fef
+# %% ../nbs/00b_training.ipynb #128696f6
 @dataclass(frozen=True)
 class VAEConfig:
     "Settings of the neural VAE (`migvis.vae`); losses are sums per sample, in nats."
@@ -40,6 +40,7 @@ class VAEConfig:
     hidden: int = 64                       # width of the hidden layers
     beta: float = 1.0                      # weight of the partial correlation
     label_weight: float = 1.0              # weight of the label terms
+    seeds: int = 5                         # members trained at once; validation picks one
     steps: int = 6000
     batch_size: int = 256
     lr: float = 1e-3
@@ -76,7 +77,7 @@ class DenoiserConfig:
     precision: str = "float32"             # or "bfloat16": autocast
     flips: bool = True                     # random horizontal flips
 
-# %% ../nbs/00b_training.ipynb #51d2206c
+# %% ../nbs/00b_training.ipynb #bec6e137
 @dataclass(frozen=True)
 class Preset:
     "Everything that decides a run, by name."
@@ -87,20 +88,32 @@ class Preset:
     critic: CriticConfig
     denoiser: DenoiserConfig
     t_edit: int                            # inversion depth t'; paper: 135 of T = 150
-    gammas: tuple[float, ...] = (0.0, 2.0, 5.0, 10.0) # guidance scales shown by default
+    gammas: tuple[float, ...] = (0.0, 2.0, 5.0, 10.0) # guidance scales shown by default; the paper's
+    relative_gammas: tuple[float, ...] = (0.0, 0.2, 0.4, 0.8) # the same where guidance is scaled to the norm of eps
+
+    def gammas_of(self, mode: str) -> tuple[float, ...]:
+        "Guidance scales shown by default in a mode of `ddim_guidance.edit`."
+        return self.gammas if mode == "paper" else self.relative_gammas
 
     def to_dict(self) -> dict[str, Any]: # plain, JSON-able
         "This preset as a dictionary."
         return json.loads(json.dumps(asdict(self)))
 
-# %% ../nbs/00b_training.ipynb #a0920c74
+    @classmethod
+    def from_dict(cls, entries: Mapping[str, Any]) -> "Preset":
+        "Inverse of `to_dict`."
+        tuples = lambda d: {k: tuple(v) if isinstance(v, list) else v for k, v in d.items()}
+        parts = {"vae": VAEConfig, "critic": CriticConfig, "denoiser": DenoiserConfig}
+        return cls(**{k: parts[k](**tuples(v)) if k in parts else v for k, v in tuples(entries).items()})
+
+# %% ../nbs/00b_training.ipynb #66d205bf
 def _presets() -> dict[str, Preset]:
     "The presets by name."
     paper = Preset("paper", 128, 5760, VAEConfig(), CriticConfig(steps=4000), DenoiserConfig(), t_edit=135)
     demo = Preset("demo", 64, 5760, VAEConfig(), CriticConfig(), DenoiserConfig(
         image_size=64, width=64, multipliers=(1, 2, 2), layers=1, patch=4, steps=2000, batch_size=64, lr=1e-3, ema=0.995,
         precision="bfloat16"), t_edit=135)
-    tiny = Preset("tiny", 32, 400, VAEConfig(steps=300), CriticConfig(width=16, features=32, steps=60, batch_size=64),
+    tiny = Preset("tiny", 32, 400, VAEConfig(seeds=2, steps=300), CriticConfig(width=16, features=32, steps=60, batch_size=64),
         DenoiserConfig(image_size=32, width=16, multipliers=(1, 2), layers=1, patch=2, attention=False, T=50, steps=100,
                        batch_size=32, lr=2e-3), t_edit=45, gammas=(0.0, 2.0, 10.0))
     return {p.name: p for p in (tiny, demo, paper)}
@@ -210,6 +223,15 @@ def make_batch(
     share = len(rows) // n_processes
     shard = slice(process * share, (process + 1) * share)
     return Batch(rows[shard].to(device), step, generator(seed, step, 2, device=device), len(rows), shard)
+
+# %% ../nbs/00b_training.ipynb #33628d32
+def progress_bar(
+    *args: Any,             # of `tqdm`: an iterable, or nothing
+    progress: bool = True,  # False shows nothing
+    **options: Any,         # of `tqdm`: total, desc, unit, ...
+) -> tqdm:
+    "A progress bar with rate and time left."
+    return tqdm(*args, **{"dynamic_ncols": True} | options | ({} if progress else {"disable": True}))
 
 # %% ../nbs/00b_training.ipynb #5a821711
 @contextlib.contextmanager
@@ -451,7 +473,7 @@ def _validate(run: _Run, validate: Callable[[nn.Module], Tensor], keep_best: boo
     if keep_best: run.best.update(score, run.evaluated.state_dict())
     return {"validation": score.detach().float().cpu().tolist()}
 
-# %% ../nbs/00b_training.ipynb #2e61b163
+# %% ../nbs/00b_training.ipynb #c8bc0851
 def fit(
     model: nn.Module,                              # trained in place
     loss_fn: Callable[[nn.Module, Batch], tuple[Tensor, Mapping[str, Tensor]]], # -> scalar loss, named scalars (or (E,)) to log
@@ -492,8 +514,7 @@ def fit(
     resumed_from, take = run.step, torch.compile(run.model) if compile else run.model
     log_every, validate_every = log_every or max(1, steps // 200), validate_every or max(1, steps // 20)
     cuda = [device.index or 0] if device.type == "cuda" else []
-    bar = tqdm(total=steps, initial=run.step, desc=desc, unit="step", dynamic_ncols=True,
-               disable=not (progress and accelerator.is_main_process))
+    bar = progress_bar(total=steps, initial=run.step, desc=desc, unit="step", progress=progress and accelerator.is_main_process)
     with torch.random.fork_rng(devices=cuda), deferred_signals() as signals, bar:
         while run.step < steps:
             batch = make_batch(n, batch_size, run.step, seed, device, accelerator.process_index, accelerator.num_processes)

@@ -1,0 +1,114 @@
+"""The command line, as a user meets it."""
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from migvis import simulate_hvm
+from migvis.cli import build_parser, choose_pair, main
+
+
+def migvis(*arguments, **kw):
+    return subprocess.run([sys.executable, "-m", "migvis", *map(str, arguments)], capture_output=True, text=True, timeout=600, **kw)
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    return simulate_hvm(n_images=120, size=32, subject="M2", seed=5, progress=False).save(tmp_path_factory.mktemp("rec") / "rec.npz")
+
+
+def test_demo_interrupted_then_finished(tmp_path):
+    out = tmp_path / "demo"
+    command = [sys.executable, "-m", "migvis", "demo", "--preset", "tiny", "--out", str(out), "--device", "cpu"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    for _ in range(3000):
+        if (out / "run" / "vae.safetensors").exists() or process.poll() is not None: break
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 130, errors[-2000:]
+    assert "goes on from the last checkpoint" in errors and "1/3 neural VAE" in errors
+    done = migvis("demo", "--preset", "tiny", "--out", out, "--device", "cpu")
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "1/3 neural VAE" not in done.stderr, "the finished stage must not be trained again"
+    assert str(out / "guidance.png") in done.stdout and str(out / "report.json") in done.stdout
+    picture = np.asarray(Image.open(out / "guidance.png").convert("L"))
+    assert min(picture.shape) > 200 and picture.std() > 20
+    report = json.loads((out / "report.json").read_text())
+    assert report["edits"]["round_trip_rmse"] < 0.02
+    for change in report["edits"]["change_by_group_and_gamma"].values(): assert list(change.values()) == sorted(change.values())
+
+
+def test_fit_edit_info(tmp_path, saved, capsys):
+    run = tmp_path / "run"
+    assert main(["fit", "--recording", str(saved), "--out", str(run), "--preset", "tiny", "--device", "cpu", "--quiet"]) == 0
+    assert "migvis edit --run" in capsys.readouterr().out
+    edit = ["edit", "--run", str(run), "--original", "1", "2", "--target", "3", "--out", str(tmp_path / "edit.png"), "--groups", "1", "2",
+            "--gammas", "0", "0.5", "--save", str(tmp_path / "edit.npz"), "--quiet", "--device", "cpu"]
+    assert main(edit) == 0
+    printed = capsys.readouterr().out
+    assert "Group 1 (pose)" in printed and "Group 3" not in printed and str(tmp_path / "edit.png") in printed
+    assert Image.open(tmp_path / "edit.png").size[0] > 300
+    assert np.load(tmp_path / "edit.npz")["images"].shape == (2, 2, 2, 1, 32, 32)
+    assert main(["info", str(run)]) == 0 and '"preset"' in capsys.readouterr().out
+    assert main(["info", str(saved)]) == 0 and "simulated" in capsys.readouterr().out
+    for bad, told in [(["--groups", "0"], "numbered from 1"), (["--groups", "7"], "numbers from 0 to 3"), (["--target", "500"], "target must be"),
+                      (["--gammas", "-1"], "not negative"), (["--out", str(tmp_path / "edit.doc")], "must be a picture"), (["--mode", "x"], "mode")]:
+        assert main(edit + bad) == 2
+        assert told in capsys.readouterr().err
+
+
+def test_convert_real_recording(realdata, tmp_path, capsys):
+    arguments = ["convert", str(realdata / "hvm_v4_session210325.npz"), "--format", "cowley-v4", "--out", str(tmp_path / "v4.npz"), "--option", "size=32"]
+    assert main(arguments) == 0
+    assert main(["info", str(tmp_path / "v4.npz")]) == 0
+    assert "640" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("arguments, told", [
+    (["fit", "--recording", "none.npz", "--out", "{tmp}/run"], "no recording at none.npz"),
+    (["fit", "--recording", "{file}", "--out", "{tmp}/run"], "{file}"),
+    (["fit", "--recording", "{saved}", "--out", "{file}/run"], "cannot write into the folder"),
+    (["fit", "--recording", "{saved}", "--out", "{tmp}/run", "--preset", "huge"], "preset must be one of"),
+    (["fit", "--recording", "{saved}", "--out", "{tmp}/run", "--preset", "tiny", "--device", "abacus"], "device must be"),
+    (["demo", "--out", "{file}"], "cannot write into the folder"),
+    (["edit", "--run", "{tmp}", "--original", "1", "--target", "2", "--out", "{tmp}/x.png"], "is not a run"),
+    (["convert", "{file}", "--format", "cowley-v4", "--out", "{tmp}/x.npz"], "{file}"),
+    (["convert", "{tmp}/none", "--format", "nwb", "--out", "{tmp}/x.npz"], "there is no file"),
+    (["convert", "{file}", "--format", "nwb", "--out", "{tmp}/x.npz", "--option", "size"], "NAME=VALUE"),
+    (["info", "{tmp}/none"], "neither the folder of a run"),
+])
+def test_bad_input_is_told_in_one_line(tmp_path, saved, capsys, arguments, told):
+    file = tmp_path / "file.npz"
+    file.write_text("not a recording")
+    fill = lambda text: text.format(tmp=tmp_path, file=file, saved=saved)
+    assert main([fill(a) for a in arguments]) == 2
+    errors = capsys.readouterr().err
+    assert errors.startswith("migvis: error:") and fill(told) in errors and "Traceback" not in errors
+
+
+def test_help_and_version():
+    done = migvis("--help")
+    assert done.returncode == 0
+    for command in ("demo", "fit", "edit", "convert", "info"): assert command in done.stdout
+    assert migvis("--version").stdout.startswith("migvis 0.")
+    assert migvis("nonsense").returncode == 2
+
+
+def test_parser_knows_every_command():
+    assert build_parser().parse_args(["demo"]).out.name == "migvis-demo"
+
+
+def test_example_pair_comes_from_the_candidates():
+    labels = simulate_hvm(n_images=160, size=16, subject="M1", seed=2, progress=False).labels
+    candidates = np.arange(0, 160, 2)
+    originals, target = choose_pair(labels, candidates)
+    assert {*originals, target} <= set(candidates.tolist())
+    assert [labels["category"][i] for i in originals] == ["Faces", "Cars"] and labels["category"][target] == "Chairs"
+    assert choose_pair(labels.assign(category="x"), candidates) == ([0, 2], 4)

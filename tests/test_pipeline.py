@@ -1,0 +1,205 @@
+"""From a recording to edited images: the stages, files, errors, determinism."""
+import json
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from migvis import MIGVis, Recording, simulate_hvm
+from migvis.pipeline import Edits, Split, as_groups, as_indices, claim_folder, fingerprint, pair_up
+from migvis.training import get_preset
+
+TINY = get_preset("tiny")
+SMALL = replace(TINY, vae=replace(TINY.vae, steps=30), critic=replace(TINY.critic, steps=10),
+                denoiser=replace(TINY.denoiser, steps=10), t_edit=20)
+
+
+@pytest.fixture(scope="module")
+def recording(): return simulate_hvm(n_images=120, size=32, subject="M1", seed=3, progress=False)
+
+
+@pytest.fixture(scope="module")
+def run(recording, tmp_path_factory):
+    return MIGVis(SMALL, seed=1, device="cpu").fit(recording, out=tmp_path_factory.mktemp("run") / "run", progress=False)
+
+
+@pytest.fixture
+def folder(run, tmp_path): return run.save(tmp_path / "saved")
+
+
+def edit(model, **kw):
+    test = model.split.test
+    return model.edit(test[:2], test[3], **{"gammas": (0.0, 1.0), "groups": [0, 2], "progress": False} | kw)
+
+
+@pytest.mark.parametrize("mode", ["paper", "selective"])
+def test_edit_shapes_range_and_determinism(run, mode):
+    edits = edit(run, mode=mode)
+    assert edits.images.shape == (2, 2, 2, 1, 32, 32) and edits.images.min() >= 0 and edits.images.max() <= 1
+    assert np.array_equal(edits.images, edit(run, mode=mode).images)
+    assert edits.round_trip_rmse() < 0.02
+    assert (edits.change()[1.0] > 0).all() and (edits.change()[0.0] == 0).all()
+
+
+def test_batching_and_order_do_not_change_an_edit(run):
+    whole = edit(run).images
+    np.testing.assert_allclose(edit(run, batch_size=3).images, whole, atol=1e-5)
+    np.testing.assert_allclose(edit(run, groups=[2, 0]).images, whole[:, ::-1], atol=1e-5)
+    np.testing.assert_allclose(edit(run, gammas=(1.0, 0.0)).images, whole[:, :, ::-1], atol=1e-5)
+
+
+def test_each_original_can_have_its_own_target(run):
+    test = run.split.test
+    both = run.edit(test[:2], test[3:5], gammas=[1.0], groups=1, progress=False)
+    one = run.edit(test[1], test[4], gammas=[1.0], groups=1, progress=False)
+    assert both.target_index == tuple(test[3:5])
+    if np.allclose(both.images[1], one.images[0], atol=1e-5): return
+    # the negatives exclude originals and targets, so they differ by those two images: the edits agree but for that
+    assert np.abs(both.images[1] - one.images[0]).mean() < 0.05
+
+
+def test_saved_run_edits_the_same(run, folder):
+    assert np.array_equal(edit(MIGVis.load(folder, device="cpu")).images, edit(run).images)
+    report = json.loads((folder / "report.json").read_text())
+    assert report["preset"] == "tiny" and report["recording"]["simulated"] and 0 <= report["denoiser"]["round_trip_rmse"] < 0.02
+
+
+def test_interrupted_fit_goes_on_and_ends_the_same(recording, run, tmp_path, monkeypatch):
+    import migvis.pipeline as pipeline
+    def interrupted(*_, **__): raise KeyboardInterrupt
+    with monkeypatch.context() as patch:
+        patch.setattr(pipeline, "train_denoiser", interrupted)
+        with pytest.raises(KeyboardInterrupt): MIGVis(SMALL, seed=1, device="cpu").fit(recording, out=tmp_path, progress=False)
+    assert (tmp_path / "critics.safetensors").exists() and not (tmp_path / "denoiser.safetensors").exists()
+    with pytest.raises(FileNotFoundError, match="not finished: denoiser"): MIGVis.load(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(pipeline, "fit_vae", interrupted), patch.setattr(pipeline, "train_critics", interrupted)
+        again = MIGVis(SMALL, seed=1, device="cpu").fit(recording, out=tmp_path, progress=False)
+    for a, b in zip(again.denoiser.parameters(), run.denoiser.parameters()): assert torch.equal(a, b)
+    assert not list(tmp_path.glob("*.checkpoints"))
+
+
+def test_without_a_folder_nothing_is_left_behind(recording, tmp_path, monkeypatch):
+    monkeypatch.setenv("MIGVIS_CACHE", str(tmp_path))
+    MIGVis(SMALL, seed=1, device="cpu").fit(recording, progress=False)
+    assert not list((tmp_path / "runs").iterdir())
+
+
+def test_a_run_of_another_kind_is_refused(recording, folder):
+    with pytest.raises(ValueError, match="holds another run: its seed differs"): MIGVis(SMALL, seed=2, device="cpu").fit(recording, out=folder)
+    with pytest.raises(ValueError, match="fingerprint differ"):
+        MIGVis(SMALL, seed=1, device="cpu").fit(recording.select(images=range(100)), out=folder)
+
+
+@pytest.mark.parametrize("damage, error, match", [
+    (lambda f: (f / "vae.safetensors").write_bytes(b"x" * 50), ValueError, "vae.safetensors"),
+    (lambda f: (f / "denoiser.safetensors").write_bytes((f / "vae.safetensors").read_bytes()), ValueError, "should hold a 'denoiser'"),
+    (lambda f: (f / "run.json").write_text("{"), ValueError, "run.json is damaged"),
+    (lambda f: (f / "run.json").unlink(), FileNotFoundError, "is not a run"),
+    (lambda f: (f / "recording.npz").write_bytes(b"PK"), ValueError, "recording.npz"),
+])
+def test_damaged_runs(folder, damage, error, match):
+    damage(folder)
+    with pytest.raises(error, match=match): MIGVis.load(folder, device="cpu")
+
+
+@pytest.mark.parametrize("bad, error, match", [
+    (dict(original=999), ValueError, "original must be between 0 and 119"),
+    (dict(target=-1), ValueError, "target must be between"),
+    (dict(original=1.5), TypeError, "image number"),
+    (dict(target=[1, 2, 3]), ValueError, "one target for all originals"),
+    (dict(groups=[4]), ValueError, "numbers from 0 to 3"),
+    (dict(groups="pose"), ValueError, "'all'"),
+    (dict(groups=[]), ValueError, "'all'"),
+    (dict(gammas=[-1.0]), ValueError, "gamma must be finite and not negative"),
+    (dict(gammas=[float("nan")]), ValueError, "gamma must be finite"),
+    (dict(mode="paper-like"), ValueError, "mode must be one of"),
+    (dict(t_edit=51), ValueError, "t"),
+    (dict(dims=[9], groups=[0]), ValueError, "dims"),
+])
+def test_bad_edits_are_refused(run, bad, error, match):
+    with pytest.raises(error, match=match): run.edit(**{"original": 0, "target": 1, "gammas": (0.0, 1.0), "progress": False} | bad)
+
+
+def test_unfitted_and_wrong_input(recording):
+    with pytest.raises(ValueError, match="not fitted"): MIGVis("tiny").edit(0, 1)
+    with pytest.raises(ValueError, match="preset must be one of"): MIGVis("enormous")
+    with pytest.raises(TypeError, match="needs a migvis.Recording"): MIGVis("tiny").fit(recording.images)
+    with pytest.raises(ValueError, match="too few"): MIGVis("tiny").fit(recording.select(images=range(10)))
+
+
+def test_unwritable_folder(recording, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match="cannot write into the folder"): MIGVis(SMALL).fit(recording, out=tmp_path / "file" / "run")
+
+
+def test_silent_unit_is_dropped_with_a_warning(recording, tmp_path):
+    quiet = replace(recording, responses=np.concatenate([recording.responses, np.ones((120, 1), np.float32)], 1), sites=None, truth=None)
+    with pytest.warns(UserWarning, match="same response to every image"):
+        model = MIGVis(SMALL, device="cpu").fit(quiet, out=tmp_path, progress=False)
+    assert model.recording.responses.shape[1] == recording.responses.shape[1]
+    with pytest.raises(ValueError, match="same response"): MIGVis(SMALL, device="cpu").fit(quiet, out=tmp_path / "b", silent="error")
+
+
+def test_split_is_disjoint_complete_and_spread(recording):
+    split = Split.of(recording, seed=0)
+    parts = [split.train, split.validation, split.test]
+    assert sorted(np.concatenate(parts).tolist()) == list(range(120))
+    counts = recording.labels["category"].iloc[split.test].value_counts()
+    assert counts.max() - counts.min() <= 2 and len(counts) == 8
+    assert split.name(int(split.test[0])) == "test"
+
+
+def test_edits_file_round_trip(run, tmp_path):
+    edits = edit(run)
+    loaded = Edits.load(edits.save(tmp_path / "edits.npz"))
+    assert np.array_equal(loaded.images, edits.images) and loaded.group_names == edits.group_names and loaded.caption == edits.caption
+    np.savez(tmp_path / "other.npz", a=np.zeros(2))
+    with pytest.raises(ValueError, match="does not hold edits"): Edits.load(tmp_path / "other.npz")
+    with pytest.raises(FileNotFoundError): Edits.load(tmp_path / "none.npz")
+
+
+def test_captions_say_what_is_simulated_and_tiny(run):
+    caption = edit(run).caption
+    assert "simulated" in caption and "tiny preset" in caption and "seed 1" in caption
+
+
+def test_unlabelled_recording_still_fits(recording, tmp_path):
+    plain = replace(recording, labels=pd.DataFrame({"category": ["all"] * 120}))
+    with pytest.warns(UserWarning, match="unsupervised groups"):
+        model = MIGVis(SMALL, device="cpu").fit(plain, out=tmp_path, progress=False)
+    assert all("no labels" in name for name in model.group_names) and model.report()["vae"]["labels"] == {}
+
+
+def test_small_helpers():
+    assert as_indices(np.int64(3), 5, "x") == (3,) and pair_up((1, 2), (3,)) == (3, 3) and as_groups("all", 3) == (0, 1, 2)
+
+
+def test_claiming_a_folder_twice(tmp_path):
+    claim_folder(tmp_path / "a", {"seed": 1})
+    claim_folder(tmp_path / "a", {"seed": 1})
+    with pytest.raises(ValueError, match="another run"): claim_folder(tmp_path / "a", {"seed": 2})
+    (tmp_path / "a" / "run.json").write_text("nonsense")
+    with pytest.raises(ValueError, match="damaged"): claim_folder(tmp_path / "a", {"seed": 1})
+
+
+def test_fingerprint_sees_every_part(recording):
+    changed = recording.responses.copy()
+    changed[0, 0] += 1
+    others = [replace(recording, responses=changed, truth=None), replace(recording, labels=recording.labels.assign(ty=0.0)),
+              replace(recording, images=recording.images[:, :, ::-1].copy())]
+    assert len({fingerprint(r) for r in (recording, *others)}) == 4
+
+
+def test_real_v4_recording_runs_to_edited_images(realdata, tmp_path):
+    from migvis import load_cowley_v4
+    v4 = load_cowley_v4(realdata / "hvm_v4_session210325.npz")
+    assert v4.labels["category"].nunique() == 6 and v4.responses.shape == (640, 50) and not v4.simulated
+    v4.save(tmp_path / "v4.npz")
+    model = MIGVis(SMALL, device="cpu").fit(Recording.load(tmp_path / "v4.npz"), out=tmp_path / "run", progress=False)
+    edits = edit(model)
+    assert edits.round_trip_rmse() < 0.02 and "simulated" not in edits.caption
+    edits.plot().savefig(tmp_path / "edit.png")
+    assert (tmp_path / "edit.png").stat().st_size > 10_000

@@ -1,0 +1,136 @@
+"""The project's own rules: export in sync, order of imports, size of cells and notebooks, README, packaging."""
+import ast
+import json
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+
+import pytest
+
+from tests import check_sync, make_readme
+from tests.conftest import ROOT
+
+NOTEBOOKS = sorted((ROOT / "nbs").glob("*.ipynb"))
+MODULES = sorted(p for p in (ROOT / "migvis").glob("*.py") if not p.stem.startswith("_"))
+ORDER = {re.sub(r"^\d+[a-z]?_", "", p.stem): i for i, p in enumerate(NOTEBOOKS)}
+LAZY = {("pipeline", "figures")}  # Edits.plot draws with figures, which knows nothing of pipelines
+
+
+def cells(notebook, kind="code"):
+    for cell in json.loads(notebook.read_text(encoding="utf-8"))["cells"]:
+        if cell["cell_type"] == kind: yield "".join(cell["source"])
+
+
+def exports(source): return bool(re.search(r"^#\s*\|\s*export", source, re.M))
+
+
+def test_library_is_what_the_notebooks_export_and_notebooks_are_clean(tmp_path):
+    check_sync.exported_copy(tmp_path)
+    assert check_sync.differing(ROOT, tmp_path) == []
+
+
+def test_check_sync_sees_a_difference(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name / "migvis").mkdir(parents=True), (tmp_path / name / "nbs").mkdir()
+        (tmp_path / name / "migvis" / "x.py").write_text(name)
+    assert check_sync.differing(tmp_path / "a", tmp_path / "b") == ["migvis/x.py"]
+
+
+@pytest.mark.parametrize("module", MODULES, ids=lambda p: p.stem)
+def test_modules_import_only_earlier_ones(module):
+    tree = ast.parse(module.read_text(encoding="utf-8"))
+    top = {node for node in tree.body}
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.ImportFrom) or not (node.level == 1 or (node.module or "").startswith("migvis")): continue
+        names = [node.module.removeprefix("migvis").lstrip(".")] if node.module and node.module != "migvis" else [a.name for a in node.names]
+        for name in filter(None, (n.split(".")[0] for n in names)):
+            if name not in ORDER: continue
+            assert ORDER[name] < ORDER[module.stem] or (node not in top and (module.stem, name) in LAZY), f"{module.stem} imports {name}"
+
+
+def test_importing_migvis_is_cheap():
+    code = "import sys, migvis; print([m for m in ('torch', 'diffusers', 'sklearn', 'trimesh', 'matplotlib') if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda p: p.stem)
+def test_notebook_form(notebook):
+    text = notebook.read_text(encoding="utf-8")
+    assert len(text) < 2_000_000, "a notebook must stay under 2 MB"
+    assert '"ename"' not in text, "an output is an error"
+    assert not re.search(r"(/home/|/Users/|/root/|/tmp/)[\w.]", text), "an output names a folder of somebody's machine"
+    first = next(cells(notebook, "markdown"))
+    assert re.fullmatch(r"# [^\n]+\n+> [^\n]+\n*", first), "the first cell must be the title and one line, nothing else"
+    for source in cells(notebook):
+        imports = re.findall(r"^(?:import|from) ", source, re.M)
+        lines = [line for line in source.splitlines() if line.strip() and not line.startswith("#")]
+        if exports(source) and imports and "TYPE_CHECKING" not in source:
+            body = ast.parse(source).body
+            assert all(isinstance(n, (ast.Import, ast.ImportFrom, ast.If, ast.Try, ast.Expr)) for n in body), f"imports mixed with code:\n{lines[:3]}"
+
+
+def functions(module):
+    for node in ast.walk(ast.parse(module.read_text(encoding="utf-8"))):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)): yield node
+
+
+@pytest.mark.parametrize("module", MODULES, ids=lambda p: p.stem)
+def test_functions_are_documented_annotated_and_short(module):
+    for f in functions(module):
+        public = not f.name.startswith("_")
+        arguments = [a for a in (*f.args.posonlyargs, *f.args.args, *f.args.kwonlyargs) if a.arg not in ("self", "cls")]
+        if public and f in ast.parse(module.read_text()).body:
+            assert ast.get_docstring(f), f"{module.stem}.{f.name} has no docstring"
+        if public and f.name not in ("g",):
+            for a in arguments: assert a.annotation is not None, f"{module.stem}.{f.name}: {a.arg} has no type"
+        assert f.end_lineno - f.lineno <= 75, f"{module.stem}.{f.name} is {f.end_lineno - f.lineno} lines long"
+
+
+@pytest.mark.parametrize("module", MODULES, ids=lambda p: p.stem)
+def test_public_functions_have_docstrings(module):
+    tree = ast.parse(module.read_text(encoding="utf-8"))
+    missing = [n.name for n in tree.body if isinstance(n, (ast.FunctionDef, ast.ClassDef)) and not n.name.startswith("_") and not ast.get_docstring(n)]
+    assert missing == []
+
+
+def test_exported_cells_are_short():
+    lengths = [len([l for l in source.splitlines() if l.strip()]) for n in NOTEBOOKS for source in cells(n) if exports(source)]
+    assert sorted(lengths)[len(lengths) // 2] <= 25 and max(lengths) <= 90
+
+
+def test_readme_is_current():
+    assert (ROOT / "README.md").read_text(encoding="utf-8") == make_readme.readme(), "run python -m tests.make_readme"
+
+
+def test_readme_pictures_and_notebooks_exist():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    for picture in re.findall(r"!\[[^\]]+\]\(([^)]+)\)", text): assert (ROOT / picture).is_file(), picture
+    index = (ROOT / "nbs" / "index.ipynb").read_text(encoding="utf-8")
+    linked = set(re.findall(r"\]\((\w+\.ipynb)\)", index))
+    assert linked >= {n.name for n in NOTEBOOKS if n.stem != "index"}
+
+
+def test_sidebar_lists_every_notebook():
+    assert set(re.findall(r"(\w+\.ipynb)", (ROOT / "nbs" / "sidebar.yml").read_text())) == {n.name for n in NOTEBOOKS}
+
+
+def test_wheel_holds_what_is_needed_and_nothing_else(tmp_path):
+    source = shutil.copytree(ROOT, tmp_path / "source", ignore=shutil.ignore_patterns(".git", "build", "*.egg-info", "__pycache__", ".venv"))
+    subprocess.run([sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(tmp_path), str(source)], check=True, timeout=300)
+    wheel = next(tmp_path.glob("migvis-*.whl"))
+    names = zipfile.ZipFile(wheel).namelist()
+    assert {f"migvis/{m.name}" for m in MODULES} <= set(names)
+    assert {"migvis/migvis.mplstyle", "migvis/py.typed"} <= set(names)
+    assert not [n for n in names if n.startswith(("tests/", "nbs/", "benchmarks/"))]
+    metadata = zipfile.ZipFile(wheel).read(next(n for n in names if n.endswith("METADATA"))).decode()
+    assert "Requires-Dist: torch>=2.4" in metadata and 'extra == "data"' in metadata
+    entry = zipfile.ZipFile(wheel).read(next(n for n in names if n.endswith("entry_points.txt"))).decode()
+    assert "migvis=migvis.cli:main" in entry.replace(" ", "")
+
+
+def test_nothing_unpickles():
+    for module in MODULES:
+        text = module.read_text(encoding="utf-8")
+        assert not re.search(r"\bpickle\.|torch\.load\(|allow_pickle=True", text), module.name
