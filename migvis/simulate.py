@@ -219,15 +219,16 @@ def mirrored(
     flip = np.array([1.0, -1.0, 1.0])
     return [part, replace(part, vertices=part.vertices * flip, normals=part.normals * flip, faces=part.faces[:, ::-1])]
 
-# %% ../nbs/00a_simulate.ipynb #355f4196
+# %% ../nbs/00a_simulate.ipynb #50d03295
 def _legs(length: float, width: float, ground: float, radius: float, body: float, foot: float) -> list[Part]:
     "Four legs from the belly to the ground, with feet."
     parts = []
     for x, bend in ((0.38 * length, 0.02), (-0.38 * length, -0.06)):
         top, knee, low = (x, width, 0.0), (x + bend * length, width * 1.02, -0.5 * ground), (x, width, -ground)
-        leg = tube([top, knee, low], [radius * 1.35, radius, radius * 0.85], albedo=body)
+        leg = tube([top, knee, low], [radius * 1.2, radius, radius * 0.85], albedo=body)
+        haunch = ellipsoid((x, width * 0.95, -0.12 * ground), (radius * 1.7, radius * 1.25, ground * 0.36), albedo=body)
         hoof = ellipsoid((x + radius * 0.4, width, -ground), (radius * 1.35, radius * 1.1, radius * 0.7), albedo=foot)
-        parts += mirrored(leg) + mirrored(hoof)
+        parts += mirrored(leg) + mirrored(haunch) + mirrored(hoof)
     return parts
 
 
@@ -258,7 +259,8 @@ def animal(
     torso = tube(np.column_stack([spine[:, 0] * length, 0 * swell, 0.05 * swell]), girth * spine[:, 1] * swell, k=18, albedo=body)
     root = np.array([0.4 * length, 0, 0.25 * girth])
     at = root + np.array([neck, 0, rise])
-    neck_part = tube([root - [0.12, 0, 0.1], root + [neck * 0.4, 0, rise * 0.45], at], [girth * chest * 0.85, neck_radius * 1.15, neck_radius], k=14, albedo=body)
+    swan = [root - [0.3, 0, 0.25 * girth], root - [0.12, 0, 0.1], root + [neck * 0.4, 0, rise * 0.45], at]
+    neck_part = tube(swan, [girth * chest * 0.4, girth * chest * 0.9, neck_radius * 1.15, neck_radius], k=14, albedo=body)
     back = np.array([-0.5 * length, 0, 0.25 * girth])
     end = back + tail * np.array([-np.cos(np.deg2rad(60 * tail_lift)), 0, np.sin(np.deg2rad(60 * tail_lift))])
     parts = [torso, neck_part, tube([back + [0.08, 0, 0], back * 0.6 + end * 0.4 + [-0.1 * tail, 0, 0.05], end], [tail_radius * 1.4, tail_radius, tail_radius * 0.7], albedo=body)]
@@ -266,7 +268,7 @@ def animal(
     parts += _legs(length, 0.55 * girth, ground, leg, body, foot) + _head(at, head, snout, drop, body, muzzle, ears, ear_albedo)
     return parts + (extras(at) if extras else [])
 
-# %% ../nbs/00a_simulate.ipynb #924e4f41
+# %% ../nbs/00a_simulate.ipynb #28b61c5d
 def _trunk(at: np.ndarray) -> list[Part]:
     "Trunk, tusks and great ears of an elephant."
     x, _, z = at
@@ -292,6 +294,14 @@ def _mane(at: np.ndarray) -> list[Part]:
     return tufts + [ellipsoid((at[0] - 0.2, 0, at[2] - 0.08), (0.22, 0.36, 0.4), albedo=0.17)]
 
 
+def _spots(at: np.ndarray) -> list[Part]:
+    "Dark spots on the body and neck of a giraffe, and its horns."
+    rng, parts = np.random.default_rng(1), []
+    for x, z, reach in [(x, z, 0.25) for x in (-0.42, -0.18, 0.08, 0.3) for z in (-0.12, 0.14)] + [(0.45 + 0.42 * t, 0.2 + 1.1 * t, 0.2 - 0.11 * t) for t in (0.1, 0.3, 0.5, 0.7)]:
+        parts += mirrored(ellipsoid((x + 0.03 * rng.normal(), reach, z), (0.09 + 0.02 * rng.random(), 0.07, 0.09), m=7, k=10, albedo=0.3))
+    return parts + mirrored(tube([(at[0] - 0.04, 0.07, at[2] + 0.1), (at[0] - 0.05, 0.08, at[2] + 0.32)], [0.025, 0.045], albedo=0.2))
+
+
 def _spines(at: np.ndarray) -> list[Part]:
     "Coat of spines of a hedgehog."
     golden, parts = np.pi * (3 - np.sqrt(5)), []
@@ -308,19 +318,17 @@ def _shell(at: np.ndarray) -> list[Part]:
     "Shell of a turtle: a patterned dome over a pale rim."
     height = np.array([0, 0.06, 0.16, 0.27, 0.36, 0.42, 0.44])
     radius = np.array([0.72, 0.74, 0.68, 0.56, 0.38, 0.18, 0.0])
-    row, column = np.meshgrid(np.arange(7), np.arange(24), indexing="ij")
-    pattern = np.where((column // 2 + row // 2) % 2 == 0, 0.22, 0.5)
-    pattern[0] = 0.7
-    dome = lathe(zip(radius, height), stretch=(1.1, 0.86), k=24, albedo=pattern, gloss=0.2)
-    return [dome, ellipsoid((0, 0, 0), (0.7, 0.55, 0.14), albedo=0.75)]
+    dome = lathe(zip(radius, height), stretch=(1.1, 0.86), k=24, albedo=0.42, gloss=0.2)
+    plates = [ellipsoid((0.8 * r * c, 0.62 * r * s, z), (0.17, 0.15, 0.07), turn=(np.degrees(np.arctan2(s, c)), lean, 0), m=7, k=12, albedo=0.14) for r, z, n, lean in ((0.72, 0.19, 9, 55), (0.36, 0.36, 4, 22), (0, 0.41, 1, 0)) for c, s in zip(*_circle(n))]
+    return [dome, *plates, ellipsoid((0, 0, 0), (0.7, 0.55, 0.14), albedo=0.75)]
 
 
 ANIMALS = {
-    "bear": dict(length=1.5, girth=0.42, chest=1.0, hips=1.1, ground=0.66, leg=0.15, neck=0.38, rise=0.14, neck_radius=0.28, head=0.29, snout=0.45, drop=0.35, ears=(0.28, 0.28, 0.12, 0.85), tail=0.08, body=0.2, muzzle=0.42, foot=0.1),
+    "bear": dict(length=1.5, girth=0.42, chest=1.0, hips=1.1, ground=0.66, leg=0.15, neck=0.38, rise=0.14, neck_radius=0.28, head=0.29, snout=0.45, drop=0.35, ears=(0.28, 0.28, 0.12, 0.85), tail=0.08, body=0.27, muzzle=0.5, foot=0.15),
     "cow": dict(length=1.7, girth=0.38, ground=0.82, leg=0.09, neck=0.42, rise=0.22, neck_radius=0.2, head=0.24, snout=0.85, drop=0.6, ears=(0.2, 0.45, 0.12, 0.45), tail=0.75, tail_lift=-1.4, tail_tip=0.08, body=0.85, muzzle=0.65, extras=_horns),
-    "dog": dict(length=1.15, girth=0.25, chest=1.15, hips=0.8, ground=0.62, leg=0.075, neck=0.24, rise=0.42, neck_radius=0.15, head=0.23, snout=0.75, drop=0.3, ears=(0.55, 0.2, 0.16, 0.2), tail=0.5, tail_radius=0.05, tail_lift=0.9, body=0.6, muzzle=0.75, ear_albedo=0.25, foot=0.7),
+    "dog": dict(length=1.15, girth=0.25, chest=1.15, hips=0.8, ground=0.62, leg=0.075, neck=0.24, rise=0.42, neck_radius=0.15, head=0.23, snout=0.75, drop=0.3, ears=(0.75, 0.28, 0.2, 0.1), tail=0.5, tail_radius=0.05, tail_lift=0.9, body=0.6, muzzle=0.75, ear_albedo=0.15, foot=0.75),
     "elephant": dict(length=1.7, girth=0.55, ground=0.95, leg=0.19, neck=0.36, rise=0.22, neck_radius=0.3, head=0.38, snout=0.1, drop=0.2, ears=(0.3, 0.2, 0.1, 0.1), tail=0.6, tail_lift=-1.3, tail_tip=0.05, body=0.4, foot=0.3, extras=_trunk),
-    "giraffe": dict(length=1.05, girth=0.28, chest=1.15, hips=0.9, ground=1.15, leg=0.08, neck=0.5, rise=1.4, neck_radius=0.12, head=0.17, snout=0.95, drop=0.6, ears=(0.2, 0.5, 0.15, 0.6), tail=0.5, tail_lift=-1.3, tail_tip=0.06, body=0.78, muzzle=0.6),
+    "giraffe": dict(length=1.05, girth=0.28, chest=1.15, hips=0.9, ground=1.15, leg=0.08, neck=0.5, rise=1.4, neck_radius=0.12, head=0.17, snout=0.95, drop=0.6, ears=(0.2, 0.5, 0.15, 0.6), tail=0.5, tail_lift=-1.3, tail_tip=0.06, body=0.82, muzzle=0.6, extras=_spots),
     "hedgehog": dict(length=1.0, girth=0.34, ground=0.4, leg=0.07, neck=0.2, rise=-0.04, neck_radius=0.24, head=0.25, snout=0.95, drop=0.4, ears=(0.3, 0.3, 0.15, 0.8), tail=0.05, body=0.6, muzzle=0.72, foot=0.5, extras=_spines),
     "lion": dict(length=1.55, girth=0.3, chest=1.2, hips=0.9, ground=0.72, leg=0.1, neck=0.3, rise=0.4, neck_radius=0.22, head=0.27, snout=0.42, drop=0.35, ears=(0.3, 0.3, 0.15, 0.85), tail=0.85, tail_lift=-0.2, tail_tip=0.1, body=0.66, muzzle=0.8, foot=0.3, extras=_mane),
     "turtle": dict(length=0.9, girth=0.2, ground=0.3, leg=0.12, neck=0.42, rise=0.1, neck_radius=0.12, head=0.2, snout=0.2, drop=0.1, ears=(0.01, 0.01, 0.01, 0), tail=0.25, tail_radius=0.05, tail_lift=-0.2, body=0.62, foot=0.55, extras=_shell),
@@ -397,13 +405,13 @@ BOATS = {
     "warship": dict(length=3.3, beam=0.5, depth=0.4, sheer=0.16, topside=0.5, bottom=0.2, deck=0.42, cabins=((0.15, 0.2, (0.9, 0.4, 0.22), 0.55, 0), (0.25, 0.42, (0.45, 0.32, 0.28), 0.58, 3), (-0.5, 0.2, (0.5, 0.36, 0.3), 0.5, 0)), funnels=((-0.2, 0.4, 0.4, 0.11, 0.45),), masts=((0.2, 0.66, 0.75, 0, 0, 0), (-0.5, 0.5, 0.5, 0, 0, 0)), guns=((0.82, 0.26, 1), (-1.05, 0.2, -1))),
 }
 
-# %% ../nbs/00a_simulate.ipynb #6065f7c3
+# %% ../nbs/00a_simulate.ipynb #398b17c3
 def _wheels(front: float, rear: float, track: float, radius: float, width: float, hub: float) -> list[Part]:
     "Four tyres with bright hubs."
     cos, sin = _circle(24)
     parts = []
     for x in (front, rear):
-        for r, y0, y1, albedo in ((radius, -width, width * 0.2, 0.06), (radius * 0.6, 0, width * 0.28, hub), (radius * 0.16, 0, width * 0.36, 0.15)):
+        for r, y0, y1, albedo in ((radius, -width, width * 0.2, 0.1), (radius * 0.6, 0, width * 0.28, hub), (radius * 0.16, 0, width * 0.36, 0.15)):
             rings = [np.stack([x + r * cos, np.full(24, track + y), radius + r * sin], 1) for y in (y0, y1)]
             parts += mirrored(skin(np.stack(rings), albedo=albedo, gloss=0.2))
     return parts
@@ -424,7 +432,7 @@ def car(
     length: float = 2.3, width: float = 0.46, floor: float = 0.14, belt: float = 0.5, bonnet: float = 0.46, boot: float = 0.5, roof: float = 0.8,
     cabin: tuple = (-0.75, -0.45, 0.22, 0.55), # rear window's foot and top, windscreen's top and foot
     wheel: float = 0.2, axles: tuple = (0.72, -0.7), power: float = 4.0, body: float = 0.6, roof_albedo: "float | None" = None, hub: float = 0.8, lower: float = 0.2,
-    open_top: bool = False, bed: "tuple | None" = None, spare: bool = False, spoiler: bool = False,
+    fenders: bool = False, open_top: bool = False, bed: "tuple | None" = None, spare: bool = False, spoiler: bool = False,
 ) -> list[Part]:
     "Car from the heights and lengths of its outline."
     nose, tail, half = length / 2, -length / 2, width
@@ -433,6 +441,7 @@ def car(
     parts += [loft([(tail - 0.02, half * 0.9, floor, floor + 0.13), (0, half * 1.03, floor - 0.02, floor + 0.12), (nose + 0.02, half * 0.86, floor, floor + 0.13)], power=6, albedo=lower)]
     parts += _wheels(axles[0], axles[1], half, wheel, 0.16, hub)
     parts += mirrored(ellipsoid((nose - 0.03, half * 0.6, bonnet * 0.74), (0.05, 0.09, 0.06), albedo=0.98)) + mirrored(ellipsoid((tail + 0.02, half * 0.68, boot * 0.74), (0.04, 0.08, 0.05), albedo=0.85))
+    parts += [p for x in axles for p in mirrored(ellipsoid((x, half * 0.8, wheel * 1.1), (wheel * 1.75, half * 0.3, wheel * 1.3), albedo=body, gloss=0.35))] if fenders else []
     parts += [box((nose, 0, bonnet * 0.66), (0.03, half * 0.8, 0.07), albedo=0.1)]
     if open_top:
         screen = plate([(cabin[3], half * 0.85, belt), (cabin[3], -half * 0.85, belt), (cabin[2], -half * 0.7, roof), (cabin[2], half * 0.7, roof)], (0.03, 0, 0.0), albedo=0.35, gloss=0.5)
@@ -449,15 +458,15 @@ def car(
 CARS = {
     "sedan": dict(body=0.55),
     "hatchback": dict(length=1.9, belt=0.54, boot=0.56, bonnet=0.5, roof=0.9, cabin=(-0.9, -0.72, 0.15, 0.48), axles=(0.6, -0.6), wheel=0.19, body=0.85),
-    "sports": dict(length=2.3, width=0.5, floor=0.1, belt=0.42, boot=0.46, bonnet=0.36, roof=0.62, cabin=(-0.8, -0.35, 0.05, 0.5), wheel=0.21, axles=(0.76, -0.72), power=3, body=0.3, hub=0.9, spoiler=True),
+    "sports": dict(length=2.3, width=0.5, floor=0.1, belt=0.42, boot=0.46, bonnet=0.38, roof=0.64, cabin=(-0.8, -0.35, 0.05, 0.5), wheel=0.18, axles=(0.76, -0.72), power=3, body=0.3, hub=0.9, spoiler=True, fenders=True),
     "roadster": dict(length=2.1, belt=0.46, boot=0.46, bonnet=0.44, roof=0.68, cabin=(-0.6, -0.4, 0.22, 0.36), axles=(0.66, -0.64), power=3, body=0.92, open_top=True),
     "jeep": dict(length=1.95, width=0.5, floor=0.26, belt=0.66, boot=0.66, bonnet=0.64, roof=1.08, cabin=(-0.92, -0.88, 0.2, 0.3), wheel=0.27, axles=(0.62, -0.6), power=9, body=0.4, lower=0.12, hub=0.6, spare=True),
     "van": dict(length=2.3, width=0.5, floor=0.16, belt=0.66, boot=0.66, bonnet=0.6, roof=1.18, cabin=(-1.12, -1.08, 0.72, 0.96), axles=(0.74, -0.72), power=7, body=0.78, roof_albedo=0.95, lower=0.5),
     "pickup": dict(length=2.6, width=0.5, floor=0.22, belt=0.6, boot=0.58, bonnet=0.57, roof=0.98, cabin=(-0.2, -0.14, 0.34, 0.58), wheel=0.25, axles=(0.84, -0.78), power=7, body=0.7, hub=0.5, bed=(-1.24, -0.26)),
-    "beetle": dict(length=1.95, width=0.42, belt=0.5, boot=0.46, bonnet=0.46, roof=0.86, cabin=(-0.75, -0.35, 0.12, 0.42), wheel=0.22, axles=(0.62, -0.62), power=2.2, body=0.24, roof_albedo=0.24, hub=0.95, lower=0.5),
+    "beetle": dict(length=1.95, width=0.42, belt=0.5, boot=0.46, bonnet=0.46, roof=0.86, cabin=(-0.75, -0.35, 0.12, 0.42), wheel=0.22, axles=(0.62, -0.62), power=2.2, body=0.24, roof_albedo=0.24, hub=0.95, lower=0.5, fenders=True),
 }
 
-# %% ../nbs/00a_simulate.ipynb #84c77343
+# %% ../nbs/00a_simulate.ipynb #85483602
 def _four_legs(depth: float, width: float, height: float, radius: float, albedo: float, splay: float = 0.06, foot: float = 0.8) -> list[Part]:
     "Four straight legs, spread a little."
     parts = []
@@ -529,7 +538,7 @@ def chair(
         parts += mirrored(loft([(-depth - 0.04, 0.09, 0.12, height + arms), (depth, 0.09, 0.12, height + arms), (depth + 0.05, 0.07, 0.14, height + arms - 0.05)], power=4, albedo=seat * 0.9).moved((0, width + 0.04, 0)))
     elif arms:
         parts += mirrored(tube([(depth * 0.8, width, height), (depth * 0.8, width * 1.05, height + arms), (-depth, width * 1.05, height + arms)], 0.032, albedo=frame))
-    return parts + (mirrored(plate([(-depth - 0.05, width, height), (-depth + 0.2, width, height + 0.1), (-depth + 0.16, width, top - 0.06), (-depth - lean, width, top)], (0, 0.08, 0), albedo=seat * 0.85)) if wings else [])
+    return parts + (mirrored(ellipsoid((-depth + 0.06, width, 0.5 * (height + top) + 0.12), (0.17, 0.07, 0.32), albedo=seat * 0.8)) + mirrored(ellipsoid((0, width, height + 0.13), (depth, 0.07, 0.12), albedo=seat * 0.8)) if wings else [])
 
 
 CHAIRS = {
@@ -543,7 +552,7 @@ CHAIRS = {
     "wing_chair": dict(base="legs", back="cushion", height=0.48, top=1.28, width=0.32, depth=0.3, thick=0.18, lean=0.14, seat=0.78, frame=0.15, wings=True),
 }
 
-# %% ../nbs/00a_simulate.ipynb #6f18545f
+# %% ../nbs/00a_simulate.ipynb #9abb2c66
 def _trestles(length: float, width: float, height: float, albedo: float) -> list[Part]:
     "Two A-shaped trestles."
     parts = []
@@ -558,7 +567,7 @@ def _drawers(length: float, width: float, height: float, albedo: float) -> list[
     for x in (length * 0.7, -length * 0.7):
         parts += [box((x, 0, height / 2), (length * 0.52, width * 1.8, height), albedo=albedo)]
         for z in (0.2, 0.5, 0.8):
-            parts += [box((x, -width * 0.92, height * z), (length * 0.42, 0.03, height * 0.22), albedo=albedo * 1.45), ellipsoid((x, -width * 0.95, height * z), 0.03, m=7, k=10, albedo=0.1)]
+            parts += [box((x, width * 0.92, height * z), (length * 0.42, 0.03, height * 0.22), albedo=albedo * 1.45), ellipsoid((x, width * 0.95, height * z), 0.03, m=7, k=10, albedo=0.1)]
     return parts
 
 
@@ -604,7 +613,7 @@ TABLES = {
     "ping_pong": dict(length=1.1, width=0.6, height=0.66, top=0.28, frame=0.7, thick=0.05, leg=0.035, net=True),
 }
 
-# %% ../nbs/00a_simulate.ipynb #e35f006b
+# %% ../nbs/00a_simulate.ipynb #70ffca1e
 def _skull(width: float, jaw: float, depth: float, skin_albedo: float) -> list[Part]:
     "Head from crown to chin, on a neck."
     z = np.array([-1.0, -0.95, -0.82, -0.6, -0.3, 0.0, 0.3, 0.55, 0.76, 0.91, 0.98, 1.0])
@@ -622,40 +631,40 @@ def _features(width: float, depth: float, nose: float, lips: float, eyes: float,
     "Eyes, brows, nose, mouth and ears."
     x = 0.8 * depth
     eye = ellipsoid((x - 0.06, 0.3 * width, 0.1), (0.1, 0.145 * eyes, 0.085 * eyes), albedo=0.97, gloss=0.3)
-    pupil = ellipsoid((x + 0.02, 0.29 * width, 0.1), (0.04, 0.065 * eyes, 0.07 * eyes), albedo=0.03, gloss=0.8)
+    pupil = ellipsoid((x + 0.02, 0.29 * width, 0.1), (0.04, 0.08 * eyes, 0.082 * eyes), albedo=0.03, gloss=0.8)
     lid = tube([(x - 0.02, 0.15 * width, 0.16), (x + 0.04, 0.3 * width, 0.2), (x - 0.08, 0.46 * width, 0.14)], 0.028, k=6, albedo=tone * 0.55)
     eyebrow = tube([(x + 0.02, 0.12 * width, 0.27), (x + 0.04, 0.3 * width, 0.34), (x - 0.1, 0.5 * width, 0.27)], [0.045 * brow, 0.05 * brow, 0.02], k=8, albedo=brow_albedo)
     ear = ellipsoid((-0.05 * depth, 0.84 * width, 0.0), (0.14, 0.07, 0.24), turn=(20, 0, 0), albedo=tone * 0.9)
     ridge = tube([(x - 0.02, 0, 0.2), (x + 0.1 * nose, 0, 0.0), (x + 0.24 * nose, 0, -0.2), (x + 0.04, 0, -0.28)], [0.06, 0.075, 0.115 * nose, 0.1], k=12, albedo=tone)
     wings = mirrored(ellipsoid((x + 0.06, 0.1 * nose, -0.23), (0.1, 0.065, 0.06), albedo=tone * 0.88))
-    upper = tube([(x - 0.1, 0.25 * width, -0.53), (x + 0.04, 0.1, -0.5), (x + 0.07, 0, -0.52), (x + 0.04, -0.1, -0.5), (x - 0.1, -0.25 * width, -0.53)], [0.015, 0.04 * lips, 0.04 * lips, 0.04 * lips, 0.015], k=8, albedo=lip_albedo)
-    lower = tube([(x - 0.1, 0.23 * width, -0.545), (x + 0.05, 0.0, -0.61), (x - 0.1, -0.23 * width, -0.545)], [0.015, 0.06 * lips, 0.015], k=8, albedo=lip_albedo * 1.15)
-    gap = tube([(x - 0.08, 0.24 * width, -0.54), (x + 0.085, 0.0, -0.55), (x - 0.08, -0.24 * width, -0.54)], 0.014, k=6, albedo=0.05)
+    upper = tube([(x - 0.14, 0.32 * width, -0.52), (x + 0.03, 0.12, -0.5), (x + 0.07, 0, -0.52), (x + 0.03, -0.12, -0.5), (x - 0.14, -0.32 * width, -0.52)], [0.015, 0.04 * lips, 0.04 * lips, 0.04 * lips, 0.015], k=8, albedo=lip_albedo)
+    lower = tube([(x - 0.13, 0.3 * width, -0.535), (x + 0.05, 0.0, -0.61), (x - 0.13, -0.3 * width, -0.535)], [0.015, 0.06 * lips, 0.015], k=8, albedo=lip_albedo * 1.15)
+    gap = tube([(x - 0.12, 0.32 * width, -0.53), (x + 0.085, 0.0, -0.55), (x - 0.12, -0.32 * width, -0.53)], 0.014, k=6, albedo=0.05)
     chin = ellipsoid((0.66 * depth, 0, -0.84), (0.16, 0.2 * width, 0.12), albedo=tone)
     return [ridge, *wings, upper, lower, gap, chin] + [p for part in (eye, pupil, lid, eyebrow, ear) for p in mirrored(part)]
 
 
-def _cap(width: float, depth: float, albedo: float, brow: float, nape: float, puff: float, k: int = 28) -> Part:
-    "Hair over the skull: down to height `brow` in front and `nape` behind."
+def _cap(width: float, depth: float, albedo: float, brow: float, nape: float, puff: float, steep: float = 0.72, k: int = 40) -> Part:
+    "Hair over the skull: down to height `brow` in front and `nape` behind; `steep` sides hang down beside the face."
     cos, sin = _circle(k)
-    edge = nape + (brow - nape) * np.clip(0.5 + 0.72 * cos, 0, 1) ** 1.5
+    edge = nape + (brow - nape) * np.clip(0.5 + steep * (cos - 0.22 * (steep > 1)), 0, 1) ** 1.5
     rings = []
     for t in np.linspace(0, 1, 9):
         z = edge + (1.06 + 0.6 * puff - edge) * np.sin(t * np.pi / 2)
         h = np.clip(z / (1.0 + 0.6 * puff + 0.07), -1, 1)
         r = np.sqrt(np.clip(1 - np.clip(h, 0, 1) ** 2.6, 0, 1)) + 0.0 * h
         rings.append(np.stack([(-0.05 + (0.87 + puff) * r * cos) * depth, (0.86 + puff) * width * r * sin, z], 1))
-    return skin(np.stack(rings), albedo=albedo)
+    strands = np.clip(albedo * (1 + 0.22 * np.random.default_rng(k).uniform(-1, 1, k)), 0, 1)
+    return skin(np.stack(rings), albedo=np.tile(strands, (len(rings), 1)))
 
 
 def _hair(style: str, width: float, depth: float, albedo: float) -> list[Part]:
     "Hair in one of six styles."
-    locks = lambda low, r: mirrored(tube([(-0.1, 0.74 * width, 0.55), (0.0, 0.93 * width, 0.0), (-0.08, 0.86 * width, low)], [r, r * 1.1, r * 0.8], k=12, albedo=albedo)) + [tube([(-0.7 * depth, 0, 0.4), (-0.8 * depth, 0, -0.2), (-0.66 * depth, 0, low)], [0.5 * width, 0.62 * width, 0.5 * width], k=14, albedo=albedo)]
     curls = [ellipsoid((-0.1 + 0.9 * depth * c * np.cos(e), 0.9 * width * s * np.cos(e), 0.25 + 0.85 * np.sin(e)), 0.24, m=7, k=10, albedo=albedo) for e in (0.1, 0.5, 0.9, 1.35) for c, s in zip(*_circle(11)) if c * np.cos(e) < 0.35 + 0.5 * np.sin(e)]
     styles = {
-        "bald": lambda: [], "short": lambda: [_cap(width, depth, albedo, 0.62, -0.2, 0.03)], "full": lambda: [_cap(width, depth, albedo, 0.52, -0.3, 0.12)],
-        "long": lambda: [_cap(width, depth, albedo, 0.6, -0.3, 0.06), *locks(-1.15, 0.2)], "bob": lambda: [_cap(width, depth, albedo, 0.44, -0.3, 0.08), *locks(-0.55, 0.22)],
-        "bun": lambda: [_cap(width, depth, albedo, 0.66, -0.3, 0.03), ellipsoid((-0.35 * depth, 0, 1.2), 0.33, albedo=albedo)], "curly": lambda: [_cap(width, depth, albedo, 0.6, -0.1, 0.05), *curls],
+        "bald": lambda: [], "short": lambda: [_cap(width, depth, albedo, 0.62, -0.2, 0.08)], "full": lambda: [_cap(width, depth, albedo, 0.52, -0.3, 0.14)],
+        "long": lambda: [_cap(width, depth, albedo, 0.56, -1.25, 0.14, steep=3.0)], "bob": lambda: [_cap(width, depth, albedo, 0.42, -0.6, 0.18, steep=3.0)],
+        "bun": lambda: [_cap(width, depth, albedo, 0.66, -0.3, 0.08), ellipsoid((-0.35 * depth, 0, 1.22), 0.33, albedo=albedo)], "curly": lambda: [_cap(width, depth, albedo, 0.6, -0.1, 0.05), *curls],
     }
     return styles[style]()
 
@@ -669,8 +678,8 @@ def face(
     parts = _skull(width, jaw, depth, tone) + _features(width, depth, nose, lips, eyes, brow, hair_albedo, lip_albedo, tone) + _hair(hair, width, depth, hair_albedo)
     x = 0.8 * depth
     if beard:
-        jawline = [(x * np.cos(a) * 0.96 - 0.02, 0.72 * width * jaw * np.sin(a), -0.72 + 0.3 * abs(np.sin(a)) ** 2) for a in np.linspace(-1.4, 1.4, 11)]
-        parts += [tube(jawline, [0.1, 0.15, 0.2, 0.24, 0.26, 0.27, 0.26, 0.24, 0.2, 0.15, 0.1], albedo=beard)]
+        jawline = [(x * np.cos(a) * 0.96 - 0.02, 0.62 * width * np.sin(a), -0.74 + 0.42 * abs(np.sin(a)) ** 2) for a in np.linspace(-1.4, 1.4, 11)]
+        parts += [tube(jawline, [0.02, 0.1, 0.17, 0.22, 0.25, 0.26, 0.25, 0.22, 0.17, 0.1, 0.02], albedo=beard)]
     if moustache:
         parts += mirrored(tube([(x + 0.1, 0.0, -0.4), (x + 0.06, 0.16, -0.42), (x - 0.06, 0.32, -0.52)], [0.07, 0.07, 0.02], albedo=hair_albedo))
     if glasses:
@@ -686,7 +695,7 @@ FACES = {
     "dora": dict(width=1.0, jaw=0.95, eyes=1.15, lips=1.2, nose=0.85, tone=0.42, hair="curly", hair_albedo=0.08, lip_albedo=0.22),
     "emil": dict(width=0.97, jaw=1.15, nose=1.15, brow=1.3, tone=0.7, hair="full", hair_albedo=0.4, beard=0.36, moustache=True),
     "fay": dict(width=0.95, jaw=0.85, eyes=1.25, lips=1.1, nose=0.75, brow=0.7, tone=0.74, hair="bob", hair_albedo=0.07, lip_albedo=0.2),
-    "gus": dict(width=1.1, jaw=1.3, nose=1.2, lips=0.8, tone=0.78, hair="short", hair_albedo=0.8, glasses=True, moustache=True),
+    "gus": dict(width=1.1, jaw=1.3, nose=1.2, lips=0.8, tone=0.52, hair="short", hair_albedo=0.95, glasses=True, moustache=True),
     "hana": dict(width=0.98, jaw=0.95, eyes=1.1, lips=1.0, nose=0.85, tone=0.86, hair="bun", hair_albedo=0.18, lip_albedo=0.4),
 }
 
@@ -855,13 +864,13 @@ PLANES = {
     "concorde": dict(length=3.2, radius=0.12, nose=1.1, taper=0.2, body=0.97, wing_albedo=0.9, fin_albedo=0.8, wings=((-0.35, -0.05, 2.0, 0.72, 0.2, 0.8, 0.0),), tail=(0.1, 0.0, 0.1, 0.0), fin=(0.7, 0.38, 0.2, 0.35), engines=((-0.95, 0.34, -0.1, 0.5, 0.08),), canopy=(0.62, 0.12, 0.05)),
 }
 
-# %% ../nbs/00a_simulate.ipynb #b0c240a6
+# %% ../nbs/00a_simulate.ipynb #99bb6f18
 CATEGORIES = {
     "Animals": (animal, ANIMALS, (58, 10)),
     "Boats": (boat, BOATS, (62, 14)),
     "Cars": (car, CARS, (52, 16)),
     "Chairs": (chair, CHAIRS, (38, 14)),
-    "Faces": (face, FACES, (12, 0)),
+    "Faces": (face, FACES, (0, 0)),
     "Fruits": (lambda make: make(), {name: dict(make=make) for name, make in FRUITS.items()}, (0, 14)),
     "Planes": (plane, PLANES, (48, 26)),
     "Tables": (table, TABLES, (32, 20)),
@@ -872,83 +881,6 @@ def object_names() -> pd.DataFrame: # 64 rows: category, object
     "The 64 objects in a fixed order, category by category."
     rows = [(category, f"{name}_{category[:-1].lower()}") for category, (_, table, _) in CATEGORIES.items() for name in table]
     return pd.DataFrame(rows, columns=["category", "object"])
-
-
-def _sky_directions(n: int) -> np.ndarray:
-    "n directions around +z, spread by the cosine law (Fibonacci spiral)."
-    turn, height = np.arange(n) * np.pi * (3 - np.sqrt(5)), np.sqrt(1 - (np.arange(n) + 0.5) / n)
-    side = np.sqrt(1 - height**2)
-    return np.stack([side * np.cos(turn), side * np.sin(turn), height], 1)
-
-
-def ambient_occlusion(
-    vertices: np.ndarray, # (v, 3)
-    normals: np.ndarray, # (v, 3)
-    faces: np.ndarray, # (f, 3)
-    n_rays: int = 32,
-) -> np.ndarray: # (v,) 1 where the whole hemisphere is open, 0 where nothing is
-    "Share of the hemisphere above each vertex from which light can come."
-    scene, size = _embree(vertices, faces), np.ptp(vertices, axis=0).max()
-    side = np.cross(normals, np.where(np.abs(normals[:, :1]) < 0.6, [[1.0, 0, 0]], [[0, 1.0, 0]]))
-    side /= np.maximum(np.linalg.norm(side, axis=1, keepdims=True), 1e-9)
-    frame = np.stack([side, np.cross(normals, side), normals], 1)
-    rays = np.einsum("rk,vkj->vrj", _sky_directions(n_rays), frame)
-    start = np.repeat((vertices + 4e-3 * size * normals)[:, None], n_rays, 1)
-    far = _hit_distance(scene, start.reshape(-1, 3), rays.reshape(-1, 3)).reshape(-1, n_rays)
-    return np.minimum(far / (0.6 * size), 1.0).mean(1) ** 0.8
-
-
-def assemble(
-    parts: list[Part],
-    view: tuple[float, float] = (0, 0), # yaw and pitch in degrees of the canonical view
-) -> "trimesh.Trimesh": # centred; vertex_attributes albedo, gloss, occlusion, normal
-    "One mesh from parts (x forward, y left, z up), in the canonical view and of standard size."
-    import trimesh
-
-    offsets = np.cumsum([0] + [len(part.vertices) for part in parts])
-    faces = np.concatenate([part.faces + offset for part, offset in zip(parts, offsets)])
-    turn = rotation_matrix(*view) @ np.diag([-1.0, -1.0, 1.0])
-    vertices, normals = (np.concatenate([getattr(part, name) for part in parts]) @ turn.T for name in ("vertices", "normals"))
-    vertices = standard_size(vertices)
-    looks = {name: np.concatenate([getattr(part, name) for part in parts]) for name in ("albedo", "gloss")}
-    looks["occlusion"] = ambient_occlusion(vertices, normals, faces)
-    return trimesh.Trimesh(vertices, faces, process=False, vertex_attributes=looks | {"normal": normals})
-
-
-def standard_size(
-    vertices: np.ndarray, # (v, 3)
-) -> np.ndarray: # (v, 3) centred on the bounding box
-    "Centre vertices and scale them so that compact and slender objects look equally large."
-    vertices = vertices - (vertices.max(0) + vertices.min(0)) / 2
-    reach = np.linalg.norm(vertices, axis=1).max()
-    bulk = np.sqrt(np.prod(np.sort(np.ptp(vertices, axis=0))[-2:])) / 2
-    return vertices / (reach**0.6 * (1.25 * bulk) ** 0.4)
-
-
-@lru_cache(maxsize=None)
-def make_object(
-    category: str, # a key of `CATEGORIES`
-    name: str, # an object of that category, as in `object_names`
-) -> "trimesh.Trimesh":
-    "Mesh of one of the 64 objects."
-    if category not in CATEGORIES:
-        raise ValueError(f"no category {category!r}; there are {', '.join(CATEGORIES)}")
-    build, table, view = CATEGORIES[category]
-    suffix = f"_{category[:-1].lower()}"
-    if (key := name.removesuffix(suffix)) not in table:
-        raise ValueError(f"no object {name!r} in {category}; there are {', '.join(key + suffix for key in table)}")
-    return assemble(build(**table[key]), view)
-
-# %% ../nbs/00a_simulate.ipynb #c03fc7e8
-@dataclass(frozen=True)
-class Light:
-    "Lighting, fixed to the camera."
-    key: tuple[float, float, float] = (-0.62, 0.42, 0.66) # direction to the key light (x away, y left, z up)
-    strength: float = 0.75 # of the key light
-    ambient: float = 0.5 # of the sky
-    spread: float = 0.22 # size of the key light: softness of shadows
-    shadows: bool = True
-    gamma: float = 1.5 # display gamma: brightens dark tones
 
 
 def _embree(vertices: np.ndarray, faces: np.ndarray) -> "EmbreeScene":
@@ -967,6 +899,90 @@ def _hit_distance(scene: "EmbreeScene", origins: np.ndarray, directions: np.ndar
     return np.where(hit["primID"] >= 0, hit["tfar"], np.inf)
 
 
+def _sky_directions(n: int) -> np.ndarray:
+    "n directions around +z, spread by the cosine law (Fibonacci spiral)."
+    turn, height = np.arange(n) * np.pi * (3 - np.sqrt(5)), np.sqrt(1 - (np.arange(n) + 0.5) / n)
+    side = np.sqrt(1 - height**2)
+    return np.stack([side * np.cos(turn), side * np.sin(turn), height], 1)
+
+
+def ambient_occlusion(
+    vertices: np.ndarray, # (v, 3)
+    normals: np.ndarray, # (v, 3)
+    faces: np.ndarray, # (f, 3)
+    n_rays: int = 20,
+) -> np.ndarray: # (v,) 1 where the whole hemisphere is open, 0 where nothing is
+    "Share of the hemisphere above each vertex from which light can come."
+    scene, size = _embree(vertices, faces), np.ptp(vertices, axis=0).max()
+    side = np.cross(normals, np.where(np.abs(normals[:, :1]) < 0.6, [[1.0, 0, 0]], [[0, 1.0, 0]]))
+    side /= np.maximum(np.linalg.norm(side, axis=1, keepdims=True), 1e-9)
+    frame = np.stack([side, np.cross(normals, side), normals], 1)
+    rays = np.einsum("rk,vkj->vrj", _sky_directions(n_rays), frame)
+    start = np.repeat((vertices + 4e-3 * size * normals)[:, None], n_rays, 1)
+    far = _hit_distance(scene, start.reshape(-1, 3), rays.reshape(-1, 3)).reshape(-1, n_rays)
+    return np.minimum(far / (0.6 * size), 1.0).mean(1) ** 0.8
+
+
+def assemble(
+    parts: list[Part],
+    view: tuple[float, float] = (0, 0), # yaw and pitch in degrees of the canonical view
+) -> "trimesh.Trimesh": # centred; vertex_attributes albedo, gloss, normal
+    "One mesh from parts (x forward, y left, z up), in the canonical view and of standard size."
+    import trimesh
+
+    offsets = np.cumsum([0] + [len(part.vertices) for part in parts])
+    faces = np.concatenate([part.faces + offset for part, offset in zip(parts, offsets)])
+    turn = rotation_matrix(*view) @ np.diag([-1.0, -1.0, 1.0])
+    vertices, normals = (np.concatenate([getattr(part, name) for part in parts]) @ turn.T for name in ("vertices", "normals"))
+    vertices = standard_size(vertices)
+    looks = {name: np.concatenate([getattr(part, name) for part in parts]) for name in ("albedo", "gloss")}
+    return trimesh.Trimesh(vertices, faces, process=False, vertex_attributes=looks | {"normal": normals})
+
+
+def standard_size(
+    vertices: np.ndarray, # (v, 3)
+) -> np.ndarray: # (v, 3) centred on the bounding box
+    "Centre vertices and scale them so that compact and slender objects look equally large."
+    vertices = vertices - (vertices.max(0) + vertices.min(0)) / 2
+    reach = np.linalg.norm(vertices, axis=1).max()
+    bulk = np.sqrt(np.prod(np.sort(np.ptp(vertices, axis=0))[-2:])) / 2
+    return vertices / (reach**0.6 * (1.25 * bulk) ** 0.4)
+
+
+@lru_cache(maxsize=None)
+def _geometry(category: str, name: str) -> "trimesh.Trimesh":
+    "Mesh of one of the 64 objects, without its occlusion."
+    if category not in CATEGORIES:
+        raise ValueError(f"no category {category!r}; there are {', '.join(CATEGORIES)}")
+    build, table, view = CATEGORIES[category]
+    suffix = f"_{category[:-1].lower()}"
+    if (key := name.removesuffix(suffix)) not in table:
+        raise ValueError(f"no object {name!r} in {category}; there are {', '.join(key + suffix for key in table)}")
+    return assemble(build(**table[key]), view)
+
+
+@lru_cache(maxsize=None)
+def make_object(
+    category: str, # a key of `CATEGORIES`
+    name: str, # an object of that category, as in `object_names`
+) -> "trimesh.Trimesh": # vertex_attributes albedo, gloss, normal, occlusion
+    "Mesh of one of the 64 objects."
+    mesh = _geometry(category, name)
+    mesh.vertex_attributes["occlusion"] = ambient_occlusion(mesh.vertices, mesh.vertex_attributes["normal"], mesh.faces)
+    return mesh
+
+# %% ../nbs/00a_simulate.ipynb #6915f271
+@dataclass(frozen=True)
+class Light:
+    "Lighting, fixed to the camera."
+    key: tuple[float, float, float] = (-0.62, 0.42, 0.66) # direction to the key light (x away, y left, z up)
+    strength: float = 0.75 # of the key light
+    ambient: float = 0.55 # of the sky
+    spread: float = 0.22 # size of the key light: softness of shadows
+    shadows: bool = True
+    gamma: float = 1.5 # display gamma: brightens dark tones
+
+
 def _surface(mesh: "trimesh.Trimesh", albedo: float) -> dict[str, np.ndarray]:
     "What shading needs of any mesh: normals, albedo, gloss and occlusion at the vertices."
     given, n = mesh.vertex_attributes, len(mesh.vertices)
@@ -980,20 +996,19 @@ def _surface(mesh: "trimesh.Trimesh", albedo: float) -> dict[str, np.ndarray]:
 
 def _rays(vertices: np.ndarray, pose: np.ndarray, shift: np.ndarray, scale: np.ndarray, side: int, perspective: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     "Rays that may hit: their index into (n, side, side), origins and directions in the object's frame."
-    n = len(pose)
+    n, (vertices, pose, shift, scale) = len(pose), (np.asarray(a, np.float32) for a in (vertices, pose, shift, scale))
     seen = np.einsum("vj,nij->nvi", vertices, pose) * scale[:, None, None]
     depth = 1 + perspective * seen[..., 0]
     screen = (seen[..., 1:] + shift[:, None, 1:]) / depth[..., None]
     low, high = screen.min(1).T, screen.max(1).T
-    grid = 0.5 - (np.arange(side) + 0.5) / side
+    grid = np.float32(0.5) - (np.arange(side, dtype=np.float32) + np.float32(0.5)) / np.float32(side)
     inside = [(grid >= lo[:, None] - 1 / side) & (grid <= hi[:, None] + 1 / side) for lo, hi in zip(low, high)]
     which = np.flatnonzero(inside[1][:, :, None] & inside[0][:, None, :])
     image, row, column = np.unravel_index(which, (n, side, side))
-    at = np.stack([np.zeros(len(which)), grid[column], grid[row]], 1)
-    ahead = np.stack([np.ones(len(which)), perspective * at[:, 1], perspective * at[:, 2]], 1)
+    at = np.stack([np.zeros(len(which), np.float32), grid[column], grid[row]], 1)
+    ahead = np.float32(perspective) * at + np.array([1, 0, 0], np.float32)
     back = 2.0 if not perspective else min(2.0, 0.98 / perspective)
-    start = (at - back * ahead - shift[image]) / scale[image, None]
-    turn = pose[image]
+    start, turn = (at - np.float32(back) * ahead - shift[image]) / scale[image, None], pose[image]
     return which, np.einsum("ri,rij->rj", start, turn), np.einsum("ri,rij->rj", ahead, turn)
 
 
@@ -1009,12 +1024,12 @@ def _shade(
     "Luminance of surface points: hemispheric ambient light, a key light with soft shadows, a highlight."
     normal = looks[:, :3] / np.maximum(np.linalg.norm(looks[:, :3], axis=1, keepdims=True), 1e-6)
     normal = normal * np.where(np.einsum("hi,hi->h", normal, ahead) > 0, -1, 1)[:, None]
-    key = np.asarray(light.key) / np.linalg.norm(light.key)
-    aim = key + light.spread * np.column_stack([np.zeros(len(points)), jitter])
+    key = (np.asarray(light.key) / np.linalg.norm(light.key)).astype(np.float32)
+    aim = key + np.float32(light.spread) * np.pad(jitter.astype(np.float32), ((0, 0), (1, 0)))
     aim = np.einsum("hij,hi->hj", turn, aim)
     seen = np.ones(len(points), bool)
     if light.shadows:
-        seen = scene.run(np.ascontiguousarray(points + 0.012 * normal, np.float32), np.ascontiguousarray(aim, np.float32), query="OCCLUDED") < 0
+        seen = scene.run(np.ascontiguousarray(points + np.float32(0.012) * normal, np.float32), np.ascontiguousarray(aim, np.float32), query="OCCLUDED") < 0
     diffuse = np.einsum("hi,hi->h", normal, aim) / np.linalg.norm(aim, axis=1)
     up = np.einsum("hi,hi->h", turn[:, 2], normal)
     eye = ahead / np.linalg.norm(ahead, axis=1, keepdims=True)
@@ -1036,7 +1051,7 @@ def _render_chunk(vertices, faces, looks, scene, pose, shift, scale, size, super
     image, row, column = np.unravel_index(which, (len(pose), side, side))
     sub = np.stack([row % supersample, column % supersample], 1) * (2.0 / max(supersample - 1, 1)) - 1 if supersample > 1 else np.zeros((len(which), 2))
     points = origins[on] + hit["tfar"][on, None] * ahead[on]
-    value = _shade(points, mixed, ahead[on], pose[image], sub, scene, light)
+    value = _shade(points, mixed, ahead[on], pose[image].astype(np.float32), sub, scene, light)
     pixel = (image * size + row // supersample) * size + column // supersample
     shape, norm = (len(pose), size, size), supersample**2
     total = [np.bincount(pixel, weights, len(pose) * size * size).reshape(shape) / norm for weights in (value, None)]
@@ -1052,7 +1067,7 @@ def render(
     size: int = 64, # side of the picture in pixels
     background: "float | np.ndarray" = 0.0, # grey level, or (n, size, size) pictures
     supersample: int = 2, # rays per pixel and side
-    extent: float = 0.56, # share of the picture's side that an object with s = 1 covers
+    extent: float = 0.6, # share of the picture's side that an object with s = 1 covers
     unit: float = 0.2, # share of the picture's side that ty = 1 or tz = 1 moves
     perspective: float = 0.0, # 1 / distance of the camera in sides of the picture; 0 is orthographic
     light: Light = Light(),
@@ -1074,12 +1089,12 @@ def render(
     images = np.clip(images + (1 - masks) * np.asarray(background, np.float32), 0, 1)
     return (images, masks) if return_mask else images
 
-# %% ../nbs/00a_simulate.ipynb #87d13578
+# %% ../nbs/00a_simulate.ipynb #4f9f565f
 VARIATIONS = pd.DataFrame( # half ranges of angles (degrees) and positions; s lies between 1 / s and s; images per object
     {"rxy": [0.0, 45, 90], "rxz": [0.0, 45, 90], "ryz": [0.0, 45, 90], "ty": [0.0, 0.3, 0.6], "tz": [0.0, 0.6, 1.2], "s": [1.0, 1.3, 1.6], "images": [10, 40, 40]},
     index=["V0", "V3", "V6"],
 )
-RENDERER = 1 # goes up when pictures change, so that cached ones are not used any more
+RENDERER = 2 # goes up when pictures change, so that cached ones are not used any more
 
 
 def _variation_order(n: int, rng: np.random.Generator) -> np.ndarray:
@@ -1104,7 +1119,7 @@ def sample_labels(
     pose[:, 5] = 1 / largest + (largest - 1 / largest) * (pose[:, 5] / largest + 1) / 2
     labels = names.iloc[which].reset_index(drop=True).assign(variation=VARIATIONS.index.to_numpy()[level])
     labels.insert(0, "image_id", [f"sim{seed}_{i:05d}" for i in range(n_images)])
-    return labels.assign(**dict(zip(("rxy", "rxz", "ryz", "ty", "tz", "s"), pose.T)))
+    return labels.assign(**dict(zip(("rxy", "rxz", "ryz", "ty", "tz", "s"), pose.T + 0.0)))
 
 # %% ../nbs/00a_simulate.ipynb #9a1c5991
 def _texture(size: int, exponent: float, rng: np.random.Generator) -> np.ndarray:
@@ -1153,7 +1168,7 @@ def _natural(images: np.ndarray, masks: np.ndarray, keys: np.ndarray, seed: int)
 
 BACKGROUNDS = {"none": _no_background, "natural": _natural}
 
-# %% ../nbs/00a_simulate.ipynb #88b493cd
+# %% ../nbs/00a_simulate.ipynb #3987ee24
 def _render_job(rows: pd.DataFrame, size: int, background: str, supersample: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     "Pictures and masks, uint8, of rows of labels that show the same object. The index numbers the images."
     mesh = make_object(rows["category"].iloc[0], rows["object"].iloc[0])
@@ -1172,7 +1187,7 @@ def _run_jobs(jobs: list[tuple], pixels: int, workers: "int | None", progress: b
     if workers is None:
         import joblib
 
-        workers = joblib.cpu_count() if pixels > 6e6 else 1
+        workers = joblib.cpu_count() if pixels > 2e7 else 1
     if workers <= 1:
         return tqdm((_render_job(*job) for job in jobs), **show)
     from joblib import Parallel, delayed
@@ -1250,7 +1265,7 @@ def render_hvm(
     images, masks = (pair[:, i : i + 1].astype(np.float32) / 255 for i in (0, 1))
     return (images, labels, masks) if return_mask else (images, labels)
 
-# %% ../nbs/00a_simulate.ipynb #98921af7
+# %% ../nbs/00a_simulate.ipynb #456cec60
 FACTORS = ("rotation", "rotation_by_category", "category", "shape", "albedo", "position", "size")
 
 
@@ -1276,7 +1291,7 @@ def describe_mesh(
 def object_features() -> pd.DataFrame: # 64 rows (index: object), 9 columns, z-scored within each category
     "Descriptors of the 64 objects relative to their category's mean and spread."
     names = object_names()
-    table = pd.DataFrame([describe_mesh(make_object(*row)) for row in names.itertuples(index=False)], index=names["object"])
+    table = pd.DataFrame([describe_mesh(_geometry(*row)) for row in names.itertuples(index=False)], index=names["object"])
     groups = table.groupby(names["category"].to_numpy())
     return (table - groups.transform("mean")) / groups.transform("std", ddof=0)
 
@@ -1309,8 +1324,9 @@ def _mean_rotation() -> np.ndarray:
 
 @lru_cache(maxsize=None)
 def _feature_scale() -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    "Mean and standard deviation of each feature over the reference labels."
-    return {factor: (values.mean(0), values.std(0)) for factor, values in factor_features(_reference()).items()}
+    "Mean and scale of each feature over the reference labels: one scale for entries of a matrix, else one per feature."
+    spread = {True: lambda values: np.sqrt(values.var(0).mean(keepdims=True)), False: lambda values: values.std(0)}
+    return {factor: (values.mean(0), spread[factor.startswith("rotation")](values)) for factor, values in factor_features(_reference()).items()}
 
 
 def standard_features(
@@ -1319,21 +1335,21 @@ def standard_features(
     "Features of each factor, standardised."
     return {factor: (values - _feature_scale()[factor][0]) / _feature_scale()[factor][1] for factor, values in factor_features(labels).items()}
 
-# %% ../nbs/00a_simulate.ipynb #87e42b0e
+# %% ../nbs/00a_simulate.ipynb #c17c6969
 @dataclass(frozen=True)
 class Population:
     "Parameters of a simulated population of N units."
     n_units: int
     seed: int
-    shares: tuple = (0.26, 0.1, 0.3, 0.12, 0.08, 0.08, 0.06) # mean share of each factor of `FACTORS` in the variance of the drive
+    shares: tuple = (0.3, 0.07, 0.28, 0.13, 0.08, 0.08, 0.06) # mean share of each factor of `FACTORS` in the variance of the drive
     concentration: float = 4.0 # of the Dirichlet: small makes specialists, large makes every unit the same mixture
-    mean_rate: float = 12.0 # median over units of the mean rate, spikes/s
+    mean_rate: float = 6.5 # median over units of the mean rate, spikes/s
     rate_spread: float = 0.5 # standard deviation of log mean rate
-    slope: float = 1.3 # b: depth of modulation
-    threshold: float = 0.4 # theta
+    slope: float = 1.1 # b: depth of modulation
+    threshold: float = -0.1 # theta
 
 
-SUBJECTS = {"M1": Population(58, seed=101), "M2": Population(110, seed=102)}
+SUBJECTS = {"M1": Population(58, seed=101, mean_rate=3.7), "M2": Population(110, seed=102)}
 
 
 @dataclass(frozen=True)
@@ -1347,7 +1363,7 @@ class Tuning:
 
 def _rectify(drive: np.ndarray, population: Population) -> np.ndarray:
     "Softplus of the drive."
-    return np.logaddexp(0, population.slope * 2 * (drive - population.threshold)) / 2
+    return np.logaddexp(0, population.slope * (drive - population.threshold))
 
 
 @lru_cache(maxsize=None)

@@ -1,0 +1,37 @@
+"""Rendering speed of `migvis.simulate`: images per second, and how much several processes gain.
+
+    python benchmarks/rendering.py [--images 2000] [--workers 2]
+"""
+import argparse
+import time
+
+import numpy as np
+
+from migvis.simulate import make_object, object_names, render_labels, sample_labels
+
+
+def speed(n_images: int, size: int, workers: int, background: str = "none") -> float:
+    "Images per second for fresh pictures, with the processes already started."
+    render_labels(sample_labels(64 * workers), 16, workers=workers, progress=False)
+    start = time.perf_counter()
+    render_labels(sample_labels(n_images, seed=1), size, background, workers=workers, progress=False)
+    return n_images / (time.perf_counter() - start)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--images", type=int, default=2000, help="images at 64 x 64; a quarter as many at 128 x 128")
+    parser.add_argument("--workers", type=int, default=2)
+    arguments = parser.parse_args()
+
+    start = time.perf_counter()
+    faces = [len(make_object(*row).faces) for row in object_names().itertuples(index=False)]
+    print(f"64 objects built in {time.perf_counter() - start:.1f} s, {np.median(faces):.0f} triangles in the median, {max(faces)} at most")
+    print(f"{'size':>5} {'background':>11} {'1 process':>14} {f'{arguments.workers} processes':>16} {'ratio':>6}")
+    for size, n_images, background in ((64, arguments.images, "none"), (64, arguments.images, "natural"), (128, arguments.images // 4, "none")):
+        one, many = (speed(n_images, size, workers, background) for workers in (1, arguments.workers))
+        print(f"{size:>5} {background:>11} {one:>8.0f} img/s {many:>10.0f} img/s {many / one:>6.2f}")
+
+
+if __name__ == "__main__":
+    main()
