@@ -7,7 +7,7 @@ __all__ = ['N_LEVEL_FEATURES', 'DINO', 'IMAGENET', 'ENCODERS', 'FROZEN', 'Latent
            'mi_lower_bound', 'MIBound', 'mi_bound', 'level_features', 'ConvBlock', 'ConvEncoder', 'find_dino_weights',
            'load_dino', 'DINOEncoder', 'GroupLinear', 'SeparableScore', 'JointScore', 'resolve_groups', 'Heads',
            'Critics', 'Critic', 'select_critic', 'save_critics', 'load_critics', 'candidate_columns', 'add_noise',
-           'held_out_mi', 'train_critics']
+           'held_out_mi', 'early_times', 'train_critics']
 
 # %% ../nbs/04_infonce.ipynb #db8b806b
 import math
@@ -123,7 +123,7 @@ def level_features(
     angle = ratio[:, None] * (math.pi / 20) * 2.0 ** torch.arange(N_LEVEL_FEATURES // 2, device=ratio.device).div(2)
     return torch.cat([angle.sin(), angle.cos()], 1)
 
-# %% ../nbs/04_infonce.ipynb #30a60a5f
+# %% ../nbs/04_infonce.ipynb #57584f40
 class ConvBlock(nn.Module):
     "Halve the resolution: convolution, normalisation, modulation by the noise level, SiLU."
     def __init__(self, n_in: int, n_out: int, noise_aware: bool) -> None:
@@ -131,6 +131,8 @@ class ConvBlock(nn.Module):
         self.conv = nn.Conv2d(n_in, n_out, 4, stride=2, padding=1)
         self.norm = nn.GroupNorm(math.gcd(8, n_out), n_out) if n_in > 1 else nn.Identity() # brightness and contrast must survive
         self.modulate = nn.Linear(N_LEVEL_FEATURES, 2 * n_out) if noise_aware else None
+        if noise_aware:
+            for p in self.modulate.parameters(): nn.init.zeros_(p) # at first, noise changes nothing
 
     def forward(self, x: Tensor, level: Tensor | None) -> Tensor: # (B, c, H, W) -> (B, c', H / 2, W / 2)
         x = self.norm(self.conv(x))
@@ -623,7 +625,15 @@ def held_out_mi(
     critics.train(was_training)
     return tuple(mi_bound(s, "first") for s in torch.stack(scores, 1))
 
-# %% ../nbs/04_infonce.ipynb #3ea9e463
+# %% ../nbs/04_infonce.ipynb #9bb24430
+def early_times(
+    u: Tensor,     # uniform in [0, 1)
+    n_times: int,  # T + 1
+    power: float = 2.0,
+) -> Tensor: # times 0..T, small ones more often
+    "Times at which critics are trained: the density falls with t, because noisy images teach little."
+    return (u**power * n_times).long()
+
 def _contrastive_loss(
     data: _Data,
     n_negatives: int | None,  # None: all others of the batch
@@ -636,7 +646,7 @@ def _contrastive_loss(
         alpha_bar = getattr(model, "module", model).alpha_bar
         y = y + pixel_noise * batch.randn(*y.shape[1:])
         if alpha_bar is not None:
-            t = batch.randint(len(alpha_bar))
+            t = early_times(batch.rand(), len(alpha_bar))
             y = add_noise(y, alpha_bar[t], batch.randn(*y.shape[1:]))
         scores = model(z, y, t)
         if n_negatives is not None:
@@ -646,14 +656,14 @@ def _contrastive_loss(
         return rows.sum(), {"mi": math.log(scores.shape[-1]) - rows}
     return loss
 
-# %% ../nbs/04_infonce.ipynb #276f338e
+# %% ../nbs/04_infonce.ipynb #f7133371
 class _Watch:
     "Held-out loss of all groups during training, on fixed draws; adds the bounds to the history."
     def __init__(self, data: _Data, n_candidates: int, n_times: int | None, seed: int) -> None:
         n, self.data, self.seed = len(data.images), data, seed
         order = torch.randperm(n, generator=generator(seed, 0))
         self.columns = candidate_columns(n, min(n, n_candidates), order).to(data.mean.device)
-        self.t = None if n_times is None else torch.linspace(0, n_times - 1, n).round().long()[order]
+        self.t = None if n_times is None else early_times(torch.linspace(0, 1 - 1e-6, n), n_times)[order]
         self.bounds: list[float] = []
 
     def validate(self, model: nn.Module) -> Tensor: # ()
