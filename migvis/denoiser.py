@@ -319,14 +319,14 @@ def validation_loss(
         return torch.cat(parts).mean()
     return loss
 
-# %% ../nbs/03_denoiser.ipynb #d77c4255
+# %% ../nbs/03_denoiser.ipynb #44c88e6a
 def train_denoiser(
     images: Tensor | Any,                      # (n, 1, H, W) in [0, 1], tensor or array
     config: DenoiserConfig,
     *,
     validation: Tensor | Any | None = None,    # (m, 1, H, W) held-out images; None: validation is on training images
     denoiser: Denoiser | None = None,          # one of your own; None: built from `config`, preconditioned by the images' statistics
-    weighting: str = "min_snr",                # see `loss_weights`; paper: "eps"
+    weighting: str | None = None,              # see `loss_weights`; default: "v" if preconditioned, else "eps" as in the paper
     decay: bool = True,                        # half-cosine decay of the learning rate, after a short warm-up
     seed: int = 0,
     device: str | torch.device = "auto",
@@ -339,6 +339,7 @@ def train_denoiser(
     if denoiser.image_size != config.image_size:
         raise ValueError(f"the denoiser is for images of side {denoiser.image_size}, the configuration for {config.image_size}")
     schedule, device = denoiser.schedule, resolve_device(device)
+    weighting = weighting or ("eps" if denoiser.data_std is None else "v")
     weights, mark = loss_weights(schedule, weighting), fingerprint(y0, config, denoiser, weighting=weighting, decay=decay)
     y0, held_out = y0.to(device), held_out.to(device)
 
