@@ -170,6 +170,9 @@ def test_guided_eps_is_the_shifted_score():
     shift = (dg.guided_eps(eps, 100 * grad, gamma, ab, scale="eps") - eps).flatten(1).norm(dim=1)
     torch.testing.assert_close(shift, gamma * eps.flatten(1).norm(dim=1))
     assert torch.equal(dg.guided_eps(eps, 0 * grad, gamma, ab, scale="eps"), eps)  # no direction, no guidance
+    torch.testing.assert_close(dg.guided_eps(eps, 0.01 * grad, gamma, ab, scale="clip"), dg.guided_eps(eps, 0.01 * grad, gamma, ab))
+    clipped = (dg.guided_eps(eps, 1e4 * grad, gamma, ab, scale="clip") - eps).flatten(1).norm(dim=1)
+    torch.testing.assert_close(clipped, (gamma > 0) * eps.flatten(1).norm(dim=1))
 
 
 def test_guidance_raises_the_log_density_more_the_stronger_it_is():

@@ -227,6 +227,15 @@ def test_weights_of_the_loss():
     with pytest.raises(ValueError, match="weighting"): dn.loss_weights(s, "best")
 
 
+def test_default_weighting_follows_the_network():
+    "A plain network gets the paper's unweighted loss, a preconditioned one the loss of v."
+    short = replace(SMALL, steps=2)
+    same = lambda a, b: all(torch.equal(x, y) for x, y in zip(a.model.parameters(), b.model.parameters()))
+    plain = lambda **kw: train(config=short, denoiser=build_denoiser(SMALL), **kw)
+    ours = lambda **kw: train(config=short, **kw)
+    assert same(plain(), plain(weighting="eps")) and same(ours(), ours(weighting="v")) and not same(ours(), ours(weighting="eps"))
+
+
 def test_interrupted_training_ends_with_the_same_weights(tmp_path, trained):
     class Stop(Exception): ...
     def stop(step, model, row):
