@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['ANGLES', 'POSE_AND_CATEGORY', 'LabelCode', 'LIKELIHOODS', 'CODES', 'standardized_columns', 'sincos_columns',
            'matrix_columns', 'Continuous', 'Categorical', 'ContinuousCode', 'CategoricalCode', 'label_codes',
-           'StackedLinear', 'stacked_mlp', 'NeuralVAE', 'take_members', 'seeded_ensemble', 'gaussian_log_likelihood',
-           'poisson_log_likelihood', 'Likelihood', 'gaussian_kl', 'Targets', 'make_targets', 'elbo_terms',
-           'negative_objective', 'FittedVAE', 'save_vae', 'load_vae', 'ablation', 'member_table', 'hold_out',
-           'Objective', 'make_objective', 'fit_vae']
+           'StackedLinear', 'StackedScale', 'stacked_mlp', 'NeuralVAE', 'take_members', 'seeded_ensemble',
+           'gaussian_log_likelihood', 'poisson_log_likelihood', 'Likelihood', 'gaussian_kl', 'Targets', 'make_targets',
+           'elbo_terms', 'negative_objective', 'FittedVAE', 'save_vae', 'load_vae', 'ablation', 'member_table',
+           'hold_out', 'Objective', 'make_objective', 'fit_vae', 'trial_table', 'latent_table', 'widest_pair']
 
 # %% ../nbs/01_vae.ipynb #b73ab067
 import math
@@ -59,7 +59,7 @@ def matrix_columns(
 
 ANGLES = {"linear": standardized_columns, "sincos": sincos_columns, "matrix": matrix_columns}
 
-# %% ../nbs/01_vae.ipynb #91f355f2
+# %% ../nbs/01_vae.ipynb #1eed6bd5
 @dataclass(frozen=True)
 class Continuous:
     "A group predicts numeric label columns through a linear head."
@@ -67,6 +67,7 @@ class Continuous:
     columns: tuple[str, ...] = ("rxy", "rxz", "ryz") # label columns; rows with NaN are left out
     angles: str = "linear" # "linear" for plain numbers; "sincos" or "matrix" for angles in degrees
     weight: float = 1.0 # multiplies this term's log likelihood
+    aligned: bool = False # target k is predicted from dimension k of the group alone, so that dimensions have meanings
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "columns", tuple(self.columns))
@@ -99,6 +100,9 @@ class Categorical:
     column: str = "category" # label column; missing entries are left out
     weight: float = 1.0 # multiplies this term's log likelihood
 
+    @property
+    def aligned(self) -> bool: return False
+
     def __post_init__(self) -> None:
         if self.group < 0 or self.weight < 0:
             raise ValueError(f"group and weight must not be negative: {self}")
@@ -115,7 +119,7 @@ class Categorical:
 
 POSE_AND_CATEGORY = (Continuous(group=0, columns=("rxy", "rxz", "ryz")), Categorical(group=1, column="category"))
 
-# %% ../nbs/01_vae.ipynb #b9ec78ef
+# %% ../nbs/01_vae.ipynb #00944428
 @dataclass(frozen=True)
 class ContinuousCode:
     "A `Continuous` label with the mean and scale of its training targets."
@@ -156,7 +160,7 @@ class CategoricalCode:
 
     def encode(self, labels: pd.DataFrame) -> Tensor: # (n,) long, -1 where unknown
         "Targets of the softmax head."
-        return torch.as_tensor(pd.Categorical(labels[self.spec.column], categories=self.levels).codes.astype(np.int64))
+        return torch.as_tensor(pd.Index(self.levels).get_indexer(labels[self.spec.column]).astype(np.int64))
 
     def log_likelihood(self, output: Tensor, target: Tensor) -> Tensor: # (..., B, width), (B,) -> (..., B) nats
         "Log probability of the class."
@@ -191,7 +195,7 @@ def label_codes(
         warnings.warn(f"{'; '.join(problems)}: fitting without; unsupervised groups: {', '.join(f'{g + 1}' for g in free)}", stacklevel=3)
     return tuple(codes)
 
-# %% ../nbs/01_vae.ipynb #9062831d
+# %% ../nbs/01_vae.ipynb #983607f8
 class StackedLinear(nn.Module):
     "Linear layer, or one for each ensemble member; weights (E, in, out)."
     def __init__(
@@ -210,6 +214,25 @@ class StackedLinear(nn.Module):
         return x @ self.weight + self.bias
 
 
+class StackedScale(nn.Module):
+    "Each output from the input dimension of the same number, by a scale and an offset."
+    def __init__(
+        self,
+        n_in: int, # input features
+        n_out: int, # output features, at most n_in
+        members: int | None = None, # E; None: a single layer without member dimension
+    ) -> None:
+        super().__init__()
+        if n_out > n_in:
+            raise ValueError(f"an aligned head of {n_out} targets needs a group of at least as many dimensions, not {n_in}")
+        lead = () if members is None else (members,)
+        self.weight = nn.Parameter(torch.ones(*lead, 1, n_out))
+        self.bias = nn.Parameter(torch.zeros(*lead, 1, n_out))
+
+    def forward(self, x: Tensor) -> Tensor: # ([E,] B, in) -> ([E,] B, out)
+        return x[..., : self.bias.shape[-1]] * self.weight + self.bias
+
+
 def stacked_mlp(
     sizes: Sequence[int], # input, hidden..., output
     members: int | None = None, # E
@@ -218,7 +241,7 @@ def stacked_mlp(
     layers = [StackedLinear(a, b, members) for a, b in zip(sizes[:-1], sizes[1:])]
     return nn.Sequential(*[part for layer in layers for part in (layer, nn.ReLU())][:-1])
 
-# %% ../nbs/01_vae.ipynb #8659cd11
+# %% ../nbs/01_vae.ipynb #bcd642e1
 class NeuralVAE(nn.Module):
     "VAE of responses with latents in groups: two-layer perceptrons, Gaussian posterior, a linear head for each label."
     def __init__(
@@ -231,20 +254,20 @@ class NeuralVAE(nn.Module):
         n_categories: int = 8, # outputs of the category head on group 2; 0: none
         *,
         groups: Sequence[int] | None = None, # sizes of unequal groups, in place of n_groups and group_size
-        heads: Sequence[tuple[int, int]] | None = None, # (group, outputs) of each label head, in place of pose and category
+        heads: Sequence[tuple[int, int] | tuple[int, int, bool]] | None = None, # (group, outputs[, aligned]) of each label head, in place of pose and category
         members: int | None = None, # E models in one; None: a single model
     ) -> None:
         super().__init__()
         groups = tuple(groups or (group_size,) * n_groups)
         heads = ((0, pose_size), (1, n_categories)) if heads is None else heads
-        heads = tuple((int(group), int(width)) for group, width in heads if width)
-        if min(groups, default=0) < 1 or any(not 0 <= group < len(groups) for group, _ in heads):
+        heads = tuple((int(group), int(width), bool(aligned)) for group, width, *rest in heads if width for aligned in rest or (False,))
+        if min(groups, default=0) < 1 or any(not 0 <= group < len(groups) for group, *_ in heads):
             raise ValueError(f"groups {groups} must be positive sizes, and the heads (group, outputs) {heads} must name one of them")
         hidden = (hidden,) if isinstance(hidden, int) else tuple(hidden)
         self.config = {"n_units": n_units, "groups": groups, "hidden": hidden, "heads": heads, "members": members}
         self.encoder = stacked_mlp((n_units, *hidden, 2 * sum(groups)), members)
         self.decoder = stacked_mlp((sum(groups), *hidden[::-1], n_units), members)
-        self.heads = nn.ModuleList(StackedLinear(groups[group], width, members) for group, width in heads)
+        self.heads = nn.ModuleList((StackedScale if aligned else StackedLinear)(groups[group], width, members) for group, width, aligned in heads)
         self.log_noise = nn.Parameter(torch.zeros(*(() if members is None else (members,)), 1, n_units))
 
     @property
@@ -264,14 +287,14 @@ class NeuralVAE(nn.Module):
     def predict(self, z: Tensor) -> list[Tensor]: # ([E,] B, D) -> one ([E,] B, outputs) for each head
         "Output of each label head, from its own group alone."
         parts = z.split(self.groups, -1)
-        return [head(parts[group]) for head, (group, _) in zip(self.heads, self.config["heads"])]
+        return [head(parts[group]) for head, (group, *_) in zip(self.heads, self.config["heads"])]
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]: # (B, N) -> mean, log variance, decoded mean
         "Posterior and reconstruction from its mean."
         mean, log_var = self.encode(x)
         return mean, log_var, self.decode(mean)
 
-# %% ../nbs/01_vae.ipynb #90a8c4d4
+# %% ../nbs/01_vae.ipynb #d31c7397
 def take_members(
     model: NeuralVAE, # an ensemble
     which: int | Sequence[int], # a member, or several
@@ -293,7 +316,7 @@ def seeded_ensemble(
         for seed in set(seeds):
             torch.manual_seed(generator(seed, 0).initial_seed())
             states[seed] = NeuralVAE(**config).state_dict()
-    model = NeuralVAE(**config, members=len(seeds))
+        model = NeuralVAE(**config, members=len(seeds))
     model.load_state_dict({key: torch.stack([states[seed][key] for seed in seeds]) for key in model.state_dict()})
     return model
 
@@ -581,7 +604,7 @@ class Objective:
         noise = torch.randn(shape, generator=generator(0, 3)).to(self.beta.device)
         return negative_objective(self.terms(model, self.validation, noise), self.codes, self.beta, self.label_weight)
 
-# %% ../nbs/01_vae.ipynb #51d0bcd8
+# %% ../nbs/01_vae.ipynb #22f2eaac
 def make_objective(
     train: Recording,
     validation: Recording,
@@ -622,7 +645,7 @@ def fit_vae(
     standardizer, codes = Standardizer.fit(train.responses), label_codes(train.labels, supervision, len(config.groups))
     objective = make_objective(train, validation, members, standardizer, codes, likelihood, estimator, resolve_device(device))
     model = seeded_ensemble(members.seed.tolist(), n_units=train.responses.shape[1], groups=config.groups, hidden=config.hidden,
-                            heads=tuple((code.spec.group, code.width) for code in codes))
+                            heads=tuple((code.spec.group, code.width, code.spec.aligned) for code in codes))
     fingerprint = {"config": asdict(config), "members": members.to_dict("list"), "codes": repr(codes), "likelihood": likelihood,
                    "estimator": estimator, "data": float(objective.train.x.double().square().sum())}
     run = fit(model, objective.loss, len(objective.train), **{
@@ -630,3 +653,35 @@ def fit_vae(
         "device": device, "validate": objective.score, "keep_best": True, "fingerprint": fingerprint, "desc": "neural VAE", **training})
     scores = np.array(run.history.validation.dropna().tolist())
     return FittedVAE(run.model.cpu().eval(), standardizer, codes, members.assign(validation=scores.min(0)), likelihood, run.history)
+
+# %% ../nbs/01_vae.ipynb #ea5329c9
+def trial_table(
+    fitted: FittedVAE,
+    recording: Recording,
+    images: Sequence[int] = (0, 1, 2, 3), # which images
+    member: int | None = None, # None: the best
+) -> pd.DataFrame: # one row for each image and unit: image, unit, raw, reconstruction
+    "Raw and reconstructed standardised responses across units (paper Figure 8)."
+    part = recording.select(images=list(images))
+    raw, reconstruction = fitted.standardizer.transform(part.responses), fitted.reconstruct(part, member)
+    unit = np.tile(np.arange(raw.shape[1]), len(raw))
+    return pd.DataFrame({"image": np.repeat(list(images), raw.shape[1]), "unit": unit, "raw": raw.ravel(), "reconstruction": reconstruction.ravel()})
+
+# %% ../nbs/01_vae.ipynb #e64a571b
+def latent_table(
+    fitted: FittedVAE,
+    recording: Recording,
+    member: int | None = None, # None: the best
+) -> pd.DataFrame: # n rows: the recording's labels, and the posterior means as columns z1.1, z1.2, ... (group.dimension, from 1)
+    "Latents next to labels: the neural manifolds of the paper's Figure 7B."
+    names = [f"z{g + 1}.{d + 1}" for g, size in enumerate(fitted.groups) for d in range(size)]
+    return pd.concat([recording.labels.reset_index(drop=True), pd.DataFrame(fitted.latents(recording, member).numpy(), columns=names)], axis=1)
+
+
+def widest_pair(
+    table: pd.DataFrame, # of latent_table
+    group: int, # from 0
+) -> tuple[str, str]: # names of two columns
+    "The two dimensions of a group whose posterior means vary most."
+    first, second = table.filter(regex=rf"^z{group + 1}\.").var().nlargest(2).index
+    return first, second

@@ -1,0 +1,104 @@
+"""How much faster the batched ensemble and the matrix form of the partial correlation are. Prints ratios measured in one run.
+
+    python benchmarks/vae.py [--steps 100] [--threads 1]
+
+1. 40 neural VAEs (two subjects of 58 and 110 units, four variants, five seeds), one batched model for each subject,
+   against training the 40 one after another with the same function.
+2. The partial correlation of a batch with its gradient: matrix products against the difference tensor (B, B, D) and against
+   a loop over samples and groups.
+"""
+import argparse
+import time
+import warnings
+
+import numpy as np
+import pandas as pd
+import torch
+
+from migvis.data import Recording
+from migvis.partial_correlation import is_weights, partial_correlation
+from migvis.training import VAEConfig
+from migvis.vae import ablation, fit_vae
+
+
+def random_recording(n_units: int, n: int = 4608, seed: int = 0) -> Recording:
+    "Responses of the right shape; their content does not matter for timing."
+    rng = np.random.default_rng(seed)
+    labels = pd.DataFrame(rng.uniform(-90, 90, (n, 3)), columns=["rxy", "rxz", "ryz"]).assign(category=rng.integers(0, 8, n))
+    return Recording(np.zeros((n, 1, 2, 2), np.float32), rng.standard_normal((n, n_units)), labels, simulated=True)
+
+
+def seconds(task, repeats: int = 3) -> float:
+    "Shortest of some runs."
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        task()
+        times.append(time.perf_counter() - start)
+    return min(times)
+
+
+def fit(recording: Recording, steps: int, seeds, variants) -> None:
+    config = VAEConfig(steps=steps, batch_size=128)
+    fit_vae(recording, recording.select(images=range(128)), config, seeds=seeds, variants=variants, device="cpu", progress=False,
+            validate_every=steps, log_every=steps)
+
+
+def ensembles(steps: int) -> None:
+    recordings = [random_recording(58), random_recording(110)]
+    variants = ablation(0.3, 3.0)
+    fit(recordings[0], 5, 1, variants)  # warm up
+    together = seconds(lambda: [fit(recording, steps, 5, variants) for recording in recordings])
+    one_by_one = seconds(lambda: [fit(recording, steps, [seed], {name: variants[name]})
+                                  for recording in recordings for name in variants for seed in range(5)], repeats=1)
+    print(f"40 models, {steps} steps of 128: batched {together:.2f} s, one after another {one_by_one:.2f} s: {one_by_one / together:.1f}x")
+
+
+def with_differences(z, mean, log_var, groups, n_data):
+    "The usual form: a tensor of all differences."
+    density = torch.distributions.Normal(mean, torch.exp(log_var / 2)).log_prob(z[:, None]).unflatten(-1, (groups, -1)).sum(-1)
+    weights = is_weights(len(z), n_data).log()
+    return (torch.logsumexp(density.sum(-1) + weights, 1) - torch.logsumexp(density + weights[..., None], 1).sum(-1)).mean()
+
+
+def with_loops(z, mean, log_var, groups, n_data):
+    "A loop over samples and groups."
+    weights, total = is_weights(len(z), n_data).log(), 0.0
+    normal = torch.distributions.Normal(mean, torch.exp(log_var / 2))
+    for b in range(len(z)):
+        parts = normal.log_prob(z[b]).chunk(groups, -1)
+        total = total + torch.logsumexp(sum(part.sum(-1) for part in parts) + weights[b], 0)
+        for part in parts:
+            total = total - torch.logsumexp(part.sum(-1) + weights[b], 0)
+    return total / len(z)
+
+
+def partial_correlations() -> None:
+    for batch in (128, 256, 512):
+        torch.manual_seed(0)
+        mean, log_var = torch.randn(batch, 24, requires_grad=True), torch.full((batch, 24), -1.0, requires_grad=True)
+        noise = torch.randn(batch, 24)
+
+        def run(method):
+            z = mean + noise * torch.exp(log_var / 2)
+            value = method(z, mean, log_var, 4, n_data=4032)
+            value.backward()
+            return value.item()
+        methods = {"matrix products": partial_correlation, "differences": with_differences, "loop": with_loops}
+        values = {name: run(method) for name, method in methods.items()}
+        assert max(values.values()) - min(values.values()) < 1e-2, values
+        times = {name: seconds(lambda: run(method), 2 if name == "loop" else 20) for name, method in methods.items()}
+        told = ", ".join(f"{name} {1e3 * t:.1f} ms ({t / times['matrix products']:.0f}x)" for name, t in times.items())
+        print(f"partial correlation and gradient, B={batch}, D=24, G=4: {told}")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--steps", type=int, default=100)
+    parser.add_argument("--threads", type=int, default=None)
+    arguments = parser.parse_args()
+    warnings.simplefilter("ignore")
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    partial_correlations()
+    ensembles(arguments.steps)

@@ -1,0 +1,304 @@
+"Neural VAE: shapes, terms against distributions, labels, ensembles against single models, fitting, files, bad input."
+import warnings
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from torch.distributions import Categorical as CategoricalDistribution
+from torch.distributions import Normal, Poisson, kl_divergence
+
+from migvis.data import Recording
+from migvis.partial_correlation import partial_correlation
+from migvis.training import VAEConfig
+from migvis.vae import (POSE_AND_CATEGORY, Categorical, Continuous, FittedVAE, NeuralVAE, Targets, ablation, elbo_terms, fit_vae,
+                        gaussian_kl, gaussian_log_likelihood, label_codes, matrix_columns, member_table, negative_objective,
+                        poisson_log_likelihood, seeded_ensemble, take_members)
+
+SMALL = VAEConfig(groups=(3, 3, 2), hidden=24, steps=300, batch_size=64, lr=5e-3, beta=0.5)
+
+
+def toy_recording(n=400, n_units=15, seed=0, counts=False) -> Recording:
+    "Units that mix two angles and four categories."
+    rng = np.random.default_rng(seed)
+    category, angles = rng.integers(0, 4, n), rng.uniform(-90, 90, (n, 3))
+    features = np.c_[np.eye(4)[category] * 2, angles / 50]
+    drive = features @ np.random.default_rng(99).standard_normal((features.shape[1], n_units)) * 0.6
+    responses = rng.poisson(np.exp(0.5 * drive + 1)) if counts else drive + 0.3 * rng.standard_normal((n, n_units))
+    labels = pd.DataFrame({"category": [f"c{c}" for c in category], "rxy": angles[:, 0], "rxz": angles[:, 1], "ryz": angles[:, 2]})
+    return Recording(np.zeros((n, 1, 2, 2), np.float32), responses, labels, simulated=True)
+
+
+@pytest.fixture(scope="module")
+def fitted():
+    return fit_vae(toy_recording(), toy_recording(100, seed=1), SMALL, seeds=2, variants=ablation(0.5, 1.0), device="cpu", progress=False)
+
+
+def test_single_model_of_the_paper():
+    model = NeuralVAE(58)
+    mean, log_var = model.encode(torch.randn(7, 58))
+    assert mean.shape == log_var.shape == (7, 24)
+    assert model.decode(mean).shape == (7, 58)
+    assert [tuple(out.shape) for out in model.predict(mean)] == [(7, 3), (7, 8)]
+    assert model.groups == (6, 6, 6, 6)
+
+
+def test_heads_read_their_own_group_only():
+    model = NeuralVAE(10, groups=(2, 3, 4), heads=((2, 5), (0, 1)))
+    z = torch.randn(6, 9)
+    other = z.clone()
+    other[:, 2:5] += 1
+    for before, after in zip(model.predict(z), model.predict(other)):
+        assert torch.equal(before, after)
+    other[:, 5:] += 1
+    assert not torch.allclose(model.predict(z)[0], model.predict(other)[0])
+    assert torch.equal(model.predict(z)[1], model.predict(other)[1])
+
+
+def test_an_ensemble_computes_what_its_members_compute():
+    ensemble = seeded_ensemble([3, 4, 5], n_units=9, groups=(2, 2), hidden=(8, 6), heads=((0, 3),))
+    x = torch.randn(11, 9)
+    mean, log_var = ensemble.encode(x)
+    for member in range(3):
+        single = take_members(ensemble, member)
+        assert torch.allclose(single.encode(x)[0], mean[member], atol=1e-5)
+        assert torch.allclose(single.decode(mean[member]), ensemble.decode(mean)[member], atol=1e-5)
+        assert torch.allclose(single.predict(mean[member])[0], ensemble.predict(mean)[0][member], atol=1e-5)
+    assert torch.allclose(take_members(ensemble, [2, 0]).encode(x)[0], mean[[2, 0]], atol=1e-5)
+
+
+def test_the_same_seed_starts_alike_and_another_does_not():
+    weights = seeded_ensemble([7, 8, 7], n_units=5).encoder[0].weight
+    assert torch.equal(weights[0], weights[2])
+    assert not torch.equal(weights[0], weights[1])
+
+
+def test_seeding_leaves_the_global_generator_alone():
+    torch.manual_seed(0)
+    expected = torch.rand(3)
+    torch.manual_seed(0)
+    seeded_ensemble([1, 2], n_units=5)
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_terms_agree_with_torch_distributions():
+    torch.manual_seed(0)
+    output, target, log_noise = torch.randn(6, 4), torch.randn(6, 4), torch.randn(1, 4)
+    expected = Normal(output, torch.exp(log_noise / 2)).log_prob(target).sum(-1)
+    assert torch.allclose(gaussian_log_likelihood(output, target, log_noise), expected, atol=1e-5)
+    counts = torch.randint(0, 9, (6, 4)).float()
+    assert torch.allclose(poisson_log_likelihood(output, counts, log_noise), Poisson(output.exp()).log_prob(counts).sum(-1), atol=1e-4)
+    mean, log_var = torch.randn(6, 5), torch.randn(6, 5)
+    expected = kl_divergence(Normal(mean, torch.exp(log_var / 2)), Normal(0.0, 1.0)).sum(-1)
+    assert torch.allclose(gaussian_kl(mean, log_var), expected, atol=1e-5)
+
+
+def test_elbo_terms_of_an_ensemble_against_single_models():
+    recording = toy_recording(32)
+    codes = label_codes(recording.labels, POSE_AND_CATEGORY, 2)
+    ensemble = seeded_ensemble([0, 1], n_units=15, groups=(3, 3), heads=tuple((c.spec.group, c.width) for c in codes))
+    x = torch.as_tensor(recording.responses)
+    targets = Targets(x, x, tuple(code.encode(recording.labels) for code in codes))
+    noise = torch.randn(2, 32, 6)
+    together = elbo_terms(ensemble, targets, noise, codes, n_data=200)
+    assert set(together) == {"reconstruction", "label:rxy+rxz+ryz", "label:category", "kl", "pc"}
+    for member in range(2):
+        single = take_members(ensemble, member)
+        alone = elbo_terms(single, targets, noise[member], codes, n_data=200)
+        for name, value in alone.items():
+            assert value.shape == () and torch.allclose(value, together[name][member], atol=1e-3), name
+        mean, log_var = single.encode(x)
+        z = mean + torch.exp(log_var / 2) * noise[member]
+        assert torch.allclose(alone["pc"], partial_correlation(z, mean, log_var, 2, n_data=200), atol=1e-4)
+        category = CategoricalDistribution(logits=single.predict(z)[1]).log_prob(targets.labels[1]).mean()
+        assert torch.allclose(alone["label:category"], category, atol=1e-4)
+
+
+def test_partial_correlation_of_some_members_only():
+    recording = toy_recording(16)
+    ensemble = seeded_ensemble([0, 1, 2], n_units=15, groups=(3, 3), heads=())
+    x = torch.as_tensor(recording.responses)
+    noise = torch.randn(3, 16, 6)
+    every = elbo_terms(ensemble, Targets(x, x, ()), noise, (), 50)
+    some = elbo_terms(ensemble, Targets(x, x, ()), noise, (), 50, pc_members=torch.tensor([2]))
+    assert torch.isnan(some["pc"][:2]).all() and torch.allclose(some["pc"][2], every["pc"][2], atol=1e-4)
+    loss = negative_objective(some, (), torch.tensor([0.0, 0.0, 2.0]), 0.0)
+    assert torch.allclose(loss[2], -every["reconstruction"][2] + every["kl"][2] + 2 * every["pc"][2], atol=1e-3)
+    assert torch.isfinite(loss).all()
+
+
+def test_rotation_matrices_are_rotations_in_the_documented_order():
+    matrices = matrix_columns(np.random.default_rng(0).uniform(-180, 180, (20, 3))).reshape(-1, 3, 3)
+    assert np.allclose(matrices @ matrices.transpose(0, 2, 1), np.eye(3))
+    assert np.allclose(np.linalg.det(matrices), 1)
+    assert np.allclose(matrix_columns(np.zeros((1, 3))), np.eye(3).ravel())
+    from migvis.simulate import rotation_matrix
+    degrees = np.random.default_rng(1).uniform(-90, 90, (5, 3))
+    assert np.allclose(matrix_columns(degrees).reshape(-1, 3, 3), rotation_matrix(*degrees.T), atol=1e-6)
+
+
+@pytest.mark.parametrize("angles, width", [("linear", 3), ("sincos", 6), ("matrix", 9)])
+def test_continuous_codes(angles, width):
+    labels = toy_recording(50).labels
+    code = Continuous(0, ("rxy", "rxz", "ryz"), angles=angles).code(labels)
+    target = code.encode(labels)
+    assert code.width == width and target.shape == (50, width)
+    assert torch.allclose(target.mean(0), torch.zeros(width), atol=1e-4)
+    assert np.allclose(code.decode(target), code.spec.targets(labels), atol=1e-4)
+    labels.loc[3, "rxy"] = np.nan
+    score = code.log_likelihood(torch.zeros(50, width), code.encode(labels))
+    assert torch.isfinite(score).all()
+
+
+def test_angles_as_sine_and_cosine_have_no_jump():
+    code = Continuous(0, ("ryz",), angles="sincos").code(pd.DataFrame({"ryz": [-170.0, 0, 90, 170]}))
+    near = code.encode(pd.DataFrame({"ryz": [-179.9, 179.9]}))
+    assert (near[0] - near[1]).abs().max() < 0.02
+
+
+def test_categories_unknown_to_training_count_nothing():
+    code = Categorical(0).code(pd.DataFrame({"category": ["a", "b", "c", "a"]}))
+    target = code.encode(pd.DataFrame({"category": ["b", "z", None]}))
+    assert target.tolist() == [1, -1, -1]
+    output = torch.randn(3, 3)
+    score = code.log_likelihood(output, target)
+    assert score[1:].tolist() == [0, 0] and torch.allclose(score[0], output[0].log_softmax(-1)[1])
+
+
+def test_fit_learns_and_describes_its_members(fitted):
+    assert fitted.members.shape[0] == 8 and fitted.members.variant.nunique() == 4
+    assert np.isfinite(fitted.members.validation).all()
+    test = toy_recording(200, seed=2)
+    full = fitted.variant("full")
+    x = fitted.standardizer.transform(test.responses)
+    assert ((x - full.reconstruct(test)) ** 2).mean() < 0.6 * (x**2).mean()
+    predicted = full.predict_labels(test)
+    assert set(predicted) == {"rxy+rxz+ryz", "category"}
+    assert (predicted["category"] == test.labels.category).mean() > 0.6
+    assert full.best == full.members.validation.argmin()
+
+
+def test_latents_are_the_mean_or_seeded_samples(fitted):
+    test = toy_recording(20, seed=3)
+    mean, log_var = fitted.posterior(test, 6)
+    assert torch.equal(fitted.latents(test, 6), mean)
+    assert torch.equal(fitted.latents(test.responses, 6), mean)
+    first, again, other = (fitted.latents(test, 6, sample=True, seed=seed) for seed in (1, 1, 2))
+    assert torch.equal(first, again) and not torch.equal(first, other)
+    assert ((first - mean) / torch.exp(log_var / 2)).std().item() == pytest.approx(1, abs=0.2)
+
+
+def test_decoding_from_some_groups_sets_the_others_to_zero(fitted):
+    test = toy_recording(20, seed=3)
+    z = fitted.latents(test, 0)
+    z[:, 3:6] = 0
+    assert np.allclose(fitted.reconstruct(test, 0, groups=(0, 2)), fitted.decode(z, 0), atol=1e-6)
+
+
+def test_a_member_does_not_depend_on_its_company():
+    train, validation = toy_recording(150), toy_recording(60, seed=1)
+    config = VAEConfig(groups=(2, 2), hidden=8, steps=15, batch_size=50, beta=0.7)
+    options = dict(device="cpu", progress=False)
+    company = fit_vae(train, validation, config, seeds=[4], variants=ablation(0.7, 2.0), **options).variant("full")
+    alone = fit_vae(train, validation, config, seeds=[4], variants={"full": {"beta": 0.7, "label_weight": 2.0}}, **options)
+    assert torch.allclose(company.latents(validation, 0), alone.latents(validation, 0), atol=1e-4)
+
+
+def test_fitting_is_deterministic_and_resumes(tmp_path):
+    train, validation = toy_recording(150), toy_recording(60, seed=1)
+    config = VAEConfig(groups=(2, 2), hidden=8, steps=20, batch_size=50)
+    options = dict(seeds=2, device="cpu", progress=False)
+    once, twice = (fit_vae(train, validation, config, **options) for _ in range(2))
+    assert torch.equal(once.latents(validation, 1), twice.latents(validation, 1))
+
+    class Stop(Exception):
+        pass
+
+    def stop(step, model, row):
+        if step == 12:
+            raise Stop
+    saved = dict(checkpoint=tmp_path, checkpoint_every=5, log_every=1)
+    with pytest.raises(Stop):
+        fit_vae(train, validation, config, **options, **saved, callback=stop)
+    resumed = fit_vae(train, validation, config, **options, **saved)
+    assert torch.equal(once.latents(validation, 1), resumed.latents(validation, 1))
+    with pytest.raises(ValueError, match="another run"):
+        fit_vae(toy_recording(150, seed=9), validation, config, **options, **saved)
+
+
+def test_save_and_load(fitted, tmp_path):
+    test = toy_recording(20, seed=3)
+    fitted.save(tmp_path / "vae.safetensors")
+    loaded = FittedVAE.load(tmp_path / "vae.safetensors")
+    assert torch.equal(loaded.latents(test, 5), fitted.latents(test, 5))
+    assert loaded.codes == fitted.codes and loaded.groups == fitted.groups
+    pd.testing.assert_frame_equal(loaded.members, fitted.members)
+    for name, value in fitted.predict_labels(test, 7).items():
+        assert np.array_equal(loaded.predict_labels(test, 7)[name], value)
+    (tmp_path / "broken.safetensors").write_bytes((tmp_path / "vae.safetensors").read_bytes()[:100])
+    with pytest.raises(ValueError):
+        FittedVAE.load(tmp_path / "broken.safetensors")
+
+
+def test_poisson_likelihood_fits_counts():
+    train, test = toy_recording(400, counts=True), toy_recording(100, counts=True, seed=1)
+    fitted = fit_vae(train, None, VAEConfig(groups=(4, 4), hidden=24, steps=300, batch_size=64, lr=5e-3), likelihood="poisson", seeds=1,
+                     device="cpu", progress=False)
+    x = fitted.standardizer.transform(test.responses)
+    assert ((x - fitted.reconstruct(test)) ** 2).mean() < 0.8 * (x**2).mean()
+    assert (fitted.standardizer.inverse(fitted.reconstruct(test)) > 0).all()
+    with pytest.raises(ValueError, match="needs counts"):
+        fit_vae(toy_recording(50), None, SMALL, likelihood="poisson", seeds=1, device="cpu", progress=False)
+
+
+def test_unlabelled_recording_fits_and_says_so():
+    recording = toy_recording(120)
+    unlabelled = Recording(recording.images, recording.responses, pd.DataFrame({"category": ["none"] * 120}))
+    with pytest.warns(UserWarning, match="no column rxy, rxz, ryz.*only 1 class.*unsupervised groups: 1, 2, 3"):
+        fitted = fit_vae(unlabelled, None, VAEConfig(groups=(2, 2, 2), hidden=8, steps=5, batch_size=32), seeds=1, device="cpu", progress=False)
+    assert fitted.codes == () and fitted.latents(unlabelled).shape == (120, 6)
+    assert fitted.predict_labels(unlabelled) == {}
+
+
+def test_declared_without_supervision_there_is_no_warning():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        fit_vae(toy_recording(60), None, VAEConfig(groups=(2, 2), hidden=8, steps=2, batch_size=32), supervision=(), seeds=1, device="cpu", progress=False)
+
+
+def test_validation_and_test_do_not_leak_into_the_standardizer(fitted):
+    train = toy_recording()
+    assert np.allclose(fitted.standardizer.mean, train.responses.mean(0), atol=1e-5)
+
+
+def test_bad_input_is_refused(fitted):
+    recording = toy_recording(40)
+    options = dict(seeds=1, device="cpu", progress=False)
+    with pytest.raises(ValueError, match="supervision names group 5"):
+        fit_vae(recording, None, SMALL, supervision=(Categorical(5),), **options)
+    with pytest.raises(ValueError, match="unknown likelihood"):
+        fit_vae(recording, None, SMALL, likelihood="binomial", **options)
+    with pytest.raises(ValueError, match="unknown estimator"):
+        fit_vae(recording, None, SMALL, estimator="exact", **options)
+    with pytest.raises(ValueError, match="nothing to fit"):
+        fit_vae(recording, None, SMALL, seeds=0, device="cpu", progress=False)
+    with pytest.raises(ValueError, match="angles must be one of"):
+        Continuous(0, angles="radians")
+    with pytest.raises(ValueError, match="three columns"):
+        matrix_columns(np.zeros((4, 2)))
+    with pytest.raises(ValueError, match="not be negative"):
+        Categorical(-1)
+    with pytest.raises(ValueError, match="must name one of them"):
+        NeuralVAE(5, groups=(2, 2), heads=((2, 3),))
+    with pytest.raises(ValueError, match="several variants"):
+        fitted.latents(recording)
+    with pytest.raises(ValueError, match="no variant 'half'"):
+        fitted.variant("half")
+    with pytest.raises(ValueError, match="units"):
+        fitted.latents(np.zeros((3, 4), np.float32), 0)
+
+
+def test_member_table_pairs_every_variant_with_every_seed():
+    table = member_table(ablation(2.0, 3.0), 5)
+    assert len(table) == 20 and (table.groupby("variant").seed.nunique() == 5).all()
+    assert table[table.variant == "PC"][["beta", "label_weight"]].drop_duplicates().values.tolist() == [[2.0, 0.0]]
