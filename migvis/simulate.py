@@ -50,7 +50,7 @@ def rotation_matrix(
     "Pose R = R_yz(ryz) R_xz(rxz) R_yx(rxy) in the frame x away, y left, z up."
     return plane_rotation(1, 2, ryz) @ plane_rotation(0, 2, rxz) @ plane_rotation(1, 0, rxy)
 
-# %% ../nbs/00a_simulate.ipynb #272438ea
+# %% ../nbs/00a_simulate.ipynb #ea99ec63
 @dataclass(frozen=True)
 class Part:
     "A piece of an object: triangles with a unit normal, an albedo and a gloss at each vertex."
@@ -75,7 +75,7 @@ def vertex_normals(
     total = np.stack([np.bincount(faces.ravel(), np.repeat(face[:, i], 3), len(vertices)) for i in range(3)], 1)
     return total / np.maximum(np.linalg.norm(total, axis=1, keepdims=True), 1e-12)
 
-
+# %% ../nbs/00a_simulate.ipynb #91f74cba
 def _ring_faces(m: int, k: int) -> np.ndarray:
     "Triangles of a closed strip of quadrilaterals between m rings of k points."
     row, column = np.meshgrid(np.arange(m - 1), np.arange(k), indexing="ij")
@@ -93,7 +93,7 @@ def _caps(rings: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     last = np.stack([this, following, np.full(k, k)], 1) + k + 1
     return points, np.concatenate([first, last]) + m * k
 
-
+# %% ../nbs/00a_simulate.ipynb #fe099a32
 def skin(
     rings: np.ndarray, # (m, k, 3) m closed rings of k points
     albedo: "float | np.ndarray" = 0.6, # one value, or (m, k) a value per point
@@ -115,7 +115,7 @@ def skin(
         vertices, colour, faces = vertices[faces.ravel()], colour[faces.ravel()], np.arange(faces.size).reshape(-1, 3)
     return Part(vertices, vertex_normals(vertices, faces), faces, colour, np.full(len(vertices), float(gloss)))
 
-# %% ../nbs/00a_simulate.ipynb #457a7090
+# %% ../nbs/00a_simulate.ipynb #9bbfef84
 def _circle(k: int) -> tuple[np.ndarray, np.ndarray]:
     "Cosine and sine of k angles around a circle."
     angle = np.arange(k) * 2 * np.pi / k
@@ -135,7 +135,7 @@ def lathe(
     rings = np.stack([radius[:, None] * cos * stretch[0], radius[:, None] * sin * stretch[1], np.repeat(height[:, None], k, 1)], -1)
     return skin(rings + np.asarray(centre), **look)
 
-
+# %% ../nbs/00a_simulate.ipynb #637f0605
 def ellipsoid(
     centre: tuple[float, float, float],
     radii: "float | tuple[float, float, float]",
@@ -152,7 +152,7 @@ def ellipsoid(
     rotate = plane_rotation(0, 1, turn[0]) @ plane_rotation(2, 0, turn[1]) @ plane_rotation(1, 2, turn[2])
     return skin(rings @ rotate.T + np.asarray(centre), **look)
 
-
+# %% ../nbs/00a_simulate.ipynb #4eeda98e
 def loft(
     sections: Iterable[tuple], # (x, half width, bottom z, top z) along x
     power: float = 2.0, # 2 gives ellipses, 4 rounded boxes, 8 boxes
@@ -167,7 +167,7 @@ def loft(
     z = (low + high)[:, None] / 2 + (high - low)[:, None] / 2 * round_sin
     return skin(np.stack([np.repeat(x[:, None], k, 1), y, z], -1), **look)
 
-
+# %% ../nbs/00a_simulate.ipynb #71a7f94e
 def tube(
     path: Iterable[tuple[float, float, float]], # points of the middle line
     radii: "float | Iterable[float]",
@@ -188,7 +188,7 @@ def tube(
         rings.append(point + radius * (cos[:, None] * side + sin[:, None] * np.cross(along, side)))
     return skin(np.stack(rings), **look)
 
-
+# %% ../nbs/00a_simulate.ipynb #611a741f
 def plate(
     outline: Iterable[tuple[float, float, float]], # corners of a plane, star-shaped outline
     thickness: "tuple[float, float, float]", # vector from one face to the other
@@ -211,7 +211,7 @@ def box(
     top = np.column_stack([corners * taper, np.full(4, size[2] / 2)])
     return skin(np.stack([bottom, top]) + np.asarray(centre), flat=True, **look)
 
-
+# %% ../nbs/00a_simulate.ipynb #cc708691
 def mirrored(
     part: Part,
 ) -> list[Part]: # the part and its mirror image
@@ -219,7 +219,7 @@ def mirrored(
     flip = np.array([1.0, -1.0, 1.0])
     return [part, replace(part, vertices=part.vertices * flip, normals=part.normals * flip, faces=part.faces[:, ::-1])]
 
-# %% ../nbs/00a_simulate.ipynb #50d03295
+# %% ../nbs/00a_simulate.ipynb #af84dbdd
 def _legs(length: float, width: float, ground: float, radius: float, body: float, foot: float) -> list[Part]:
     "Four legs from the belly to the ground, with feet."
     parts = []
@@ -232,19 +232,23 @@ def _legs(length: float, width: float, ground: float, radius: float, body: float
     return parts
 
 
-def _head(at: np.ndarray, size: float, snout: float, drop: float, body: float, muzzle: float, ears: tuple, ear_albedo: float) -> list[Part]:
+def _head(at: np.ndarray, size: float, snout: float, drop: float, body: float, muzzle: float, ears: tuple,
+    ear_albedo: float) -> list[Part]:
     "Head with snout, nose, eyes and ears (length, width, thickness, height up the head)."
     x, _, z = at
     tip = np.array([x + size * (0.6 + snout), 0, z - size * drop])
     parts = [ellipsoid(tuple(at), (size, size * 0.82, size * 0.9), albedo=body)]
-    parts += [tube([(x + 0.2 * size, 0, z - 0.15 * size), tip * 0.5 + np.array([x + size, 0, z - 0.2 * size]) * 0.5, tip], [size * 0.7, size * 0.55, size * 0.42], albedo=muzzle)]
-    parts += [ellipsoid(tuple(tip), (size * 0.18, size * 0.42, size * 0.4), albedo=muzzle), ellipsoid(tuple(tip + [size * 0.15, 0, size * 0.14]), size * 0.18, albedo=0.08, gloss=0.3)]
+    parts += [tube([(x + 0.2 * size, 0, z - 0.15 * size), tip * 0.5 + np.array([x + size, 0, z - 0.2 * size]) * 0.5, tip],
+        [size * 0.7, size * 0.55, size * 0.42], albedo=muzzle)]
+    parts += [ellipsoid(tuple(tip), (size * 0.18, size * 0.42, size * 0.4), albedo=muzzle),
+        ellipsoid(tuple(tip + [size * 0.15, 0, size * 0.14]), size * 0.18, albedo=0.08, gloss=0.3)]
     parts += mirrored(ellipsoid((x + size * 0.66, size * 0.52, z + size * 0.32), size * 0.17, albedo=0.05, gloss=0.6))
     length, width, thick, up = ears
-    ear = ellipsoid((x - 0.15 * size, size * (0.62 + 0.45 * width), z + size * up), (thick * size, width * size, length * size), turn=(0, 0, -28), albedo=ear_albedo)
+    ear = ellipsoid((x - 0.15 * size, size * (0.62 + 0.45 * width), z + size * up), (thick * size, width * size, length * size),
+        turn=(0, 0, -28), albedo=ear_albedo)
     return parts + mirrored(ear)
 
-
+# %% ../nbs/00a_simulate.ipynb #a17528ed
 def animal(
     length: float = 1.6, girth: float = 0.34, chest: float = 1.0, hips: float = 1.0, ground: float = 0.75, leg: float = 0.1,
     neck: float = 0.35, rise: float = 0.35, neck_radius: float = 0.2, head: float = 0.24, snout: float = 0.5, drop: float = 0.3,
@@ -263,16 +267,18 @@ def animal(
     neck_part = tube(swan, [girth * chest * 0.4, girth * chest * 0.9, neck_radius * 1.15, neck_radius], k=14, albedo=body)
     back = np.array([-0.5 * length, 0, 0.25 * girth])
     end = back + tail * np.array([-np.cos(np.deg2rad(60 * tail_lift)), 0, np.sin(np.deg2rad(60 * tail_lift))])
-    parts = [torso, neck_part, tube([back + [0.08, 0, 0], back * 0.6 + end * 0.4 + [-0.1 * tail, 0, 0.05], end], [tail_radius * 1.4, tail_radius, tail_radius * 0.7], albedo=body)]
+    parts = [torso, neck_part, tube([back + [0.08, 0, 0], back * 0.6 + end * 0.4 + [-0.1 * tail, 0, 0.05], end],
+        [tail_radius * 1.4, tail_radius, tail_radius * 0.7], albedo=body)]
     parts += [ellipsoid(tuple(end), tail_tip, albedo=foot)] if tail_tip else []
     parts += _legs(length, 0.55 * girth, ground, leg, body, foot) + _head(at, head, snout, drop, body, muzzle, ears, ear_albedo)
     return parts + (extras(at) if extras else [])
 
-# %% ../nbs/00a_simulate.ipynb #28b61c5d
+# %% ../nbs/00a_simulate.ipynb #d352b6ca
 def _trunk(at: np.ndarray) -> list[Part]:
     "Trunk, tusks and great ears of an elephant."
     x, _, z = at
-    trunk = tube([(x + 0.2, 0, z), (x + 0.42, 0, z - 0.2), (x + 0.46, 0, z - 0.55), (x + 0.5, 0, z - 0.85), (x + 0.62, 0, z - 0.98)], [0.18, 0.14, 0.11, 0.08, 0.07], albedo=0.42)
+    trunk = tube([(x + 0.2, 0, z), (x + 0.42, 0, z - 0.2), (x + 0.46, 0, z - 0.55), (x + 0.5, 0, z - 0.85),
+        (x + 0.62, 0, z - 0.98)], [0.18, 0.14, 0.11, 0.08, 0.07], albedo=0.42)
     tusk = tube([(x + 0.25, 0.14, z - 0.2), (x + 0.45, 0.17, z - 0.4), (x + 0.68, 0.17, z - 0.38)], [0.05, 0.045, 0.02], albedo=0.95)
     ear = ellipsoid((x - 0.12, 0.36, z - 0.05), (0.3, 0.06, 0.42), turn=(-24, 0, 0), albedo=0.34)
     return [trunk] + mirrored(tusk) + mirrored(ear)
@@ -290,15 +296,18 @@ def _horns(at: np.ndarray) -> list[Part]:
 def _mane(at: np.ndarray) -> list[Part]:
     "Mane of a lion: a wreath of tufts around the head."
     angle = np.arange(14) * 2 * np.pi / 14
-    tufts = [ellipsoid((at[0] - 0.12, 0.3 * np.cos(a), at[2] + 0.3 * np.sin(a) - 0.03), (0.17, 0.16, 0.16), m=7, k=10, albedo=0.17) for a in angle]
+    tufts = [ellipsoid((at[0] - 0.12, 0.3 * np.cos(a), at[2] + 0.3 * np.sin(a) - 0.03), (0.17, 0.16, 0.16), m=7, k=10,
+        albedo=0.17) for a in angle]
     return tufts + [ellipsoid((at[0] - 0.2, 0, at[2] - 0.08), (0.22, 0.36, 0.4), albedo=0.17)]
 
-
+# %% ../nbs/00a_simulate.ipynb #a28e4b32
 def _spots(at: np.ndarray) -> list[Part]:
     "Dark spots on the body and neck of a giraffe, and its horns."
     rng, parts = np.random.default_rng(1), []
-    for x, z, reach in [(x, z, 0.25) for x in (-0.42, -0.18, 0.08, 0.3) for z in (-0.12, 0.14)] + [(0.45 + 0.42 * t, 0.2 + 1.1 * t, 0.2 - 0.11 * t) for t in (0.1, 0.3, 0.5, 0.7)]:
-        parts += mirrored(ellipsoid((x + 0.03 * rng.normal(), reach, z), (0.09 + 0.02 * rng.random(), 0.07, 0.09), m=7, k=10, albedo=0.3))
+    for x, z, reach in [(x, z, 0.25) for x in (-0.42, -0.18, 0.08, 0.3)
+        for z in (-0.12, 0.14)] + [(0.45 + 0.42 * t, 0.2 + 1.1 * t, 0.2 - 0.11 * t) for t in (0.1, 0.3, 0.5, 0.7)]:
+        parts += mirrored(ellipsoid((x + 0.03 * rng.normal(), reach, z), (0.09 + 0.02 * rng.random(), 0.07, 0.09), m=7, k=10,
+            albedo=0.3))
     return parts + mirrored(tube([(at[0] - 0.04, 0.07, at[2] + 0.1), (at[0] - 0.05, 0.08, at[2] + 0.32)], [0.025, 0.045], albedo=0.2))
 
 
@@ -313,40 +322,55 @@ def _spines(at: np.ndarray) -> list[Part]:
             parts.append(tube([root, root + (out + [-0.5, 0, 0.1]) * 0.17], [0.04, 0.004], k=5, albedo=0.2 + 0.35 * (i % 2)))
     return parts + [ellipsoid((-0.06, 0, 0.06), (0.62, 0.44, 0.44), albedo=0.2)]
 
-
+# %% ../nbs/00a_simulate.ipynb #4364f170
 def _shell(at: np.ndarray) -> list[Part]:
     "Shell of a turtle: a patterned dome over a pale rim."
     height = np.array([0, 0.06, 0.16, 0.27, 0.36, 0.42, 0.44])
     radius = np.array([0.72, 0.74, 0.68, 0.56, 0.38, 0.18, 0.0])
-    dome = lathe(zip(radius, height), stretch=(1.1, 0.86), k=24, albedo=0.42, gloss=0.2)
-    plates = [ellipsoid((0.8 * r * c, 0.62 * r * s, z), (0.17, 0.15, 0.07), turn=(np.degrees(np.arctan2(s, c)), lean, 0), m=7, k=12, albedo=0.14) for r, z, n, lean in ((0.72, 0.19, 9, 55), (0.36, 0.36, 4, 22), (0, 0.41, 1, 0)) for c, s in zip(*_circle(n))]
+    dome = lathe(zip(radius, height), stretch=(1.1, 0.86), k=24, albedo=0.3, gloss=0.2)
+    plates = [ellipsoid((0.8 * r * c, 0.62 * r * s, z), (0.17, 0.15, 0.07), turn=(np.degrees(np.arctan2(s, c)), lean, 0), m=7,
+        k=12, albedo=0.14) for r, z, n, lean in ((0.72, 0.19, 9, 55), (0.36, 0.36, 4, 22), (0, 0.41, 1, 0)) for c,
+        s in zip(*_circle(n))]
     return [dome, *plates, ellipsoid((0, 0, 0), (0.7, 0.55, 0.14), albedo=0.75)]
 
-
+# %% ../nbs/00a_simulate.ipynb #a06a69a6
 ANIMALS = {
-    "bear": dict(length=1.5, girth=0.42, chest=1.0, hips=1.1, ground=0.66, leg=0.15, neck=0.38, rise=0.14, neck_radius=0.28, head=0.29, snout=0.45, drop=0.35, ears=(0.28, 0.28, 0.12, 0.85), tail=0.08, body=0.27, muzzle=0.5, foot=0.15),
-    "cow": dict(length=1.7, girth=0.38, ground=0.82, leg=0.09, neck=0.42, rise=0.22, neck_radius=0.2, head=0.24, snout=0.85, drop=0.6, ears=(0.2, 0.45, 0.12, 0.45), tail=0.75, tail_lift=-1.4, tail_tip=0.08, body=0.85, muzzle=0.65, extras=_horns),
-    "dog": dict(length=1.15, girth=0.25, chest=1.15, hips=0.8, ground=0.62, leg=0.075, neck=0.24, rise=0.42, neck_radius=0.15, head=0.23, snout=0.75, drop=0.3, ears=(0.75, 0.28, 0.2, 0.1), tail=0.5, tail_radius=0.05, tail_lift=0.9, body=0.6, muzzle=0.75, ear_albedo=0.15, foot=0.75),
-    "elephant": dict(length=1.7, girth=0.55, ground=0.95, leg=0.19, neck=0.36, rise=0.22, neck_radius=0.3, head=0.38, snout=0.1, drop=0.2, ears=(0.3, 0.2, 0.1, 0.1), tail=0.6, tail_lift=-1.3, tail_tip=0.05, body=0.4, foot=0.3, extras=_trunk),
-    "giraffe": dict(length=1.05, girth=0.28, chest=1.15, hips=0.9, ground=1.15, leg=0.08, neck=0.5, rise=1.4, neck_radius=0.12, head=0.17, snout=0.95, drop=0.6, ears=(0.2, 0.5, 0.15, 0.6), tail=0.5, tail_lift=-1.3, tail_tip=0.06, body=0.82, muzzle=0.6, extras=_spots),
-    "hedgehog": dict(length=1.0, girth=0.34, ground=0.4, leg=0.07, neck=0.2, rise=-0.04, neck_radius=0.24, head=0.25, snout=0.95, drop=0.4, ears=(0.3, 0.3, 0.15, 0.8), tail=0.05, body=0.6, muzzle=0.72, foot=0.5, extras=_spines),
-    "lion": dict(length=1.55, girth=0.3, chest=1.2, hips=0.9, ground=0.72, leg=0.1, neck=0.3, rise=0.4, neck_radius=0.22, head=0.27, snout=0.42, drop=0.35, ears=(0.3, 0.3, 0.15, 0.85), tail=0.85, tail_lift=-0.2, tail_tip=0.1, body=0.66, muzzle=0.8, foot=0.3, extras=_mane),
-    "turtle": dict(length=0.9, girth=0.2, ground=0.3, leg=0.12, neck=0.42, rise=0.1, neck_radius=0.12, head=0.2, snout=0.2, drop=0.1, ears=(0.01, 0.01, 0.01, 0), tail=0.25, tail_radius=0.05, tail_lift=-0.2, body=0.62, foot=0.55, extras=_shell),
+    "bear": dict(length=1.5, girth=0.42, chest=1.0, hips=1.1, ground=0.66, leg=0.15, neck=0.38, rise=0.14, neck_radius=0.28,
+        head=0.29, snout=0.45, drop=0.35, ears=(0.28, 0.28, 0.12, 0.85), tail=0.08, body=0.27, muzzle=0.5, foot=0.15),
+    "cow": dict(length=1.7, girth=0.38, ground=0.82, leg=0.09, neck=0.42, rise=0.22, neck_radius=0.2, head=0.24, snout=0.85,
+        drop=0.6, ears=(0.2, 0.45, 0.12, 0.45), tail=0.75, tail_lift=-1.4, tail_tip=0.08, body=0.85, muzzle=0.65, extras=_horns),
+    "dog": dict(length=1.15, girth=0.25, chest=1.15, hips=0.8, ground=0.62, leg=0.075, neck=0.24, rise=0.42, neck_radius=0.15,
+        head=0.23, snout=0.75, drop=0.3, ears=(0.75, 0.28, 0.2, 0.1), tail=0.5, tail_radius=0.05, tail_lift=0.9, body=0.6,
+        muzzle=0.75, ear_albedo=0.15, foot=0.75),
+    "elephant": dict(length=1.7, girth=0.55, ground=0.95, leg=0.19, neck=0.36, rise=0.22, neck_radius=0.3, head=0.38, snout=0.1,
+        drop=0.2, ears=(0.3, 0.2, 0.1, 0.1), tail=0.6, tail_lift=-1.3, tail_tip=0.05, body=0.4, foot=0.3, extras=_trunk),
+    "giraffe": dict(length=1.05, girth=0.28, chest=1.15, hips=0.9, ground=1.15, leg=0.08, neck=0.5, rise=1.4, neck_radius=0.12,
+        head=0.17, snout=0.95, drop=0.6, ears=(0.2, 0.5, 0.15, 0.6), tail=0.5, tail_lift=-1.3, tail_tip=0.06, body=0.82,
+        muzzle=0.6, extras=_spots),
+    "hedgehog": dict(length=1.0, girth=0.34, ground=0.4, leg=0.07, neck=0.2, rise=-0.04, neck_radius=0.24, head=0.25, snout=0.95,
+        drop=0.4, ears=(0.3, 0.3, 0.15, 0.8), tail=0.05, body=0.6, muzzle=0.72, foot=0.5, extras=_spines),
+    "lion": dict(length=1.55, girth=0.3, chest=1.2, hips=0.9, ground=0.72, leg=0.1, neck=0.3, rise=0.4, neck_radius=0.22,
+        head=0.27, snout=0.42, drop=0.35, ears=(0.3, 0.3, 0.15, 0.85), tail=0.85, tail_lift=-0.2, tail_tip=0.1, body=0.66,
+        muzzle=0.8, foot=0.3, extras=_mane),
+    "turtle": dict(length=0.9, girth=0.2, ground=0.3, leg=0.12, neck=0.42, rise=0.1, neck_radius=0.12, head=0.2, snout=0.2,
+        drop=0.1, ears=(0.01, 0.01, 0.01, 0), tail=0.25, tail_radius=0.05, tail_lift=-0.2, body=0.72, foot=0.65, extras=_shell),
 }
 
-# %% ../nbs/00a_simulate.ipynb #c92bf5c9
+# %% ../nbs/00a_simulate.ipynb #b2b73598
 def _hull(length: float, beam: float, depth: float, sheer: float, topside: float, bottom: float, deck: float) -> list[Part]:
     "Hull, dark below the waterline, with a deck."
     x = np.array([-0.5, -0.46, -0.25, 0.0, 0.22, 0.37, 0.46, 0.5])
     wide = np.array([0.72, 0.82, 0.96, 1.0, 0.88, 0.55, 0.22, 0.02]) * beam / 2
     rail = depth * 0.5 + sheer * np.clip(x + 0.1, 0, None) ** 2 * 4
     levels = [(1.0, 1.0), (0.92, 0.5), (0.82, 0.0), (0.55, -0.6), (0.1, -1.0)]
-    half = [[(xi * length - 0.12 * beam * (1 - up) * (xi > 0.3), share * w, r * up if up > 0 else 0.5 * depth * up) for share, up in levels] for xi, w, r in zip(x, wide, rail)]
+    half = [[(xi * length - 0.12 * beam * (1 - up) * (xi > 0.3), share * w, r * up if up > 0 else 0.5 * depth * up) for share,
+        up in levels] for xi, w, r in zip(x, wide, rail)]
     rings = np.array([ring + [(a, -b, c) for a, b, c in ring[::-1]] for ring in half])
     paint = np.array([topside, topside, bottom, bottom, bottom] + [bottom, bottom, bottom, topside, topside])
     lid = np.array([[(a, b * 0.93, r * 1.005) for a, b in ((xi * length, w), (xi * length, -w))] for xi, w, r in zip(x, wide, rail)])
     outline = np.concatenate([lid[:, 0], lid[::-1, 1]])
-    return [skin(rings, albedo=np.tile(paint, (len(x), 1)), gloss=0.15), skin(np.stack([outline, outline - [0, 0, 0.04]]), albedo=deck, flat=True)]
+    return [skin(rings, albedo=np.tile(paint, (len(x), 1)), gloss=0.15),
+        skin(np.stack([outline, outline - [0, 0, 0.04]]), albedo=deck, flat=True)]
 
 
 def _mast(x: float, base: float, height: float, boom: float, jib: float, sail: float) -> list[Part]:
@@ -355,12 +379,14 @@ def _mast(x: float, base: float, height: float, boom: float, jib: float, sail: f
     parts = [tube([(x, 0, base - 0.1), (x, 0, top)], [0.035, 0.02], albedo=0.5)]
     if boom:
         curve = [(x - boom * (1 - t) ** 1.3 - 0.03, 0, base + 0.14 + (height - 0.2) * t) for t in np.linspace(0, 1, 7)]
-        parts += [plate([(x - 0.03, 0, base + 0.14), *curve], (0, 0.02, 0), albedo=sail), tube([(x, 0, base + 0.12), (x - boom, 0, base + 0.12)], 0.025, albedo=0.45)]
+        parts += [plate([(x - 0.03, 0, base + 0.14), *curve], (0, 0.02, 0), albedo=sail),
+            tube([(x, 0, base + 0.12), (x - boom, 0, base + 0.12)], 0.025, albedo=0.45)]
     if jib:
-        parts += [plate([(x + 0.04, 0, top - 0.12), (x + 0.06, 0, base + 0.2), (x + jib, 0, base + 0.12)], (0, 0.02, 0), albedo=sail * 0.88)]
+        parts += [plate([(x + 0.04, 0, top - 0.12), (x + 0.06, 0, base + 0.2), (x + jib, 0, base + 0.12)], (0, 0.02, 0),
+            albedo=sail * 0.88)]
     return parts
 
-
+# %% ../nbs/00a_simulate.ipynb #6287dc32
 def _cabin(x: float, base: float, size: tuple, albedo: float, windows: int, taper: float = 0.9) -> list[Part]:
     "Deck house with a row of dark windows on each side and in front."
     length, width, height = size
@@ -368,10 +394,12 @@ def _cabin(x: float, base: float, size: tuple, albedo: float, windows: int, tape
     share = 1 - (1 - taper) * 0.62
     for i in range(windows):
         at = x + length * share * ((i + 0.5) / windows - 0.5) * 0.86
-        parts += mirrored(box((at, width / 2 * share, base + height * 0.62), (length * 0.5 / windows, 0.03, height * 0.34), albedo=0.07))
-    return parts + [box((x + length / 2 * share, 0, base + height * 0.62), (0.03, width * 0.7, height * 0.34), albedo=0.07)] * bool(windows)
+        parts += mirrored(box((at, width / 2 * share, base + height * 0.62), (length * 0.5 / windows, 0.03, height * 0.34),
+            albedo=0.07))
+    return parts + [box((x + length / 2 * share, 0, base + height * 0.62), (0.03, width * 0.7, height * 0.34),
+        albedo=0.07)] * bool(windows)
 
-
+# %% ../nbs/00a_simulate.ipynb #f9650dc9
 def boat(
     length: float = 2.4, beam: float = 0.7, depth: float = 0.4, sheer: float = 0.12,
     topside: float = 0.8, bottom: float = 0.25, deck: float = 0.55,
@@ -385,93 +413,133 @@ def boat(
     parts = _hull(length, beam, depth, sheer, topside, bottom, deck)
     parts += [p for row in masts for p in _mast(*row)] + [p for row in cabins for p in _cabin(*row)]
     for x, base, height, radius, albedo in funnels:
-        parts += [lathe([(radius * 1.1, 0), (radius, height * 0.75)], (x, 0, base), albedo=albedo), lathe([(radius, 0), (radius * 0.97, height * 0.25)], (x, 0, base + height * 0.75), albedo=0.1)]
+        parts += [lathe([(radius * 1.1, 0), (radius, height * 0.75)], (x, 0, base), albedo=albedo),
+            lathe([(radius, 0), (radius * 0.97, height * 0.25)], (x, 0, base + height * 0.75), albedo=0.1)]
     parts += [box(centre, size, albedo=albedo) for centre, size, albedo in cargo]
     for x, base, way in guns:
         barrels = [tube([(x, y, base + 0.09), (x + 0.4 * way, y, base + 0.16)], 0.025, albedo=0.3) for y in (-0.06, 0.06)]
         parts += [lathe([(0.15, 0), (0.15, 0.08), (0.11, 0.16)], (x, 0, base), albedo=0.5), *barrels]
     return parts
 
-
-_CONTAINERS = tuple(((-0.35 + 0.36 * i, 0, 0.4 + 0.17 * j), (0.33, 0.5, 0.15), (0.3, 0.75, 0.5, 0.88, 0.2)[(2 * i + j) % 5]) for i in range(4) for j in range(3 if i < 3 else 2))
+# %% ../nbs/00a_simulate.ipynb #e7e7ac6a
+_CONTAINERS = tuple(((-0.35 + 0.36 * i, 0, 0.4 + 0.17 * j), (0.33, 0.5, 0.15), (0.3, 0.75, 0.5, 0.88, 0.2)[(2 * i + j) % 5])
+    for i in range(4) for j in range(3 if i < 3 else 2))
 BOATS = {
-    "sailboat": dict(length=2.0, beam=0.62, depth=0.36, topside=0.9, bottom=0.3, masts=((0.1, 0.2, 1.9, 0.95, 0.8, 0.95),), cabins=((-0.15, 0.18, (0.7, 0.36, 0.16), 0.8, 3),)),
-    "schooner": dict(length=2.5, beam=0.6, depth=0.44, sheer=0.2, topside=0.14, bottom=0.4, deck=0.6, masts=((0.35, 0.24, 1.35, 0.7, 0.85, 0.8), (-0.45, 0.24, 1.55, 0.75, 0, 0.8))),
-    "yacht": dict(length=2.5, beam=0.74, depth=0.5, sheer=0.14, topside=0.95, bottom=0.2, deck=0.6, cabins=((-0.1, 0.26, (1.3, 0.56, 0.26), 0.95, 4), (-0.25, 0.5, (0.8, 0.46, 0.22), 0.9, 3)), masts=((-0.45, 0.7, 0.4, 0, 0, 0),)),
-    "liner": dict(length=3.2, beam=0.6, depth=0.5, sheer=0.16, topside=0.12, bottom=0.45, deck=0.5, cabins=((-0.05, 0.26, (2.2, 0.5, 0.16), 0.95, 9), (-0.05, 0.42, (1.9, 0.44, 0.15), 0.9, 8), (0.1, 0.57, (1.4, 0.38, 0.13), 0.95, 6)), funnels=((0.35, 0.68, 0.36, 0.12, 0.6), (-0.05, 0.68, 0.36, 0.12, 0.6), (-0.45, 0.68, 0.36, 0.12, 0.6))),
-    "freighter": dict(length=3.2, beam=0.62, depth=0.52, sheer=0.12, topside=0.35, bottom=0.18, deck=0.4, cabins=((-1.2, 0.26, (0.4, 0.52, 0.62), 0.92, 2), (-1.2, 0.86, (0.3, 0.58, 0.16), 0.92, 2)), funnels=((-1.42, 0.3, 0.8, 0.09, 0.5),), cargo=_CONTAINERS),
-    "tugboat": dict(length=1.7, beam=0.78, depth=0.56, sheer=0.3, topside=0.2, bottom=0.4, deck=0.5, cabins=((0.1, 0.3, (0.75, 0.5, 0.32), 0.75, 3), (0.2, 0.62, (0.42, 0.42, 0.3), 0.95, 2)), funnels=((-0.35, 0.3, 0.75, 0.13, 0.65),), masts=((0.05, 0.9, 0.5, 0, 0, 0),)),
-    "trawler": dict(length=1.9, beam=0.68, depth=0.5, sheer=0.34, topside=0.55, bottom=0.2, deck=0.45, cabins=((0.38, 0.3, (0.42, 0.42, 0.46), 0.92, 2),), masts=((0.05, 0.25, 1.25, 0, 0, 0), (-0.7, 0.25, 0.95, 0, 0, 0)), cargo=(((-0.3, 0, 0.32), (0.4, 0.34, 0.16), 0.7), ((-0.33, 0, 1.2), (0.8, 0.04, 0.04), 0.5))),
-    "warship": dict(length=3.3, beam=0.5, depth=0.4, sheer=0.16, topside=0.5, bottom=0.2, deck=0.42, cabins=((0.15, 0.2, (0.9, 0.4, 0.22), 0.55, 0), (0.25, 0.42, (0.45, 0.32, 0.28), 0.58, 3), (-0.5, 0.2, (0.5, 0.36, 0.3), 0.5, 0)), funnels=((-0.2, 0.4, 0.4, 0.11, 0.45),), masts=((0.2, 0.66, 0.75, 0, 0, 0), (-0.5, 0.5, 0.5, 0, 0, 0)), guns=((0.82, 0.26, 1), (-1.05, 0.2, -1))),
+    "sailboat": dict(length=2.0, beam=0.62, depth=0.36, topside=0.9, bottom=0.3, masts=((0.1, 0.2, 1.9, 0.95, 0.8, 0.95),),
+        cabins=((-0.15, 0.18, (0.7, 0.36, 0.16), 0.8, 3),)),
+    "schooner": dict(length=2.5, beam=0.6, depth=0.44, sheer=0.2, topside=0.14, bottom=0.4, deck=0.6,
+        masts=((0.35, 0.24, 1.35, 0.7, 0.85, 0.8), (-0.45, 0.24, 1.55, 0.75, 0, 0.8))),
+    "yacht": dict(length=2.5, beam=0.74, depth=0.5, sheer=0.14, topside=0.95, bottom=0.2, deck=0.6,
+        cabins=((-0.1, 0.26, (1.3, 0.56, 0.26), 0.95, 4), (-0.25, 0.5, (0.8, 0.46, 0.22), 0.9, 3)),
+        masts=((-0.45, 0.7, 0.4, 0, 0, 0),)),
+    "liner": dict(length=3.2, beam=0.6, depth=0.5, sheer=0.16, topside=0.12, bottom=0.45, deck=0.5,
+        cabins=((-0.05, 0.26, (2.2, 0.5, 0.16), 0.95, 9), (-0.05, 0.42, (1.9, 0.44, 0.15), 0.9, 8),
+        (0.1, 0.57, (1.4, 0.38, 0.13), 0.95, 6)), funnels=((0.35, 0.68, 0.36, 0.12, 0.6), (-0.05, 0.68, 0.36, 0.12, 0.6),
+        (-0.45, 0.68, 0.36, 0.12, 0.6))),
+    "freighter": dict(length=3.2, beam=0.62, depth=0.52, sheer=0.12, topside=0.35, bottom=0.18, deck=0.4,
+        cabins=((-1.2, 0.26, (0.4, 0.52, 0.62), 0.92, 2), (-1.2, 0.86, (0.3, 0.58, 0.16), 0.92, 2)),
+        funnels=((-1.42, 0.3, 0.8, 0.09, 0.5),), cargo=_CONTAINERS),
+    "tugboat": dict(length=1.7, beam=0.78, depth=0.56, sheer=0.3, topside=0.2, bottom=0.4, deck=0.5,
+        cabins=((0.1, 0.3, (0.75, 0.5, 0.32), 0.75, 3), (0.2, 0.62, (0.42, 0.42, 0.3), 0.95, 2)),
+        funnels=((-0.35, 0.3, 0.75, 0.13, 0.65),), masts=((0.05, 0.9, 0.5, 0, 0, 0),)),
+    "trawler": dict(length=1.9, beam=0.68, depth=0.5, sheer=0.34, topside=0.55, bottom=0.2, deck=0.45,
+        cabins=((0.38, 0.3, (0.42, 0.42, 0.46), 0.92, 2),), masts=((0.05, 0.25, 1.25, 0, 0, 0), (-0.7, 0.25, 0.95, 0, 0, 0)),
+        cargo=(((-0.3, 0, 0.32), (0.4, 0.34, 0.16), 0.7), ((-0.33, 0, 1.2), (0.8, 0.04, 0.04), 0.5))),
+    "warship": dict(length=3.3, beam=0.5, depth=0.4, sheer=0.16, topside=0.5, bottom=0.2, deck=0.42,
+        cabins=((0.15, 0.2, (0.9, 0.4, 0.22), 0.55, 0), (0.25, 0.42, (0.45, 0.32, 0.28), 0.58, 3),
+        (-0.5, 0.2, (0.5, 0.36, 0.3), 0.5, 0)), funnels=((-0.2, 0.4, 0.4, 0.11, 0.45),),
+        masts=((0.2, 0.66, 0.75, 0, 0, 0), (-0.5, 0.5, 0.5, 0, 0, 0)), guns=((0.82, 0.26, 1), (-1.05, 0.2, -1))),
 }
 
-# %% ../nbs/00a_simulate.ipynb #398b17c3
+# %% ../nbs/00a_simulate.ipynb #f6099c00
 def _wheels(front: float, rear: float, track: float, radius: float, width: float, hub: float) -> list[Part]:
     "Four tyres with bright hubs."
     cos, sin = _circle(24)
     parts = []
     for x in (front, rear):
-        for r, y0, y1, albedo in ((radius, -width, width * 0.2, 0.1), (radius * 0.6, 0, width * 0.28, hub), (radius * 0.16, 0, width * 0.36, 0.15)):
+        for r, y0, y1, albedo in ((radius, -width, width * 0.2, 0.1), (radius * 0.6, 0, width * 0.28, hub),
+            (radius * 0.16, 0, width * 0.36, 0.15)):
             rings = [np.stack([x + r * cos, np.full(24, track + y), radius + r * sin], 1) for y in (y0, y1)]
             parts += mirrored(skin(np.stack(rings), albedo=albedo, gloss=0.2))
     return parts
 
 
-def _greenhouse(rear: float, back: float, front: float, nose: float, belt: float, roof: float, width: float, top: float, body: float, roof_albedo: float) -> list[Part]:
+def _greenhouse(rear: float, back: float, front: float, nose: float, belt: float, roof: float, width: float, top: float,
+    body: float, roof_albedo: float) -> list[Part]:
     "Windows between the belt line (rear to nose) and the roof (back to front), with pillars."
     def ring(x0: float, x1: float, half: float, z: float) -> np.ndarray:
         return np.array([(x1, half, z), (x0, half, z), (x0, -half, z), (x1, -half, z)])
     glass = skin(np.stack([ring(rear, nose, width, belt), ring(back, front, top, roof)]), albedo=0.07, gloss=0.5, flat=True)
-    lid = loft([(back - 0.02, top * 0.9, roof - 0.01, roof + 0.03), (0.5 * (back + front), top * 1.02, roof - 0.03, roof + 0.07), (front + 0.02, top * 0.9, roof - 0.01, roof + 0.03)], power=5, albedo=roof_albedo, gloss=0.3)
-    posts = [((rear, belt), (back, roof)), ((nose, belt), (front, roof)), ((0.45 * rear + 0.55 * nose, belt), (0.5 * (back + front), roof))]
+    lid = loft([(back - 0.02, top * 0.9, roof - 0.01, roof + 0.03), (0.5 * (back + front), top * 1.02, roof - 0.03, roof + 0.07),
+        (front + 0.02, top * 0.9, roof - 0.01, roof + 0.03)], power=5, albedo=roof_albedo, gloss=0.3)
+    posts = [((rear, belt), (back, roof)), ((nose, belt), (front, roof)),
+        ((0.45 * rear + 0.55 * nose, belt), (0.5 * (back + front), roof))]
     pillars = [p for (x0, z0), (x1, z1) in posts for p in mirrored(tube([(x0, width, z0), (x1, top, z1)], 0.032, k=6, albedo=body))]
     return [glass, lid, *pillars]
 
-
+# %% ../nbs/00a_simulate.ipynb #3ec802d1
 def car(
-    length: float = 2.3, width: float = 0.46, floor: float = 0.14, belt: float = 0.5, bonnet: float = 0.46, boot: float = 0.5, roof: float = 0.8,
+    length: float = 2.3, width: float = 0.46, floor: float = 0.14, belt: float = 0.5, bonnet: float = 0.46, boot: float = 0.5,
+        roof: float = 0.8,
     cabin: tuple = (-0.75, -0.45, 0.22, 0.55), # rear window's foot and top, windscreen's top and foot
-    wheel: float = 0.2, axles: tuple = (0.72, -0.7), power: float = 4.0, body: float = 0.6, roof_albedo: "float | None" = None, hub: float = 0.8, lower: float = 0.2,
+    wheel: float = 0.2, axles: tuple = (0.72, -0.7), power: float = 4.0, body: float = 0.6, roof_albedo: "float | None" = None,
+        hub: float = 0.8, lower: float = 0.2,
     fenders: bool = False, open_top: bool = False, bed: "tuple | None" = None, spare: bool = False, spoiler: bool = False,
 ) -> list[Part]:
     "Car from the heights and lengths of its outline."
     nose, tail, half = length / 2, -length / 2, width
-    line = [(tail, 0.82, 0.8 * boot), (tail + 0.05, 0.95, 0.97 * boot), (cabin[0], 1.0, boot), (0.0, 1.02, belt), (cabin[3], 1.0, belt), (nose - 0.35, 0.97, bonnet), (nose - 0.06, 0.9, bonnet * 0.9), (nose, 0.78, bonnet * 0.78)]
+    line = [(tail, 0.82, 0.8 * boot), (tail + 0.05, 0.95, 0.97 * boot), (cabin[0], 1.0, boot), (0.0, 1.02, belt),
+        (cabin[3], 1.0, belt), (nose - 0.35, 0.97, bonnet), (nose - 0.06, 0.9, bonnet * 0.9), (nose, 0.78, bonnet * 0.78)]
     parts = [loft([(x, half * w, floor + 0.06, z) for x, w, z in line], power=power, k=28, albedo=body, gloss=0.35)]
-    parts += [loft([(tail - 0.02, half * 0.9, floor, floor + 0.13), (0, half * 1.03, floor - 0.02, floor + 0.12), (nose + 0.02, half * 0.86, floor, floor + 0.13)], power=6, albedo=lower)]
+    parts += [loft([(tail - 0.02, half * 0.9, floor, floor + 0.13), (0, half * 1.03, floor - 0.02, floor + 0.12),
+        (nose + 0.02, half * 0.86, floor, floor + 0.13)], power=6, albedo=lower)]
     parts += _wheels(axles[0], axles[1], half, wheel, 0.16, hub)
-    parts += mirrored(ellipsoid((nose - 0.03, half * 0.6, bonnet * 0.74), (0.05, 0.09, 0.06), albedo=0.98)) + mirrored(ellipsoid((tail + 0.02, half * 0.68, boot * 0.74), (0.04, 0.08, 0.05), albedo=0.85))
-    parts += [p for x in axles for p in mirrored(ellipsoid((x, half * 0.8, wheel * 1.1), (wheel * 1.75, half * 0.3, wheel * 1.3), albedo=body, gloss=0.35))] if fenders else []
+    parts += mirrored(ellipsoid((nose - 0.03, half * 0.6, bonnet * 0.74), (0.05, 0.09, 0.06),
+        albedo=0.98)) + mirrored(ellipsoid((tail + 0.02, half * 0.68, boot * 0.74), (0.04, 0.08, 0.05), albedo=0.85))
+    parts += [p for x in axles for p in mirrored(ellipsoid((x, half * 0.8, wheel * 1.1), (wheel * 1.75, half * 0.3, wheel * 1.3),
+        albedo=body, gloss=0.35))] if fenders else []
     parts += [box((nose, 0, bonnet * 0.66), (0.03, half * 0.8, 0.07), albedo=0.1)]
     if open_top:
-        screen = plate([(cabin[3], half * 0.85, belt), (cabin[3], -half * 0.85, belt), (cabin[2], -half * 0.7, roof), (cabin[2], half * 0.7, roof)], (0.03, 0, 0.0), albedo=0.35, gloss=0.5)
+        screen = plate([(cabin[3], half * 0.85, belt), (cabin[3], -half * 0.85, belt), (cabin[2], -half * 0.7, roof),
+            (cabin[2], half * 0.7, roof)], (0.03, 0, 0.0), albedo=0.35, gloss=0.5)
         seats = [box((-0.1, y, belt + 0.06), (0.12, 0.24, 0.28), taper=0.8, albedo=0.15) for y in (-0.2, 0.2)]
         parts += [screen, box((-0.05, 0, belt), (0.75, half * 1.5, 0.05), albedo=0.08), *seats]
     else:
         parts += _greenhouse(*cabin, belt - 0.02, roof, half * 0.93, half * 0.76, body, body if roof_albedo is None else roof_albedo)
     if bed:
-        parts += [box((0.5 * (bed[0] + bed[1]), 0, boot + 0.005), (bed[1] - bed[0], half * 1.6, 0.03), albedo=0.06), *mirrored(box((0.5 * (bed[0] + bed[1]), half * 0.93, boot + 0.05), (bed[1] - bed[0], 0.07, 0.12), albedo=body))]
+        parts += [box((0.5 * (bed[0] + bed[1]), 0, boot + 0.005), (bed[1] - bed[0], half * 1.6, 0.03), albedo=0.06),
+            *mirrored(box((0.5 * (bed[0] + bed[1]), half * 0.93, boot + 0.05), (bed[1] - bed[0], 0.07, 0.12), albedo=body))]
     parts += [ellipsoid((tail - 0.06, 0, 0.42), (0.09, 0.21, 0.21), albedo=0.06)] if spare else []
-    return parts + ([box((tail + 0.08, 0, boot + 0.16), (0.2, half * 2.0, 0.03), albedo=body), *mirrored(box((tail + 0.1, half * 0.7, boot + 0.08), (0.08, 0.03, 0.16), albedo=body))] if spoiler else [])
+    return parts + ([box((tail + 0.08, 0, boot + 0.16), (0.2, half * 2.0, 0.03), albedo=body),
+        *mirrored(box((tail + 0.1, half * 0.7, boot + 0.08), (0.08, 0.03, 0.16), albedo=body))] if spoiler else [])
 
-
+# %% ../nbs/00a_simulate.ipynb #ffd79cdd
 CARS = {
     "sedan": dict(body=0.55),
-    "hatchback": dict(length=1.9, belt=0.54, boot=0.56, bonnet=0.5, roof=0.9, cabin=(-0.9, -0.72, 0.15, 0.48), axles=(0.6, -0.6), wheel=0.19, body=0.85),
-    "sports": dict(length=2.3, width=0.5, floor=0.1, belt=0.42, boot=0.46, bonnet=0.38, roof=0.64, cabin=(-0.8, -0.35, 0.05, 0.5), wheel=0.18, axles=(0.76, -0.72), power=3, body=0.3, hub=0.9, spoiler=True, fenders=True),
-    "roadster": dict(length=2.1, belt=0.46, boot=0.46, bonnet=0.44, roof=0.68, cabin=(-0.6, -0.4, 0.22, 0.36), axles=(0.66, -0.64), power=3, body=0.92, open_top=True),
-    "jeep": dict(length=1.95, width=0.5, floor=0.26, belt=0.66, boot=0.66, bonnet=0.64, roof=1.08, cabin=(-0.92, -0.88, 0.2, 0.3), wheel=0.27, axles=(0.62, -0.6), power=9, body=0.4, lower=0.12, hub=0.6, spare=True),
-    "van": dict(length=2.3, width=0.5, floor=0.16, belt=0.66, boot=0.66, bonnet=0.6, roof=1.18, cabin=(-1.12, -1.08, 0.72, 0.96), axles=(0.74, -0.72), power=7, body=0.78, roof_albedo=0.95, lower=0.5),
-    "pickup": dict(length=2.6, width=0.5, floor=0.22, belt=0.6, boot=0.58, bonnet=0.57, roof=0.98, cabin=(-0.2, -0.14, 0.34, 0.58), wheel=0.25, axles=(0.84, -0.78), power=7, body=0.7, hub=0.5, bed=(-1.24, -0.26)),
-    "beetle": dict(length=1.95, width=0.42, belt=0.5, boot=0.46, bonnet=0.46, roof=0.86, cabin=(-0.75, -0.35, 0.12, 0.42), wheel=0.22, axles=(0.62, -0.62), power=2.2, body=0.24, roof_albedo=0.24, hub=0.95, lower=0.5, fenders=True),
+    "hatchback": dict(length=1.9, belt=0.54, boot=0.56, bonnet=0.5, roof=0.9, cabin=(-0.9, -0.72, 0.15, 0.48), axles=(0.6, -0.6),
+        wheel=0.19, body=0.85),
+    "sports": dict(length=2.3, width=0.5, floor=0.1, belt=0.42, boot=0.46, bonnet=0.38, roof=0.64, cabin=(-0.8, -0.35, 0.05, 0.5),
+        wheel=0.18, axles=(0.76, -0.72), power=3, body=0.3, hub=0.9, spoiler=True, fenders=True),
+    "roadster": dict(length=2.1, belt=0.46, boot=0.46, bonnet=0.44, roof=0.68, cabin=(-0.6, -0.4, 0.22, 0.36),
+        axles=(0.66, -0.64), power=3, body=0.92, open_top=True),
+    "jeep": dict(length=1.95, width=0.5, floor=0.26, belt=0.66, boot=0.66, bonnet=0.64, roof=1.08, cabin=(-0.92, -0.88, 0.2, 0.3),
+        wheel=0.27, axles=(0.62, -0.6), power=9, body=0.4, lower=0.12, hub=0.6, spare=True),
+    "van": dict(length=2.3, width=0.5, floor=0.16, belt=0.66, boot=0.66, bonnet=0.6, roof=1.18, cabin=(-1.12, -1.08, 0.72, 0.96),
+        axles=(0.74, -0.72), power=7, body=0.78, roof_albedo=0.95, lower=0.5),
+    "pickup": dict(length=2.6, width=0.5, floor=0.22, belt=0.6, boot=0.58, bonnet=0.57, roof=0.98,
+        cabin=(-0.2, -0.14, 0.34, 0.58), wheel=0.25, axles=(0.84, -0.78), power=7, body=0.7, hub=0.5, bed=(-1.24, -0.26)),
+    "beetle": dict(length=1.95, width=0.42, belt=0.5, boot=0.46, bonnet=0.46, roof=0.86, cabin=(-0.75, -0.35, 0.12, 0.42),
+        wheel=0.22, axles=(0.62, -0.62), power=2.2, body=0.24, roof_albedo=0.24, hub=0.95, lower=0.5, fenders=True),
 }
 
-# %% ../nbs/00a_simulate.ipynb #85483602
-def _four_legs(depth: float, width: float, height: float, radius: float, albedo: float, splay: float = 0.06, foot: float = 0.8) -> list[Part]:
+# %% ../nbs/00a_simulate.ipynb #a8e21e35
+def _four_legs(depth: float, width: float, height: float, radius: float, albedo: float, splay: float = 0.06,
+    foot: float = 0.8) -> list[Part]:
     "Four straight legs, spread a little."
     parts = []
     for x in (depth, -depth):
-        parts += mirrored(tube([(x, width, height), (x * (1 + splay), width * (1 + splay), 0)], [radius, radius * foot], albedo=albedo))
+        parts += mirrored(tube([(x, width, height), (x * (1 + splay), width * (1 + splay), 0)], [radius, radius * foot],
+            albedo=albedo))
     return parts
 
 
@@ -480,7 +548,8 @@ def _star_base(reach: float, height: float, radius: float, arms: int, albedo: fl
     parts = [tube([(0, 0, 0.08), (0, 0, height)], radius, k=14, albedo=albedo)]
     for angle in np.arange(arms) * 2 * np.pi / arms + 0.3:
         tip = np.array([reach * np.cos(angle), reach * np.sin(angle), 0.06])
-        parts += [tube([(0, 0, 0.16), tip], [radius * 1.1, radius * 0.7], albedo=albedo)] + ([ellipsoid(tuple(tip - [0, 0, 0.03]), 0.055, m=7, k=10, albedo=0.08)] if castors else [])
+        parts += [tube([(0, 0, 0.16), tip], [radius * 1.1, radius * 0.7],
+            albedo=albedo)] + ([ellipsoid(tuple(tip - [0, 0, 0.03]), 0.055, m=7, k=10, albedo=0.08)] if castors else [])
     return parts
 
 
@@ -489,75 +558,98 @@ def _rockers(albedo: float) -> list[Part]:
     runner = tube([(0.6 * np.sin(a), 0.28, 0.62 - 0.62 * np.cos(a)) for a in np.linspace(-1.15, 1.15, 9)], 0.035, albedo=albedo)
     return mirrored(runner) + _four_legs(0.24, 0.26, 0.5, 0.035, albedo)
 
-
+# %% ../nbs/00a_simulate.ipynb #dce0e646
 def _cantilever(albedo: float) -> list[Part]:
     "Bent steel tube: runners on the floor, uprights only in front."
-    path = [(-0.28, 0.27, 0.03), (0.2, 0.27, 0.03), (0.29, 0.27, 0.06), (0.31, 0.27, 0.14), (0.29, 0.27, 0.44), (0.2, 0.27, 0.5), (-0.3, 0.27, 0.5), (-0.4, 0.27, 1.08)]
+    path = [(-0.28, 0.27, 0.03), (0.2, 0.27, 0.03), (0.29, 0.27, 0.06), (0.31, 0.27, 0.14), (0.29, 0.27, 0.44), (0.2, 0.27, 0.5),
+        (-0.3, 0.27, 0.5), (-0.4, 0.27, 1.08)]
     return mirrored(tube(path, 0.03, albedo=albedo, gloss=0.6))
 
 
 def _crossed(albedo: float) -> list[Part]:
     "Crossed legs of a folding chair."
-    return mirrored(tube([(-0.32, 0.27, 0), (0.28, 0.27, 0.52)], 0.03, albedo=albedo)) + mirrored(tube([(0.34, 0.24, 0), (-0.24, 0.24, 0.52), (-0.36, 0.24, 1.05)], 0.03, albedo=albedo))
+    return mirrored(tube([(-0.32, 0.27, 0), (0.28, 0.27, 0.52)], 0.03,
+        albedo=albedo)) + mirrored(tube([(0.34, 0.24, 0), (-0.24, 0.24, 0.52), (-0.36, 0.24, 1.05)], 0.03, albedo=albedo))
 
 
 def _block(albedo: float) -> list[Part]:
     "Upholstered box on small feet."
     return [box((0, 0, 0.24), (0.66, 0.62, 0.3), albedo=albedo), *_four_legs(0.28, 0.26, 0.1, 0.04, 0.15)]
 
-
-def _chair_back(kind: str, width: float, low: float, high: float, depth: float, lean: float, albedo: float, frame: float) -> list[Part]:
+# %% ../nbs/00a_simulate.ipynb #bc85860c
+def _chair_back(kind: str, width: float, low: float, high: float, depth: float, lean: float, albedo: float,
+    frame: float) -> list[Part]:
     "Back of a chair: a panel, horizontal slats, spindles or a cushion."
     x0, x1 = -depth, -depth - lean
     at = lambda y, t: (x0 + (x1 - x0) * t, y, low + (high - low) * t)
     posts = mirrored(tube([at(width * 0.92, 0), at(width * 0.95, 1)], 0.035, albedo=frame))
     curve = [at(width * np.cos(a) * 0.95, 0.75 + 0.25 * np.sin(a)) for a in np.linspace(0, np.pi, 9)]
     kinds = {
-        "panel": lambda: [plate([at(width, 0.25), at(-width, 0.25), at(-width * 0.95, 1), at(width * 0.95, 1)], (0.06, 0, 0), albedo=albedo)],
-        "slats": lambda: posts + [plate([at(width * 0.9, t), at(-width * 0.9, t), at(-width * 0.9, t + 0.14), at(width * 0.9, t + 0.14)], (0.04, 0, 0), albedo=albedo) for t in (0.3, 0.58, 0.86)],
-        "spindles": lambda: mirrored(tube([at(width * 0.9, 0), at(width * 0.95, 0.75)], 0.03, albedo=frame)) + [tube(curve, 0.035, albedo=frame)] + [tube([at(y * width, 0), at(y * width, 0.93)], 0.018, k=6, albedo=albedo) for y in (-0.54, -0.18, 0.18, 0.54)],
-        "cushion": lambda: [loft([(x1 - 0.06, width, low - 0.05, high), (x0, width * 1.05, low - 0.1, high + 0.02), (x0 + 0.1, width * 0.95, low - 0.1, high - 0.03)], power=4, albedo=albedo)],
+        "panel": lambda: [plate([at(width, 0.25), at(-width, 0.25), at(-width * 0.95, 1), at(width * 0.95, 1)], (0.06, 0, 0),
+            albedo=albedo)],
+        "slats": lambda: posts + [plate([at(width * 0.9, t), at(-width * 0.9, t), at(-width * 0.9, t + 0.14),
+            at(width * 0.9, t + 0.14)], (0.04, 0, 0), albedo=albedo) for t in (0.3, 0.58, 0.86)],
+        "spindles": lambda: mirrored(tube([at(width * 0.9, 0), at(width * 0.95, 0.75)], 0.03, albedo=frame))
+            + [tube(curve, 0.035, albedo=frame)] + [tube([at(y * width, 0), at(y * width, 0.93)], 0.018, k=6, albedo=albedo)
+            for y in (-0.54, -0.18, 0.18, 0.54)],
+        "cushion": lambda: [loft([(x1 - 0.06, width, low - 0.05, high), (x0, width * 1.05, low - 0.1, high + 0.02),
+            (x0 + 0.1, width * 0.95, low - 0.1, high - 0.03)], power=4, albedo=albedo)],
     }
     return kinds[kind]()
 
-
+# %% ../nbs/00a_simulate.ipynb #7a68c8e4
 def chair(
-    base: str = "legs", back: str = "panel", height: float = 0.5, top: float = 1.1, width: float = 0.3, depth: float = 0.28, thick: float = 0.07, lean: float = 0.1,
+    base: str = "legs", back: str = "panel", height: float = 0.5, top: float = 1.1, width: float = 0.3, depth: float = 0.28,
+        thick: float = 0.07, lean: float = 0.1,
     seat: float = 0.6, frame: float = 0.4, arms: float = 0.0, round_seat: bool = False, wings: bool = False,
 ) -> list[Part]:
     "Chair from its base, seat, back and arms."
     bases = {
         "legs": lambda: _four_legs(depth * 0.85, width * 0.88, height, 0.04, frame),
         "star": lambda: _star_base(0.34, height, 0.045, 5, frame, castors=True),
-        "stool": lambda: _four_legs(depth * 0.7, width * 0.7, height, 0.035, frame, splay=0.4) + [p for z in (0.3,) for p in mirrored(tube([(0.25, 0.26, z), (-0.25, 0.26, z)], 0.02, albedo=frame))] + [tube([(0.25, 0.26, 0.3), (0.25, -0.26, 0.3)], 0.02, albedo=frame)],
-        "rockers": lambda: _rockers(frame), "cantilever": lambda: _cantilever(frame), "crossed": lambda: _crossed(frame), "block": lambda: _block(seat),
+        "stool": lambda: _four_legs(depth * 0.7, width * 0.7, height, 0.035, frame, splay=0.4)
+            + [p for z in (0.3,) for p in mirrored(tube([(0.25, 0.26, z), (-0.25, 0.26, z)], 0.02, albedo=frame))]
+            + [tube([(0.25, 0.26, 0.3), (0.25, -0.26, 0.3)], 0.02, albedo=frame)],
+        "rockers": lambda: _rockers(frame), "cantilever": lambda: _cantilever(frame), "crossed": lambda: _crossed(frame),
+            "block": lambda: _block(seat),
     }
-    cushion = [lathe([(width * 0.94, -thick), (width, -thick * 0.5), (width * 0.97, 0)], (0, 0, height + thick / 2), albedo=seat)] if round_seat else [loft([(-depth, width * 0.94, height - thick / 2, height + thick / 2), (0, width, height - thick / 2, height + thick * 0.55), (depth, width, height - thick / 2, height + thick / 2)], power=7, albedo=seat)]
+    cushion = [lathe([(width * 0.94, -thick), (width, -thick * 0.5), (width * 0.97, 0)], (0, 0, height + thick / 2),
+        albedo=seat)] if round_seat else [loft([(-depth, width * 0.94, height - thick / 2, height + thick / 2),
+        (0, width, height - thick / 2, height + thick * 0.55), (depth, width, height - thick / 2, height + thick / 2)], power=7,
+        albedo=seat)]
     parts = bases[base]() + cushion + _chair_back(back, width, height, top, depth, lean, seat, frame)
     if arms and base == "block":
-        parts += mirrored(loft([(-depth - 0.04, 0.09, 0.12, height + arms), (depth, 0.09, 0.12, height + arms), (depth + 0.05, 0.07, 0.14, height + arms - 0.05)], power=4, albedo=seat * 0.9).moved((0, width + 0.04, 0)))
+        parts += mirrored(loft([(-depth - 0.04, 0.09, 0.12, height + arms), (depth, 0.09, 0.12, height + arms),
+            (depth + 0.05, 0.07, 0.14, height + arms - 0.05)], power=4, albedo=seat * 0.9).moved((0, width + 0.04, 0)))
     elif arms:
-        parts += mirrored(tube([(depth * 0.8, width, height), (depth * 0.8, width * 1.05, height + arms), (-depth, width * 1.05, height + arms)], 0.032, albedo=frame))
-    return parts + (mirrored(ellipsoid((-depth + 0.06, width, 0.5 * (height + top) + 0.12), (0.17, 0.07, 0.32), albedo=seat * 0.8)) + mirrored(ellipsoid((0, width, height + 0.13), (depth, 0.07, 0.12), albedo=seat * 0.8)) if wings else [])
+        parts += mirrored(tube([(depth * 0.8, width, height), (depth * 0.8, width * 1.05, height + arms),
+            (-depth, width * 1.05, height + arms)], 0.032, albedo=frame))
+    return parts + (mirrored(ellipsoid((-depth + 0.06, width, 0.5 * (height + top) + 0.12), (0.17, 0.07, 0.32),
+        albedo=seat * 0.8)) + mirrored(ellipsoid((0, width, height + 0.13), (depth, 0.07, 0.12), albedo=seat * 0.8)) if wings else [])
 
-
+# %% ../nbs/00a_simulate.ipynb #926d668f
 CHAIRS = {
     "dining": dict(back="slats", seat=0.7, frame=0.45, top=1.15),
     "office": dict(base="star", back="panel", height=0.52, top=1.12, width=0.3, thick=0.1, seat=0.2, frame=0.6, arms=0.24),
-    "armchair": dict(base="block", back="cushion", height=0.46, top=0.98, width=0.34, depth=0.3, thick=0.16, seat=0.5, arms=0.2, lean=0.14),
-    "bar_stool": dict(base="stool", back="spindles", height=0.8, top=1.14, width=0.26, depth=0.24, seat=0.85, frame=0.3, round_seat=True),
+    "armchair": dict(base="block", back="cushion", height=0.46, top=0.98, width=0.34, depth=0.3, thick=0.16, seat=0.5,
+        arms=0.2, lean=0.14),
+    "bar_stool": dict(base="stool", back="spindles", height=0.8, top=1.14, width=0.26, depth=0.24, seat=0.85, frame=0.3,
+        round_seat=True),
     "rocking": dict(base="rockers", back="spindles", height=0.52, top=1.3, width=0.3, lean=0.2, seat=0.4, frame=0.28, arms=0.24),
-    "cantilever": dict(base="cantilever", back="panel", height=0.53, top=1.1, width=0.26, thick=0.05, lean=0.09, seat=0.15, frame=0.92),
+    "cantilever": dict(base="cantilever", back="panel", height=0.53, top=1.1, width=0.26, thick=0.05, lean=0.09, seat=0.15,
+        frame=0.92),
     "folding": dict(base="crossed", back="panel", height=0.54, top=1.05, width=0.26, thick=0.04, lean=0.12, seat=0.92, frame=0.65),
-    "wing_chair": dict(base="legs", back="cushion", height=0.48, top=1.28, width=0.32, depth=0.3, thick=0.18, lean=0.14, seat=0.78, frame=0.15, wings=True),
+    "wing_chair": dict(base="legs", back="cushion", height=0.48, top=1.28, width=0.32, depth=0.3, thick=0.18, lean=0.14,
+        seat=0.78, frame=0.15, wings=True),
 }
 
-# %% ../nbs/00a_simulate.ipynb #9abb2c66
+# %% ../nbs/00a_simulate.ipynb #15ccd7a5
 def _trestles(length: float, width: float, height: float, albedo: float) -> list[Part]:
     "Two A-shaped trestles."
     parts = []
     for x in (length * 0.7, -length * 0.7):
-        parts += mirrored(tube([(x, 0.05, height), (x, width * 0.95, 0)], 0.045, albedo=albedo)) + [tube([(x, width * 0.5, height * 0.45), (x, -width * 0.5, height * 0.45)], 0.03, albedo=albedo)]
+        parts += mirrored(tube([(x, 0.05, height), (x, width * 0.95, 0)], 0.045,
+            albedo=albedo)) + [tube([(x, width * 0.5, height * 0.45), (x, -width * 0.5, height * 0.45)], 0.03, albedo=albedo)]
     return parts
 
 
@@ -567,7 +659,8 @@ def _drawers(length: float, width: float, height: float, albedo: float) -> list[
     for x in (length * 0.7, -length * 0.7):
         parts += [box((x, 0, height / 2), (length * 0.52, width * 1.8, height), albedo=albedo)]
         for z in (0.2, 0.5, 0.8):
-            parts += [box((x, width * 0.92, height * z), (length * 0.42, 0.03, height * 0.22), albedo=albedo * 1.45), ellipsoid((x, width * 0.95, height * z), 0.03, m=7, k=10, albedo=0.1)]
+            parts += [box((x, width * 0.92, height * z), (length * 0.42, 0.03, height * 0.22), albedo=albedo * 1.45),
+                ellipsoid((x, width * 0.95, height * z), 0.03, m=7, k=10, albedo=0.1)]
     return parts
 
 
@@ -575,10 +668,11 @@ def _benches(length: float, width: float, height: float, albedo: float) -> list[
     "Picnic table's crossed legs and its two benches."
     parts = mirrored(box((0, width * 2.05, height * 0.55), (length * 2, 0.26, 0.05), albedo=albedo))
     for x in (length * 0.65, -length * 0.65):
-        parts += mirrored(tube([(x, width * 0.35, height), (x, width * 1.7, 0)], 0.045, albedo=albedo * 0.7)) + [box((x, 0, height * 0.5), (0.06, width * 4.1, 0.09), albedo=albedo * 0.7)]
+        parts += mirrored(tube([(x, width * 0.35, height), (x, width * 1.7, 0)], 0.045,
+            albedo=albedo * 0.7)) + [box((x, 0, height * 0.5), (0.06, width * 4.1, 0.09), albedo=albedo * 0.7)]
     return parts
 
-
+# %% ../nbs/00a_simulate.ipynb #3100835e
 def table(
     base: str = "legs", length: float = 0.8, width: float = 0.45, height: float = 0.7, thick: float = 0.07, leg: float = 0.05,
     top: float = 0.6, frame: float = 0.4, round_top: bool = False, shelf: float = 0.0, apron: float = 0.0, net: bool = False,
@@ -587,21 +681,25 @@ def table(
     bases = {
         "legs": lambda: _four_legs(length * 0.88, width * 0.85, height, leg, frame, splay=0.03),
         "splayed": lambda: _four_legs(length * 0.6, width * 0.6, height, leg, frame, splay=0.35, foot=0.5),
-        "pedestal": lambda: [lathe([(0.3, 0), (0.27, 0.05), (0.1, 0.1), (leg, 0.25), (leg * 1.5, 0.45), (leg, height * 0.8), (0.2, height)], albedo=frame)],
+        "pedestal": lambda: [lathe([(0.3, 0), (0.27, 0.05), (0.1, 0.1), (leg, 0.25), (leg * 1.5, 0.45), (leg, height * 0.8),
+            (0.2, height)], albedo=frame)],
         "star": lambda: _star_base(length * 0.75, height, leg, 3, frame),
-        "trestles": lambda: _trestles(length, width, height, frame), "drawers": lambda: _drawers(length, width, height, frame), "benches": lambda: _benches(length, width, height, frame),
+        "trestles": lambda: _trestles(length, width, height, frame), "drawers": lambda: _drawers(length, width, height, frame),
+            "benches": lambda: _benches(length, width, height, frame),
     }
     if round_top:
-        parts = [lathe([(length * 0.96, 0), (length, thick * 0.4), (length, thick * 0.7), (length * 0.97, thick)], (0, 0, height), stretch=(1, width / length), k=32, albedo=top, gloss=0.1)]
+        parts = [lathe([(length * 0.96, 0), (length, thick * 0.4), (length, thick * 0.7), (length * 0.97, thick)], (0, 0, height),
+            stretch=(1, width / length), k=32, albedo=top, gloss=0.1)]
     else:
         parts = [box((0, 0, height + thick / 2), (2 * length, 2 * width, thick), taper=0.99, albedo=top)]
     parts += bases[base]()
     parts += [box((0, 0, shelf), (1.7 * length, 1.6 * width, 0.04), albedo=top * 0.8)] if shelf else []
     parts += [box((0, 0, height - apron / 2), (1.75 * length, 1.7 * width, apron), albedo=frame * 0.9)] if apron else []
-    lines = [box((0, 0, height + thick), (2 * length, 0.03, 0.012), albedo=0.95), box((0, 0, height + thick + 0.08), (0.02, 2.1 * width, 0.16), albedo=0.85)]
+    lines = [box((0, 0, height + thick), (2 * length, 0.03, 0.012), albedo=0.95),
+        box((0, 0, height + thick + 0.08), (0.02, 2.1 * width, 0.16), albedo=0.85)]
     return parts + (lines if net else [])
 
-
+# %% ../nbs/00a_simulate.ipynb #b21de14c
 TABLES = {
     "dining": dict(apron=0.12, top=0.55, frame=0.4, length=0.85),
     "round": dict(base="pedestal", length=0.62, width=0.62, height=0.7, leg=0.08, top=0.85, frame=0.5, round_top=True),
@@ -613,7 +711,7 @@ TABLES = {
     "ping_pong": dict(length=1.1, width=0.6, height=0.66, top=0.28, frame=0.7, thick=0.05, leg=0.035, net=True),
 }
 
-# %% ../nbs/00a_simulate.ipynb #70ffca1e
+# %% ../nbs/00a_simulate.ipynb #7f485683
 def _skull(width: float, jaw: float, depth: float, skin_albedo: float) -> list[Part]:
     "Head from crown to chin, on a neck."
     z = np.array([-1.0, -0.95, -0.82, -0.6, -0.3, 0.0, 0.3, 0.55, 0.76, 0.91, 0.98, 1.0])
@@ -622,28 +720,36 @@ def _skull(width: float, jaw: float, depth: float, skin_albedo: float) -> list[P
     front = np.array([0.62, 0.74, 0.79, 0.8, 0.82, 0.83, 0.84, 0.79, 0.64, 0.4, 0.19, 0.0]) * depth
     back = np.array([-0.05, -0.1, -0.2, -0.45, -0.72, -0.86, -0.92, -0.9, -0.75, -0.48, -0.22, 0.0]) * depth
     cos, sin = _circle(28)
-    rings = np.stack([(front + back)[:, None] / 2 + (front - back)[:, None] / 2 * cos, wide[:, None] * sin, np.repeat(z[:, None], 28, 1)], -1)
-    neck = tube([(-0.25 * depth, 0, -0.4), (-0.28 * depth, 0, -1.0), (-0.3 * depth, 0, -1.4)], [0.45 * width, 0.42 * width, 0.5 * width], k=18, albedo=skin_albedo * 0.95)
+    rings = np.stack([(front + back)[:, None] / 2 + (front - back)[:, None] / 2 * cos, wide[:, None] * sin,
+        np.repeat(z[:, None], 28, 1)], -1)
+    neck = tube([(-0.25 * depth, 0, -0.4), (-0.28 * depth, 0, -1.0), (-0.3 * depth, 0, -1.4)],
+        [0.45 * width, 0.42 * width, 0.5 * width], k=18, albedo=skin_albedo * 0.95)
     return [skin(rings, albedo=skin_albedo), neck]
 
-
-def _features(width: float, depth: float, nose: float, lips: float, eyes: float, brow: float, brow_albedo: float, lip_albedo: float, tone: float) -> list[Part]:
+# %% ../nbs/00a_simulate.ipynb #220ebc92
+def _features(width: float, depth: float, nose: float, lips: float, eyes: float, brow: float, brow_albedo: float,
+    lip_albedo: float, tone: float) -> list[Part]:
     "Eyes, brows, nose, mouth and ears."
     x = 0.8 * depth
     eye = ellipsoid((x - 0.06, 0.3 * width, 0.1), (0.1, 0.145 * eyes, 0.085 * eyes), albedo=0.97, gloss=0.3)
     pupil = ellipsoid((x + 0.02, 0.29 * width, 0.1), (0.04, 0.08 * eyes, 0.082 * eyes), albedo=0.03, gloss=0.8)
-    lid = tube([(x - 0.02, 0.15 * width, 0.16), (x + 0.04, 0.3 * width, 0.2), (x - 0.08, 0.46 * width, 0.14)], 0.028, k=6, albedo=tone * 0.55)
-    eyebrow = tube([(x + 0.02, 0.12 * width, 0.27), (x + 0.04, 0.3 * width, 0.34), (x - 0.1, 0.5 * width, 0.27)], [0.045 * brow, 0.05 * brow, 0.02], k=8, albedo=brow_albedo)
+    lid = tube([(x - 0.02, 0.15 * width, 0.16), (x + 0.04, 0.3 * width, 0.2), (x - 0.08, 0.46 * width, 0.14)], 0.028, k=6,
+        albedo=tone * 0.55)
+    eyebrow = tube([(x + 0.02, 0.12 * width, 0.27), (x + 0.04, 0.3 * width, 0.34), (x - 0.1, 0.5 * width, 0.27)],
+        [0.045 * brow, 0.05 * brow, 0.02], k=8, albedo=brow_albedo)
     ear = ellipsoid((-0.05 * depth, 0.84 * width, 0.0), (0.14, 0.07, 0.24), turn=(20, 0, 0), albedo=tone * 0.9)
-    ridge = tube([(x - 0.02, 0, 0.2), (x + 0.1 * nose, 0, 0.0), (x + 0.24 * nose, 0, -0.2), (x + 0.04, 0, -0.28)], [0.06, 0.075, 0.115 * nose, 0.1], k=12, albedo=tone)
+    ridge = tube([(x - 0.02, 0, 0.2), (x + 0.1 * nose, 0, 0.0), (x + 0.24 * nose, 0, -0.2), (x + 0.04, 0, -0.28)],
+        [0.06, 0.075, 0.115 * nose, 0.1], k=12, albedo=tone)
     wings = mirrored(ellipsoid((x + 0.06, 0.1 * nose, -0.23), (0.1, 0.065, 0.06), albedo=tone * 0.88))
-    upper = tube([(x - 0.14, 0.32 * width, -0.52), (x + 0.03, 0.12, -0.5), (x + 0.07, 0, -0.52), (x + 0.03, -0.12, -0.5), (x - 0.14, -0.32 * width, -0.52)], [0.015, 0.04 * lips, 0.04 * lips, 0.04 * lips, 0.015], k=8, albedo=lip_albedo)
-    lower = tube([(x - 0.13, 0.3 * width, -0.535), (x + 0.05, 0.0, -0.61), (x - 0.13, -0.3 * width, -0.535)], [0.015, 0.06 * lips, 0.015], k=8, albedo=lip_albedo * 1.15)
+    upper = tube([(x - 0.14, 0.32 * width, -0.52), (x + 0.03, 0.12, -0.5), (x + 0.07, 0, -0.52), (x + 0.03, -0.12, -0.5),
+        (x - 0.14, -0.32 * width, -0.52)], [0.015, 0.04 * lips, 0.04 * lips, 0.04 * lips, 0.015], k=8, albedo=lip_albedo)
+    lower = tube([(x - 0.13, 0.3 * width, -0.535), (x + 0.05, 0.0, -0.61), (x - 0.13, -0.3 * width, -0.535)],
+        [0.015, 0.06 * lips, 0.015], k=8, albedo=lip_albedo * 1.15)
     gap = tube([(x - 0.12, 0.32 * width, -0.53), (x + 0.085, 0.0, -0.55), (x - 0.12, -0.32 * width, -0.53)], 0.014, k=6, albedo=0.05)
     chin = ellipsoid((0.66 * depth, 0, -0.84), (0.16, 0.2 * width, 0.12), albedo=tone)
     return [ridge, *wings, upper, lower, gap, chin] + [p for part in (eye, pupil, lid, eyebrow, ear) for p in mirrored(part)]
 
-
+# %% ../nbs/00a_simulate.ipynb #6cb94041
 def _cap(width: float, depth: float, albedo: float, brow: float, nape: float, puff: float, steep: float = 0.72, k: int = 40) -> Part:
     "Hair over the skull: down to height `brow` in front and `nape` behind; `steep` sides hang down beside the face."
     cos, sin = _circle(k)
@@ -660,46 +766,59 @@ def _cap(width: float, depth: float, albedo: float, brow: float, nape: float, pu
 
 def _hair(style: str, width: float, depth: float, albedo: float) -> list[Part]:
     "Hair in one of six styles."
-    curls = [ellipsoid((-0.1 + 0.9 * depth * c * np.cos(e), 0.9 * width * s * np.cos(e), 0.25 + 0.85 * np.sin(e)), 0.24, m=7, k=10, albedo=albedo) for e in (0.1, 0.5, 0.9, 1.35) for c, s in zip(*_circle(11)) if c * np.cos(e) < 0.35 + 0.5 * np.sin(e)]
+    curls = [ellipsoid((-0.1 + 0.9 * depth * c * np.cos(e), 0.9 * width * s * np.cos(e), 0.25 + 0.85 * np.sin(e)), 0.24, m=7,
+        k=10, albedo=albedo) for e in (0.1, 0.5, 0.9, 1.35) for c, s in zip(*_circle(11)) if c * np.cos(e) < 0.35 + 0.5 * np.sin(e)]
     styles = {
-        "bald": lambda: [], "short": lambda: [_cap(width, depth, albedo, 0.62, -0.2, 0.08)], "full": lambda: [_cap(width, depth, albedo, 0.52, -0.3, 0.14)],
-        "long": lambda: [_cap(width, depth, albedo, 0.56, -1.25, 0.14, steep=3.0)], "bob": lambda: [_cap(width, depth, albedo, 0.42, -0.6, 0.18, steep=3.0)],
-        "bun": lambda: [_cap(width, depth, albedo, 0.66, -0.3, 0.08), ellipsoid((-0.35 * depth, 0, 1.22), 0.33, albedo=albedo)], "curly": lambda: [_cap(width, depth, albedo, 0.6, -0.1, 0.05), *curls],
+        "bald": lambda: [], "short": lambda: [_cap(width, depth, albedo, 0.62, -0.2, 0.08)],
+            "full": lambda: [_cap(width, depth, albedo, 0.52, -0.3, 0.14)],
+        "long": lambda: [_cap(width, depth, albedo, 0.56, -1.25, 0.14, steep=3.0)],
+            "bob": lambda: [_cap(width, depth, albedo, 0.42, -0.6, 0.18, steep=3.0)],
+        "bun": lambda: [_cap(width, depth, albedo, 0.66, -0.3, 0.08), ellipsoid((-0.35 * depth, 0, 1.22), 0.33, albedo=albedo)],
+            "curly": lambda: [_cap(width, depth, albedo, 0.6, -0.1, 0.05), *curls],
     }
     return styles[style]()
 
-
+# %% ../nbs/00a_simulate.ipynb #45758403
 def face(
-    width: float = 1.0, jaw: float = 1.0, depth: float = 1.0, nose: float = 1.0, lips: float = 1.0, eyes: float = 1.0, brow: float = 1.0,
-    tone: float = 0.6, hair: str = "short", hair_albedo: float = 0.15, lip_albedo: float = 0.3, beard: float = 0.0, moustache: bool = False, glasses: bool = False,
+    width: float = 1.0, jaw: float = 1.0, depth: float = 1.0, nose: float = 1.0, lips: float = 1.0, eyes: float = 1.0,
+        brow: float = 1.0,
+    tone: float = 0.6, hair: str = "short", hair_albedo: float = 0.15, lip_albedo: float = 0.3, beard: float = 0.0,
+        moustache: bool = False, glasses: bool = False,
 ) -> list[Part]:
     "Face from widths, lengths and albedos."
     width = 0.92 * width
-    parts = _skull(width, jaw, depth, tone) + _features(width, depth, nose, lips, eyes, brow, hair_albedo, lip_albedo, tone) + _hair(hair, width, depth, hair_albedo)
+    parts = _skull(width, jaw, depth, tone) + _features(width, depth, nose, lips, eyes, brow, hair_albedo, lip_albedo,
+        tone) + _hair(hair, width, depth, hair_albedo)
     x = 0.8 * depth
     if beard:
-        jawline = [(x * np.cos(a) * 0.96 - 0.02, 0.62 * width * np.sin(a), -0.74 + 0.42 * abs(np.sin(a)) ** 2) for a in np.linspace(-1.4, 1.4, 11)]
+        jawline = [(x * np.cos(a) * 0.96 - 0.02, 0.62 * width * np.sin(a), -0.74 + 0.42 * abs(np.sin(a)) ** 2)
+            for a in np.linspace(-1.4, 1.4, 11)]
         parts += [tube(jawline, [0.02, 0.1, 0.17, 0.22, 0.25, 0.26, 0.25, 0.22, 0.17, 0.1, 0.02], albedo=beard)]
     if moustache:
-        parts += mirrored(tube([(x + 0.1, 0.0, -0.4), (x + 0.06, 0.16, -0.42), (x - 0.06, 0.32, -0.52)], [0.07, 0.07, 0.02], albedo=hair_albedo))
+        parts += mirrored(tube([(x + 0.1, 0.0, -0.4), (x + 0.06, 0.16, -0.42), (x - 0.06, 0.32, -0.52)], [0.07, 0.07, 0.02],
+            albedo=hair_albedo))
     if glasses:
         ring = [(x + 0.12, 0.32 * width + 0.2 * c, 0.1 + 0.16 * s) for c, s in zip(*_circle(16))]
-        parts += mirrored(tube(ring + ring[:1], 0.028, k=6, albedo=0.05)) + mirrored(tube([(x + 0.1, 0.5 * width, 0.12), (0, 0.9 * width, 0.1)], 0.025, k=6, albedo=0.05)) + [tube([(x + 0.13, 0.1, 0.12), (x + 0.13, -0.1, 0.12)], 0.025, k=6, albedo=0.05)]
+        parts += mirrored(tube(ring + ring[:1], 0.028, k=6, albedo=0.05)) + mirrored(tube([(x + 0.1, 0.5 * width, 0.12),
+            (0, 0.9 * width, 0.1)], 0.025, k=6, albedo=0.05)) + [tube([(x + 0.13, 0.1, 0.12), (x + 0.13, -0.1, 0.12)], 0.025, k=6,
+            albedo=0.05)]
     return parts
 
-
+# %% ../nbs/00a_simulate.ipynb #6e0935b7
 FACES = {
     "adam": dict(jaw=1.25, brow=1.2, tone=0.66, hair="short", hair_albedo=0.12),
-    "bella": dict(width=0.93, jaw=0.85, eyes=1.2, lips=1.3, nose=0.8, brow=0.7, tone=0.8, hair="long", hair_albedo=0.3, lip_albedo=0.3),
+    "bella": dict(width=0.93, jaw=0.85, eyes=1.2, lips=1.3, nose=0.8, brow=0.7, tone=0.8, hair="long", hair_albedo=0.3,
+        lip_albedo=0.3),
     "carl": dict(width=1.04, jaw=1.3, nose=1.3, brow=1.4, tone=0.55, hair="bald", hair_albedo=0.15),
     "dora": dict(width=1.0, jaw=0.95, eyes=1.15, lips=1.2, nose=0.85, tone=0.42, hair="curly", hair_albedo=0.08, lip_albedo=0.22),
-    "emil": dict(width=0.97, jaw=1.15, nose=1.15, brow=1.3, tone=0.7, hair="full", hair_albedo=0.4, beard=0.36, moustache=True),
-    "fay": dict(width=0.95, jaw=0.85, eyes=1.25, lips=1.1, nose=0.75, brow=0.7, tone=0.74, hair="bob", hair_albedo=0.07, lip_albedo=0.2),
+    "emil": dict(width=0.97, jaw=1.15, nose=1.15, brow=1.3, tone=0.7, hair="full", hair_albedo=0.3, beard=0.2, moustache=True),
+    "fay": dict(width=0.95, jaw=0.85, eyes=1.25, lips=1.1, nose=0.75, brow=0.7, tone=0.74, hair="bob", hair_albedo=0.07,
+        lip_albedo=0.2),
     "gus": dict(width=1.1, jaw=1.3, nose=1.2, lips=0.8, tone=0.52, hair="short", hair_albedo=0.95, glasses=True, moustache=True),
     "hana": dict(width=0.98, jaw=0.95, eyes=1.1, lips=1.0, nose=0.85, tone=0.86, hair="bun", hair_albedo=0.18, lip_albedo=0.4),
 }
 
-# %% ../nbs/00a_simulate.ipynb #9b29953f
+# %% ../nbs/00a_simulate.ipynb #90617bc9
 def _stem(base: tuple, lean: float = 0.1, length: float = 0.3, leaf: bool = True) -> list[Part]:
     "Stem, with a leaf."
     x, y, z = base
@@ -707,7 +826,8 @@ def _stem(base: tuple, lean: float = 0.1, length: float = 0.3, leaf: bool = True
     return parts + ([ellipsoid((x, y - 0.24, z + length * 0.75), (0.1, 0.25, 0.03), turn=(0, 0, 155), albedo=0.35)] if leaf else [])
 
 
-def _round_fruit(profile: Iterable[tuple], albedo: float, stretch: tuple = (1, 1), gloss: float = 0.35, stem: "dict | None" = None, blush: float = 0.0) -> list[Part]:
+def _round_fruit(profile: Iterable[tuple], albedo: float, stretch: tuple = (1, 1), gloss: float = 0.35,
+    stem: "dict | None" = None, blush: float = 0.0) -> list[Part]:
     "Fruit turned on a lathe, with a lighter side (`blush`) and a stem."
     profile = list(profile)
     cos, _ = _circle(24)
@@ -724,14 +844,16 @@ def _smooth(points: Iterable[tuple], n: int = 24) -> np.ndarray:
     curve = PchipInterpolator(t, points)(np.linspace(0, t[-1], n))
     return np.column_stack([np.maximum(curve[:, 0], 0), curve[:, 1]])
 
-
-def _on_surface(profile: np.ndarray, rows: int, per_row: int, size: tuple, albedo: float, lift: float, low: float = 0.05, high: float = 0.9) -> list[Part]:
+# %% ../nbs/00a_simulate.ipynb #c2eaa679
+def _on_surface(profile: np.ndarray, rows: int, per_row: int, size: tuple, albedo: float, lift: float, low: float = 0.05,
+    high: float = 0.9) -> list[Part]:
     "Small ellipsoids laid over a lathe shape in staggered rows: seeds, drupelets, eyes of a pineapple."
     parts = []
     for i, t in enumerate(np.linspace(low, high, rows)):
         radius, z = (np.interp(t, np.linspace(0, 1, len(profile)), profile[:, j]) for j in (0, 1))
         for a in (np.arange(per_row) + 0.5 * (i % 2)) * 2 * np.pi / per_row:
-            parts.append(ellipsoid((radius * lift * np.cos(a), radius * lift * np.sin(a), z), size, turn=(np.rad2deg(a), 0, 0), m=5, k=7, albedo=albedo))
+            parts.append(ellipsoid((radius * lift * np.cos(a), radius * lift * np.sin(a), z), size, turn=(np.rad2deg(a), 0, 0),
+                m=5, k=7, albedo=albedo))
     return parts
 
 
@@ -747,16 +869,21 @@ def _leaf_crown(n: int, base: float, length: float, spread: float, albedo: float
 
 
 def _apple() -> list[Part]:
-    return _round_fruit(_smooth([(0, -0.68), (0.2, -0.78), (0.5, -0.72), (0.78, -0.35), (0.9, 0.1), (0.8, 0.5), (0.5, 0.68), (0.2, 0.62), (0, 0.45)]), 0.42, blush=0.16, stem=dict(base=(0, 0, 0.42), length=0.5))
+    return _round_fruit(_smooth([(0, -0.68), (0.2, -0.78), (0.5, -0.72), (0.78, -0.35), (0.9, 0.1), (0.8, 0.5), (0.5, 0.68),
+        (0.2, 0.62), (0, 0.45)]), 0.42, blush=0.16, stem=dict(base=(0, 0, 0.42), length=0.5))
 
-
+# %% ../nbs/00a_simulate.ipynb #017905de
 def _pear() -> list[Part]:
-    return _round_fruit(_smooth([(0, -0.92), (0.3, -0.95), (0.62, -0.72), (0.72, -0.35), (0.6, 0.08), (0.38, 0.45), (0.3, 0.75), (0.2, 0.95), (0, 0.98)]), 0.72, blush=0.08, gloss=0.2, stem=dict(base=(0, 0, 0.9), lean=0.14, length=0.4))
+    return _round_fruit(_smooth([(0, -0.92), (0.3, -0.95), (0.62, -0.72), (0.72, -0.35), (0.6, 0.08), (0.38, 0.45), (0.3, 0.75),
+        (0.2, 0.95), (0, 0.98)]), 0.72, blush=0.08, gloss=0.2, stem=dict(base=(0, 0, 0.9), lean=0.14, length=0.4))
 
 
 def _strawberry() -> list[Part]:
     shape = _smooth([(0, -1.0), (0.2, -0.9), (0.5, -0.45), (0.7, 0.1), (0.68, 0.42), (0.45, 0.62), (0, 0.62)])
-    return _round_fruit(shape, 0.3, gloss=0.3) + _on_surface(shape, 8, 11, (0.03, 0.035, 0.05), 0.92, 1.0, 0.12, 0.74) + [tube([(0, 0, 0.6), (0, 0.05, 0.9)], [0.04, 0.035], albedo=0.5)] + [tube([(0, 0, 0.62), (0.4 * c, 0.4 * s, 0.66), (0.66 * c, 0.66 * s, 0.48)], [0.06, 0.11, 0.01], k=6, albedo=0.55) for c, s in zip(*_circle(8))]
+    return _round_fruit(shape, 0.3, gloss=0.3) + _on_surface(shape, 8, 11, (0.03, 0.035, 0.05), 0.92, 1.0, 0.12,
+        0.74) + [tube([(0, 0, 0.6), (0, 0.05, 0.9)], [0.04, 0.035],
+        albedo=0.5)] + [tube([(0, 0, 0.62), (0.4 * c, 0.4 * s, 0.66), (0.66 * c, 0.66 * s, 0.48)], [0.06, 0.11, 0.01], k=6,
+        albedo=0.55) for c, s in zip(*_circle(8))]
 
 
 def _banana() -> list[Part]:
@@ -766,12 +893,14 @@ def _banana() -> list[Part]:
     radius[-2:], radius[0] = (0.1, 0.075), 0.05
     colour = np.full((13, 6), 0.88)
     colour[0], colour[-1], colour[-2] = 0.1, 0.2, 0.55
-    return [skin(tube(path, radius, k=6).vertices[: 13 * 6].reshape(13, 6, 3), albedo=colour, gloss=0.1)] + [tube(path[3:10], radius[3:10] * 0.2, k=5, albedo=0.35)]
+    return [skin(tube(path, radius, k=6).vertices[: 13 * 6].reshape(13, 6, 3), albedo=colour, gloss=0.1)] + [tube(path[3:10],
+        radius[3:10] * 0.2, k=5, albedo=0.35)]
 
-
+# %% ../nbs/00a_simulate.ipynb #b4b46d1a
 def _pineapple() -> list[Part]:
     shape = _smooth([(0, -0.9), (0.35, -0.88), (0.55, -0.5), (0.58, -0.1), (0.5, 0.3), (0.3, 0.5), (0, 0.52)])
-    return _round_fruit(shape, 0.35, gloss=0.0) + _on_surface(shape, 9, 12, (0.09, 0.12, 0.085), 0.62, 1.0, 0.12, 0.84) + _leaf_crown(22, 0.45, 0.95, 0.55, 0.4)
+    return _round_fruit(shape, 0.35, gloss=0.0) + _on_surface(shape, 9, 12, (0.09, 0.12, 0.085), 0.62, 1.0, 0.12,
+        0.84) + _leaf_crown(22, 0.45, 0.95, 0.55, 0.4)
 
 
 def _watermelon() -> list[Part]:
@@ -780,7 +909,8 @@ def _watermelon() -> list[Part]:
     profile = np.column_stack([0.78 * np.cos(t := np.linspace(-np.pi / 2, np.pi / 2, 17)), 1.02 * np.sin(t)])
     melon = lathe(profile, k=40, albedo=np.tile(stripes, (17, 1)), gloss=0.3)
     lie = plane_rotation(2, 1, 80)
-    return [replace(melon, vertices=melon.vertices @ lie.T, normals=melon.normals @ lie.T), tube([(0, 0.98, 0.2), (0, 1.15, 0.3), (0, 1.2, 0.42)], 0.035, albedo=0.3)]
+    return [replace(melon, vertices=melon.vertices @ lie.T, normals=melon.normals @ lie.T),
+        tube([(0, 0.98, 0.2), (0, 1.15, 0.3), (0, 1.2, 0.42)], 0.035, albedo=0.3)]
 
 
 def _grapes() -> list[Part]:
@@ -789,39 +919,60 @@ def _grapes() -> list[Part]:
     for row, n in enumerate([6, 8, 7, 6, 4, 3, 1]):
         for c, s in zip(*_circle(n)):
             r = 0.1 * n * (0.9 if n > 1 else 0)
-            parts.append(ellipsoid((r * c + 0.04 * rng.normal(), r * s + 0.04 * rng.normal(), 0.55 - 0.27 * row), 0.23, m=9, k=14, albedo=0.2 + 0.08 * rng.random(), gloss=0.6))
+            parts.append(ellipsoid((r * c + 0.04 * rng.normal(), r * s + 0.04 * rng.normal(), 0.55 - 0.27 * row), 0.23, m=9, k=14,
+                albedo=0.2 + 0.08 * rng.random(), gloss=0.6))
     return parts + [ellipsoid((0, 0, 0.2), (0.45, 0.45, 0.6), albedo=0.1)] + _stem((0, 0, 0.6), lean=0.15, length=0.6)
 
-
+# %% ../nbs/00a_simulate.ipynb #2a7354fd
 def _cherries() -> list[Part]:
     parts = []
     for y, z, albedo in ((0.46, -0.5, 0.22), (-0.42, -0.62, 0.27)):
-        parts += [ellipsoid((0, y, z), 0.4, m=13, k=20, albedo=albedo, gloss=0.8), tube([(0, y, z + 0.34), (0, y * 0.75, z + 0.8), (0, 0.05, 0.95)], 0.035, albedo=0.6)]
+        parts += [ellipsoid((0, y, z), 0.4, m=13, k=20, albedo=albedo, gloss=0.8),
+            tube([(0, y, z + 0.34), (0, y * 0.75, z + 0.8), (0, 0.05, 0.95)], 0.035, albedo=0.6)]
     return parts + [ellipsoid((0, 0.4, 0.98), (0.2, 0.42, 0.03), turn=(0, 0, 12), albedo=0.5)]
 
 
-FRUITS = {"apple": _apple, "pear": _pear, "strawberry": _strawberry, "banana": _banana, "pineapple": _pineapple, "watermelon": _watermelon, "grapes": _grapes, "cherries": _cherries}
+FRUITS = {"apple": _apple, "pear": _pear, "strawberry": _strawberry, "banana": _banana, "pineapple": _pineapple,
+    "watermelon": _watermelon, "grapes": _grapes, "cherries": _cherries}
 
-# %% ../nbs/00a_simulate.ipynb #6627c9e6
-def _wing(x: float, y: float, z: float, root: float, span: float, tip: float, sweep: float, dihedral: float, thick: float, albedo: float) -> list[Part]:
+# %% ../nbs/00a_simulate.ipynb #c58e49af
+def _wing(x: float, y: float, z: float, root: float, span: float, tip: float, sweep: float, dihedral: float, thick: float,
+    albedo: float) -> list[Part]:
     "Pair of wings: chord `root` at the body, `tip` at the end, swept back by `sweep`."
-    outline = [(x + root / 2, y, z), (x - root / 2, y, z), (x - sweep - tip / 2, y + span, z + dihedral), (x - sweep + tip / 2, y + span, z + dihedral)]
+    outline = [(x + root / 2, y, z), (x - root / 2, y, z), (x - sweep - tip / 2, y + span, z + dihedral),
+        (x - sweep + tip / 2, y + span, z + dihedral)]
     return mirrored(plate(outline, (0, 0, thick), albedo=albedo))
 
 
 def _fin(x: float, z: float, root: float, height: float, tip: float, sweep: float, albedo: float, y: float = 0.0) -> list[Part]:
     "Upright tail fin."
-    return [plate([(x + root / 2, y, z), (x - root / 2, y, z), (x - sweep - tip / 2, y, z + height), (x - sweep + tip / 2, y, z + height)], (0, 0.035, 0), albedo=albedo)]
+    return [plate([(x + root / 2, y, z), (x - root / 2, y, z), (x - sweep - tip / 2, y, z + height),
+        (x - sweep + tip / 2, y, z + height)], (0, 0.035, 0), albedo=albedo)]
 
 
 def _propeller(x: float, y: float, z: float, radius: float) -> list[Part]:
     "Spinner with two blades."
-    blades = [plate([(x, y + s * 0.03, z - 0.04), (x, y + s * 0.03, z + 0.04), (x, y + s * radius, z + 0.05), (x, y + s * radius, z - 0.05)], (0.025, 0, 0), albedo=0.25) for s in (-1, 1)]
+    blades = [plate([(x, y + s * 0.03, z - 0.04), (x, y + s * 0.03, z + 0.04), (x, y + s * radius, z + 0.05),
+        (x, y + s * radius, z - 0.05)], (0.025, 0, 0), albedo=0.25) for s in (-1, 1)]
     return [ellipsoid((x, y, z), (0.09, 0.06, 0.06), albedo=0.3), *blades]
 
+# %% ../nbs/00a_simulate.ipynb #cc38c401
+def _struts(wings: tuple) -> list[Part]:
+    "Struts between the two wings of a biplane."
+    ends = [((x, 0.7, wings[0][1]), (x, 0.7, wings[1][1])) for x in (0.15, 0.45)]
+    return [part for pair in ends for part in mirrored(tube(pair, 0.022, k=6, albedo=0.3))]
 
+
+def _floats(body: float) -> list[Part]:
+    "Two floats on struts."
+    keel = [(-0.7, 0.03, 0, 0.08), (-0.2, 0.09, -0.08, 0.1), (0.5, 0.09, -0.08, 0.1), (0.85, 0.02, 0.06, 0.1)]
+    legs = [tube([(x, 0.1, -0.1), (x, 0.4, -0.5)], 0.025, k=6, albedo=0.4) for x in (-0.15, 0.45)]
+    return [part for one in (loft(keel, albedo=body * 0.8).moved((0.1, 0.4, -0.55)), *legs) for part in mirrored(one)]
+
+# %% ../nbs/00a_simulate.ipynb #04b2270f
 def plane(
-    length: float = 2.4, radius: float = 0.17, nose: float = 0.35, taper: float = 0.15, body: float = 0.8, wing_albedo: float = 0.6, fin_albedo: float = 0.5,
+    length: float = 2.4, radius: float = 0.17, nose: float = 0.35, taper: float = 0.15, body: float = 0.8,
+        wing_albedo: float = 0.6, fin_albedo: float = 0.5,
     wings: tuple = ((0.1, -0.06, 0.55, 1.15, 0.2, 0.5, 0.1),), # (x, z, root, span, tip, sweep, dihedral)
     tail: tuple = (0.32, 0.42, 0.14, 0.28), # chord, span, tip chord and sweep of the tailplane
     fin: tuple = (0.4, 0.45, 0.18, 0.28), # chord, height, tip chord and sweep of the fin
@@ -835,7 +986,8 @@ def plane(
     r = radius * np.array([taper, 0.72, 1.0, 1.0, 0.86, 0.5, 0.05])
     lift = radius * (1 - np.array([taper, 0.72, 1, 1, 1, 1, 1])) * 0.6
     parts = [tube(np.column_stack([x, 0 * x, lift]), r, k=18, albedo=body, gloss=0.3)]
-    parts += [ellipsoid((front - canopy[0] * nose * 1.3, 0, radius * 0.72), (canopy[1], radius * 0.7, canopy[2]), albedo=0.06, gloss=0.6)]
+    parts += [ellipsoid((front - canopy[0] * nose * 1.3, 0, radius * 0.72), (canopy[1], radius * 0.7, canopy[2]),
+        albedo=0.06, gloss=0.6)]
     for wx, z, root, span, tip, sweep, dihedral in wings:
         parts += _wing(wx, radius * 0.3, z, root, span, tip, sweep, dihedral, 0.05, wing_albedo)
     chord, span, tip, sweep = tail
@@ -843,28 +995,44 @@ def plane(
     for y in ((0.0,) if fins == 1 else (0.2, -0.2)):
         parts += _fin(back + fin[0] * 0.55, lift[0] + radius * 0.1, *fin, fin_albedo, y) if fin[1] else []
     for ex, y, z, long, er in engines:
-        parts += [p for q in (tube([(ex - long / 2, y, z), (ex, y, z), (ex + long / 2, y, z)], [er * 0.65, er, er * 0.95], k=14, albedo=0.45), tube([(ex + long / 2 - 0.01, y, z), (ex + long / 2 + 0.01, y, z)], er * 0.8, k=14, albedo=0.05)) for p in (mirrored(q) if y else [q])]
+        parts += [p for q in (tube([(ex - long / 2, y, z), (ex, y, z), (ex + long / 2, y, z)], [er * 0.65, er, er * 0.95], k=14,
+            albedo=0.45), tube([(ex + long / 2 - 0.01, y, z), (ex + long / 2 + 0.01, y, z)], er * 0.8, k=14, albedo=0.05))
+            for p in (mirrored(q) if y else [q])]
     parts += [p for row in propellers for p in _propeller(*row)]
-    parts += [p for i in range(windows) for p in mirrored(box((0.32 * length - 0.62 * length * (i + 0.5) / windows, radius * 0.97, radius * 0.25), (0.045, 0.03, 0.06), albedo=0.05))]
-    if struts:
-        parts += [p for wx in (0.0, 0.3) for p in mirrored(tube([(wx + 0.15, 0.7, wings[0][1]), (wx + 0.15, 0.7, wings[1][1])], 0.022, k=6, albedo=0.3))]
-    if floats:
-        parts += mirrored(loft([(-0.7, 0.03, 0, 0.08), (-0.2, 0.09, -0.08, 0.1), (0.5, 0.09, -0.08, 0.1), (0.85, 0.02, 0.06, 0.1)], albedo=body * 0.8).moved((0.1, 0.4, -0.55))) + [p for fx in (-0.15, 0.45) for p in mirrored(tube([(fx, 0.1, -0.1), (fx, 0.4, -0.5)], 0.025, k=6, albedo=0.4))]
-    return parts
+    parts += [p for i in range(windows) for p in mirrored(box((0.32 * length - 0.62 * length * (i + 0.5) / windows, radius * 0.97,
+        radius * 0.25), (0.045, 0.03, 0.06), albedo=0.05))]
+    parts += _struts(wings) if struts else []
+    return parts + (_floats(body) if floats else [])
 
-
+# %% ../nbs/00a_simulate.ipynb #011fb7e6
 PLANES = {
-    "airliner": dict(length=2.6, radius=0.17, windows=16, body=0.92, wing_albedo=0.6, fin_albedo=0.3, engines=((0.28, 0.42, -0.2, 0.34, 0.1),), canopy=(0.55, 0.12, 0.06)),
-    "jumbo": dict(length=2.9, radius=0.21, windows=20, body=0.85, wing_albedo=0.5, fin_albedo=0.75, nose=0.45, wings=((0.15, -0.1, 0.7, 1.35, 0.2, 0.75, 0.14),), engines=((0.3, 0.45, -0.26, 0.34, 0.1), (0.0, 0.85, -0.22, 0.32, 0.1)), canopy=(0.6, 0.16, 0.08)),
-    "fighter": dict(length=2.6, radius=0.15, nose=0.95, taper=0.75, body=0.5, wing_albedo=0.42, fin_albedo=0.4, wings=((-0.3, 0.0, 1.2, 0.75, 0.18, 0.5, 0.0),), tail=(0.4, 0.42, 0.16, 0.24), fin=(0.5, 0.5, 0.2, 0.32), engines=((-1.28, 0, 0.02, 0.2, 0.12),), canopy=(0.62, 0.36, 0.13), fins=2),
-    "biplane": dict(length=1.7, radius=0.16, nose=0.25, taper=0.25, body=0.45, wing_albedo=0.85, fin_albedo=0.9, wings=((0.3, -0.14, 0.42, 1.05, 0.4, 0.0, 0.03), (0.32, 0.42, 0.42, 1.1, 0.4, 0.0, 0.03)), tail=(0.3, 0.4, 0.22, 0.05), fin=(0.28, 0.32, 0.2, 0.06), propellers=((0.88, 0, 0, 0.42),), canopy=(1.9, 0.12, 0.08), struts=True),
-    "cessna": dict(length=1.9, radius=0.2, nose=0.45, taper=0.2, body=0.93, wing_albedo=0.85, fin_albedo=0.35, wings=((0.28, 0.26, 0.4, 1.25, 0.3, 0.03, 0.06),), tail=(0.3, 0.45, 0.2, 0.06), fin=(0.36, 0.4, 0.2, 0.16), propellers=((0.98, 0, 0, 0.4),), canopy=(1.15, 0.3, 0.16)),
-    "bomber": dict(length=2.2, radius=0.18, nose=0.3, taper=0.2, body=0.32, wing_albedo=0.28, fin_albedo=0.3, wings=((0.2, 0.0, 0.55, 1.35, 0.22, 0.12, 0.12),), tail=(0.34, 0.55, 0.2, 0.06), fin=(0.34, 0.34, 0.22, 0.1), engines=((0.42, 0.45, 0.03, 0.5, 0.12),), propellers=((0.7, 0.45, 0.03, 0.34), (0.7, -0.45, 0.03, 0.34)), canopy=(0.9, 0.26, 0.12), fins=2),
-    "seaplane": dict(length=1.9, radius=0.19, nose=0.4, taper=0.2, body=0.7, wing_albedo=0.9, fin_albedo=0.6, wings=((0.25, 0.22, 0.42, 1.25, 0.34, 0.02, 0.08),), tail=(0.3, 0.45, 0.2, 0.06), fin=(0.36, 0.42, 0.2, 0.14), propellers=((0.98, 0, 0, 0.38),), canopy=(1.1, 0.26, 0.15), floats=True),
-    "concorde": dict(length=3.2, radius=0.12, nose=1.1, taper=0.2, body=0.97, wing_albedo=0.9, fin_albedo=0.8, wings=((-0.35, -0.05, 2.0, 0.72, 0.2, 0.8, 0.0),), tail=(0.1, 0.0, 0.1, 0.0), fin=(0.7, 0.38, 0.2, 0.35), engines=((-0.95, 0.34, -0.1, 0.5, 0.08),), canopy=(0.62, 0.12, 0.05)),
+    "airliner": dict(length=2.6, radius=0.17, windows=16, body=0.92, wing_albedo=0.6, fin_albedo=0.3,
+        engines=((0.28, 0.42, -0.2, 0.34, 0.1),), canopy=(0.55, 0.12, 0.06)),
+    "jumbo": dict(length=2.9, radius=0.21, windows=20, body=0.85, wing_albedo=0.5, fin_albedo=0.75, nose=0.45,
+        wings=((0.15, -0.1, 0.7, 1.35, 0.2, 0.75, 0.14),), engines=((0.3, 0.45, -0.26, 0.34, 0.1), (0.0, 0.85, -0.22, 0.32, 0.1)),
+        canopy=(0.6, 0.16, 0.08)),
+    "fighter": dict(length=2.6, radius=0.15, nose=0.95, taper=0.75, body=0.5, wing_albedo=0.42, fin_albedo=0.4,
+        wings=((-0.3, 0.0, 1.2, 0.75, 0.18, 0.5, 0.0),), tail=(0.4, 0.42, 0.16, 0.24), fin=(0.5, 0.5, 0.2, 0.32),
+        engines=((-1.28, 0, 0.02, 0.2, 0.12),), canopy=(0.62, 0.36, 0.13), fins=2),
+    "biplane": dict(length=1.7, radius=0.16, nose=0.25, taper=0.25, body=0.45, wing_albedo=0.85, fin_albedo=0.9,
+        wings=((0.3, -0.14, 0.42, 1.05, 0.4, 0.0, 0.03), (0.32, 0.42, 0.42, 1.1, 0.4, 0.0, 0.03)), tail=(0.3, 0.4, 0.22, 0.05),
+        fin=(0.28, 0.32, 0.2, 0.06), propellers=((0.88, 0, 0, 0.42),), canopy=(1.9, 0.12, 0.08), struts=True),
+    "cessna": dict(length=1.9, radius=0.2, nose=0.45, taper=0.2, body=0.93, wing_albedo=0.85, fin_albedo=0.35,
+        wings=((0.28, 0.26, 0.4, 1.25, 0.3, 0.03, 0.06),), tail=(0.3, 0.45, 0.2, 0.06), fin=(0.36, 0.4, 0.2, 0.16),
+        propellers=((0.98, 0, 0, 0.4),), canopy=(1.15, 0.3, 0.16)),
+    "bomber": dict(length=2.2, radius=0.18, nose=0.3, taper=0.2, body=0.32, wing_albedo=0.28, fin_albedo=0.3,
+        wings=((0.2, 0.0, 0.55, 1.35, 0.22, 0.12, 0.12),), tail=(0.34, 0.55, 0.2, 0.06), fin=(0.34, 0.34, 0.22, 0.1),
+        engines=((0.42, 0.45, 0.03, 0.5, 0.12),), propellers=((0.7, 0.45, 0.03, 0.34), (0.7, -0.45, 0.03, 0.34)),
+        canopy=(0.9, 0.26, 0.12), fins=2),
+    "seaplane": dict(length=1.9, radius=0.19, nose=0.4, taper=0.2, body=0.7, wing_albedo=0.9, fin_albedo=0.6,
+        wings=((0.25, 0.22, 0.42, 1.25, 0.34, 0.02, 0.08),), tail=(0.3, 0.45, 0.2, 0.06), fin=(0.36, 0.42, 0.2, 0.14),
+        propellers=((0.98, 0, 0, 0.38),), canopy=(1.1, 0.26, 0.15), floats=True),
+    "concorde": dict(length=3.2, radius=0.12, nose=1.1, taper=0.2, body=0.97, wing_albedo=0.9, fin_albedo=0.8,
+        wings=((-0.35, -0.05, 2.0, 0.72, 0.2, 0.8, 0.0),), tail=(0.1, 0.0, 0.1, 0.0), fin=(0.7, 0.38, 0.2, 0.35),
+        engines=((-0.95, 0.34, -0.1, 0.5, 0.08),), canopy=(0.62, 0.12, 0.05)),
 }
 
-# %% ../nbs/00a_simulate.ipynb #99bb6f18
+# %% ../nbs/00a_simulate.ipynb #f69d1324
 CATEGORIES = {
     "Animals": (animal, ANIMALS, (58, 10)),
     "Boats": (boat, BOATS, (62, 14)),
@@ -892,7 +1060,7 @@ def _embree(vertices: np.ndarray, faces: np.ndarray) -> "EmbreeScene":
     TriangleMesh(scene, np.ascontiguousarray(vertices, np.float32), np.ascontiguousarray(faces, np.int32))
     return scene
 
-
+# %% ../nbs/00a_simulate.ipynb #ec113372
 def _hit_distance(scene: "EmbreeScene", origins: np.ndarray, directions: np.ndarray) -> np.ndarray:
     "Distance to the first hit, infinite where there is none."
     hit = scene.run(np.ascontiguousarray(origins, np.float32), np.ascontiguousarray(directions, np.float32), output=1)
@@ -905,7 +1073,7 @@ def _sky_directions(n: int) -> np.ndarray:
     side = np.sqrt(1 - height**2)
     return np.stack([side * np.cos(turn), side * np.sin(turn), height], 1)
 
-
+# %% ../nbs/00a_simulate.ipynb #1e5329f0
 def ambient_occlusion(
     vertices: np.ndarray, # (v, 3)
     normals: np.ndarray, # (v, 3)
@@ -922,7 +1090,7 @@ def ambient_occlusion(
     far = _hit_distance(scene, start.reshape(-1, 3), rays.reshape(-1, 3)).reshape(-1, n_rays)
     return np.minimum(far / (0.6 * size), 1.0).mean(1) ** 0.8
 
-
+# %% ../nbs/00a_simulate.ipynb #58f88b10
 def assemble(
     parts: list[Part],
     view: tuple[float, float] = (0, 0), # yaw and pitch in degrees of the canonical view
@@ -948,7 +1116,7 @@ def standard_size(
     bulk = np.sqrt(np.prod(np.sort(np.ptp(vertices, axis=0))[-2:])) / 2
     return vertices / (reach**0.6 * (1.25 * bulk) ** 0.4)
 
-
+# %% ../nbs/00a_simulate.ipynb #6936e6df
 @lru_cache(maxsize=None)
 def _geometry(category: str, name: str) -> "trimesh.Trimesh":
     "Mesh of one of the 64 objects, without its occlusion."
@@ -971,7 +1139,7 @@ def make_object(
     mesh.vertex_attributes["occlusion"] = ambient_occlusion(mesh.vertices, mesh.vertex_attributes["normal"], mesh.faces)
     return mesh
 
-# %% ../nbs/00a_simulate.ipynb #6915f271
+# %% ../nbs/00a_simulate.ipynb #195d6609
 @dataclass(frozen=True)
 class Light:
     "Lighting, fixed to the camera."
@@ -993,8 +1161,9 @@ def _surface(mesh: "trimesh.Trimesh", albedo: float) -> dict[str, np.ndarray]:
     columns = [given.get("normal", mesh.vertex_normals), given.get("albedo", grey), given.get("gloss", np.zeros(n)), occlusion]
     return np.column_stack(columns).astype(np.float32)
 
-
-def _rays(vertices: np.ndarray, pose: np.ndarray, shift: np.ndarray, scale: np.ndarray, side: int, perspective: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+# %% ../nbs/00a_simulate.ipynb #166cc02a
+def _rays(vertices: np.ndarray, pose: np.ndarray, shift: np.ndarray, scale: np.ndarray, side: int,
+    perspective: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     "Rays that may hit: their index into (n, side, side), origins and directions in the object's frame."
     n, (vertices, pose, shift, scale) = len(pose), (np.asarray(a, np.float32) for a in (vertices, pose, shift, scale))
     seen = np.einsum("vj,nij->nvi", vertices, pose) * scale[:, None, None]
@@ -1011,7 +1180,7 @@ def _rays(vertices: np.ndarray, pose: np.ndarray, shift: np.ndarray, scale: np.n
     start, turn = (at - np.float32(back) * ahead - shift[image]) / scale[image, None], pose[image]
     return which, np.einsum("ri,rij->rj", start, turn), np.einsum("ri,rij->rj", ahead, turn)
 
-
+# %% ../nbs/00a_simulate.ipynb #e62cfc21
 def _shade(
     points: np.ndarray, # (h, 3) hits, in the object's frame
     looks: np.ndarray, # (h, 6) normal, albedo, gloss, occlusion there
@@ -1029,16 +1198,18 @@ def _shade(
     aim = np.einsum("hij,hi->hj", turn, aim)
     seen = np.ones(len(points), bool)
     if light.shadows:
-        seen = scene.run(np.ascontiguousarray(points + np.float32(0.012) * normal, np.float32), np.ascontiguousarray(aim, np.float32), query="OCCLUDED") < 0
+        seen = scene.run(np.ascontiguousarray(points + np.float32(0.012) * normal, np.float32),
+            np.ascontiguousarray(aim, np.float32), query="OCCLUDED") < 0
     diffuse = np.einsum("hi,hi->h", normal, aim) / np.linalg.norm(aim, axis=1)
     up = np.einsum("hi,hi->h", turn[:, 2], normal)
     eye = ahead / np.linalg.norm(ahead, axis=1, keepdims=True)
     half = aim / np.linalg.norm(aim, axis=1, keepdims=True) - eye
     gloss = looks[:, 4] * np.clip(np.einsum("hi,hi->h", normal, half) / np.linalg.norm(half, axis=1), 0, 1) ** 40
-    value = looks[:, 3] * (light.ambient * looks[:, 5] * (0.65 + 0.35 * up) + light.strength * np.maximum(diffuse, 0) * seen) + 0.5 * gloss * seen
+    value = looks[:, 3] * (light.ambient * looks[:, 5] * (0.65 + 0.35 * up)
+        + light.strength * np.maximum(diffuse, 0) * seen) + 0.5 * gloss * seen
     return np.clip(value, 0, 1) ** (1 / light.gamma)
 
-
+# %% ../nbs/00a_simulate.ipynb #87b20ec8
 def _render_chunk(vertices, faces, looks, scene, pose, shift, scale, size, supersample, perspective, light):
     "Luminance times coverage, and coverage, of a few images of one object: two (n, size, size) arrays."
     side = size * supersample
@@ -1049,7 +1220,8 @@ def _render_chunk(vertices, faces, looks, scene, pose, shift, scale, size, super
     corners = looks[faces[hit["primID"][on]]]
     mixed = (1 - u - v) * corners[:, 0] + u * corners[:, 1] + v * corners[:, 2]
     image, row, column = np.unravel_index(which, (len(pose), side, side))
-    sub = np.stack([row % supersample, column % supersample], 1) * (2.0 / max(supersample - 1, 1)) - 1 if supersample > 1 else np.zeros((len(which), 2))
+    sub = np.stack([row % supersample, column % supersample],
+        1) * (2.0 / max(supersample - 1, 1)) - 1 if supersample > 1 else np.zeros((len(which), 2))
     points = origins[on] + hit["tfar"][on, None] * ahead[on]
     value = _shade(points, mixed, ahead[on], pose[image].astype(np.float32), sub, scene, light)
     pixel = (image * size + row // supersample) * size + column // supersample
@@ -1057,7 +1229,7 @@ def _render_chunk(vertices, faces, looks, scene, pose, shift, scale, size, super
     total = [np.bincount(pixel, weights, len(pose) * size * size).reshape(shape) / norm for weights in (value, None)]
     return total[0].astype(np.float32), total[1].astype(np.float32)
 
-
+# %% ../nbs/00a_simulate.ipynb #f285d926
 def render(
     mesh: "trimesh.Trimesh", # any triangle mesh; centred and scaled to standard size here
     rotation: np.ndarray, # (3, 3) or (n, 3, 3), see `rotation_matrix`
@@ -1067,7 +1239,7 @@ def render(
     size: int = 64, # side of the picture in pixels
     background: "float | np.ndarray" = 0.0, # grey level, or (n, size, size) pictures
     supersample: int = 2, # rays per pixel and side
-    extent: float = 0.6, # share of the picture's side that an object with s = 1 covers
+    extent: float = 0.66, # share of the picture's side that an object with s = 1 covers
     unit: float = 0.2, # share of the picture's side that ty = 1 or tz = 1 moves
     perspective: float = 0.0, # 1 / distance of the camera in sides of the picture; 0 is orthographic
     light: Light = Light(),
@@ -1084,17 +1256,19 @@ def render(
     vertices, faces = standard_size(np.asarray(mesh.vertices)), np.asarray(mesh.faces)
     looks, scene = _surface(mesh, albedo), _embree(vertices, faces)
     step = max(1, int(1.5e6 / (size * supersample) ** 2))
-    parts = [_render_chunk(vertices, faces, looks, scene, pose[i : i + step], shift[i : i + step], scale[i : i + step], size, supersample, perspective, light) for i in range(0, n, step)]
+    parts = [_render_chunk(vertices, faces, looks, scene, pose[i : i + step], shift[i : i + step], scale[i : i + step], size,
+        supersample, perspective, light) for i in range(0, n, step)]
     images, masks = (np.concatenate(arrays) for arrays in zip(*parts))
     images = np.clip(images + (1 - masks) * np.asarray(background, np.float32), 0, 1)
     return (images, masks) if return_mask else images
 
-# %% ../nbs/00a_simulate.ipynb #4f9f565f
+# %% ../nbs/00a_simulate.ipynb #a2c0d2d3
 VARIATIONS = pd.DataFrame( # half ranges of angles (degrees) and positions; s lies between 1 / s and s; images per object
-    {"rxy": [0.0, 45, 90], "rxz": [0.0, 45, 90], "ryz": [0.0, 45, 90], "ty": [0.0, 0.3, 0.6], "tz": [0.0, 0.6, 1.2], "s": [1.0, 1.3, 1.6], "images": [10, 40, 40]},
+    {"rxy": [0.0, 45, 90], "rxz": [0.0, 45, 90], "ryz": [0.0, 45, 90], "ty": [0.0, 0.3, 0.6], "tz": [0.0, 0.6, 1.2],
+        "s": [1.0, 1.3, 1.6], "images": [10, 40, 40]},
     index=["V0", "V3", "V6"],
 )
-RENDERER = 2 # goes up when pictures change, so that cached ones are not used any more
+RENDERER = 3 # goes up when pictures change, so that cached ones are not used any more
 
 
 def _variation_order(n: int, rng: np.random.Generator) -> np.ndarray:
@@ -1102,7 +1276,7 @@ def _variation_order(n: int, rng: np.random.Generator) -> np.ndarray:
     block = np.repeat([0, 1, 2], VARIATIONS["images"] // 10)
     return np.concatenate([rng.permutation(block) for _ in range(-(-n // len(block)))])[:n]
 
-
+# %% ../nbs/00a_simulate.ipynb #e4d00883
 def sample_labels(
     n_images: int = 5760,
     seed: int = 0,
@@ -1121,7 +1295,7 @@ def sample_labels(
     labels.insert(0, "image_id", [f"sim{seed}_{i:05d}" for i in range(n_images)])
     return labels.assign(**dict(zip(("rxy", "rxz", "ryz", "ty", "tz", "s"), pose.T + 0.0)))
 
-# %% ../nbs/00a_simulate.ipynb #9a1c5991
+# %% ../nbs/00a_simulate.ipynb #3f3247fc
 def _texture(size: int, exponent: float, rng: np.random.Generator) -> np.ndarray:
     "Noise with an amplitude spectrum 1 / f^exponent, mean 0, standard deviation 1."
     spectrum = np.fft.rfft2(rng.standard_normal((size, size)))
@@ -1139,10 +1313,11 @@ def natural_background(
     column, row = np.meshgrid(np.linspace(0, 1, size), np.linspace(0, 1, size))
     horizon = rng.uniform(0.25, 0.75) + rng.uniform(-0.15, 0.15) * column + 0.03 * _texture(size, 1.6, rng)[0][None, :]
     sky = rng.uniform(0.45, 0.95) - rng.uniform(0, 0.3) * row + rng.uniform(0.02, 0.12) * _texture(size, 1.7, rng)
-    ground = rng.uniform(0.15, 0.6) + rng.uniform(-0.2, 0.3) * (row - horizon) + rng.uniform(0.05, 0.16) * _texture(size, rng.uniform(0.7, 1.3), rng)
+    ground = rng.uniform(0.15, 0.6) + rng.uniform(-0.2, 0.3) * (row - horizon) + rng.uniform(0.05, 0.16) * _texture(size,
+        rng.uniform(0.7, 1.3), rng)
     return np.clip(np.where(row < horizon, sky, ground), 0, 1).astype(np.float32)
 
-
+# %% ../nbs/00a_simulate.ipynb #22ebcd83
 def aperture(
     size: int,
     radius: float = 0.44, # share of the picture's side
@@ -1168,7 +1343,7 @@ def _natural(images: np.ndarray, masks: np.ndarray, keys: np.ndarray, seed: int)
 
 BACKGROUNDS = {"none": _no_background, "natural": _natural}
 
-# %% ../nbs/00a_simulate.ipynb #3987ee24
+# %% ../nbs/00a_simulate.ipynb #6129b4cb
 def _render_job(rows: pd.DataFrame, size: int, background: str, supersample: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     "Pictures and masks, uint8, of rows of labels that show the same object. The index numbers the images."
     mesh = make_object(rows["category"].iloc[0], rows["object"].iloc[0])
@@ -1194,7 +1369,7 @@ def _run_jobs(jobs: list[tuple], pixels: int, workers: "int | None", progress: b
 
     return tqdm(Parallel(n_jobs=workers, return_as="generator")(delayed(_render_job)(*job) for job in jobs), **show)
 
-
+# %% ../nbs/00a_simulate.ipynb #52df4175
 def render_labels(
     labels: pd.DataFrame, # as of `sample_labels`; any rows and any poses
     size: int = 128,
@@ -1218,7 +1393,7 @@ def render_labels(
         images[rows.index], masks[rows.index] = some_images, some_masks
     return images, masks
 
-# %% ../nbs/00a_simulate.ipynb #519ef43f
+# %% ../nbs/00a_simulate.ipynb #6a4dfd29
 def cache_folder() -> Path:
     "Where rendered image sets are kept: $MIGVIS_CACHE, or the user's cache folder."
     from platformdirs import user_cache_path
@@ -1245,7 +1420,7 @@ def _cached(
         warnings.warn(f"rendered images are not kept: {error}", stacklevel=3)
     return array
 
-
+# %% ../nbs/00a_simulate.ipynb #c607c097
 def render_hvm(
     n_images: int = 5760,
     size: int = 128, # side of the pictures in pixels
@@ -1265,7 +1440,7 @@ def render_hvm(
     images, masks = (pair[:, i : i + 1].astype(np.float32) / 255 for i in (0, 1))
     return (images, labels, masks) if return_mask else (images, labels)
 
-# %% ../nbs/00a_simulate.ipynb #456cec60
+# %% ../nbs/00a_simulate.ipynb #1b4fc105
 FACTORS = ("rotation", "rotation_by_category", "category", "shape", "albedo", "position", "size")
 
 
@@ -1286,7 +1461,7 @@ def describe_mesh(
         "albedo_gradient": weight @ ((albedo - mean) * centre[:, 2]) / extent[2],
     }
 
-
+# %% ../nbs/00a_simulate.ipynb #a4fae9a7
 @lru_cache(maxsize=None)
 def object_features() -> pd.DataFrame: # 64 rows (index: object), 9 columns, z-scored within each category
     "Descriptors of the 64 objects relative to their category's mean and spread."
@@ -1315,7 +1490,7 @@ def _reference() -> pd.DataFrame:
     "Labels on which features, tuning and rates are standardised."
     return sample_labels(5760, seed=2**31)
 
-
+# %% ../nbs/00a_simulate.ipynb #391fd93a
 @lru_cache(maxsize=None)
 def _mean_rotation() -> np.ndarray:
     "Mean of the rotation matrices over the reference labels."
@@ -1326,16 +1501,18 @@ def _mean_rotation() -> np.ndarray:
 def _feature_scale() -> dict[str, tuple[np.ndarray, np.ndarray]]:
     "Mean and scale of each feature over the reference labels: one scale for entries of a matrix, else one per feature."
     spread = {True: lambda values: np.sqrt(values.var(0).mean(keepdims=True)), False: lambda values: values.std(0)}
-    return {factor: (values.mean(0), spread[factor.startswith("rotation")](values)) for factor, values in factor_features(_reference()).items()}
+    return {factor: (values.mean(0), spread[factor.startswith("rotation")](values)) for factor,
+        values in factor_features(_reference()).items()}
 
 
 def standard_features(
     labels: pd.DataFrame,
 ) -> dict[str, np.ndarray]: # factor -> (n, number of features), z-scored on the reference labels
     "Features of each factor, standardised."
-    return {factor: (values - _feature_scale()[factor][0]) / _feature_scale()[factor][1] for factor, values in factor_features(labels).items()}
+    return {factor: (values - _feature_scale()[factor][0]) / _feature_scale()[factor][1] for factor,
+        values in factor_features(labels).items()}
 
-# %% ../nbs/00a_simulate.ipynb #c17c6969
+# %% ../nbs/00a_simulate.ipynb #102973d3
 @dataclass(frozen=True)
 class Population:
     "Parameters of a simulated population of N units."
@@ -1360,7 +1537,7 @@ class Tuning:
     mean_rate: np.ndarray # (N,) spikes/s over the reference labels
     norm: np.ndarray # (N,) mean of the rectified drive over the reference labels
 
-
+# %% ../nbs/00a_simulate.ipynb #9dd14f47
 def _rectify(drive: np.ndarray, population: Population) -> np.ndarray:
     "Softplus of the drive."
     return np.logaddexp(0, population.slope * (drive - population.threshold))
@@ -1382,7 +1559,7 @@ def make_tuning(
     rate = population.mean_rate * np.exp(population.rate_spread * rng.standard_normal(population.n_units))
     return Tuning(shares, weights, rate, rectified.mean(0))
 
-
+# %% ../nbs/00a_simulate.ipynb #f238e261
 def firing_rates(
     labels: pd.DataFrame,
     population: Population,
@@ -1392,7 +1569,7 @@ def firing_rates(
     drive = sum(features[factor] @ tuning.weights[factor].T for factor in FACTORS)
     return tuning.mean_rate * _rectify(drive, population) / tuning.norm
 
-
+# %% ../nbs/00a_simulate.ipynb #0f3d4b61
 def spike_trials(
     rates: np.ndarray, # (n, N) spikes/s
     repeats: int = 40,
@@ -1441,7 +1618,7 @@ def ground_truth(
         fractions.append(part.var(0) / (rates.var(0) / scale**2))
     return truth | {"fraction": np.stack(fractions, 1)}
 
-# %% ../nbs/00a_simulate.ipynb #a183be5e
+# %% ../nbs/00a_simulate.ipynb #06c84b2f
 def _population(subject: "str | Population") -> Population:
     "The population of a subject."
     if isinstance(subject, Population):
@@ -1450,7 +1627,7 @@ def _population(subject: "str | Population") -> Population:
         raise ValueError(f"subject must be {' or '.join(map(repr, SUBJECTS))} or a Population, not {subject!r}")
     return SUBJECTS[subject]
 
-
+# %% ../nbs/00a_simulate.ipynb #51610faa
 def respond(
     labels: pd.DataFrame, # as of `sample_labels` or `render_hvm`
     subject: "str | Population" = "M1",
@@ -1469,9 +1646,10 @@ def respond(
     noise_seed = zlib.crc32(f"{seed}/{population.seed}".encode())
     average, single, session = spike_trials(rates, repeats, window, shared_gain, session_drift, keep=trials, seed=noise_seed)
     features = {f"features_{factor}": values.astype(np.float32) for factor, values in standard_features(labels).items()}
-    return average, single, ground_truth(population, repeats, window) | features | {"rates": rates.astype(np.float32), "session": session}
+    return average, single, ground_truth(population, repeats, window) | features | {"rates": rates.astype(np.float32),
+        "session": session}
 
-
+# %% ../nbs/00a_simulate.ipynb #563ef1e7
 def simulate_hvm(
     n_images: int = 5760, # 5760 is the size of HvM
     size: int = 128, # side of the images in pixels
@@ -1492,5 +1670,6 @@ def simulate_hvm(
     images, labels = render_hvm(n_images, size, seed, background, workers=workers, cache=cache, progress=progress)
     average, single, truth = respond(labels, population, seed, repeats, window, shared_gain, session_drift, trials)
     name = subject if isinstance(subject, str) else f"population {population.seed}"
-    sites = pd.DataFrame({"site_id": [f"sim_{name}_{i:03d}" for i in range(population.n_units)], "subject": name, "region": "IT (simulated)", "mean_rate": truth["mean_rate"]})
+    sites = pd.DataFrame({"site_id": [f"sim_{name}_{i:03d}" for i in range(population.n_units)], "subject": name,
+        "region": "IT (simulated)", "mean_rate": truth["mean_rate"]})
     return Recording(images, average, labels, sites, single, f"simulated HvM, {name}", truth, simulated=True)

@@ -178,7 +178,7 @@ def test_positions_go_left_and_up(ty, tz):
 
 def test_silhouette_equals_that_of_a_slow_ray_tracer():
     mesh, turn, size = sim.make_object("Chairs", "dining_chair"), sim.rotation_matrix(35, -20, 50), 24
-    _, mask = sim.render(mesh, turn, ty=0.4, tz=-0.5, s=1.2, size=size, supersample=1, return_mask=True)
+    _, mask = sim.render(mesh, turn, ty=0.4, tz=-0.5, s=1.2, size=size, supersample=1, extent=0.6, unit=0.2, return_mask=True)
     placed = trimesh.Trimesh(mesh.vertices @ turn.T * 1.2 * 0.3 + np.array([0, 0.4, -0.5]) * 0.2, mesh.faces, process=False)
     grid = 0.5 - (np.arange(size) + 0.5) / size
     column, row = np.meshgrid(grid, grid)
