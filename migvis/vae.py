@@ -59,7 +59,7 @@ def matrix_columns(
 
 ANGLES = {"linear": standardized_columns, "sincos": sincos_columns, "matrix": matrix_columns}
 
-# %% ../nbs/01_vae.ipynb #1eed6bd5
+# %% ../nbs/01_vae.ipynb #83768bf1
 @dataclass(frozen=True)
 class Continuous:
     "A group predicts numeric label columns through a linear head."
@@ -117,7 +117,7 @@ class Categorical:
         return CategoricalCode(self, levels)
 
 
-POSE_AND_CATEGORY = (Continuous(group=0, columns=("rxy", "rxz", "ryz")), Categorical(group=1, column="category"))
+POSE_AND_CATEGORY = (Continuous(group=0, columns=("rxy", "rxz", "ryz"), aligned=True), Categorical(group=1, column="category"))
 
 # %% ../nbs/01_vae.ipynb #00944428
 @dataclass(frozen=True)
@@ -195,7 +195,7 @@ def label_codes(
         warnings.warn(f"{'; '.join(problems)}: fitting without; unsupervised groups: {', '.join(f'{g + 1}' for g in free)}", stacklevel=3)
     return tuple(codes)
 
-# %% ../nbs/01_vae.ipynb #983607f8
+# %% ../nbs/01_vae.ipynb #fbc16248
 class StackedLinear(nn.Module):
     "Linear layer, or one for each ensemble member; weights (E, in, out)."
     def __init__(
@@ -224,7 +224,7 @@ class StackedScale(nn.Module):
     ) -> None:
         super().__init__()
         if n_out > n_in:
-            raise ValueError(f"an aligned head of {n_out} targets needs a group of at least as many dimensions, not {n_in}")
+            raise ValueError(f"an aligned head of {n_out} targets needs a group of at least as many dimensions, not {n_in}; use aligned=False")
         lead = () if members is None else (members,)
         self.weight = nn.Parameter(torch.ones(*lead, 1, n_out))
         self.bias = nn.Parameter(torch.zeros(*lead, 1, n_out))

@@ -55,6 +55,15 @@ def test_heads_read_their_own_group_only():
     assert torch.equal(model.predict(z)[1], model.predict(other)[1])
 
 
+def test_an_aligned_head_ties_each_target_to_one_dimension():
+    model = NeuralVAE(10, groups=(4, 2), heads=((0, 3, True),), members=2)
+    z = torch.randn(2, 5, 6)
+    before = model.predict(z)[0]
+    z[..., 1] += 1
+    changed = (model.predict(z)[0] != before).any(1)
+    assert changed.tolist() == [[False, True, False]] * 2
+
+
 def test_an_ensemble_computes_what_its_members_compute():
     ensemble = seeded_ensemble([3, 4, 5], n_units=9, groups=(2, 2), hidden=(8, 6), heads=((0, 3),))
     x = torch.randn(11, 9)
@@ -96,7 +105,7 @@ def test_terms_agree_with_torch_distributions():
 def test_elbo_terms_of_an_ensemble_against_single_models():
     recording = toy_recording(32)
     codes = label_codes(recording.labels, POSE_AND_CATEGORY, 2)
-    ensemble = seeded_ensemble([0, 1], n_units=15, groups=(3, 3), heads=tuple((c.spec.group, c.width) for c in codes))
+    ensemble = seeded_ensemble([0, 1], n_units=15, groups=(3, 3), heads=tuple((c.spec.group, c.width, c.spec.aligned) for c in codes))
     x = torch.as_tensor(recording.responses)
     targets = Targets(x, x, tuple(code.encode(recording.labels) for code in codes))
     noise = torch.randn(2, 32, 6)
@@ -197,7 +206,7 @@ def test_decoding_from_some_groups_sets_the_others_to_zero(fitted):
 
 def test_a_member_does_not_depend_on_its_company():
     train, validation = toy_recording(150), toy_recording(60, seed=1)
-    config = VAEConfig(groups=(2, 2), hidden=8, steps=15, batch_size=50, beta=0.7)
+    config = VAEConfig(groups=(3, 3), hidden=8, steps=15, batch_size=50, beta=0.7)
     options = dict(device="cpu", progress=False)
     company = fit_vae(train, validation, config, seeds=[4], variants=ablation(0.7, 2.0), **options).variant("full")
     alone = fit_vae(train, validation, config, seeds=[4], variants={"full": {"beta": 0.7, "label_weight": 2.0}}, **options)
@@ -206,7 +215,7 @@ def test_a_member_does_not_depend_on_its_company():
 
 def test_fitting_is_deterministic_and_resumes(tmp_path):
     train, validation = toy_recording(150), toy_recording(60, seed=1)
-    config = VAEConfig(groups=(2, 2), hidden=8, steps=20, batch_size=50)
+    config = VAEConfig(groups=(3, 3), hidden=8, steps=20, batch_size=50)
     options = dict(seeds=2, device="cpu", progress=False)
     once, twice = (fit_vae(train, validation, config, **options) for _ in range(2))
     assert torch.equal(once.latents(validation, 1), twice.latents(validation, 1))
@@ -263,7 +272,7 @@ def test_unlabelled_recording_fits_and_says_so():
 def test_declared_without_supervision_there_is_no_warning():
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
-        fit_vae(toy_recording(60), None, VAEConfig(groups=(2, 2), hidden=8, steps=2, batch_size=32), supervision=(), seeds=1, device="cpu", progress=False)
+        fit_vae(toy_recording(60), None, VAEConfig(groups=(3, 3), hidden=8, steps=2, batch_size=32), supervision=(), seeds=1, device="cpu", progress=False)
 
 
 def test_validation_and_test_do_not_leak_into_the_standardizer(fitted):
@@ -288,6 +297,8 @@ def test_bad_input_is_refused(fitted):
         matrix_columns(np.zeros((4, 2)))
     with pytest.raises(ValueError, match="not be negative"):
         Categorical(-1)
+    with pytest.raises(ValueError, match="at least as many dimensions"):
+        fit_vae(recording, None, VAEConfig(groups=(2, 2)), **options)
     with pytest.raises(ValueError, match="must name one of them"):
         NeuralVAE(5, groups=(2, 2), heads=((2, 3),))
     with pytest.raises(ValueError, match="several variants"):
