@@ -91,7 +91,7 @@ def mws_weights(
 
 ESTIMATORS = {"is": is_weights, "mss": mss_weights, "mws": mws_weights}
 
-# %% ../nbs/02_partial_correlation.ipynb #849f646c
+# %% ../nbs/02_partial_correlation.ipynb #ed2f79b3
 class _LogRatio(torch.autograd.Function):
     "log_ratio with its gradient written out, keeping the exponentials of the forward pass."
     @staticmethod
@@ -110,7 +110,7 @@ class _LogRatio(torch.autograd.Function):
         grad = grad.unsqueeze(-1)
         return (joint * (grad / joint_sum)).unsqueeze(-3) - groups * (grad.unsqueeze(-3) / groups_sum), None
 
-
+# %% ../nbs/02_partial_correlation.ipynb #12702533
 def log_ratio(
     log_density: Tensor, # (..., G, B, M) log q(z_g | x) of all pairs
     log_weights: Tensor | float = 0.0, # (B, M), or anything that broadcasts with it; no gradient
@@ -118,7 +118,7 @@ def log_ratio(
     "The log ratio under the expectation of the partial correlation, one for each sample; differentiable once."
     return _LogRatio.apply(log_density, torch.as_tensor(log_weights).to(log_density))
 
-
+# %% ../nbs/02_partial_correlation.ipynb #54dba885
 def partial_correlation(
     z: Tensor, # (..., B, D) row b drawn from the posterior of row b
     mean: Tensor, # (..., B, D) posterior means of the batch
@@ -139,7 +139,7 @@ def partial_correlation(
     log_weights = ESTIMATORS[estimator](n_batch, n_data).to(z).log()
     return log_ratio(pairwise_log_density(z, mean, log_var, n_groups), log_weights).mean(-1)
 
-
+# %% ../nbs/02_partial_correlation.ipynb #f2c5f7cc
 def total_correlation(
     z: Tensor, # (..., B, D) row b drawn from the posterior of row b
     mean: Tensor, # (..., B, D) posterior means

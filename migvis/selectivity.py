@@ -38,7 +38,7 @@ def r2_rmse(
         scores["r2_of_ceiling"] = float(np.nanmean(r2 / usable))
     return scores
 
-# %% ../nbs/05b_selectivity.ipynb #7f4fbe7a
+# %% ../nbs/05b_selectivity.ipynb #ee4c0c42
 def bin_factor(
     values: Iterable, # (n,) numbers or names
     bins: int = 10, # for numbers with more distinct values than this
@@ -59,7 +59,7 @@ def entropy(
     p = np.bincount(classes) / len(classes)
     return float(-(p[p > 0] * np.log(p[p > 0])).sum())
 
-
+# %% ../nbs/05b_selectivity.ipynb #2ab37250
 def histogram_information(
     z: np.ndarray, # (n, D)
     classes: np.ndarray, # (n,) integers
@@ -84,7 +84,7 @@ def gap(
     second, first = np.sort(scores)[-2:]
     return float(first - second)
 
-
+# %% ../nbs/05b_selectivity.ipynb #e0af2245
 def mig(
     z: np.ndarray, # (n, D)
     factors: pd.DataFrame, # n rows, one column a factor
@@ -96,7 +96,7 @@ def mig(
     gaps = {name: gap(histogram_information(z, c, bins)) / entropy(c) for name, c in classes.items()}
     return pd.Series({**gaps, "mean": np.mean(list(gaps.values()))})
 
-# %% ../nbs/05b_selectivity.ipynb #a5b62765
+# %% ../nbs/05b_selectivity.ipynb #5198be8b
 def quadratic_probe(
     strength: float = 0.3, # inverse regularisation
 ) -> Any: # a scikit-learn classifier with predict_proba
@@ -118,7 +118,7 @@ def group_slices(
     ends = np.cumsum(groups)
     return [slice(int(end - size), int(end)) for size, end in zip(groups, ends)]
 
-
+# %% ../nbs/05b_selectivity.ipynb #ad6a5dd0
 def probe_information(
     z: np.ndarray, # (n, d)
     classes: np.ndarray, # (n,) integers
@@ -131,7 +131,7 @@ def probe_information(
     loss = -cross_val_score(probe or quadratic_probe(), z, classes, cv=splits, scoring="neg_log_loss").mean()
     return float(np.clip(entropy(classes) - loss, 0, None))
 
-
+# %% ../nbs/05b_selectivity.ipynb #4a10b603
 def group_information(
     z: np.ndarray, # (n, D)
     groups: Sequence[int], # size of each group
@@ -155,7 +155,7 @@ def group_mig(
     gaps = {name: gap(information[name].to_numpy()) for name in information}
     return pd.Series({**gaps, "mean": np.mean(list(gaps.values()))})
 
-# %% ../nbs/05b_selectivity.ipynb #899b60a8
+# %% ../nbs/05b_selectivity.ipynb #4cb9171b
 def is_numeric(
     values: pd.Series, # (n,) a factor
     most_classes: int = 10, # numbers with no more distinct values than this count as classes
@@ -180,7 +180,7 @@ def sap(
     gaps = {name: gap(scores(factors[name])) for name in factors}
     return pd.Series({**gaps, "mean": np.mean(list(gaps.values()))})
 
-
+# %% ../nbs/05b_selectivity.ipynb #5e571de9
 def _one_minus_entropy(
     importance: np.ndarray, # (rows, k), not negative
 ) -> tuple[np.ndarray, np.ndarray]: # (rows,) score of each row in 0..1, (rows,) its share of all importance
@@ -189,7 +189,7 @@ def _one_minus_entropy(
     uncertain = -(share * np.log(np.maximum(share, 1e-12))).sum(1) / math.log(max(importance.shape[1], 2))
     return 1 - uncertain, importance.sum(1) / max(importance.sum(), 1e-12)
 
-
+# %% ../nbs/05b_selectivity.ipynb #5cdd0ed4
 def dci(
     z: np.ndarray, # (n, D)
     factors: pd.DataFrame, # n rows, one column a factor
@@ -212,7 +212,7 @@ def dci(
     (row, weight), (column, _) = _one_minus_entropy(importance), _one_minus_entropy(importance.T)
     return pd.Series({"disentanglement": float((row * weight).sum()), "completeness": float(column.mean()), "informativeness": float(np.mean(held_out))})
 
-# %% ../nbs/05b_selectivity.ipynb #8b1f47bd
+# %% ../nbs/05b_selectivity.ipynb #fa293d2e
 ATTRIBUTES = {"category": ("category",), "identity": ("object",), "rotation": ("rxy", "rxz", "ryz"), "position": ("ty", "tz"), "size": ("s",)}
 
 
@@ -232,7 +232,7 @@ def probes(
         raise ValueError(f"unknown kind of probe {kind!r}; choose from {sorted(kinds)}")
     return tuple(make_pipeline(StandardScaler(), model) for model in kinds[kind]())
 
-
+# %% ../nbs/05b_selectivity.ipynb #6e96c7ac
 def class_accuracy(
     z: np.ndarray, # (n, d)
     values: np.ndarray, # (n,) classes
@@ -249,7 +249,7 @@ def class_accuracy(
     splits = StratifiedKFold(min(folds, int(counts.min())), shuffle=True, random_state=0)
     return float(cross_val_score(classifier, z[kept], values[kept], cv=splits).mean())
 
-
+# %% ../nbs/05b_selectivity.ipynb #c16e027d
 def value_r2(
     z: np.ndarray, # (n, d)
     values: np.ndarray, # (n, k)
@@ -261,7 +261,7 @@ def value_r2(
     predicted = cross_val_predict(regressor, z, values, cv=KFold(folds, shuffle=True, random_state=0)).reshape(values.shape)
     return float((1 - ((values - predicted) ** 2).sum(0) / ((values - values.mean(0)) ** 2).sum(0)).mean())
 
-
+# %% ../nbs/05b_selectivity.ipynb #4f884f91
 def probe_attribute(
     z: np.ndarray, # (n, d)
     labels: pd.DataFrame, # n rows
@@ -283,7 +283,7 @@ def probe_attribute(
         return value_r2(z, labels[columns].to_numpy(float), regressor, folds)
     return class_accuracy(z, labels[columns[0]].to_numpy(), classifier, folds)
 
-
+# %% ../nbs/05b_selectivity.ipynb #3603f613
 def group_probe_matrix(
     z: np.ndarray, # (n, D) latents of held-out images
     groups: Sequence[int], # size of each group
@@ -298,7 +298,7 @@ def group_probe_matrix(
     return pd.DataFrame({name: {attribute: probe_attribute(z[:, part], labels, attribute, kind, folds) for attribute in attributes}
                          for name, part in parts.items()}).T
 
-# %% ../nbs/05b_selectivity.ipynb #c50acee8
+# %% ../nbs/05b_selectivity.ipynb #dfa85066
 def orthonormal(
     directions: np.ndarray, # (N, k) linearly independent columns
 ) -> np.ndarray: # (N, k)
@@ -318,7 +318,7 @@ def principal_angles(
     cosines = np.linalg.svd(orthonormal(a).T @ orthonormal(b), compute_uv=False)
     return np.degrees(np.arccos(np.clip(cosines, 0, 1)))
 
-
+# %% ../nbs/05b_selectivity.ipynb #8068415c
 def group_subspace(
     decode: Callable[[Any], np.ndarray], # latents (n, D) -> z-scored responses (n, N)
     z: Any, # (n, D) latents, as `decode` takes them
@@ -333,7 +333,7 @@ def group_subspace(
     change = np.asarray(decode(swapped)) - np.asarray(decode(z))
     return np.linalg.svd(change - change.mean(0), full_matrices=False)[2][:n_dims].T
 
-
+# %% ../nbs/05b_selectivity.ipynb #3a487c0d
 def subspace_table(
     decode: Callable[[Any], np.ndarray], # latents (n, D) -> z-scored responses (n, N)
     z: Any, # (n, D)
@@ -356,7 +356,7 @@ def subspace_table(
     table["chance"] = {factor: max(size, truth[f"basis_{factor}"].shape[1]) / n_units for factor in factors}
     return pd.DataFrame(table).T
 
-# %% ../nbs/05b_selectivity.ipynb #ea854a33
+# %% ../nbs/05b_selectivity.ipynb #969c0a8b
 class Fitted(Protocol):
     "What the scores need of a fitted ensemble; `migvis.vae.FittedVAE` has it."
     members: pd.DataFrame # one row a member
@@ -373,7 +373,7 @@ def usable_factors(
     "Factors of the disentanglement scores."
     return labels[[name for name in names if name in labels and labels[name].notna().all() and labels[name].nunique() > 1]]
 
-
+# %% ../nbs/05b_selectivity.ipynb #e713edd5
 def gap_scores(
     z: np.ndarray, # (n, D)
     groups: Sequence[int],
@@ -390,7 +390,7 @@ def gap_scores(
         scores |= {"group_mig": by_group["mean"]} | {f"group_mig_{name}": by_group[name] for name in factors}
     return scores | ({"sap": sap(z, factors)["mean"], **dci(z, factors)} if full else {})
 
-
+# %% ../nbs/05b_selectivity.ipynb #78062ba5
 def score_members(
     fitted: Fitted,
     recording: Recording, # held out
@@ -414,7 +414,7 @@ def score_members(
         rows.append({key: value for key, value in row.items() if np.isscalar(value)})
     return pd.concat([fitted.members.reset_index(drop=True), pd.DataFrame(rows)], axis=1)
 
-# %% ../nbs/05b_selectivity.ipynb #930aaf0a
+# %% ../nbs/05b_selectivity.ipynb #10791db6
 PAPER_TABLE_2 = {
     ("M1", "standard VAE"): {"R2 %": "78.62 ± 0.58", "RMSE": "48.49 ± 0.39", "MIG %": "33.27 ± 0.82"},
     ("M1", "full"): {"R2 %": "76.58 ± 0.64", "RMSE": "50.47 ± 0.39", "MIG %": "44.23 ± 0.61"},
@@ -439,7 +439,7 @@ def mean_sd(
     spread = f" ± {100 * values.std():.2f}" if len(values) > 1 else ""
     return f"{100 * values.mean():.2f}{spread}"
 
-
+# %% ../nbs/05b_selectivity.ipynb #6043c6df
 def beside(
     scores: pd.DataFrame, # one row a member, with columns subject and `by`
     by: str, # what makes the rows, beside the subject
@@ -457,7 +457,7 @@ def beside(
     table.columns = pd.MultiIndex.from_tuples(table.columns)
     return table.loc[:, [c for c in table.columns if c[1] != "paper" or (table[c] != "–").any()]]
 
-# %% ../nbs/05b_selectivity.ipynb #5414ba4a
+# %% ../nbs/05b_selectivity.ipynb #b78ffacd
 def table_1(
     scores: pd.DataFrame, # of score_members, with a column `subject`; all four variants
     data: str = "ours", # what the numbers come from, for instance "simulated"
@@ -476,7 +476,7 @@ def table_2(
     "Table 2: R^2, RMSE and MIG of the standard VAE and of the full model; the group MIG is ours."
     return beside(scores[scores.variant.isin(["standard VAE", "full"])], "variant", COLUMNS, PAPER_TABLE_2, data)
 
-
+# %% ../nbs/05b_selectivity.ipynb #43a64a2a
 def partial_table(
     scores: pd.DataFrame, # of score_members with `parts` as named here, and a column `subject`
     part: str, # "supervised" or "unsupervised"
@@ -498,7 +498,7 @@ def table_3(
     "Table 3: variance explained from the supervised groups alone."
     return partial_table(scores, "supervised", data)
 
-
+# %% ../nbs/05b_selectivity.ipynb #3c547a3f
 def table_4(
     scores: pd.DataFrame, # of score_members with parts={"unsupervised": (2, 3)}, and a column `subject`
     data: str = "ours",

@@ -59,7 +59,7 @@ def matrix_columns(
 
 ANGLES = {"linear": standardized_columns, "sincos": sincos_columns, "matrix": matrix_columns}
 
-# %% ../nbs/01_vae.ipynb #83768bf1
+# %% ../nbs/01_vae.ipynb #62966eea
 @dataclass(frozen=True)
 class Continuous:
     "A group predicts numeric label columns through a linear head."
@@ -92,7 +92,7 @@ class Continuous:
             raise ValueError(f"the labels have no column {', '.join(missing)}")
         return ANGLES[self.angles](labels[list(self.columns)].to_numpy(float))
 
-
+# %% ../nbs/01_vae.ipynb #0b7a0b65
 @dataclass(frozen=True)
 class Categorical:
     "A group predicts a label of classes through a softmax head."
@@ -116,10 +116,10 @@ class Categorical:
             raise ValueError(f"the label {self.column} has only {len(levels)} class")
         return CategoricalCode(self, levels)
 
-
+# %% ../nbs/01_vae.ipynb #da943c33
 POSE_AND_CATEGORY = (Continuous(group=0, columns=("rxy", "rxz", "ryz"), aligned=True), Categorical(group=1, column="category"))
 
-# %% ../nbs/01_vae.ipynb #00944428
+# %% ../nbs/01_vae.ipynb #e6efd53f
 @dataclass(frozen=True)
 class ContinuousCode:
     "A `Continuous` label with the mean and scale of its training targets."
@@ -146,7 +146,7 @@ class ContinuousCode:
         "Predictions in the units of the targets."
         return output.detach().cpu().numpy() * np.array(self.scale) + np.array(self.mean)
 
-
+# %% ../nbs/01_vae.ipynb #bbec5149
 @dataclass(frozen=True)
 class CategoricalCode:
     "A `Categorical` label with its training classes."
@@ -171,7 +171,7 @@ class CategoricalCode:
         "Most probable class."
         return np.array(self.levels)[output.argmax(-1).cpu().numpy()]
 
-
+# %% ../nbs/01_vae.ipynb #765e00b5
 LabelCode = ContinuousCode | CategoricalCode
 
 # %% ../nbs/01_vae.ipynb #b647e930
@@ -195,7 +195,7 @@ def label_codes(
         warnings.warn(f"{'; '.join(problems)}: fitting without; unsupervised groups: {', '.join(f'{g + 1}' for g in free)}", stacklevel=3)
     return tuple(codes)
 
-# %% ../nbs/01_vae.ipynb #fbc16248
+# %% ../nbs/01_vae.ipynb #5f88e802
 class StackedLinear(nn.Module):
     "Linear layer, or one for each ensemble member; weights (E, in, out)."
     def __init__(
@@ -213,7 +213,7 @@ class StackedLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor: # (B, in) or (E, B, in) -> (E, B, out)
         return x @ self.weight + self.bias
 
-
+# %% ../nbs/01_vae.ipynb #4e207fdb
 class StackedScale(nn.Module):
     "Each output from the input dimension of the same number, by a scale and an offset."
     def __init__(
@@ -232,7 +232,7 @@ class StackedScale(nn.Module):
     def forward(self, x: Tensor) -> Tensor: # ([E,] B, in) -> ([E,] B, out)
         return x[..., : self.bias.shape[-1]] * self.weight + self.bias
 
-
+# %% ../nbs/01_vae.ipynb #ec82c764
 def stacked_mlp(
     sizes: Sequence[int], # input, hidden..., output
     members: int | None = None, # E
@@ -320,7 +320,7 @@ def seeded_ensemble(
     model.load_state_dict({key: torch.stack([states[seed][key] for seed in seeds]) for key in model.state_dict()})
     return model
 
-# %% ../nbs/01_vae.ipynb #221679d5
+# %% ../nbs/01_vae.ipynb #088f6fac
 def gaussian_log_likelihood(
     output: Tensor, # (..., B, N) decoded means
     target: Tensor, # (B, N) standardised responses
@@ -340,7 +340,7 @@ def poisson_log_likelihood(
     output = output.clamp(max=12)
     return (target * output - output.exp() - torch.lgamma(target + 1)).sum(-1)
 
-
+# %% ../nbs/01_vae.ipynb #68dd9896
 @dataclass(frozen=True)
 class Likelihood:
     "How decoded outputs explain responses."
@@ -394,7 +394,7 @@ def make_targets(
         raise ValueError(f"a {likelihood} likelihood needs counts, but the smallest response is {raw.min():.3g}; use likelihood='gaussian'")
     return Targets(x, x if kind.standardized else raw, tuple(code.encode(recording.labels) for code in codes))
 
-# %% ../nbs/01_vae.ipynb #f80adbad
+# %% ../nbs/01_vae.ipynb #0047e78c
 def elbo_terms(
     model: NeuralVAE, # single or ensemble
     targets: Targets, # B rows
@@ -421,7 +421,7 @@ def elbo_terms(
         pc = pc.index_copy(0, pc_members, partial_correlation(*part, model.groups, estimator, n_data))
     return terms | {"pc": pc}
 
-
+# %% ../nbs/01_vae.ipynb #9e6a2521
 def negative_objective(
     terms: Mapping[str, Tensor], # of elbo_terms
     codes: Sequence[LabelCode], # whose weights multiply the label terms
@@ -537,7 +537,7 @@ def load_vae(
         codes.append(code_type(spec, **{key: tuple(value) for key, value in entry.items()}))
     return FittedVAE(model.eval(), standardizer, tuple(codes), pd.DataFrame(meta["members"]), meta["likelihood"])
 
-# %% ../nbs/01_vae.ipynb #cc29c8c8
+# %% ../nbs/01_vae.ipynb #9aa0b1ef
 def ablation(
     beta: float, # of the full model
     label_weight: float, # of the full model
@@ -562,7 +562,7 @@ def member_table(
         raise ValueError("nothing to fit: at least one seed and one variant are needed")
     return pd.DataFrame(rows)
 
-
+# %% ../nbs/01_vae.ipynb #6263ed54
 def hold_out(
     recording: Recording,
     fraction: float = 0.1, # of the images
@@ -604,7 +604,7 @@ class Objective:
         noise = torch.randn(shape, generator=generator(0, 3)).to(self.beta.device)
         return negative_objective(self.terms(model, self.validation, noise), self.codes, self.beta, self.label_weight)
 
-# %% ../nbs/01_vae.ipynb #22f2eaac
+# %% ../nbs/01_vae.ipynb #70b2b58e
 def make_objective(
     train: Recording,
     validation: Recording,
@@ -621,7 +621,7 @@ def make_objective(
     stream = torch.as_tensor(pd.factorize(members.seed)[0], device=device)
     return Objective(codes, data, held, beta, label_weight, stream, likelihood, estimator)
 
-
+# %% ../nbs/01_vae.ipynb #24dfe2a8
 def fit_vae(
     train: Recording, # training split
     validation: Recording | None = None, # chooses the weights; None: a tenth of `train` is held out

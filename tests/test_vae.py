@@ -313,3 +313,15 @@ def test_member_table_pairs_every_variant_with_every_seed():
     table = member_table(ablation(2.0, 3.0), 5)
     assert len(table) == 20 and (table.groupby("variant").seed.nunique() == 5).all()
     assert table[table.variant == "PC"][["beta", "label_weight"]].drop_duplicates().values.tolist() == [[2.0, 0.0]]
+
+
+def test_real_v4_recording_fits(realdata):
+    from migvis.data import load_cowley_v4
+    recording = load_cowley_v4(realdata / "hvm_v4_session210325.npz", size=16)
+    train, validation, test = recording.split(seed=0)
+    supervision = (Continuous(0, ("ty", "tz")), Categorical(1))
+    fitted = fit_vae(train, validation, VAEConfig(steps=300, batch_size=64, lr=3e-3, beta=0.3), supervision=supervision, seeds=1,
+                     device="cpu", progress=False)
+    x = fitted.standardizer.transform(test.responses)
+    assert ((x - fitted.reconstruct(test)) ** 2).mean() < 0.9 * (x**2).mean()
+    assert (fitted.predict_labels(test)["category"] == test.labels.category).mean() > 1.5 / recording.labels.category.nunique()
