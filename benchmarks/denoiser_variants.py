@@ -23,18 +23,18 @@ from migvis.training import fit, generator, get_preset
 DEMO = get_preset("demo").denoiser
 PLAIN, V = "plain", "v"  # preconditioning: the U-Net's output is eps; v-prediction. "data": by the images' mean and s.d.
 VARIANTS = { # name: (changes to the demo preset, preconditioning, weighting of the loss)
-    "demo": ({}, "data", "min_snr"),
+    "demo": ({}, "data", "v"),
     "plain, eps (paper)": ({}, PLAIN, "eps"),
     "plain, min_snr": ({}, PLAIN, "min_snr"),
-    "v-prediction, min_snr": ({}, V, "min_snr"),
+    "v-prediction": ({}, V, "v"),
     "loss weighted eps": ({}, "data", "eps"),
-    "loss weighted v": ({}, "data", "v"),
-    "patch 2, width 32": (dict(patch=2, width=32, multipliers=(1, 2, 4)), "data", "min_snr"),
-    "patch 4, width 96": (dict(width=96), "data", "min_snr"),
-    "batch 32": (dict(batch_size=32), "data", "min_snr"),
-    "lr x 2": (dict(lr=2 * DEMO.lr), "data", "min_snr"),
-    "lr / 2": (dict(lr=DEMO.lr / 2), "data", "min_snr"),
-    "float32": (dict(precision="float32"), "data", "min_snr"),
+    "loss weighted min_snr": ({}, "data", "min_snr"),
+    "patch 4, width 64": (dict(patch=4, width=64, multipliers=(1, 2, 2)), "data", "v"),
+    "width 48": (dict(width=48), "data", "v"),
+    "batch 16": (dict(batch_size=16), "data", "v"),
+    "lr x 2": (dict(lr=2 * DEMO.lr), "data", "v"),
+    "lr / 2": (dict(lr=DEMO.lr / 2), "data", "v"),
+    "float32": (dict(precision="float32"), "data", "v"),
 }
 
 
