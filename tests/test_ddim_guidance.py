@@ -28,6 +28,7 @@ def world():
     denoiser = build_denoiser(SMALL, data_std=0.5).eval()
     torch.manual_seed(0)
     critics = Critics(ConvEncoder(16, width=8, noise_aware=True), groups=(2, 3, 1), n_latents=6, n_features=8, alpha_bar=SHORT.alpha_bar).eval()
+    for p in critics.parameters(): p.data.add_(0.2 * torch.randn(p.shape))  # some are zero at first
     return dict(denoiser=denoiser, critics=critics, images=rand(3, 1, 16, 16), z=randn(40, 6))
 
 
