@@ -91,7 +91,7 @@ def mws_weights(
 
 ESTIMATORS = {"is": is_weights, "mss": mss_weights, "mws": mws_weights}
 
-# %% ../nbs/02_partial_correlation.ipynb #ed2f79b3
+# %% ../nbs/02_partial_correlation.ipynb #be6ca264
 class _LogRatio(torch.autograd.Function):
     "log_ratio with its gradient written out, keeping the exponentials of the forward pass."
     @staticmethod
@@ -108,7 +108,8 @@ class _LogRatio(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         joint, groups, joint_sum, groups_sum = ctx.saved_tensors
         grad = grad.unsqueeze(-1)
-        return (joint * (grad / joint_sum)).unsqueeze(-3) - groups * (grad.unsqueeze(-3) / groups_sum), None
+        slope = groups * (-grad.unsqueeze(-3) / groups_sum)
+        return slope.add_((joint * (grad / joint_sum)).unsqueeze(-3)), None
 
 # %% ../nbs/02_partial_correlation.ipynb #12702533
 def log_ratio(

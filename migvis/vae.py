@@ -320,7 +320,7 @@ def seeded_ensemble(
     model.load_state_dict({key: torch.stack([states[seed][key] for seed in seeds]) for key in model.state_dict()})
     return model
 
-# %% ../nbs/01_vae.ipynb #088f6fac
+# %% ../nbs/01_vae.ipynb #c4ec861e
 def gaussian_log_likelihood(
     output: Tensor, # (..., B, N) decoded means
     target: Tensor, # (B, N) standardised responses
@@ -328,7 +328,8 @@ def gaussian_log_likelihood(
 ) -> Tensor: # (..., B) nats, summed over units
     "Gaussian log likelihood with a variance for each unit."
     log_noise = log_noise.clamp(min=-6)
-    return -0.5 * ((output - target).square() * torch.exp(-log_noise) + log_noise + math.log(2 * math.pi)).sum(-1)
+    constant = (log_noise + math.log(2 * math.pi)).sum(-1)
+    return -0.5 * (((output - target).square() * torch.exp(-log_noise)).sum(-1) + constant)
 
 
 def poisson_log_likelihood(
