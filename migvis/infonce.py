@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['N_LEVEL_FEATURES', 'DINO', 'IMAGENET', 'ENCODERS', 'FROZEN', 'Latents', 'info_nce_rows', 'info_nce_loss',
-           'mi_lower_bound', 'MIBound', 'mi_bound', 'level_features', 'ConvBlock', 'ConvEncoder', 'find_dino_weights',
-           'load_dino', 'DINOEncoder', 'GroupLinear', 'SeparableScore', 'JointScore', 'resolve_groups', 'Heads',
-           'Critics', 'Critic', 'select_critic', 'save_critics', 'load_critics', 'candidate_columns', 'add_noise',
-           'held_out_mi', 'early_times', 'train_critics']
+           'mi_lower_bound', 'MIBound', 'mi_bound', 'candidate_columns', 'level_features', 'ConvBlock', 'ConvEncoder',
+           'find_dino_weights', 'load_dino', 'DINOEncoder', 'GroupLinear', 'SeparableScore', 'JointScore',
+           'resolve_groups', 'Heads', 'Critics', 'Critic', 'select_critic', 'save_critics', 'load_critics', 'add_noise',
+           'held_out_mi', 'early_times', 'random_shift', 'train_critics']
 
 # %% ../nbs/04_infonce.ipynb #db8b806b
 import math
@@ -112,6 +112,18 @@ def mi_bound(
     errors = [rows.std().item() / math.sqrt(len(rows)) for rows in (low, high)]
     return MIBound(low.mean().item(), errors[0], high.mean().item(), errors[1], m, len(low))
 
+# %% ../nbs/04_infonce.ipynb #dcf6c415
+def candidate_columns(
+    n: int,                          # images
+    n_candidates: int,               # B: the positive and B - 1 negatives
+    order: Tensor | None = None,     # (n,) permutation: the order around the circle; None: as they come
+) -> Tensor: # (n, B) columns, the own one first
+    "Columns of each row's candidates. Raises ValueError unless 2 <= B <= n."
+    if not 2 <= n_candidates <= n: raise ValueError(f"the number of candidates B must be between 2 and {n} (all images), got {n_candidates}")
+    order = torch.arange(n) if order is None else order
+    circle = (torch.arange(n)[:, None] + torch.arange(n_candidates)) % n
+    return order[circle][order.argsort()]
+
 # %% ../nbs/04_infonce.ipynb #4b42c42a
 N_LEVEL_FEATURES = 16
 
@@ -123,25 +135,25 @@ def level_features(
     angle = ratio[:, None] * (math.pi / 20) * 2.0 ** torch.arange(N_LEVEL_FEATURES // 2, device=ratio.device).div(2)
     return torch.cat([angle.sin(), angle.cos()], 1)
 
-# %% ../nbs/04_infonce.ipynb #57584f40
+# %% ../nbs/04_infonce.ipynb #6fbd259b
 class ConvBlock(nn.Module):
-    "Halve the resolution: convolution, normalisation, modulation by the noise level, SiLU."
-    def __init__(self, n_in: int, n_out: int, noise_aware: bool) -> None:
+    "Lower the resolution: convolution, normalisation, modulation by the noise level, SiLU."
+    def __init__(self, n_in: int, n_out: int, noise_aware: bool, stride: int = 2) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(n_in, n_out, 4, stride=2, padding=1)
+        self.conv = nn.Conv2d(n_in, n_out, 2 * stride, stride=stride, padding=stride // 2)
         self.norm = nn.GroupNorm(math.gcd(8, n_out), n_out) if n_in > 1 else nn.Identity() # brightness and contrast must survive
         self.modulate = nn.Linear(N_LEVEL_FEATURES, 2 * n_out) if noise_aware else None
         if noise_aware:
             for p in self.modulate.parameters(): nn.init.zeros_(p) # at first, noise changes nothing
 
-    def forward(self, x: Tensor, level: Tensor | None) -> Tensor: # (B, c, H, W) -> (B, c', H / 2, W / 2)
+    def forward(self, x: Tensor, level: Tensor | None) -> Tensor: # (B, c, H, W) -> (B, c', H / stride, W / stride)
         x = self.norm(self.conv(x))
         if self.modulate is not None:
             scale, shift = self.modulate(level)[..., None, None].chunk(2, 1)
             x = x * (1 + scale) + shift
         return F.silu(x)
 
-# %% ../nbs/04_infonce.ipynb #1e061db5
+# %% ../nbs/04_infonce.ipynb #b45d5328
 class ConvEncoder(nn.Module):
     "Small convolutional image encoder; `noise_aware` makes it take the noise level too. Raises ValueError for an odd size."
     def __init__(
@@ -150,15 +162,17 @@ class ConvEncoder(nn.Module):
         width: int = 32,           # channels of the first convolution; at most four times as many later
         n_features: int = 128,
         noise_aware: bool = False,
+        stem: int | None = None,   # stride of the first convolution, 2 or 4; None: 4 from 64 pixels on
     ) -> None:
         super().__init__()
-        halvings = round(math.log2(max(image_size, 1) / 4))
-        if image_size != 4 * 2**halvings or halvings < 1:
-            raise ValueError(f"image_size must be 8, 16, 32, 64, 128, ... (4 times a power of two), got {image_size}")
-        self.config = {"kind": "conv", "image_size": image_size, "width": width, "n_features": n_features, "noise_aware": noise_aware}
+        stem = stem or (4 if image_size >= 64 else 2)
+        halvings = round(math.log2(max(image_size, 1) / 4 / stem))
+        if image_size != 4 * stem * 2**halvings or halvings < 0 or stem not in (2, 4):
+            raise ValueError(f"image_size must be 8, 16, 32, 64, 128, ... (4 times a power of two) and stem 2 or 4, got {image_size}, {stem}")
+        self.config = {"kind": "conv", "image_size": image_size, "width": width, "n_features": n_features, "noise_aware": noise_aware, "stem": stem}
         self.image_size, self.n_features, self.noise_aware = image_size, n_features, noise_aware
-        channels = [1] + [width * min(2**i, 4) for i in range(halvings)]
-        self.blocks = nn.ModuleList(ConvBlock(a, b, noise_aware) for a, b in zip(channels, channels[1:]))
+        channels = [1] + [width * min(2**i, 4) for i in range(halvings + 1)]
+        self.blocks = nn.ModuleList(ConvBlock(a, b, noise_aware, stem if a == 1 else 2) for a, b in zip(channels, channels[1:]))
         self.out = nn.Linear(16 * channels[-1], n_features)
 
     def forward(
@@ -558,18 +572,6 @@ def _read_data(
     if images.min() >= 0: warnings.warn(f"{what} hold no value below 0; critics expect [-1, 1]: map [0, 1] by 2 * images - 1", stacklevel=3)
     return _Data(images.to(device), mean.to(device), std.to(device))
 
-# %% ../nbs/04_infonce.ipynb #dcf6c415
-def candidate_columns(
-    n: int,                          # images
-    n_candidates: int,               # B: the positive and B - 1 negatives
-    order: Tensor | None = None,     # (n,) permutation: the order around the circle; None: as they come
-) -> Tensor: # (n, B) columns, the own one first
-    "Columns of each row's candidates. Raises ValueError unless 2 <= B <= n."
-    if not 2 <= n_candidates <= n: raise ValueError(f"the number of candidates B must be between 2 and {n} (all images), got {n_candidates}")
-    order = torch.arange(n) if order is None else order
-    circle = (torch.arange(n)[:, None] + torch.arange(n_candidates)) % n
-    return order[circle][order.argsort()]
-
 # %% ../nbs/04_infonce.ipynb #d38163c4
 @torch.no_grad()
 def _held_out_scores(
@@ -625,7 +627,7 @@ def held_out_mi(
     critics.train(was_training)
     return tuple(mi_bound(s, "first") for s in torch.stack(scores, 1))
 
-# %% ../nbs/04_infonce.ipynb #9bb24430
+# %% ../nbs/04_infonce.ipynb #04b540aa
 def early_times(
     u: Tensor,     # uniform in [0, 1)
     n_times: int,  # T + 1
@@ -634,17 +636,30 @@ def early_times(
     "Times at which critics are trained: the density falls with t, because noisy images teach little."
     return (u**power * n_times).long()
 
+def random_shift(
+    y: Tensor,    # (B, 1, H, W)
+    u: Tensor,    # (B, 2) uniform in [0, 1): decides the shifts
+    pixels: int,  # largest shift in either direction
+) -> Tensor: # (B, 1, H, W)
+    "Images moved by whole pixels, each its own way; the border is repeated."
+    start = (u * (2 * pixels + 1)).long()
+    padded = F.pad(y, (pixels,) * 4, mode="replicate")[:, 0]
+    rows, columns = (start[:, i, None] + torch.arange(y.shape[2 + i], device=y.device) for i in (0, 1))
+    return padded[torch.arange(len(y), device=y.device)[:, None, None], rows[:, :, None], columns[:, None]][:, None]
+
+# %% ../nbs/04_infonce.ipynb #c9aa81b2
 def _contrastive_loss(
     data: _Data,
     n_negatives: int | None,  # None: all others of the batch
     pixel_noise: float,       # s.d. of noise on clean images
+    shift: int,               # largest shift in pixels
 ) -> Callable[[Critics, Batch], tuple[Tensor, dict[str, Tensor]]]:
     "Loss function for `migvis.training.fit`: the groups' InfoNCE losses, summed."
     def loss(model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         y, t = data.images[batch.index], None
         z = data.draw(batch.index, batch.randn(data.mean.shape[1]))
         alpha_bar = getattr(model, "module", model).alpha_bar
-        y = y + pixel_noise * batch.randn(*y.shape[1:])
+        y = random_shift(y, batch.rand(2), shift) + pixel_noise * batch.randn(*y.shape[1:])
         if alpha_bar is not None:
             t = early_times(batch.rand(), len(alpha_bar))
             y = add_noise(y, alpha_bar[t], batch.randn(*y.shape[1:]))
@@ -677,7 +692,7 @@ class _Watch:
         "Put the bounds beside the validation score."
         if "validation" in row: row["held_out_mi"] = self.bounds
 
-# %% ../nbs/04_infonce.ipynb #6700cb07
+# %% ../nbs/04_infonce.ipynb #a14aabec
 def train_critics(
     images: Tensor,                                  # (n, 1, H, W) in [-1, 1]
     z: Latents,                                      # (n, D), or the posterior's (mean, log_var): then z ~ q(z|x) is drawn at every step
@@ -690,6 +705,7 @@ def train_critics(
     score: str = "separable",                        # or "joint"
     n_negatives: int | None = None,                  # negatives of each image; None: all others of the batch
     pixel_noise: float = 0.05,                       # s.d. of noise on the images, in units of [-1, 1]
+    shift: int | None = None,                        # largest random shift in pixels; None: a 32nd of the side
     dropout: float = 0.2,                            # on the image features
     weight_decay: float = 0.05,
     seed: int = 0,
@@ -702,9 +718,10 @@ def train_critics(
     kept, watched = _split(data, held_out, seed)
     critics = _new_critics(kept, groups, schedule, config, encoder, score, dropout, seed).to(device)
     watch = _Watch(watched, (n_negatives or config.batch_size - 1) + 1, None if schedule is None else len(critics.alpha_bar), seed)
-    marks = {"critics": critics.meta(), "n_negatives": n_negatives, "pixel_noise": pixel_noise, "steps": config.steps}
+    shift = images.shape[-1] // 32 if shift is None else shift
+    marks = {"critics": critics.meta(), "n_negatives": n_negatives, "pixel_noise": pixel_noise, "shift": shift, "steps": config.steps}
     defaults = {"desc": "critics", "clip": 1.0, "schedule": warmup_cosine(config.steps, warmup=min(100, config.steps // 10))}
-    return fit(critics, _contrastive_loss(kept, n_negatives, pixel_noise), len(kept.images), steps=config.steps,
+    return fit(critics, _contrastive_loss(kept, n_negatives, pixel_noise, shift), len(kept.images), steps=config.steps,
                batch_size=config.batch_size, lr=config.lr, weight_decay=weight_decay, seed=seed, device=device, keep_best=True,
                validate=watch.validate, callback=watch.record, fingerprint=marks, **(defaults | options))
 

@@ -6,8 +6,8 @@ import torch
 
 from migvis.denoiser import NoiseSchedule
 from migvis.infonce import (ConvEncoder, Critic, Critics, DINOEncoder, add_noise, candidate_columns, held_out_mi, info_nce_loss,
-                            info_nce_rows, level_features, load_critics, mi_bound, mi_lower_bound, resolve_groups, save_critics,
-                            train_critics)
+                            early_times, info_nce_rows, level_features, load_critics, mi_bound, mi_lower_bound, random_shift, resolve_groups,
+                            save_critics, train_critics)
 from migvis.training import CriticConfig, generator, save_tensors
 
 QUIET = {"device": "cpu", "progress": False}
@@ -192,6 +192,8 @@ def critics(request):
     c = Critics(ConvEncoder(16, width=4, n_features=12, noise_aware=True), [(0, 1, 2), (3,), (1, 4)], n_latents=6, n_features=8,
                 score=request.param, alpha_bar=NoiseSchedule(T=20).alpha_bar)
     c.center.normal_(), c.scale.uniform_(0.5, 2)
+    with torch.no_grad():
+        for block in c.encoder.blocks: block.modulate.weight.normal_(std=0.3)      # zero at the start of training
     return c.eval()
 
 
@@ -291,7 +293,10 @@ def test_clean_critics_take_no_t(rows):
 
 
 def test_building_refuses():
-    with pytest.raises(ValueError, match="power of two"): ConvEncoder(48)
+    for bad in (48, 4, 0):
+        with pytest.raises(ValueError, match="power of two"): ConvEncoder(bad)
+    with pytest.raises(ValueError, match="stem 2 or 4"): ConvEncoder(64, stem=8)
+    for size, stem in ((8, 2), (16, 4), (64, 2), (128, None)): assert ConvEncoder(size, 4, 6, stem=stem)(torch.zeros(2, 1, size, size)).shape == (2, 6)
     with pytest.raises(ValueError, match="noise_aware=True"): Critics(ConvEncoder(8), (2,), alpha_bar=NoiseSchedule(T=20).alpha_bar)
     with pytest.raises(ValueError, match="alpha_bar must"): Critics(ConvEncoder(8, noise_aware=True), (2,), alpha_bar=torch.rand(5))
     with pytest.raises(ValueError, match="score must"): Critics(ConvEncoder(8), (2,), score="cosine")
@@ -391,6 +396,22 @@ def test_training_refuses(small):
         with pytest.raises(ValueError, match=message): train(*args)
     with pytest.raises(ValueError, match="noise_aware=True"): train_critics(images, mean, (3,), NoiseSchedule(T=20), CONFIG, encoder=ConvEncoder(8), **QUIET)
     with pytest.warns(UserWarning, match="no value below 0"): train(images.abs(), mean)
+
+
+def test_random_shift_moves_whole_pixels_within_reach():
+    y = torch.arange(64.).view(1, 1, 8, 8).expand(9, 1, 8, 8)
+    u = torch.cartesian_prod(*[torch.tensor([0.1, 0.5, 0.9])] * 2)
+    moved = random_shift(y, u, 1)
+    for i, (down, right) in enumerate((a, b) for a in (-1, 0, 1) for b in (-1, 0, 1)):
+        rows, columns = (torch.arange(8) + down).clamp(0, 7), (torch.arange(8) + right).clamp(0, 7)
+        assert torch.equal(moved[i, 0], y[0, 0][rows][:, columns])
+    assert torch.equal(random_shift(y, u, 0), y)
+
+
+def test_early_times_cover_all_and_prefer_early_ones():
+    t = early_times(torch.linspace(0, 1 - 1e-6, 100_000), 51)
+    assert t.min() == 0 and t.max() == 50 and len(t.unique()) == 51
+    assert (t.bincount().diff() <= 1).all() and (t < 13).float().mean() > 0.49
 
 
 def test_add_noise_has_the_right_moments():
