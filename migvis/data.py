@@ -23,22 +23,22 @@ import pandas as pd
 
 # %% auto #0
 __all__ = ['BRAINSCORE_NAMES', 'MAJAJ_HONG_URL', 'MAJAJ_HONG_SHA1', 'SUBJECTS', 'HDF5_LABELS', 'AUTHORS_FILES', 'COWLEY_LABELS',
-           'NWB_IMAGE_COLUMNS', 'N_BRIGHTNESS', 'N_ROUGHNESS', 'N_CODES', 'to_numpy', 'check_images', 'check_responses',
-           'check_labels', 'check_category', 'check_trials', 'check_sites', 'Recording', 'check_recording',
-           'check_unique', 'as_indices', 'select_truth', 'select', 'spread', 'split_indices', 'split', 'Standardizer',
+           'NWB_IMAGE_COLUMNS', 'N_BRIGHTNESS', 'N_ROUGHNESS', 'ROUGH', 'N_CODES', 'to_numpy', 'check_images',
+           'check_responses', 'check_labels', 'check_category', 'check_trials', 'check_sites', 'Recording',
            'noise_ceiling', 'variance_ceiling', 'split_half_ceiling', 'summarise', 'describe_lines', 'describe',
-           'image_strip', 'describe_html', 'atomic_path', 'pack_table', 'unpack_table', 'save_recording',
-           'load_recording', 'import_for', 'reading', 'need_fields', 'need_shape', 'group_trials', 'find_holes',
-           'recording_from_trials', 'resize_images', 'read_zip_images', 'text_column', 'variation_names', 'to_xarray',
-           'read_assembly', 'brainscore_labels', 'from_xarray', 'fetch_files', 'fetch_majaj_hong', 'one_file',
-           'choose_sites', 'read_stimuli', 'read_netcdf', 'load_majaj_hong', 'check_background', 'read_hdf5_sites',
+           'spread', 'image_strip', 'describe_html', 'as_indices', 'select_truth', 'select', 'check_recording',
+           'check_unique', 'split_indices', 'split', 'Standardizer', 'atomic_path', 'pack_table', 'unpack_table',
+           'save_recording', 'load_recording', 'import_for', 'reading', 'need_fields', 'need_shape', 'group_trials',
+           'find_holes', 'recording_from_trials', 'resize_images', 'read_zip_images', 'text_column', 'variation_names',
+           'to_xarray', 'read_assembly', 'brainscore_labels', 'from_xarray', 'fetch_files', 'fetch_majaj_hong',
+           'one_file', 'choose_sites', 'read_stimuli', 'read_netcdf', 'load_majaj_hong', 'read_hdf5_sites',
            'read_hdf5_trials', 'load_hvm_hdf5', 'read_npy', 'to_unit_range', 'load_authors_arrays', 'read_npz',
            'load_cowley_v4', 'count_spikes', 'nwb_images', 'nwb_trials', 'load_nwb', 'recording_from_presentations',
-           'Scene', 'picture_grid', 'blur', 'appearance_codes', 'object_histograms', 'smooth_brightness',
-           'background_likelihood', 'SegmentationSettings', 'Shapes', 'own_frame', 'location_prior', 'learn_reach',
-           'learn_silhouettes', 'changed_region', 'find_partners', 'partner_evidence', 'mean_field', 'update_masks',
-           'segment_objects', 'clean_mask', 'mask_quality', 'Foreground', 'make_scene', 'remove_background',
-           'without_background']
+           'Scene', 'picture_grid', 'blur', 'appearance_codes', 'object_histograms', 'count_codes', 'contamination',
+           'smooth_brightness', 'background_likelihood', 'SegmentationSettings', 'Shapes', 'own_frame',
+           'location_prior', 'learn_reach', 'learn_silhouettes', 'changed_region', 'find_partners', 'partner_evidence',
+           'mean_field', 'update_masks', 'segment_objects', 'clean_mask', 'mask_quality', 'Foreground', 'make_scene',
+           'remove_background', 'without_background']
 
 # %% ../nbs/00_data.ipynb #f7029a33
 if TYPE_CHECKING:
@@ -187,194 +187,6 @@ class Recording:
     @staticmethod
     def load(path: str | Path) -> Recording: return load_recording(path)
 
-# %% ../nbs/00_data.ipynb #d9cb8c39
-def check_recording(
-    recording: Recording,
-    silent: str = "warn", # units with constant responses: "warn" (keep), "drop" (warns too), "keep" (says nothing), "error"
-) -> Recording: # the same, without silent units if they are dropped
-    "Check a whole recording before long work: duplicate ids, silent units, at least two categories worth naming."
-    if silent not in ("warn", "drop", "keep", "error"):
-        raise ValueError(f"silent must be 'warn', 'drop', 'keep' or 'error', not {silent!r}")
-    check_unique(recording.labels, "image_id", "labels")
-    if recording.sites is not None:
-        check_unique(recording.sites, "site_id", "sites")
-    quiet = np.ptp(recording.responses, axis=0) == 0
-    if not quiet.any() or silent == "keep":
-        return recording
-    which = f"{quiet.sum()} of {len(quiet)} units give the same response to every image (units {np.flatnonzero(quiet)[:10].tolist()})"
-    if silent == "error" or quiet.all():
-        raise ValueError(f"{which}; drop them with recording.check(silent='drop')")
-    if silent == "warn":
-        warnings.warn(f"{which}; they are kept: recording.check(silent='drop') leaves them out", stacklevel=3)
-        return recording
-    warnings.warn(f"{which}; they are left out", stacklevel=3)
-    return recording.select(sites=~quiet)
-
-
-def check_unique(
-    table: pd.DataFrame, # labels or sites
-    column: str, # the column of ids; nothing is checked if the table has none
-    what: str, # the table's name, for the message
-) -> None:
-    "Raise ValueError when an id stands in a table twice."
-    if column in table and table[column].duplicated().any():
-        twice = table[column][table[column].duplicated()].iloc[0]
-        raise ValueError(f"{what}.{column} holds {twice} more than once; average its trials into one row, or drop one")
-
-# %% ../nbs/00_data.ipynb #d3667f74
-def as_indices(
-    which: Any, # None (all), a mask, a slice, an index, or indices; negative ones count from the end
-    n: int, # how many there are
-    what: str, # "images" or "sites", for the message
-) -> np.ndarray: # int64 indices in 0..n-1
-    "Turn a selection into indices. Raises ValueError when it is out of range."
-    if which is None or isinstance(which, slice):
-        return np.arange(n)[which or slice(None)]
-    which = np.atleast_1d(to_numpy(which))
-    if which.dtype == bool:
-        if which.shape != (n,):
-            raise ValueError(f"a mask of {what} must have {n} entries, not shape {which.shape}")
-        return np.flatnonzero(which)
-    if which.size and which.dtype.kind not in "iu":
-        raise TypeError(f"{what} are selected by whole numbers or a mask, not by {which.dtype}")
-    which = which.astype(np.int64).ravel()
-    outside = which[(which < -n) | (which >= n)]
-    if outside.size:
-        raise ValueError(f"index {outside[0]} of {what} is out of range; there are {n}, numbered 0 to {n - 1}")
-    return which % n if n else which
-
-
-def select_truth(
-    truth: dict[str, np.ndarray] | None,
-    rows: np.ndarray, # indices of images
-    columns: np.ndarray, # indices of units
-    n: int, # how many images there were
-    n_units: int, # how many units there were
-) -> dict[str, np.ndarray] | None:
-    "Cut the arrays of `truth` along what they belong to, which their shape tells."
-    if truth is None:
-        return None
-    of_both = {k: v[rows][:, columns] for k, v in truth.items() if v.shape[:2] == (n, n_units)}
-    rest = {k: v for k, v in truth.items() if k not in of_both}
-    unclear = [k for k, v in rest.items() if n == n_units and v.shape[:1] == (n,) and v.dtype.kind != "U"]
-    if unclear:
-        warnings.warn(f"truth {unclear} could belong to the {n} images or to the {n} units and is left out of the selection", stacklevel=4)
-    which = {n: rows, n_units: columns}
-    cut = lambda v: v if v.dtype.kind == "U" or v.ndim == 0 or len(v) not in which else v[which[len(v)]]
-    chosen = {k: cut(v) for k, v in rest.items() if k not in unclear}
-    return {k: (of_both | chosen)[k] for k in truth if k not in unclear}
-
-
-def select(
-    recording: Recording,
-    images: Any = None, # indices or mask of images; None is all
-    sites: Any = None, # indices or mask of units; None is all
-) -> Recording: # only those, in the order asked for
-    "Cut a recording down to some images and some units."
-    n, n_units = recording.responses.shape
-    rows, columns = as_indices(images, n, "images"), as_indices(sites, n_units, "sites")
-    if not len(rows) or not len(columns):
-        raise ValueError(f"nothing is left: {len(rows)} images and {len(columns)} units were selected")
-    return replace(
-        recording,
-        images=recording.images[rows],
-        responses=recording.responses[np.ix_(rows, columns)],
-        labels=recording.labels.iloc[rows],
-        sites=None if recording.sites is None else recording.sites.iloc[columns],
-        trials=None if recording.trials is None else recording.trials[rows][:, :, columns],
-        truth=select_truth(recording.truth, rows, columns, n, n_units),
-    )
-
-# %% ../nbs/00_data.ipynb #0d798793
-def spread(
-    groups: np.ndarray, # (m,) what to spread over, for example the category of each image
-    count: int, # how many to take
-    rng: np.random.Generator,
-) -> np.ndarray: # `count` indices
-    "Take `count` of m at random, spread over the groups as evenly as whole numbers allow (systematic sampling)."
-    order = rng.permutation(len(groups))
-    order = order[np.argsort(groups[order], kind="stable")]
-    places = (np.arange(count) + rng.random()) * len(order) / max(count, 1)
-    return order[places.astype(int)]
-
-
-def split_indices(
-    groups: np.ndarray, # (m,) codes of what is spread over the parts
-    seed: int, # the same seed gives the same split
-    test: float, # fraction for the test part
-    validation: float, # fraction for the validation part
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]: # sorted indices of training, validation and test
-    "Split m things at random into three parts, each with about the same mix of groups."
-    if not (0 <= test and 0 <= validation and test + validation < 1):
-        raise ValueError(f"test and validation must be fractions that leave something to train on, not {test} and {validation}")
-    m, rng = len(groups), np.random.default_rng(seed)
-    counts = [max(1, round(f * m)) if f else 0 for f in (test, validation)]
-    if sum(counts) >= m:
-        raise ValueError(f"{m} are too few to split into three parts with test={test} and validation={validation}")
-    held_test = spread(groups, counts[0], rng)
-    rest = np.setdiff1d(np.arange(m), held_test)
-    held_validation = rest[spread(groups[rest], counts[1], rng)]
-    return np.setdiff1d(rest, held_validation), np.sort(held_validation), np.sort(held_test)
-
-
-def split(
-    recording: Recording,
-    seed: int = 0, # the same seed gives the same split
-    test: float = 0.2, # fraction of the images (or objects) to test on
-    validation: float = 0.1, # fraction to choose on; 0 gives None
-    by: str | None = "category", # a label to spread evenly; "object" holds out whole objects; None is plain chance
-) -> tuple[Recording, Recording, Recording]: # training, validation, test; None for a part of fraction 0
-    "Split a recording into training, validation and test."
-    labels = recording.labels
-    if by is not None and by not in labels:
-        raise ValueError(f"labels have no column {by!r} to split by; the columns are {list(labels.columns)}")
-    if by == "object":
-        objects, first, code = np.unique(labels["object"].astype(str), return_index=True, return_inverse=True)
-        parts = split_indices(pd.factorize(labels["category"])[0][first], seed, test, validation)
-        parts = tuple(np.flatnonzero(np.isin(code, part)) for part in parts)
-    else:
-        parts = split_indices(np.zeros(len(labels), int) if by is None else pd.factorize(labels[by])[0], seed, test, validation)
-    lost = set(labels["category"]) - set(labels["category"].iloc[parts[0]])
-    if lost:
-        warnings.warn(f"the training part has no image of {sorted(map(str, lost))}", stacklevel=3)
-    return tuple(recording.select(images=part) if len(part) else None for part in parts)
-
-# %% ../nbs/00_data.ipynb #9c024627
-@dataclass(frozen=True, eq=False)
-class Standardizer:
-    "z-score of each unit, with statistics of the training part only: `Standardizer.fit(train.responses)`."
-    mean: np.ndarray # (N,) float32
-    scale: np.ndarray # (N,) float32, standard deviation; 1 for a unit that is constant
-
-    @classmethod
-    def fit(cls, responses: Any) -> Standardizer: # (n, N), of the training part
-        "Take mean and standard deviation of each unit."
-        x = np.asarray(to_numpy(responses), dtype=np.float64)
-        if x.ndim != 2 or len(x) < 2 or not np.isfinite(x).all():
-            raise ValueError(f"a Standardizer needs finite responses (n, N) of at least two images, not shape {x.shape}")
-        constant = np.ptp(x, axis=0) == 0
-        if constant.any():
-            warnings.warn(f"units {np.flatnonzero(constant)[:10].tolist()} are constant in the training part; they become 0", stacklevel=2)
-        return cls(x.mean(0).astype(np.float32), np.where(constant, 1, x.std(0)).astype(np.float32))
-
-    def transform(self, responses: Any) -> Any: # (..., N) -> (..., N)
-        "Responses in standard deviations from the training mean; arrays give arrays, tensors tensors."
-        mean, scale = self.like(responses)
-        return (responses - mean) / scale
-
-    def inverse(self, responses: Any) -> Any: # (..., N) -> (..., N)
-        "Undo `transform`."
-        mean, scale = self.like(responses)
-        return responses * scale + mean
-
-    def like(self, responses: Any) -> tuple[Any, Any]:
-        "Mean and scale as the kind of thing that `responses` is."
-        if responses.shape[-1] != len(self.mean):
-            raise ValueError(f"fitted to {len(self.mean)} units, but given {responses.shape[-1]}")
-        if hasattr(responses, "new_tensor"):
-            return responses.new_tensor(self.mean), responses.new_tensor(self.scale)
-        return self.mean, self.scale
-
 # %% ../nbs/00_data.ipynb #60f7a5fe
 def noise_ceiling(
     trials: np.ndarray | None, # (n, repeats, N) with NaN where missing
@@ -478,7 +290,19 @@ def describe(
     lines = [f"Recording {recording.name!r} ({kind})"] + [f"  {what:<14}{value}" for what, value in describe_lines(recording)]
     return "\n".join(lines)
 
-# %% ../nbs/00_data.ipynb #d0fa0e58
+# %% ../nbs/00_data.ipynb #4340d631
+def spread(
+    groups: np.ndarray, # (m,) what to spread over, for example the category of each image
+    count: int, # how many to take
+    rng: np.random.Generator,
+) -> np.ndarray: # `count` indices
+    "Take `count` of m at random, spread over the groups as evenly as whole numbers allow (systematic sampling)."
+    order = rng.permutation(len(groups))
+    order = order[np.argsort(groups[order], kind="stable")]
+    places = (np.arange(count) + rng.random()) * len(order) / max(count, 1)
+    return order[places.astype(int)]
+
+
 def image_strip(
     images: np.ndarray, # (k, 1, H, W) in [0, 1]
     height: int = 72, # pixels
@@ -508,6 +332,182 @@ def describe_html(
     kind = "simulated" if recording.simulated else "recorded"
     strip = image_strip(recording.images[shown])
     return f"<div><b>{escape(recording.name) or 'Recording'}</b> ({kind})<br><img src='{strip}' alt='example images'><table>{rows}</table></div>"
+
+# %% ../nbs/00_data.ipynb #d3667f74
+def as_indices(
+    which: Any, # None (all), a mask, a slice, an index, or indices; negative ones count from the end
+    n: int, # how many there are
+    what: str, # "images" or "sites", for the message
+) -> np.ndarray: # int64 indices in 0..n-1
+    "Turn a selection into indices. Raises ValueError when it is out of range."
+    if which is None or isinstance(which, slice):
+        return np.arange(n)[which or slice(None)]
+    which = np.atleast_1d(to_numpy(which))
+    if which.dtype == bool:
+        if which.shape != (n,):
+            raise ValueError(f"a mask of {what} must have {n} entries, not shape {which.shape}")
+        return np.flatnonzero(which)
+    if which.size and which.dtype.kind not in "iu":
+        raise TypeError(f"{what} are selected by whole numbers or a mask, not by {which.dtype}")
+    which = which.astype(np.int64).ravel()
+    outside = which[(which < -n) | (which >= n)]
+    if outside.size:
+        raise ValueError(f"index {outside[0]} of {what} is out of range; there are {n}, numbered 0 to {n - 1}")
+    return which % n if n else which
+
+
+def select_truth(
+    truth: dict[str, np.ndarray] | None,
+    rows: np.ndarray, # indices of images
+    columns: np.ndarray, # indices of units
+    n: int, # how many images there were
+    n_units: int, # how many units there were
+) -> dict[str, np.ndarray] | None:
+    "Cut the arrays of `truth` along what they belong to, which their shape tells."
+    if truth is None:
+        return None
+    of_both = {k: v[rows][:, columns] for k, v in truth.items() if v.shape[:2] == (n, n_units)}
+    rest = {k: v for k, v in truth.items() if k not in of_both}
+    unclear = [k for k, v in rest.items() if n == n_units and v.shape[:1] == (n,) and v.dtype.kind != "U"]
+    if unclear:
+        warnings.warn(f"truth {unclear} could belong to the {n} images or to the {n} units and is left out of the selection", stacklevel=4)
+    which = {n: rows, n_units: columns}
+    cut = lambda v: v if v.dtype.kind == "U" or v.ndim == 0 or len(v) not in which else v[which[len(v)]]
+    chosen = {k: cut(v) for k, v in rest.items() if k not in unclear}
+    return {k: (of_both | chosen)[k] for k in truth if k not in unclear}
+
+
+def select(
+    recording: Recording,
+    images: Any = None, # indices or mask of images; None is all
+    sites: Any = None, # indices or mask of units; None is all
+) -> Recording: # only those, in the order asked for
+    "Cut a recording down to some images and some units."
+    n, n_units = recording.responses.shape
+    rows, columns = as_indices(images, n, "images"), as_indices(sites, n_units, "sites")
+    if not len(rows) or not len(columns):
+        raise ValueError(f"nothing is left: {len(rows)} images and {len(columns)} units were selected")
+    return replace(
+        recording,
+        images=recording.images[rows],
+        responses=recording.responses[np.ix_(rows, columns)],
+        labels=recording.labels.iloc[rows],
+        sites=None if recording.sites is None else recording.sites.iloc[columns],
+        trials=None if recording.trials is None else recording.trials[rows][:, :, columns],
+        truth=select_truth(recording.truth, rows, columns, n, n_units),
+    )
+
+# %% ../nbs/00_data.ipynb #d9cb8c39
+def check_recording(
+    recording: Recording,
+    silent: str = "warn", # units with constant responses: "warn" (keep), "drop" (warns too), "keep" (says nothing), "error"
+) -> Recording: # the same, without silent units if they are dropped
+    "Check a whole recording before long work: duplicate ids, silent units, at least two categories worth naming."
+    if silent not in ("warn", "drop", "keep", "error"):
+        raise ValueError(f"silent must be 'warn', 'drop', 'keep' or 'error', not {silent!r}")
+    check_unique(recording.labels, "image_id", "labels")
+    if recording.sites is not None:
+        check_unique(recording.sites, "site_id", "sites")
+    quiet = np.ptp(recording.responses, axis=0) == 0
+    if not quiet.any() or silent == "keep":
+        return recording
+    which = f"{quiet.sum()} of {len(quiet)} units give the same response to every image (units {np.flatnonzero(quiet)[:10].tolist()})"
+    if silent == "error" or quiet.all():
+        raise ValueError(f"{which}; drop them with recording.check(silent='drop')")
+    if silent == "warn":
+        warnings.warn(f"{which}; they are kept: recording.check(silent='drop') leaves them out", stacklevel=3)
+        return recording
+    warnings.warn(f"{which}; they are left out", stacklevel=3)
+    return recording.select(sites=~quiet)
+
+
+def check_unique(
+    table: pd.DataFrame, # labels or sites
+    column: str, # the column of ids; nothing is checked if the table has none
+    what: str, # the table's name, for the message
+) -> None:
+    "Raise ValueError when an id stands in a table twice."
+    if column in table and table[column].duplicated().any():
+        twice = table[column][table[column].duplicated()].iloc[0]
+        raise ValueError(f"{what}.{column} holds {twice} more than once; average its trials into one row, or drop one")
+
+# %% ../nbs/00_data.ipynb #8259499f
+def split_indices(
+    groups: np.ndarray, # (m,) codes of what is spread over the parts
+    seed: int, # the same seed gives the same split
+    test: float, # fraction for the test part
+    validation: float, # fraction for the validation part
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]: # sorted indices of training, validation and test
+    "Split m things at random into three parts, each with about the same mix of groups."
+    if not (0 <= test and 0 <= validation and test + validation < 1):
+        raise ValueError(f"test and validation must be fractions that leave something to train on, not {test} and {validation}")
+    m, rng = len(groups), np.random.default_rng(seed)
+    counts = [max(1, round(f * m)) if f else 0 for f in (test, validation)]
+    if sum(counts) >= m:
+        raise ValueError(f"{m} are too few to split into three parts with test={test} and validation={validation}")
+    held_test = spread(groups, counts[0], rng)
+    rest = np.setdiff1d(np.arange(m), held_test)
+    held_validation = rest[spread(groups[rest], counts[1], rng)]
+    return np.setdiff1d(rest, held_validation), np.sort(held_validation), np.sort(held_test)
+
+
+def split(
+    recording: Recording,
+    seed: int = 0, # the same seed gives the same split
+    test: float = 0.2, # fraction of the images (or objects) to test on
+    validation: float = 0.1, # fraction to choose on; 0 gives None
+    by: str | None = "category", # a label to spread evenly; "object" holds out whole objects; None is plain chance
+) -> tuple[Recording, Recording, Recording]: # training, validation, test; None for a part of fraction 0
+    "Split a recording into training, validation and test."
+    labels = recording.labels
+    if by is not None and by not in labels:
+        raise ValueError(f"labels have no column {by!r} to split by; the columns are {list(labels.columns)}")
+    if by == "object":
+        objects, first, code = np.unique(labels["object"].astype(str), return_index=True, return_inverse=True)
+        parts = split_indices(pd.factorize(labels["category"])[0][first], seed, test, validation)
+        parts = tuple(np.flatnonzero(np.isin(code, part)) for part in parts)
+    else:
+        parts = split_indices(np.zeros(len(labels), int) if by is None else pd.factorize(labels[by])[0], seed, test, validation)
+    lost = set(labels["category"]) - set(labels["category"].iloc[parts[0]])
+    if lost:
+        warnings.warn(f"the training part has no image of {sorted(map(str, lost))}", stacklevel=3)
+    return tuple(recording.select(images=part) if len(part) else None for part in parts)
+
+# %% ../nbs/00_data.ipynb #9c024627
+@dataclass(frozen=True, eq=False)
+class Standardizer:
+    "z-score of each unit, with statistics of the training part only: `Standardizer.fit(train.responses)`."
+    mean: np.ndarray # (N,) float32
+    scale: np.ndarray # (N,) float32, standard deviation; 1 for a unit that is constant
+
+    @classmethod
+    def fit(cls, responses: Any) -> Standardizer: # (n, N), of the training part
+        "Take mean and standard deviation of each unit."
+        x = np.asarray(to_numpy(responses), dtype=np.float64)
+        if x.ndim != 2 or len(x) < 2 or not np.isfinite(x).all():
+            raise ValueError(f"a Standardizer needs finite responses (n, N) of at least two images, not shape {x.shape}")
+        constant = np.ptp(x, axis=0) == 0
+        if constant.any():
+            warnings.warn(f"units {np.flatnonzero(constant)[:10].tolist()} are constant in the training part; they become 0", stacklevel=2)
+        return cls(x.mean(0).astype(np.float32), np.where(constant, 1, x.std(0)).astype(np.float32))
+
+    def transform(self, responses: Any) -> Any: # (..., N) -> (..., N)
+        "Responses in standard deviations from the training mean; arrays give arrays, tensors tensors."
+        mean, scale = self.like(responses)
+        return (responses - mean) / scale
+
+    def inverse(self, responses: Any) -> Any: # (..., N) -> (..., N)
+        "Undo `transform`."
+        mean, scale = self.like(responses)
+        return responses * scale + mean
+
+    def like(self, responses: Any) -> tuple[Any, Any]:
+        "Mean and scale as the kind of thing that `responses` is."
+        if responses.shape[-1] != len(self.mean):
+            raise ValueError(f"fitted to {len(self.mean)} units, but given {responses.shape[-1]}")
+        if hasattr(responses, "new_tensor"):
+            return responses.new_tensor(self.mean), responses.new_tensor(self.scale)
+        return self.mean, self.scale
 
 # %% ../nbs/00_data.ipynb #3645f8b8
 @contextmanager
@@ -708,7 +708,7 @@ def recording_from_trials(
     recording = Recording(images, average, labels, sites, trials if keep_trials else None, name=name)
     return recording.check()
 
-# %% ../nbs/00_data.ipynb #bc70d2fa
+# %% ../nbs/00_data.ipynb #82516cd0
 def resize_images(
     images: np.ndarray, # (n, 1, H, W) in [0, 1]
     size: int, # height and width afterwards, pixels
@@ -741,7 +741,7 @@ def read_zip_images(
     with zipfile.ZipFile(path) as archive:
         members = {Path(info.filename).name: info for info in archive.infolist() if not info.is_dir()}
         need_fields(members, names[:1] + [name for name in names if name not in members][:3], "pictures")
-        for name in tqdm(names, desc="reading images", unit="image", disable=len(names) < 500):
+        for name in tqdm(names, desc="reading images", unit="image", disable=len(names) < 500 or None):
             if members[name].file_size > max_bytes:
                 raise ValueError(f"the picture {name!r} is {members[name].file_size} bytes large; more than {max_bytes} are refused")
             picture = Image.open(io.BytesIO(archive.read(members[name]))).convert("L")
@@ -939,7 +939,7 @@ def read_netcdf(
             raise ValueError("an image has the same repetition twice in 'presentation'; remove the duplicate presentations")
         return values, shown, sites
 
-# %% ../nbs/00_data.ipynb #3e73fd22
+# %% ../nbs/00_data.ipynb #1b6336b3
 def load_majaj_hong(
     folder: str | Path | None = None, # where the files are; None fetches the public ones into the user's cache
     subject: str | None = None, # "M1" (Chabo), "M2" (Tito), or None for both
@@ -953,7 +953,7 @@ def load_majaj_hong(
     "Majaj, Hong, Solomon & DiCarlo 2015: macaque IT and V4 responses to HvM images, from the files of Brain-Score."
     check_background(background)
     folder = fetch_majaj_hong(url=url) if folder is None else Path(folder)
-    images, labels = read_stimuli(folder, size)
+    images, labels = read_stimuli(folder, size if background == "keep" else max(size, WORKING_SIZE))
     path = one_file(folder, ["assy_dicarlo_MajajHong2015*.nc", "assy*.nc"], "assembly")
     values, shown, sites = read_netcdf(path)
     with reading(path, "a netCDF assembly of Brain-Score", "fetch it again"):
@@ -962,17 +962,9 @@ def load_majaj_hong(
         repeats = group_trials(values[known][:, keep], shown["image_id"].to_numpy()[known], labels["image_id"].to_numpy())
         name = " ".join(["MajajHong2015", subject or "M1+M2", region or "IT+V4"])
         recording = recording_from_trials(images, repeats, labels, sites[keep], name, missing, keep_trials=trials)
-    return without_background(recording) if background == "remove" else recording
+    return finish(recording, background, size)
 
-
-def check_background(
-    background: str,
-) -> None:
-    "Check the argument of the loaders that say what becomes of the background."
-    if background not in ("remove", "keep"):
-        raise ValueError(f"background must be 'remove' or 'keep', not {background!r}")
-
-# %% ../nbs/00_data.ipynb #e054e76f
+# %% ../nbs/00_data.ipynb #e04ce969
 HDF5_LABELS = {
     "category": "category", "object_name": "object", "variation_level": "variation", "rotation_xy": "rxy", "rotation_xz": "rxz",
     "rotation_yz": "ryz", "translation_y": "ty", "translation_z": "tz", "size": "size",
@@ -1038,9 +1030,9 @@ def load_hvm_hdf5(
         sites = read_hdf5_sites(file, file["time_averaged_trial_averaged"].shape[1])
         keep = choose_sites(sites, subject, region)
         repeats = read_hdf5_trials(file, labels["variation"].to_numpy(), keep) if trials else file["time_averaged_trial_averaged"][:][:, None, keep]
-        images = resize_images(file["images"][:], size)
+        images = resize_images(file["images"][:], size if background == "keep" else max(size, WORKING_SIZE))
         recording = recording_from_trials(images, repeats, labels, sites[keep], f"HvM {subject or 'M1+M2'} {region or 'IT+V4'}", missing, trials)
-    return without_background(recording) if background == "remove" else recording
+    return finish(recording, background, size)
 
 # %% ../nbs/00_data.ipynb #81ff1377
 AUTHORS_FILES = {"images": "stimulus_data_cleaned.npy", "pose": "stimulus_pose_features.npy", "category": "stimulus_category_ids.npy", "responses": "sorted_it_avg_data.npy"}
@@ -1095,7 +1087,7 @@ def load_authors_arrays(
             images if size is None else resize_images(images, size), responses[:, None, keep], labels, sites[keep], f"MIG-Vis arrays {subject or 'M1+M2'}", keep_trials=False
         )
 
-# %% ../nbs/00_data.ipynb #da484d12
+# %% ../nbs/00_data.ipynb #c40636a7
 COWLEY_LABELS = {"obj": "object", "var": "variation", "id": "image_id", "bg_id": "background_id"}
 
 
@@ -1132,10 +1124,8 @@ def load_cowley_v4(
         labels = labels.assign(variation=variation_names(labels["variation"]))
         session = path.stem.removeprefix("hvm_v4_")
         sites = pd.DataFrame({"site_id": [f"{session}_{i:02d}" for i in range(len(arrays["spike_counts"]))], "region": "V4"})
-        images = check_images(arrays["images"])
-        images = images if size is None else resize_images(images, size)
-        recording = recording_from_trials(images, arrays["spike_counts"].transpose(1, 2, 0), labels, sites, f"Cowley2023 V4 {session}", missing, trials)
-    return without_background(recording) if background == "remove" else recording
+        recording = recording_from_trials(arrays["images"], arrays["spike_counts"].transpose(1, 2, 0), labels, sites, f"Cowley2023 V4 {session}", missing, trials)
+    return finish(recording, background, size)
 
 # %% ../nbs/00_data.ipynb #a28d88e3
 NWB_IMAGE_COLUMNS = ("image_id", "stimulus_id", "image_name", "stimulus_name", "stimulus", "image_index", "stimulus_index", "image")
@@ -1286,41 +1276,67 @@ def blur(
     x = F.conv2d(F.pad(x, (0, 0, reach, reach), mode="replicate"), kernel[..., None], groups=x.shape[1])
     return F.conv2d(F.pad(x, (reach, reach, 0, 0), mode="replicate"), kernel[:, :, None], groups=x.shape[1])
 
-# %% ../nbs/00_data.ipynb #4478aeef
+# %% ../nbs/00_data.ipynb #d684a593
 N_BRIGHTNESS, N_ROUGHNESS = 12, 3
+ROUGH = [0.01, 0.03]
 N_CODES = N_BRIGHTNESS * N_ROUGHNESS
 
 
 def appearance_codes(
     images: Tensor, # (n, H, W) in [0, 1]
 ) -> Tensor: # (n, H, W) uint8: brightness bin * 3 + roughness bin
-    "Kind of each pixel: its brightness and the standard deviation around it."
+    "Kind of each pixel: its brightness, and the standard deviation on its smoother side (so that an edge does not count)."
     import torch
+    import torch.nn.functional as F
 
-    x, sigma = images[:, None], 1.2 * images.shape[-1] / 112
+    x, sigma = images[:, None], max(0.8, 1.2 * images.shape[-1] / 112)
     mean = blur(x, sigma)
     rough = (blur(x * x, sigma) - mean**2).clamp(min=0).sqrt()
+    reach = max(1, round(2 * sigma))
+    rough = -F.max_pool2d(-rough, 2 * reach + 1, stride=1, padding=reach)
     bright = (x * N_BRIGHTNESS).long().clamp(0, N_BRIGHTNESS - 1)
-    return (bright * N_ROUGHNESS + torch.bucketize(rough, torch.tensor([0.02, 0.06])))[:, 0].to(torch.uint8)
+    return (bright * N_ROUGHNESS + torch.bucketize(rough, torch.tensor(ROUGH)))[:, 0].to(torch.uint8)
 
 
 def object_histograms(
     scene: Scene,
     inside: Tensor, # (n, H, W) probability that a pixel is the object
     n_objects: int,
-    pooling: float = 20.0, # pixels' worth of weight that an image's histogram borrows from its object's
+    pooling: float = 0.0016, # weight of the object's histogram in that of an image, as a share of the picture
 ) -> Tensor: # (n, codes) probability of each kind of pixel on the object
     "How the object of each image looks: half from all images of the object, half from this one."
-    import torch
-
-    n = len(scene.codes)
-    own = torch.zeros(n, N_CODES).scatter_add_(1, scene.codes.view(n, -1).long(), (inside * scene.inside).view(n, -1))
-    own = smooth_brightness(own)
-    shared = smooth_brightness(torch.zeros(n_objects, N_CODES).index_add_(0, scene.objects, own))
-    shared = shared + 1e-3 * shared.sum(1, keepdim=True) / N_CODES
+    ours, theirs = (count_codes(scene, weight) for weight in (inside, 1 - inside))
+    theirs = theirs / theirs.sum(1, keepdim=True).clamp(min=1e-6) * ours.sum(1, keepdim=True)
+    pool = lambda counts: counts.new_zeros(n_objects, N_CODES).index_add_(0, scene.objects, counts)
+    share = contamination(pool(ours), pool(theirs))[scene.objects]
+    own = (ours - share * theirs).clamp(min=0)
+    shared = pool(ours) - contamination(pool(ours), pool(theirs)) * pool(theirs)
+    shared = shared.clamp(min=0) + 1e-3 * pool(ours).sum(1, keepdim=True) / N_CODES
     shared = (shared / shared.sum(1, keepdim=True))[scene.objects]
-    own = own + pooling * shared
+    own = own + pooling * scene.inside.numel() * shared
     return 0.5 * shared + 0.5 * own / own.sum(1, keepdim=True)
+
+
+def count_codes(
+    scene: Scene,
+    weight: Tensor, # (n, H, W)
+) -> Tensor: # (n, codes)
+    "Weighted histogram of the kinds of pixels of each image."
+    n = len(scene.codes)
+    counts = weight.new_zeros(n, N_CODES).scatter_add_(1, scene.codes.view(n, -1).long(), (weight * scene.inside).view(n, -1))
+    return smooth_brightness(counts)
+
+
+def contamination(
+    ours: Tensor, # (objects, codes) histogram inside the masks
+    theirs: Tensor, # (objects, codes) histogram outside, of the same sum
+    quantile: float = 0.3, # of the background, by weight, that the object is assumed not to look like
+    most: float = 0.7,
+) -> Tensor: # (objects, 1) share of the masks that is background
+    "How much background is within the masks of an object: kinds of pixels that the object does not have give it away."
+    ratio, order = (ours / theirs.clamp(min=1e-6)).sort(dim=1)
+    weight = theirs.gather(1, order).cumsum(1) / theirs.sum(1, keepdim=True).clamp(min=1e-6)
+    return ratio.gather(1, (weight < quantile).sum(1, keepdim=True).clamp(max=N_CODES - 1)).clamp(max=most)
 
 
 def smooth_brightness(
@@ -1356,16 +1372,16 @@ def background_likelihood(
     likelihood = 0.8 * local.view(n, -1).gather(1, where) + 0.2 * whole.gather(1, scene.codes.view(n, -1).long())
     return likelihood.view(n, height, width)
 
-# %% ../nbs/00_data.ipynb #e4dfae0b
+# %% ../nbs/00_data.ipynb #2f33dced
 @dataclass(frozen=True)
 class SegmentationSettings:
     "Weights of what a mask is inferred from."
-    coupling: float = 0.6 # how strongly neighbouring pixels hold together
-    looks: float = 1.0 # weight of how a pixel looks
-    nearby: float = 0.11 # how far around a pixel its background is looked up, share of the side
+    coupling: float = 0.5 # how strongly neighbouring pixels hold together
+    looks: float = 1.3 # weight of how a pixel looks
+    nearby: float = 0.13 # how far around a pixel its background is looked up, share of the side
     silhouette: float = 0.7 # weight of the silhouette's log odds
-    bias: float = 0.5 # added to them: masks that are too small shrink further as silhouettes are learned from them
-    radius: float = 0.2 # of the first disc, share of the side at s = 1
+    bias: float = 0.3 # added to them: masks that are too small shrink further as silhouettes are learned from them
+    radius: float = 0.25 # of the first disc, share of the side at s = 1
     partner: float = 6.0 # log odds given by a partner
     rounds: int = 10 # two with discs, then with silhouettes learned every second round
 
@@ -1458,13 +1474,13 @@ def learn_silhouettes(
     covered, seen = (blur(x.view(n_objects, 1, grid, grid), 1.2) for x in (covered, seen))
     return (covered + 0.006) / (seen + 0.3)
 
-# %% ../nbs/00_data.ipynb #8df457b8
+# %% ../nbs/00_data.ipynb #89a26d18
 def changed_region(
     one: np.ndarray, # (H, W)
     other: np.ndarray, # (H, W) with the same background
     inside: np.ndarray, # (H, W) within the aperture
 ) -> np.ndarray: # (H, W) bool
-    "Where two images of the same background differ: the union of their objects."
+    "Where two images of the same background differ: the union of their objects. Empty if no contrast brings them together."
     from scipy import ndimage
 
     agree = inside
@@ -1473,8 +1489,11 @@ def changed_region(
         gain, offset = np.linalg.lstsq(design, other[agree], rcond=None)[0]
         difference = np.abs(gain * one + offset - other)
         agree = inside & (difference <= np.quantile(difference[inside], 0.6))
-    noise = 1.48 * np.median(difference[inside])
-    changed = (ndimage.gaussian_filter(difference, 0.7) > max(0.04, 2.5 * noise)) & inside
+    if not 1 / 3 < gain < 3:
+        return np.zeros_like(inside)
+    threshold = max(0.04, 2.5 * 1.48 * np.median(difference[inside]))
+    smooth = ndimage.gaussian_filter(difference, 0.7 * one.shape[-1] / 112)
+    changed = (smooth > threshold) & (difference > 0.5 * threshold) & inside
     pieces, _ = ndimage.label(ndimage.binary_closing(changed))
     large = np.bincount(pieces.ravel()) >= 15 / 112**2 * changed.size
     large[0] = False
@@ -1485,7 +1504,7 @@ def find_partners(
     scene: Scene,
     background_ids: np.ndarray | None, # (n,) or None when unknown
 ) -> tuple[Tensor, Tensor]: # (pairs, 2) numbers of images, both ways round; (pairs, H, W) where they differ
-    "Images that share a background, and where they differ. Pairs that do not fit (most of the picture differs) are left out."
+    "Images that share a background, and where they differ. Pairs that do not fit (not the same background after all, or the same picture) are left out."
     import torch
     from itertools import permutations
 
@@ -1507,15 +1526,16 @@ def partner_evidence(
     which: Tensor, # numbers of the images asked for
     strength: float, # log odds
 ) -> Tensor: # (len(which), H, W) log odds
-    "What the partners say: not where the images agree; yes where they differ and it is not the partner's object."
+    "What the partners say where they show background: this object where the images differ, background where they agree."
     import torch
 
     evidence = torch.zeros(len(which), *inside.shape[1:])
     mine = torch.isin(pairs[:, 0], which)
     row = torch.searchsorted(which, pairs[mine, 0])
-    return evidence.index_add_(0, row, torch.where(regions[mine], strength * (1 - inside[pairs[mine, 1]]), torch.tensor(-strength)))
+    sign = torch.where(regions[mine], 1.0, -1.0)
+    return evidence.index_add_(0, row, strength * sign * (1 - inside[pairs[mine, 1]]))
 
-# %% ../nbs/00_data.ipynb #b959bd3b
+# %% ../nbs/00_data.ipynb #53e01f42
 def mean_field(
     probability: Tensor, # (n, H, W) to start from
     odds: Tensor, # (n, H, W) log odds of each pixel by itself
@@ -1553,9 +1573,10 @@ def update_masks(
     for which in torch.arange(len(inside)).split(64):
         part, before = scene.rows(which), inside[which]
         ours = looks[which].gather(1, part.codes.flatten(1).long()).view_as(before)
-        theirs = background_likelihood(part, 1 - before, settings.nearby)
+        prior = location_prior(part, shapes, settings)
+        theirs = background_likelihood(part, (1 - before) * torch.sigmoid(-prior), settings.nearby)
         appearance = (torch.log(ours + 1e-4) - torch.log(theirs + 1e-4)).clamp(-4, 4)
-        odds = location_prior(part, shapes, settings) + settings.looks * appearance + partner_evidence(inside, pairs, regions, which, settings.partner)
+        odds = prior + settings.looks * appearance + partner_evidence(inside, pairs, regions, which, settings.partner)
         after = mean_field(before, odds, part.images, settings.coupling)
         masks.append(after)
         contrast.append((appearance * after).sum((1, 2)) / after.sum((1, 2)).clamp(min=1))
@@ -1576,7 +1597,7 @@ def segment_objects(
     pairs, regions = find_partners(scene, background_ids)
     chunks = torch.arange(len(scene.images)).split(64)
     inside = torch.cat([torch.sigmoid(location_prior(scene.rows(which), shapes, settings)) for which in chunks])
-    for step in trange(settings.rounds, desc="segmenting", disable=len(inside) < 500):
+    for step in trange(settings.rounds, desc="segmenting", disable=len(inside) < 500 or None):
         if step:
             reach, radius = learn_reach(scene, inside, n_objects)
             shapes = replace(shapes, reach=reach, radius=radius)
@@ -1585,7 +1606,7 @@ def segment_objects(
         inside, contrast = update_masks(scene, inside, shapes, pairs, regions, settings)
     return inside, contrast, pairs
 
-# %% ../nbs/00_data.ipynb #7102b838
+# %% ../nbs/00_data.ipynb #0addbf31
 def clean_mask(
     probability: np.ndarray, # (H, W)
 ) -> np.ndarray: # (H, W) bool
@@ -1612,8 +1633,8 @@ def mask_quality(
     usual = pd.Series(area / scale**2).groupby(objects).transform("median").to_numpy() * scale**2
     ratio = area / np.maximum(usual, 1e-9)
     usable = (ratio > 0.3) & (ratio < 3)
-    good = usable & ((contrast > 1.0) | (partner >= 0))
-    flag = np.where(good, "good", np.where(usable & (contrast > 0.3), "doubtful", "failed"))
+    good = usable & ((contrast > 1.5) | (partner >= 0))
+    flag = np.where(good, "good", np.where(usable & (contrast > 0.5), "doubtful", "failed"))
     method = np.where(partner >= 0, "partner", "segmented")
     return pd.DataFrame({"method": method, "partner": partner, "contrast": contrast, "area": area, "flag": flag})
 
