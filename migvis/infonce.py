@@ -47,13 +47,14 @@ def _positives(scores: Tensor, columns: Tensor) -> Tensor:
     "The positives' scores, (..., B)."
     return scores.gather(-1, columns.expand(*scores.shape[:-1], 1)).squeeze(-1)
 
-# %% ../nbs/04_infonce.ipynb #1217eb29
+# %% ../nbs/04_infonce.ipynb #8f869439
 def info_nce_rows(
     scores: Tensor,               # (..., B, B) with the positives on the diagonal, or (..., B, 1 + K) with the positive first
     positive: str | None = None,  # "diagonal" or "first"; None: the diagonal if square, else the first
 ) -> Tensor: # (..., B) -log softmax of the positive, in nats
     "InfoNCE loss of every row (paper Eq. 5 before the mean): minus log p(z+ | y) among the candidates."
-    return scores.logsumexp(-1) - _positives(scores, _positive_columns(scores, positive))
+    columns, scores = _positive_columns(scores, positive), scores.float() if scores.element_size() < 4 else scores
+    return scores.logsumexp(-1) - _positives(scores, columns)
 
 def info_nce_loss(
     scores: Tensor,               # (B, B) with the positives on the diagonal, or (B, 1 + K) with the positive first
@@ -96,13 +97,14 @@ class MIBound:
         reach = NormalDist().inv_cdf(0.5 + level / 2)
         return self.value - reach * self.error, max(self.value, self.upper) + reach * max(self.error, self.upper_error)
 
-# %% ../nbs/04_infonce.ipynb #b678274d
+# %% ../nbs/04_infonce.ipynb #d2ffc306
 def mi_bound(
     scores: Tensor,               # (n, n) or (n, 1 + K); (repeats, n, ...): rows of one image are averaged over repeats first
     positive: str | None = None,  # "diagonal" or "first"; None: the diagonal if square, else the first
 ) -> MIBound:
     "The bound with standard errors over images. Raises ValueError for scores that are not finite, or of one image only."
-    columns, scores = _positive_columns(scores, positive), scores.double()
+    columns, scores = _positive_columns(scores, positive), scores.detach().cpu().double()
+    columns = columns.cpu()
     if scores.shape[-2] < 2: raise ValueError(f"a standard error needs at least 2 images, got scores {tuple(scores.shape)}")
     if not torch.isfinite(scores).all(): raise ValueError("scores must be finite; they hold NaN or infinity")
     own, m = _positives(scores, columns), scores.shape[-1]

@@ -59,6 +59,12 @@ def test_known_values():
     assert info_nce_loss(-1e5 * torch.eye(7)).item() == pytest.approx(1e5 + math.log(6), rel=1e-5)   # no overflow
 
 
+def test_half_precision_scores_are_summed_in_single():
+    scores = 8 * torch.randn(64, 64, generator=generator(10)).bfloat16()
+    assert info_nce_rows(scores).dtype == torch.float32
+    torch.testing.assert_close(info_nce_rows(scores).double(), info_nce_rows(scores.double()), atol=1e-4, rtol=1e-4)
+
+
 def test_adding_a_function_of_the_image_changes_nothing_but_one_of_the_latent_does():
     scores = torch.randn(8, 8, generator=generator(4))
     image, latent = 3 * torch.randn(8, 1, generator=generator(5)), 3 * torch.randn(1, 8, generator=generator(6))
@@ -369,6 +375,12 @@ def test_same_seed_same_critics_and_resume_is_exact(small, tmp_path):
     resumed = train_critics(images, z, (2, 1), NoiseSchedule(T=20), CONFIG, checkpoint=tmp_path, **QUIET)
     assert resumed.resumed_from == 8
     assert all(torch.equal(straight[k], v) for k, v in resumed.model.state_dict().items())
+
+
+def test_bfloat16_training_stays_near_single_precision(small):
+    images, z = small
+    single, half = (train_critics(images, z, (2, 1), NoiseSchedule(T=20), CONFIG, precision=p, **QUIET).history for p in ("float32", "bfloat16"))
+    assert half["loss"].tolist() == pytest.approx(single["loss"].tolist(), abs=0.1)
 
 
 def test_checkpoint_of_other_groups_is_refused(small, tmp_path):
