@@ -22,23 +22,23 @@ import numpy as np
 import pandas as pd
 
 # %% auto #0
-__all__ = ['BRAINSCORE_NAMES', 'MAJAJ_HONG_URL', 'MAJAJ_HONG_SHA1', 'SUBJECTS', 'HDF5_LABELS', 'AUTHORS_FILES', 'COWLEY_LABELS',
-           'NWB_IMAGE_COLUMNS', 'N_BRIGHTNESS', 'N_ROUGHNESS', 'ROUGH', 'N_CODES', 'to_numpy', 'check_images',
-           'check_responses', 'check_labels', 'check_category', 'check_trials', 'check_sites', 'Recording',
-           'noise_ceiling', 'variance_ceiling', 'split_half_ceiling', 'summarise', 'describe_lines', 'describe',
-           'spread', 'image_strip', 'describe_html', 'as_indices', 'select_truth', 'select', 'check_recording',
-           'check_unique', 'split_indices', 'split', 'Standardizer', 'atomic_path', 'pack_table', 'unpack_table',
-           'save_recording', 'load_recording', 'import_for', 'reading', 'need_fields', 'need_shape', 'group_trials',
-           'find_holes', 'recording_from_trials', 'resize_images', 'read_zip_images', 'text_column', 'variation_names',
-           'to_xarray', 'read_assembly', 'brainscore_labels', 'from_xarray', 'fetch_files', 'fetch_majaj_hong',
-           'one_file', 'choose_sites', 'read_stimuli', 'read_netcdf', 'load_majaj_hong', 'read_hdf5_sites',
-           'read_hdf5_trials', 'load_hvm_hdf5', 'read_npy', 'to_unit_range', 'load_authors_arrays', 'read_npz',
-           'load_cowley_v4', 'count_spikes', 'nwb_images', 'nwb_trials', 'load_nwb', 'recording_from_presentations',
-           'Scene', 'picture_grid', 'blur', 'appearance_codes', 'object_histograms', 'count_codes', 'contamination',
-           'smooth_brightness', 'background_likelihood', 'SegmentationSettings', 'Shapes', 'own_frame',
-           'location_prior', 'learn_reach', 'learn_silhouettes', 'changed_region', 'find_partners', 'partner_evidence',
-           'mean_field', 'update_masks', 'segment_objects', 'clean_mask', 'mask_quality', 'Foreground', 'make_scene',
-           'remove_background', 'without_background']
+__all__ = ['BRAINSCORE_NAMES', 'WORKING_SIZE', 'MAJAJ_HONG_URL', 'MAJAJ_HONG_SHA1', 'SUBJECTS', 'HDF5_LABELS', 'AUTHORS_FILES',
+           'COWLEY_LABELS', 'NWB_IMAGE_COLUMNS', 'N_BRIGHTNESS', 'N_ROUGHNESS', 'ROUGH', 'N_CODES', 'to_numpy',
+           'check_images', 'check_responses', 'check_labels', 'check_category', 'check_trials', 'check_sites',
+           'Recording', 'noise_ceiling', 'variance_ceiling', 'split_half_ceiling', 'summarise', 'describe_lines',
+           'describe', 'spread', 'image_strip', 'describe_html', 'as_indices', 'select_truth', 'select',
+           'check_recording', 'check_unique', 'split_indices', 'split', 'Standardizer', 'atomic_path', 'pack_table',
+           'unpack_table', 'save_recording', 'load_recording', 'import_for', 'reading', 'need_fields', 'need_shape',
+           'group_trials', 'find_holes', 'recording_from_trials', 'resize_images', 'read_zip_images', 'text_column',
+           'variation_names', 'to_xarray', 'read_assembly', 'brainscore_labels', 'from_xarray', 'check_background',
+           'finish', 'fetch_files', 'fetch_majaj_hong', 'one_file', 'choose_sites', 'read_stimuli', 'read_netcdf',
+           'load_majaj_hong', 'read_hdf5_sites', 'read_hdf5_trials', 'load_hvm_hdf5', 'read_npy', 'to_unit_range',
+           'load_authors_arrays', 'read_npz', 'load_cowley_v4', 'count_spikes', 'nwb_images', 'nwb_trials', 'load_nwb',
+           'recording_from_presentations', 'Scene', 'picture_grid', 'blur', 'appearance_codes', 'object_histograms',
+           'count_codes', 'contamination', 'smooth_brightness', 'background_likelihood', 'SegmentationSettings',
+           'Shapes', 'own_frame', 'location_prior', 'learn_reach', 'learn_silhouettes', 'changed_region',
+           'find_partners', 'partner_evidence', 'mean_field', 'update_masks', 'segment_objects', 'clean_mask',
+           'mask_quality', 'Foreground', 'make_scene', 'remove_background', 'without_background']
 
 # %% ../nbs/00_data.ipynb #f7029a33
 if TYPE_CHECKING:
@@ -833,6 +833,27 @@ def from_xarray(
     trials = group_trials(values, shown["image_id"].to_numpy(), ids)
     recording = recording_from_trials(images, trials, labels, sites, assembly.attrs.get("name", ""), missing, keep_trials=trials.shape[1] > 1)
     return replace(recording, simulated=bool(assembly.attrs.get("simulated", False)))
+
+# %% ../nbs/00_data.ipynb #5913ac59
+WORKING_SIZE = 128 # pixels; backgrounds are removed at this size or above
+
+
+def check_background(
+    background: str,
+) -> None:
+    "Check the argument of the loaders that says what becomes of the background."
+    if background not in ("remove", "keep"):
+        raise ValueError(f"background must be 'remove' or 'keep', not {background!r}")
+
+
+def finish(
+    recording: Recording,
+    background: str, # "remove" or "keep"
+    size: int | None, # pixels; None leaves the size as it is
+) -> Recording:
+    "The last step of a loader: cut objects out at full resolution if asked, then resize, which gives masks soft edges."
+    recording = without_background(recording) if background == "remove" else recording
+    return recording if size is None else replace(recording, images=resize_images(recording.images, size))
 
 # %% ../nbs/00_data.ipynb #5c2e6c1d
 MAJAJ_HONG_URL = "https://brainscore-storage.s3.amazonaws.com/brainio-brainscore/"
