@@ -362,7 +362,7 @@ class Heads(nn.Module):
         x = self.latent[2](F.silu(self.latent[1](F.silu(self.latent[0](x)))))
         return x.view(len(self.index), *z.shape[:-1], -1)
 
-# %% ../nbs/04_infonce.ipynb #80cc4a6b
+# %% ../nbs/04_infonce.ipynb #a42f9c38
 class Critics(nn.Module):
     "Density-ratio critics s_g(z_g, y) of all groups on one shared image encoder (paper Eqs. 3-6)."
     def __init__(
@@ -393,7 +393,7 @@ class Critics(nn.Module):
     def image_features(self, y: Tensor, t: int | Tensor | None = None) -> Tensor: # (R, 1, H, W) -> (G, R, E)
         "Image side of all groups: one pass of the encoder. `t`: int or (R,), the step of noised images; None: clean."
         _check_images(y, self.encoder.image_size)
-        return self.heads.image_features(self.encoder(y, self._level(t, y)))
+        return self.heads.image_features(self.encoder(y, _signal_level(self.alpha_bar, t, y)))
 
     def latent_features(self, z: Tensor) -> Tensor: # (..., D) -> (G, ..., E)
         "Latent side of all groups, from full latent vectors."
@@ -428,11 +428,7 @@ class Critics(nn.Module):
 
     def check_schedule(self, schedule: Any) -> None:
         "Raise ValueError unless these critics are noise-aware and were trained with this schedule (anything with .alpha_bar)."
-        if not self.noise_aware: raise ValueError("these critics were trained on clean images and cannot look at noised ones")
-        own, other = self.alpha_bar.cpu().double(), torch.as_tensor(schedule.alpha_bar).cpu().double()
-        if own.shape != other.shape or not torch.allclose(own, other, atol=1e-5):
-            raise ValueError(f"these critics were trained with another noise schedule (T = {len(own) - 1}) than this one "
-                             f"(T = {len(other) - 1}); train them again with it, or use the denoiser they belong to")
+        _check_same_schedule(self.alpha_bar, schedule.alpha_bar)
 
     def meta(self) -> dict[str, Any]: # JSON-able
         "Everything but the weights: groups, sizes, encoder, and whether noise-aware."
@@ -443,18 +439,31 @@ class Critics(nn.Module):
         "Write weights, schedule and `meta` to one safetensors file (`load_critics` reads it)."
         return save_critics(self, path)
 
-    def _level(self, t: int | Tensor | None, y: Tensor) -> Tensor | None:
-        "Signal level alpha_bar[t] of each image."
-        if t is None: return None
-        if not self.noise_aware:
-            raise ValueError("these critics were trained on clean images and take no t; give the estimate of the clean image, "
-                             "or train them with schedule=")
-        t = torch.as_tensor(t, device=y.device)
-        if t.device.type == "cpu" and (t.min() < 0 or t.max() >= len(self.alpha_bar)):
-            raise ValueError(f"t must be between 0 and {len(self.alpha_bar) - 1}, got {t.min().item()} to {t.max().item()}")
-        if t.ndim > 1 or t.ndim == 1 and len(t) not in (1, len(y)):
-            raise ValueError(f"t must be one step or one for each of the {len(y)} images, got shape {tuple(t.shape)}")
-        return self.alpha_bar[t].expand(len(y))
+# %% ../nbs/04_infonce.ipynb #b0b7e650
+def _signal_level(
+    alpha_bar: Tensor | None,      # (T + 1,), or None for critics of clean images
+    t: int | Tensor | None,
+    y: Tensor,                     # (R, 1, H, W)
+) -> Tensor | None: # (R,)
+    "alpha_bar[t] of each image. Raises ValueError for a t that cannot be meant."
+    if t is None: return None
+    if alpha_bar is None:
+        raise ValueError("these critics were trained on clean images and take no t; give the estimate of the clean image, "
+                         "or train them with schedule=")
+    t = torch.as_tensor(t, device=y.device)
+    if t.device.type == "cpu" and (t.min() < 0 or t.max() >= len(alpha_bar)):
+        raise ValueError(f"t must be between 0 and {len(alpha_bar) - 1}, got {t.min().item()} to {t.max().item()}")
+    if t.ndim > 1 or t.ndim == 1 and len(t) not in (1, len(y)):
+        raise ValueError(f"t must be one step or one for each of the {len(y)} images, got shape {tuple(t.shape)}")
+    return alpha_bar[t].expand(len(y))
+
+def _check_same_schedule(own: Tensor | None, other: Tensor) -> None:
+    "Raise ValueError unless both schedules are the same."
+    if own is None: raise ValueError("these critics were trained on clean images and cannot look at noised ones")
+    own, other = own.cpu().double(), torch.as_tensor(other).cpu().double()
+    if own.shape != other.shape or not torch.allclose(own, other, atol=1e-5):
+        raise ValueError(f"these critics were trained with another noise schedule (T = {len(own) - 1}) than this one "
+                         f"(T = {len(other) - 1}); train them again with it, or use the denoiser they belong to")
 
 # %% ../nbs/04_infonce.ipynb #9434b27d
 def _check_images(y: Tensor, image_size: int) -> None:
