@@ -98,14 +98,14 @@ def _save_figure(figure: Any, path: Path) -> Path:
     with atomic_write(path) as temporary: figure.savefig(temporary)
     return path
 
-# %% ../nbs/09_cli.ipynb #3957df68
+# %% ../nbs/09_cli.ipynb #6983f251
 def choose_pair(
     labels: Any,                  # DataFrame with `category` and, where known, rotations `rxy`, `rxz`, `ryz` in degrees
     candidates: Sequence[int],    # image numbers to choose from: the test images
     originals: Sequence[str] = ("Faces", "Cars"),
     target: str = "Chairs",
 ) -> tuple[list[int], int]: # numbers of the originals and of the target
-    "Originals seen nearly from the front and a clearly rotated target, by category; any images if the categories are not there."
+    "Originals seen nearly from the front and a moderately rotated target, by category; any images if the categories are not there."
     import numpy as np
     table = labels.iloc[list(candidates)]
     if not {*originals, target} <= set(table["category"]):
@@ -113,7 +113,9 @@ def choose_pair(
     columns = [c for c in ("rxy", "rxz", "ryz") if c in table]
     turn = np.sqrt((table[columns] ** 2).sum(axis=1)) if columns else table["category"].map(lambda _: 0.0)
     front = [int(turn[table["category"] == c].idxmin()) for c in originals]
-    return front, int((turn[table["category"] == target] - 60).abs().idxmin())
+    rotated = table["category"] == target
+    if "variation" in table and (rotated & (table["variation"] == "V3")).any(): rotated &= table["variation"] == "V3"
+    return front, int((turn[rotated] - 45).abs().idxmin())
 
 # %% ../nbs/09_cli.ipynb #8b8d6c28
 def demo(args: argparse.Namespace) -> None:

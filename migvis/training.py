@@ -32,14 +32,14 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm.auto import tqdm
 
-# %% ../nbs/00b_training.ipynb #128696f6
+# %% ../nbs/00b_training.ipynb #03a206a2
 @dataclass(frozen=True)
 class VAEConfig:
     "Settings of the neural VAE (`migvis.vae`); losses are sums per sample, in nats."
     groups: tuple[int, ...] = (6, 6, 6, 6) # dimensions of each latent group; paper: 4 groups of 6
     hidden: int = 64                       # width of the hidden layers
-    beta: float = 1.0                      # weight of the partial correlation
-    label_weight: float = 1.0              # weight of the label terms
+    beta: float = 0.3                      # weight of the partial correlation
+    label_weight: float = 3.0              # weight of the label terms
     seeds: int = 5                         # members trained at once; validation picks one
     steps: int = 6000
     batch_size: int = 256
@@ -77,7 +77,7 @@ class DenoiserConfig:
     precision: str = "float32"             # or "bfloat16": autocast
     flips: bool = True                     # random horizontal flips
 
-# %% ../nbs/00b_training.ipynb #bec6e137
+# %% ../nbs/00b_training.ipynb #b218ce99
 @dataclass(frozen=True)
 class Preset:
     "Everything that decides a run, by name."
@@ -89,7 +89,7 @@ class Preset:
     denoiser: DenoiserConfig
     t_edit: int                            # inversion depth t'; paper: 135 of T = 150
     gammas: tuple[float, ...] = (0.0, 2.0, 5.0, 10.0) # guidance scales shown by default; the paper's
-    relative_gammas: tuple[float, ...] = (0.0, 0.2, 0.4, 0.8) # the same where guidance is scaled to the norm of eps
+    relative_gammas: tuple[float, ...] = (0.0, 0.05, 0.1, 0.2) # the same where guidance is scaled to the norm of eps
 
     def gammas_of(self, mode: str) -> tuple[float, ...]:
         "Guidance scales shown by default in a mode of `ddim_guidance.edit`."
@@ -106,14 +106,15 @@ class Preset:
         parts = {"vae": VAEConfig, "critic": CriticConfig, "denoiser": DenoiserConfig}
         return cls(**{k: parts[k](**tuples(v)) if k in parts else v for k, v in tuples(entries).items()})
 
-# %% ../nbs/00b_training.ipynb #66d205bf
+# %% ../nbs/00b_training.ipynb #24b23df0
 def _presets() -> dict[str, Preset]:
     "The presets by name."
-    paper = Preset("paper", 128, 5760, VAEConfig(), CriticConfig(steps=4000), DenoiserConfig(), t_edit=135)
-    demo = Preset("demo", 64, 5760, VAEConfig(), CriticConfig(), DenoiserConfig(
-        image_size=64, width=64, multipliers=(1, 2, 2), layers=1, patch=4, steps=2000, batch_size=64, lr=1e-3, ema=0.995,
-        precision="bfloat16"), t_edit=135)
-    tiny = Preset("tiny", 32, 400, VAEConfig(seeds=2, steps=300), CriticConfig(width=16, features=32, steps=60, batch_size=64),
+    paper = Preset("paper", 128, 5760, VAEConfig(), CriticConfig(steps=10_000, lr=2e-3), DenoiserConfig(), t_edit=135)
+    demo = Preset("demo", 64, 5760, VAEConfig(steps=1500, batch_size=128, lr=3e-3), CriticConfig(width=16, features=32, steps=3000, lr=4e-3),
+        DenoiserConfig(image_size=64, width=32, multipliers=(1, 2, 4), layers=1, patch=2, steps=1800, batch_size=32, lr=1e-3,
+                       ema=0.995, precision="bfloat16"), t_edit=135)
+    tiny = Preset("tiny", 32, 400, VAEConfig(seeds=2, steps=300, batch_size=128, lr=3e-3),
+        CriticConfig(width=16, features=32, steps=150, batch_size=64, lr=4e-3),
         DenoiserConfig(image_size=32, width=16, multipliers=(1, 2), layers=1, patch=2, attention=False, T=50, steps=100,
                        batch_size=32, lr=2e-3), t_edit=45, gammas=(0.0, 2.0, 10.0))
     return {p.name: p for p in (tiny, demo, paper)}

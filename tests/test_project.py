@@ -16,6 +16,7 @@ NOTEBOOKS = sorted((ROOT / "nbs").glob("*.ipynb"))
 MODULES = sorted(p for p in (ROOT / "migvis").glob("*.py") if not p.stem.startswith("_"))
 ORDER = {re.sub(r"^\d+[a-z]?_", "", p.stem): i for i, p in enumerate(NOTEBOOKS)}
 LAZY = {("pipeline", "figures")}  # Edits.plot draws with figures, which knows nothing of pipelines
+AHEAD = {("vae", "partial_correlation")}  # read after the VAE, but pure functions that import nothing of ours
 
 
 def cells(notebook, kind="code"):
@@ -47,7 +48,7 @@ def test_modules_import_only_earlier_ones(module):
         names = [node.module.removeprefix("migvis").lstrip(".")] if node.module and node.module != "migvis" else [a.name for a in node.names]
         for name in filter(None, (n.split(".")[0] for n in names)):
             if name not in ORDER: continue
-            assert ORDER[name] < ORDER[module.stem] or (node not in top and (module.stem, name) in LAZY), f"{module.stem} imports {name}"
+            assert ORDER[name] < ORDER[module.stem] or (module.stem, name) in AHEAD or (node not in top and (module.stem, name) in LAZY), f"{module.stem} imports {name}"
 
 
 def test_importing_migvis_is_cheap():
@@ -133,4 +134,4 @@ def test_wheel_holds_what_is_needed_and_nothing_else(tmp_path):
 def test_nothing_unpickles():
     for module in MODULES:
         text = module.read_text(encoding="utf-8")
-        assert not re.search(r"\bpickle\.|torch\.load\(|allow_pickle=True", text), module.name
+        assert not re.search(r"^\s*(import|from) pickle|pickle\.(load|dump)|torch\.load\(|allow_pickle=True", text, re.M), module.name

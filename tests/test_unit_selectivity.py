@@ -1,0 +1,80 @@
+"""Single-unit decoding: against scikit-learn, against the simulation's truth, and what is refused."""
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.linear_model import LinearRegression
+from sklearn.neighbors import NearestCentroid
+
+from migvis import simulate_hvm
+from migvis.unit_selectivity import fold_numbers, known_attributes, line_scores, mixing, nearest_mean_scores, shuffled, unit_scores
+
+rng = np.random.default_rng(0)
+
+
+def test_line_scores_agree_with_scikit_learn():
+    r, v, fold = rng.normal(size=(90, 3)), rng.normal(size=90), fold_numbers(90, 5)
+    v = v + r[:, 0]
+    for unit, score in enumerate(line_scores(r, v, fold)):
+        wrong = total = 0.0
+        for k in range(5):
+            train, test = fold != k, fold == k
+            model = LinearRegression().fit(r[train, unit:unit + 1], v[train])
+            wrong += ((v[test] - model.predict(r[test, unit:unit + 1])) ** 2).sum()
+            total += ((v[test] - v[train].mean()) ** 2).sum()
+        assert score == pytest.approx(1 - wrong / total, abs=1e-6)
+
+
+def test_nearest_mean_scores_agree_with_scikit_learn():
+    r, classes, fold = rng.normal(size=(120, 2)), rng.integers(0, 4, 120), fold_numbers(120, 4)
+    r[:, 0] += classes
+    for unit, score in enumerate(nearest_mean_scores(r, classes, fold)):
+        right = 0
+        for k in range(4):
+            train, test = fold != k, fold == k
+            model = NearestCentroid().fit(r[train, unit:unit + 1], classes[train])
+            right += (model.predict(r[test, unit:unit + 1]) == classes[test]).sum()
+        assert score == pytest.approx((right / 120 - 0.25) / 0.75, abs=1e-6)
+
+
+def test_identity_gets_no_credit_for_category():
+    category = np.repeat(np.arange(4), 100)
+    identity = category * 2 + rng.integers(0, 2, 400)
+    r = np.stack([category + 0.01 * rng.normal(size=400), identity % 2 + 0.01 * rng.normal(size=400)], 1)
+    only_category, only_identity = nearest_mean_scores(r, identity, fold_numbers(400), within=category)
+    assert abs(only_category) < 0.2 and only_identity > 0.95
+
+
+def test_shuffling_within_groups_keeps_groups():
+    within, values = np.repeat([0, 1], 50), np.arange(100)
+    out = shuffled(values, rng, within)
+    assert sorted(out[:50]) == list(range(50)) and not np.array_equal(out, values)
+
+
+def test_simulated_units_are_found_mixed_and_noise_is_not():
+    recording = simulate_hvm(n_images=800, size=16, subject="M1", seed=1, progress=False)
+    scores = unit_scores(recording, shuffles=20)
+    assert (mixing(scores)[2:].sum() > 0.8 * 58) and mixing(scores).sum() == 58
+    noise = recording.select(sites=range(40))
+    noise = type(noise)(noise.images, rng.normal(size=(800, 40)), noise.labels, simulated=True)
+    assert unit_scores(noise, shuffles=20)["selective"].mean() < 0.15
+
+
+def test_stronger_drive_gives_higher_score():
+    recording = simulate_hvm(n_images=1600, size=16, subject="M2", seed=1, progress=False)
+    truth = recording.truth["fraction"][:, recording.truth["factors"].tolist().index("size")]
+    scores = unit_scores(recording, {"size": ("s",)}, shuffles=2)["score"]
+    assert np.corrcoef(truth, scores)[0, 1] > 0.7
+
+
+def test_only_known_and_varying_columns_are_used():
+    labels = pd.DataFrame({"category": [1, 2] * 5, "s": 1.0, "ty": range(10), "tz": range(10), "object": [None] + ["a"] * 9})
+    assert list(known_attributes(labels)) == ["position", "category"]
+    with pytest.raises(ValueError, match="none of the columns"): known_attributes(labels[["s"]])
+    with pytest.raises(ValueError, match="folds must be"): fold_numbers(3, 5)
+
+
+def test_real_v4_tells_position_but_not_rotation(realdata):
+    from migvis import load_cowley_v4
+    scores = unit_scores(load_cowley_v4(realdata / "hvm_v4_session210325.npz"), shuffles=20)
+    selective = scores.groupby("attribute")["selective"].sum()
+    assert selective["position"] >= 20 and selective["rotation"] <= 5
