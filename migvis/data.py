@@ -1556,7 +1556,7 @@ def partner_evidence(
     sign = torch.where(regions[mine], 1.0, -1.0)
     return evidence.index_add_(0, row, strength * sign * (1 - inside[pairs[mine, 1]]))
 
-# %% ../nbs/00_data.ipynb #53e01f42
+# %% ../nbs/00_data.ipynb #99d9d45a
 def mean_field(
     probability: Tensor, # (n, H, W) to start from
     odds: Tensor, # (n, H, W) log odds of each pixel by itself
@@ -1608,6 +1608,7 @@ def segment_objects(
     scene: Scene,
     background_ids: np.ndarray | None = None, # (n,) same id, same background
     settings: SegmentationSettings = SegmentationSettings(),
+    progress: bool = True, # show a bar when there are many images
 ) -> tuple[Tensor, Tensor, Tensor]: # (n, H, W) probabilities; (n,) contrast; (pairs, 2) partners
     "Infer which pixels are the object, in turns with what objects look like, how large they are and how they move."
     import torch
@@ -1618,7 +1619,7 @@ def segment_objects(
     pairs, regions = find_partners(scene, background_ids)
     chunks = torch.arange(len(scene.images)).split(64)
     inside = torch.cat([torch.sigmoid(location_prior(scene.rows(which), shapes, settings)) for which in chunks])
-    for step in trange(settings.rounds, desc="segmenting", disable=len(inside) < 500 or None):
+    for step in trange(settings.rounds, desc="segmenting", disable=None if progress and len(inside) >= 500 else True):
         if step:
             reach, radius = learn_reach(scene, inside, n_objects)
             shapes = replace(shapes, reach=reach, radius=radius)
@@ -1627,7 +1628,7 @@ def segment_objects(
         inside, contrast = update_masks(scene, inside, shapes, pairs, regions, settings)
     return inside, contrast, pairs
 
-# %% ../nbs/00_data.ipynb #0addbf31
+# %% ../nbs/00_data.ipynb #a232b810
 def clean_mask(
     probability: np.ndarray, # (H, W)
 ) -> np.ndarray: # (H, W) bool
@@ -1692,13 +1693,14 @@ def remove_background(
     aperture: float | None = 0.45, # radius of the round window, share of the side; None for pictures without one
     partners: bool = True, # use images that share a background_id
     settings: SegmentationSettings = SegmentationSettings(),
+    progress: bool = True, # show a bar when there are many images
 ) -> Foreground: # images on black, masks, quality
     "Cut the objects of HvM images out: by partners with the same background where there are any, else by segmentation."
     images = check_images(images)
     labels = check_labels(labels.assign(category=labels.get("category", "object")), len(images))
     scene = make_scene(images, labels, aperture)
     ids = labels["background_id"].to_numpy() if partners and "background_id" in labels else None
-    probability, contrast, pairs = segment_objects(scene, ids, settings)
+    probability, contrast, pairs = segment_objects(scene, ids, settings, progress)
     masks = np.stack([clean_mask(p) for p in probability.numpy()])
     partner = np.full(len(images), -1)
     partner[pairs[:, 0].numpy()] = pairs[:, 1].numpy()
