@@ -42,29 +42,29 @@ def seconds(task, repeats: int = 3, clock=time.perf_counter) -> float:
     return min(times)
 
 
-def fit(recording: Recording, steps: int, seeds, variants) -> None:
-    config = VAEConfig(steps=steps, batch_size=128)
+def fit(recording: Recording, steps: int, batch: int, seeds, variants) -> None:
+    config = VAEConfig(steps=steps, batch_size=batch)
     fit_vae(recording, recording.select(images=range(128)), config, seeds=seeds, variants=variants, device="cpu", progress=False,
             validate_every=steps, log_every=steps)
 
 
-def ensembles(steps: int) -> None:
+def ensembles(steps: int, batch: int) -> None:
     recordings = [random_recording(58), random_recording(110)]
     variants = ablation(0.3, 3.0)
-    fit(recordings[0], 5, 1, variants)  # warm up
+    fit(recordings[0], 5, batch, 1, variants)  # warm up
 
     def together():
         for recording in recordings:
-            fit(recording, steps, 5, variants)
+            fit(recording, steps, batch, 5, variants)
 
     def one_by_one():
         for recording in recordings:
             for name in variants:
                 for seed in range(5):
-                    fit(recording, steps, [seed], {name: variants[name]})
+                    fit(recording, steps, batch, [seed], {name: variants[name]})
     for clock_name, clock in (("wall", time.perf_counter), ("processor", time.process_time)):
         batched, single = seconds(together, 3, clock), seconds(one_by_one, 1, clock)
-        print(f"40 models, {steps} steps of 128, {clock_name} time: batched {batched:.2f} s, one after another {single:.2f} s: {single / batched:.1f}x")
+        print(f"40 models, {steps} steps of {batch}, {clock_name} time: batched {batched:.2f} s, one after another {single:.2f} s: {single / batched:.1f}x")
 
 
 def with_differences(z, mean, log_var, groups, n_data):
@@ -139,4 +139,5 @@ if __name__ == "__main__":
         torch.set_num_threads(arguments.threads)
     partial_correlations()
     total_correlations()
-    ensembles(arguments.steps)
+    for batch in (64, 128):
+        ensembles(arguments.steps, batch)
