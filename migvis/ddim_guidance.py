@@ -8,7 +8,7 @@ __all__ = ['Denoise', 'ddim_step', 'literal_step', 'invert', 'Guide', 'guidance_
            'wanted_latents', 'group_weights', 'edit_guide', 'run_rows', 'edit', 'edit_mode', 'check_originals',
            'check_models', 'check_groups', 'check_latents']
 
-# %% ../nbs/05_ddim_guidance.ipynb #3de066a1
+# %% ../nbs/05_ddim_guidance.ipynb #d6c24b5f
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -16,11 +16,10 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from .denoiser import NoiseSchedule, check_images, check_time
 from .infonce import info_nce_rows
-from .training import generator
+from .training import generator, progress_bar
 
 # %% ../nbs/05_ddim_guidance.ipynb #e61bb851
 def ddim_step(
@@ -46,7 +45,7 @@ def literal_step(
     a, b = float(alpha_bar_from), float(alpha_bar_to)
     return math.sqrt(b / a) * y + (math.sqrt(1 / b - 1) - math.sqrt(1 / a - 1)) * eps
 
-# %% ../nbs/05_ddim_guidance.ipynb #ae3eec27
+# %% ../nbs/05_ddim_guidance.ipynb #d8e410aa
 Denoise = Callable[[Tensor, int | Tensor], Tensor] # eps(y_t, t)
 
 @torch.no_grad()
@@ -66,7 +65,7 @@ def invert(
     if fixed_point < 0: raise ValueError(f"fixed_point must not be negative, got {fixed_point}")
     times, ab = schedule.times(t_edit, steps)[::-1], schedule.alpha_bar.tolist()
     parts = list(y0.split(batch_size or max(len(y0), 1)))
-    with tqdm(total=len(parts) * (len(times) - 1), desc="inverting", unit="step", disable=not progress) as bar:
+    with progress_bar(total=len(parts) * (len(times) - 1), desc="inverting", unit="step", progress=progress) as bar:
         for i, y in enumerate(parts):
             for now, after in zip(times[:-1], times[1:]):
                 there = step(y, denoiser(y, after), ab[now], ab[after])
@@ -122,7 +121,7 @@ def guided_eps(
     if scale not in factor: raise ValueError(f"scale must be one of {sorted(factor)}, got {scale!r}")
     return eps - factor[scale].reshape(-1, *[1] * (eps.ndim - 1)) * grad
 
-# %% ../nbs/05_ddim_guidance.ipynb #933c51b6
+# %% ../nbs/05_ddim_guidance.ipynb #ce96e208
 @torch.no_grad()
 def sample(
     y_t: Tensor,                           # (B, ...) at time t_edit: from `invert`, or noise
@@ -145,8 +144,8 @@ def sample(
     gamma = check_gamma(gamma, len(y_t)).to(y_t)
     parts = _row_slices(len(y_t), batch_size)
     out = torch.empty_like(y_t)
-    with tqdm(total=len(parts) * (len(times) - 1), desc="sampling" if guide is None else "guided sampling", unit="step",
-              disable=not progress) as bar:
+    with progress_bar(total=len(parts) * (len(times) - 1), desc="sampling" if guide is None else "guided sampling", unit="step",
+              progress=progress) as bar:
         for rows in parts:
             y, own = y_t[rows], guide if guide is None or not hasattr(guide, "rows") else guide.rows(rows)
             for now, after in zip(times[:-1], times[1:]):

@@ -8,7 +8,7 @@ __all__ = ['sigmoid_alpha_bar', 'cosine_alpha_bar', 'linear_alpha_bar', 'clip_st
            'denoising_loss', 'check_images', 'validation_loss', 'train_denoiser', 'fingerprint', 'describe',
            'sample_images', 'save_denoiser', 'load_denoiser']
 
-# %% ../nbs/03_denoiser.ipynb #1c957360
+# %% ../nbs/03_denoiser.ipynb #f53f694b
 import hashlib
 import json
 import math
@@ -21,9 +21,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 
-from .training import (Batch, DenoiserConfig, Fit, fit, generator, load_tensors, resolve_device, save_tensors,
+from .training import (Batch, DenoiserConfig, Fit, fit, generator, load_tensors, progress_bar, resolve_device, save_tensors,
                              warmup_cosine)
 
 # %% ../nbs/03_denoiser.ipynb #57bbe0f4
@@ -374,7 +373,7 @@ def describe(
     own = {name: getattr(denoiser, name) for name in ("patch", "data_std", "data_mean", "first_time")}
     return json.loads(json.dumps({"unet": unet, "schedule": asdict(denoiser.schedule), **own}))
 
-# %% ../nbs/03_denoiser.ipynb #ef69f5c1
+# %% ../nbs/03_denoiser.ipynb #1fe28bb7
 @torch.no_grad()
 def sample_images(
     denoiser: Denoiser,
@@ -389,7 +388,7 @@ def sample_images(
     y = torch.randn(n, denoiser.channels, *2 * [denoiser.image_size], generator=generator(seed, 32)).to(device)
     times = schedule.times(steps=min(steps or schedule.T, schedule.T))
     parts = list(y.split(batch_size))
-    for now, after in tqdm(list(zip(times[:-1], times[1:])), desc="sampling", unit="step", disable=not progress):
+    for now, after in progress_bar(list(zip(times[:-1], times[1:])), desc="sampling", unit="step", progress=progress):
         for i, part in enumerate(parts):
             y0 = schedule.y0_hat(part, denoiser(part, now), now).clamp(-1, 1)
             parts[i] = schedule.add_noise(y0, schedule.eps_hat(part, y0, now), after)

@@ -240,7 +240,7 @@ def schedule_of(
     "The noise schedule of a preset."
     return NoiseSchedule(preset.denoiser.T, preset.denoiser.schedule)
 
-# %% ../nbs/05c_pipeline.ipynb #d89d40b7
+# %% ../nbs/05c_pipeline.ipynb #e72de706
 class MIGVis:
     "MIG-Vis on one recording: fit, edit, report, save, load."
     def __init__(
@@ -250,6 +250,7 @@ class MIGVis:
         device: str | torch.device = "auto",  # CUDA, then MPS, then the CPU
     ) -> None:
         self.preset, self.seed, self.device = get_preset(preset), seed, resolve_device(device)
+        self.options: dict[str, str] = {}       # what `fit` was told beside the recording
         self.recording: Recording | None = None # at the preset's resolution
         self.split: Split | None = None
         self.vae: FittedVAE | None = None
@@ -265,7 +266,7 @@ class MIGVis:
         **vae: Any,                      # further arguments of `fit_vae`: supervision, likelihood, seeds, ...
     ) -> "MIGVis":
         "Fit VAE, critics and denoiser; an interrupted fit goes on where it was."
-        recording = prepare(recording, self.preset, silent)
+        recording, self.options = prepare(recording, self.preset, silent), {k: repr(v) for k, v in vae.items()}
         identity = self.identity(recording)
         folder = claim_folder(out or cache_folder() / "runs" / hashlib.sha256(repr(identity).encode()).hexdigest()[:16], identity)
         options = {"seed": self.seed, "device": self.device, "progress": progress}
@@ -279,7 +280,8 @@ class MIGVis:
 
     def identity(self, recording: Recording) -> dict[str, Any]: # JSON-able
         "What must agree for a folder to hold this run."
-        return {"preset": self.preset.to_dict(), "seed": self.seed, "recording": recording.name, "fingerprint": fingerprint(recording)}
+        return {"preset": self.preset.to_dict(), "seed": self.seed, "recording": recording.name, "fingerprint": fingerprint(recording),
+                "options": self.options}
 
     def require_fitted(self) -> None:
         "Raise ValueError before `fit` or `load`."
@@ -321,9 +323,10 @@ class MIGVis:
 
     def caption(self, mode: str) -> str:
         "Data, preset, seed and mode, for figures."
-        warned = {"tiny": " (trained for seconds: layout only)", "demo": " (trained for minutes: edits are rough)"}
-        kind = "simulated recording" if self.recording.simulated else "recording"
-        return f"{kind} {self.recording.name}; {self.preset.name} preset{warned.get(self.preset.name, '')}; seed {self.seed}; {mode} guidance"
+        warned = {"tiny": " (trained for seconds: layout only)", "demo": " (denoiser trained for minutes: edits are rough)"}
+        kind = "" if "simulated" in self.recording.name else "simulated recording " if self.recording.simulated else "recording "
+        note = warned.get(self.preset.name.split(",")[0], "")
+        return f"{kind}{self.recording.name}; {self.preset.name} preset{note}; seed {self.seed}; {mode} guidance"
 
     def report(self) -> dict[str, Any]: # JSON-able
         "What was measured on the held-out images."
@@ -340,7 +343,7 @@ class MIGVis:
         "Read a run. Raises FileNotFoundError or ValueError naming what is missing or damaged."
         return load_run(cls, Path(folder), device)
 
-# %% ../nbs/05c_pipeline.ipynb #70f2ac8e
+# %% ../nbs/05c_pipeline.ipynb #71db38ad
 def save_run(model: MIGVis, folder: Path) -> Path:
     "Write what `load_run` reads."
     if not (folder / "vae.safetensors").exists(): save_vae(model.vae, folder / "vae.safetensors")
@@ -359,6 +362,7 @@ def load_run(cls: type[MIGVis], folder: Path, device: str | torch.device) -> MIG
     try: identity = json.loads((folder / "run.json").read_text())
     except json.JSONDecodeError as e: raise ValueError(f"{folder / 'run.json'} is damaged: {e}") from e
     model = cls(Preset.from_dict(identity["preset"]), identity["seed"], device)
+    model.options = identity["options"]
     model.recording = Recording.load(folder / "recording.npz")
     model.split, model.vae = Split.of(model.recording, model.seed), load_vae(folder / "vae.safetensors")
     model.critics = load_critics(folder / "critics.safetensors", model.device)
@@ -398,7 +402,7 @@ def make_report(model: MIGVis, n_trip: int = 8) -> dict[str, Any]:
         "denoiser": {"eps_loss": float(loss), "round_trip_rmse": float((trip.clamp(-1, 1) - y0).square().mean().sqrt() / 2)},
     }
 
-# %% ../nbs/05c_pipeline.ipynb #0f95768a
+# %% ../nbs/05c_pipeline.ipynb #004b5e50
 def name_of_labels(name: str) -> str:
     "Short name of a label head."
-    return {"rxy+rxz+ryz": "pose"}.get(name, name.replace("+", ", "))
+    return {"rxy+rxz+ryz": "pose", "ty+tz": "position"}.get(name, name.replace("+", ", "))

@@ -1343,7 +1343,7 @@ def _natural(images: np.ndarray, masks: np.ndarray, keys: np.ndarray, seed: int)
 
 BACKGROUNDS = {"none": _no_background, "natural": _natural}
 
-# %% ../nbs/00a_simulate.ipynb #6129b4cb
+# %% ../nbs/00a_simulate.ipynb #ddf523e7
 def _render_job(rows: pd.DataFrame, size: int, background: str, supersample: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     "Pictures and masks, uint8, of rows of labels that show the same object. The index numbers the images."
     mesh = make_object(rows["category"].iloc[0], rows["object"].iloc[0])
@@ -1358,7 +1358,7 @@ def _run_jobs(jobs: list[tuple], pixels: int, workers: "int | None", progress: b
     "Results of `_render_job`, in order, from several processes if the work is large enough to pay for starting them."
     from tqdm.auto import tqdm
 
-    show = dict(total=len(jobs), desc="rendering", unit="object", disable=not progress)
+    show = dict(total=len(jobs), desc="rendering", unit="object", **({} if progress else {"disable": True}))
     if workers is None:
         import joblib
 
