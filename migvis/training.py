@@ -225,14 +225,15 @@ def make_batch(
     shard = slice(process * share, (process + 1) * share)
     return Batch(rows[shard].to(device), step, generator(seed, step, 2, device=device), len(rows), shard)
 
-# %% ../nbs/00b_training.ipynb #33628d32
+# %% ../nbs/00b_training.ipynb #8255b6ad
 def progress_bar(
     *args: Any,             # of `tqdm`: an iterable, or nothing
     progress: bool = True,  # False shows nothing
     **options: Any,         # of `tqdm`: total, desc, unit, ...
 ) -> tqdm:
     "A progress bar with rate and time left."
-    return tqdm(*args, **{"dynamic_ncols": True} | options | ({} if progress else {"disable": True}))
+    silent = not progress or bool(os.environ.get("TQDM_DISABLE"))
+    return tqdm(*args, **{"dynamic_ncols": True, "disable": silent} | options)
 
 # %% ../nbs/00b_training.ipynb #5a821711
 @contextlib.contextmanager
