@@ -38,7 +38,6 @@ setup(
     classifiers=[
         f"Development Status :: {STATUS[cfg['status']]}",
         "Intended Audience :: Science/Research",
-        "License :: OSI Approved :: Apache Software License",
         "Natural Language :: English",
         "Programming Language :: Python :: 3",
         "Topic :: Scientific/Engineering :: Artificial Intelligence",
