@@ -7,7 +7,7 @@ __all__ = ['fingerprint', 'Split', 'run_stage', 'claim_folder', 'cache_folder', 
            'prepare', 'to_model_range', 'fit_vae_stage', 'fit_critics_stage', 'fit_denoiser_stage', 'schedule_of',
            'MIGVis', 'save_run', 'load_run', 'report_vae', 'score_labels', 'make_report', 'name_of_labels']
 
-# %% ../nbs/05c_pipeline.ipynb #ee9fd030
+# %% ../nbs/05c_pipeline.ipynb #34a931c1
 import hashlib
 import json
 import os
@@ -15,12 +15,13 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import platformdirs
 import torch
+from matplotlib.figure import Figure
 from torch import Tensor
 
 from .data import Recording, check_recording, resize_images, split_indices
@@ -29,8 +30,6 @@ from .denoiser import Denoiser, NoiseSchedule, load_denoiser, save_denoiser, tra
 from .infonce import Critics, held_out_mi, load_critics, save_critics, train_critics
 from .training import Preset, atomic_write, get_preset, resolve_device
 from .vae import FittedVAE, fit_vae, load_vae, save_vae
-
-if TYPE_CHECKING: from matplotlib.figure import Figure
 
 # %% ../nbs/05c_pipeline.ipynb #57c4bcb1
 def fingerprint(
@@ -102,7 +101,7 @@ def cache_folder() -> Path: # MIGVIS_CACHE, or the user's cache folder
     "Where interrupted runs without a folder of their own are kept."
     return Path(os.environ.get("MIGVIS_CACHE") or platformdirs.user_cache_dir("migvis"))
 
-# %% ../nbs/05c_pipeline.ipynb #b8eb776c
+# %% ../nbs/05c_pipeline.ipynb #7f770f8f
 @dataclass(frozen=True)
 class Edits:
     "Edited images by original, latent group and guidance scale."
@@ -129,7 +128,7 @@ class Edits:
         rmse = np.sqrt(((self.images - start[:, :, None]) ** 2).mean((-3, -2, -1))).mean(0)
         return pd.DataFrame(rmse, index=pd.Index(self.group_names, name="group"), columns=pd.Index(self.gammas, name="gamma"))
 
-    def plot(self) -> "Figure":
+    def plot(self) -> Figure:
         "The layout of the paper's Fig. 4."
         from migvis.figures import plot_guidance
         return plot_guidance(self.originals, self.targets, self.images, self.gammas, self.group_names, self.caption)
