@@ -4,15 +4,17 @@
 
 # %% auto #0
 __all__ = ['sigmoid_alpha_bar', 'cosine_alpha_bar', 'linear_alpha_bar', 'clip_steps', 'NoiseSchedule', 'check_time',
-           'mixture_denoiser', 'mixture_posterior', 'Denoiser', 'check_unet', 'build_denoiser', 'loss_weights',
-           'denoising_loss', 'check_images', 'validation_loss', 'train_denoiser', 'fingerprint', 'describe',
-           'sample_images', 'save_denoiser', 'load_denoiser']
+           'mixture_denoiser', 'mixture_posterior', 'Denoiser', 'ConditionEmbedding', 'check_condition', 'check_unet',
+           'build_denoiser', 'initial_weights', 'add_condition', 'loss_weights', 'denoising_loss', 'check_images',
+           'validation_loss', 'train_denoiser', 'as_condition', 'check_share', 'fingerprint', 'digest', 'describe',
+           'sample_images', 'condition_on', 'save_denoiser', 'load_denoiser']
 
-# %% ../nbs/03_denoiser.ipynb #f53f694b
+# %% ../nbs/03_denoiser.ipynb #b8f4a617
+import contextlib
 import hashlib
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -25,7 +27,7 @@ from torch import Tensor, nn
 from .training import (Batch, DenoiserConfig, Fit, fit, generator, load_tensors, progress_bar, resolve_device, save_tensors,
                              warmup_cosine)
 
-# %% ../nbs/03_denoiser.ipynb #57bbe0f4
+# %% ../nbs/03_denoiser.ipynb #c3beaca8
 def sigmoid_alpha_bar(
     T: int,              # steps
     start: float = -3.0, # the part of the sigmoid that is used, from here
@@ -53,7 +55,7 @@ def linear_alpha_bar(
     beta = torch.linspace(first, last, T, dtype=torch.float64) * 1000 / T
     return torch.cat([torch.ones(1, dtype=torch.float64), (1 - beta).clamp(min=0)]).cumprod(0)
 
-# %% ../nbs/03_denoiser.ipynb #a7272e15
+# %% ../nbs/03_denoiser.ipynb #c97a2c9b
 def clip_steps(
     alpha_bar: Tensor,        # (T + 1,) falling from 1
     max_loss: float = 0.999,  # largest share that one step may remove
@@ -62,7 +64,7 @@ def clip_steps(
     kept = (alpha_bar[1:] / alpha_bar[:-1].clamp(min=1e-30)).clamp(min=1 - max_loss)
     return torch.cat([alpha_bar[:1], kept]).cumprod(0)
 
-# %% ../nbs/03_denoiser.ipynb #a98d53ea
+# %% ../nbs/03_denoiser.ipynb #93a8ebc2
 @dataclass(frozen=True)
 class NoiseSchedule:
     "How much noise there is at time t = 0..T: `alpha_bar[0] == 1` (clean), `alpha_bar[T]` nearly 0."
@@ -138,7 +140,7 @@ class NoiseSchedule:
             raise ValueError(f"steps must be an integer in 1..{t_edit} (the number of times below t_edit), got {steps!r}")
         return [round(t_edit * (steps - i) / steps) for i in range(steps + 1)]
 
-# %% ../nbs/03_denoiser.ipynb #05654643
+# %% ../nbs/03_denoiser.ipynb #d3776525
 def check_time(
     t: int,
     schedule: NoiseSchedule,
@@ -149,7 +151,7 @@ def check_time(
         raise ValueError(f"{name} must be an integer in 1..{schedule.T} (the schedule has T={schedule.T}), got {t!r}")
     return int(t)
 
-# %% ../nbs/03_denoiser.ipynb #e82148d3
+# %% ../nbs/03_denoiser.ipynb #ee86a5bb
 def mixture_denoiser(
     means: Tensor,                 # (K, *shape) centres of the components
     std: float,                    # their common standard deviation
@@ -176,9 +178,9 @@ def mixture_posterior(
     log_w = 0 if weights is None else weights.to(y).log()
     return (log_w + (signal * y @ means.T - signal**2 * means.square().sum(1) / 2) / var).log_softmax(1)
 
-# %% ../nbs/03_denoiser.ipynb #5e5eab29
+# %% ../nbs/03_denoiser.ipynb #30b598b1
 class Denoiser(nn.Module):
-    "Noise estimate eps(y_t, t) for images (B, C, H, W) in [-1, 1], by a U-Net on pixel-unshuffled patches."
+    "Noise estimate eps(y_t, t), or eps(y_t, t, z), for images (B, C, H, W) in [-1, 1], by a U-Net on pixel-unshuffled patches."
     def __init__(
         self,
         unet: nn.Module,                 # a `diffusers.UNet2DModel` for images of side `H / patch` and `C * patch**2` channels
@@ -187,12 +189,14 @@ class Denoiser(nn.Module):
         data_std: float | None = None,   # standard deviation of clean pixels: preconditioned; None: the U-Net's output is eps
         data_mean: float = 0.0,          # their mean (used with `data_std`)
         first_time: int = 1,             # what the U-Net calls t = 1 (0 for models trained with diffusers' schedulers)
+        n_condition: int = 0,            # length of the condition z; needs a U-Net with class_embed_type="identity"
     ) -> None:
         super().__init__()
-        check_unet(unet, patch)
+        check_unet(unet, patch, n_condition)
         if data_std is not None and not data_std > 0: raise ValueError(f"data_std must be positive or None, got {data_std}")
         self.unet, self.schedule, self.patch, self.first_time = unet, schedule, patch, first_time
-        self.data_std, self.data_mean = data_std, data_mean
+        self.data_std, self.data_mean, self.n_condition = data_std, data_mean, n_condition
+        self.embedding = ConditionEmbedding(n_condition, unet.time_embedding.linear_2.out_features) if n_condition else None
 
     @property
     def image_size(self) -> int:
@@ -208,27 +212,72 @@ class Denoiser(nn.Module):
         self,
         y_t: Tensor,      # (B, C, H, W) noisy images
         t: int | Tensor,  # time, or (B,) times, 1..T
+        condition: Tensor | None = None, # (B, n_condition); rows of NaN, or None for all: unconditional
     ) -> Tensor: # (B, C, H, W) estimated noise
-        "Estimate the noise in `y_t`."
+        "Estimate the noise in `y_t`. Raises ValueError for images or conditions of another shape."
         if y_t.shape[1:] != (want := (self.channels, self.image_size, self.image_size)):
             raise ValueError(f"this denoiser takes images of shape (B, {', '.join(map(str, want))}), got {tuple(y_t.shape)}")
+        check_condition(condition, self.n_condition, len(y_t), values=y_t.device.type == "cpu" and not torch.compiler.is_compiling())
         t = torch.as_tensor(t, device=y_t.device).expand(len(y_t))
-        if self.data_std is None: return self.network(y_t, t)
+        if self.data_std is None: return self.network(y_t, t, condition)
         ab, var = self.schedule.alpha_bar, self.schedule.alpha_bar * self.data_std**2 + 1 - self.schedule.alpha_bar
         scale = lambda table: self.schedule.at(table, t, y_t)
         centred = (y_t - scale(ab.sqrt()) * self.data_mean) * scale(var.rsqrt())
-        return scale(((1 - ab) / var).sqrt()) * centred + scale((ab / var).sqrt() * self.data_std) * self.network(centred, t)
+        return scale(((1 - ab) / var).sqrt()) * centred + scale((ab / var).sqrt() * self.data_std) * self.network(centred, t, condition)
 
-    def network(self, y: Tensor, t: Tensor) -> Tensor:
+    def network(self, y: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
         "The U-Net on patches."
         patches = F.pixel_unshuffle(y, self.patch)
-        out = self.unet(patches, t + (self.first_time - 1)).sample
+        known = {} if self.embedding is None else {"class_labels": self.embedding(condition, len(y))}
+        out = self.unet(patches, t + (self.first_time - 1), **known).sample
         return F.pixel_shuffle(out.to(y.dtype), self.patch)
 
-# %% ../nbs/03_denoiser.ipynb #09c42a4f
+# %% ../nbs/03_denoiser.ipynb #5c188108
+class ConditionEmbedding(nn.Module):
+    "What a condition adds to the time embedding; nothing where it is absent (NaN), and nothing before training."
+    def __init__(
+        self,
+        n_condition: int,  # length of the condition
+        width: int,        # of the time embedding
+    ) -> None:
+        super().__init__()
+        self.inner, self.outer = nn.Linear(n_condition, width), nn.Linear(width, width)
+        nn.init.zeros_(self.outer.weight), nn.init.zeros_(self.outer.bias)
+
+    def forward(
+        self,
+        condition: Tensor | None, # (B, n_condition), NaN in rows without one; None: nowhere
+        n: int,                   # B
+    ) -> Tensor: # (B, width)
+        "Embed the rows that are there."
+        weight = self.outer.weight
+        if condition is None: return weight.new_zeros(n, len(weight))
+        absent = condition.isnan().all(1, keepdim=True)
+        filled = torch.where(absent, 0.0, condition.to(weight))
+        return torch.where(absent, 0.0, self.outer(F.silu(self.inner(filled))))
+
+# %% ../nbs/03_denoiser.ipynb #0289e86b
+def check_condition(
+    condition: Tensor | None, # to be (n_images, n_condition)
+    n_condition: int,         # what the denoiser was built for
+    n_images: int,
+    values: bool = True,      # also look at the values
+) -> None:
+    "Raise ValueError unless a condition fits: a row for each image, each row finite or all NaN (no condition)."
+    if condition is None: return
+    if not n_condition:
+        raise ValueError("a condition was given, but this denoiser takes none; make one that does with add_condition(denoiser, n_condition)")
+    if tuple(condition.shape) != (n_images, n_condition):
+        raise ValueError(f"the condition must have shape ({n_images}, {n_condition}): {n_condition} numbers for each of {n_images} images, "
+                         f"got {tuple(condition.shape)}")
+    if values and (bad := ~(condition.isfinite().all(1) | condition.isnan().all(1))).any():
+        raise ValueError(f"each row of the condition must be finite, or all NaN for none; {int(bad.sum())} of {n_images} rows are neither")
+
+# %% ../nbs/03_denoiser.ipynb #8f0959df
 def check_unet(
     unet: nn.Module,
     patch: int,
+    n_condition: int = 0,
 ) -> None:
     "Raise TypeError or ValueError unless `unet` can be a denoiser's network."
     config = getattr(unet, "config", None)
@@ -241,13 +290,19 @@ def check_unet(
         raise ValueError(f"with patch={patch} the unet needs a multiple of {patch**2} channels, got in_channels={config.in_channels}")
     if config.in_channels != config.out_channels:
         raise ValueError(f"unet must return as many channels as it takes, got {config.in_channels} and {config.out_channels}")
+    if n_condition < 0 or int(n_condition) != n_condition: raise ValueError(f"n_condition must be 0, 1, 2, ..., got {n_condition!r}")
+    takes = getattr(config, "class_embed_type", None) or getattr(config, "num_class_embeds", None)
+    if takes != ("identity" if n_condition else None):
+        raise ValueError(f'a unet for n_condition={n_condition} must have class_embed_type={"identity" if n_condition else None!r} '
+                         f"and no num_class_embeds, got {takes!r}; add_condition makes one from an unconditional denoiser")
 
-# %% ../nbs/03_denoiser.ipynb #041708a1
+# %% ../nbs/03_denoiser.ipynb #da51ef0f
 def build_denoiser(
     config: DenoiserConfig,          # as in `get_preset("demo").denoiser`
     data_std: float | None = None,   # see `Denoiser`
     data_mean: float = 0.0,
     seed: int = 0,                   # of the initial weights
+    n_condition: int = 0,            # length of the condition; 0: unconditional
 ) -> Denoiser:
     "A new denoiser, with random weights, as the configuration describes it. Raises ValueError for sizes that do not fit."
     from diffusers import UNet2DModel
@@ -255,16 +310,42 @@ def build_denoiser(
     levels = len(config.multipliers)
     if config.image_size % (side := config.patch * 2**(levels - 1)):
         raise ValueError(f"image_size must be a multiple of {side} (patch {config.patch}, {levels} resolutions), got {config.image_size}")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(int(torch.randint(2**62, (), generator=generator(seed, 31))))
+    widths = tuple(config.width * m for m in config.multipliers)
+    with initial_weights(seed, 31):
         unet = UNet2DModel(
             sample_size=config.image_size // config.patch, in_channels=config.patch**2, out_channels=config.patch**2,
-            layers_per_block=config.layers, block_out_channels=tuple(config.width * m for m in config.multipliers),
+            layers_per_block=config.layers, block_out_channels=widths, attention_head_dim=math.gcd(widths[-1], 32),
             down_block_types=("DownBlock2D",) * levels, up_block_types=("UpBlock2D",) * levels,
             norm_num_groups=math.gcd(config.width, 8), add_attention=config.attention)
-    return Denoiser(unet.to(memory_format=torch.channels_last), NoiseSchedule(config.T, config.schedule), config.patch, data_std, data_mean)
+    denoiser = Denoiser(unet.to(memory_format=torch.channels_last), NoiseSchedule(config.T, config.schedule), config.patch, data_std, data_mean)
+    return add_condition(denoiser, n_condition, seed) if n_condition else denoiser
 
-# %% ../nbs/03_denoiser.ipynb #239792fc
+@contextlib.contextmanager
+def initial_weights(seed: int, purpose: int) -> Iterator[None]:
+    "What is built within draws its weights from the stream (seed, purpose), and leaves torch's global generator alone."
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(int(torch.randint(2**62, (), generator=generator(seed, purpose))))
+        yield
+
+# %% ../nbs/03_denoiser.ipynb #b63c7eb3
+def add_condition(
+    denoiser: Denoiser,  # unconditional; not changed
+    n_condition: int,    # length of the condition
+    seed: int = 0,       # of the weights that are new
+) -> Denoiser:
+    "A copy that takes a condition, and ignores it until trained. Raises ValueError if the denoiser takes one already."
+    from diffusers import UNet2DModel
+
+    if denoiser.n_condition: raise ValueError(f"this denoiser takes a condition already (of length {denoiser.n_condition})")
+    if n_condition < 1: raise ValueError(f"n_condition must be at least 1, got {n_condition!r}")
+    told = describe(denoiser)
+    with initial_weights(seed, 34):
+        new = Denoiser(UNet2DModel(**told["unet"] | {"class_embed_type": "identity"}), denoiser.schedule, n_condition=n_condition,
+                       **{name: told[name] for name in ("patch", "data_std", "data_mean", "first_time")})
+    new.unet.load_state_dict(denoiser.unet.state_dict())
+    return new.to(next(denoiser.parameters()).device, memory_format=torch.channels_last).train(denoiser.training)
+
+# %% ../nbs/03_denoiser.ipynb #d01a0bb6
 def loss_weights(
     schedule: NoiseSchedule,
     kind: str = "eps",        # or "min_snr", "v"
@@ -281,12 +362,14 @@ def denoising_loss(
     y0: Tensor,     # (B, ...) clean images in [-1, 1]
     t: Tensor,      # (B,) times, 1..T
     noise: Tensor,  # (B, ...) standard normal
+    condition: Tensor | None = None, # (B, n_condition), for a denoiser that takes one
 ) -> Tensor: # (B,) mean over pixels
     "Squared error of the noise estimate (Ho et al. 2020, Eq. 14), for each image."
-    error = denoiser(schedule.add_noise(y0, noise, t), t).float() - noise
+    given = () if condition is None else (condition,)
+    error = denoiser(schedule.add_noise(y0, noise, t), t, *given).float() - noise
     return error.square().flatten(1).mean(1)
 
-# %% ../nbs/03_denoiser.ipynb #78944554
+# %% ../nbs/03_denoiser.ipynb #18eefe10
 def check_images(
     images: Tensor | Any,  # (n, 1, H, W) in [0, 1], tensor or array
     size: int,             # H and W
@@ -299,26 +382,28 @@ def check_images(
         raise ValueError(f"images must be finite and in [0, 1], got values from {images.min():.3g} to {images.max():.3g}")
     return 2 * images.clamp(0, 1) - 1
 
-# %% ../nbs/03_denoiser.ipynb #160fda11
+# %% ../nbs/03_denoiser.ipynb #daefbfb9
 def validation_loss(
     y0: Tensor,               # (n, 1, H, W) clean images in [-1, 1]
     schedule: NoiseSchedule,
     n: int = 256,             # size of the fixed set
     seed: int = 0,            # of the fixed set
+    condition: Tensor | None = None, # (n, n_condition) of the images
 ) -> Callable[[nn.Module], Tensor]: # denoiser -> () mean unweighted loss
     "Loss on a fixed set of (image, time, noise); times are evenly spread over 1..T."
     stream = generator(seed, 33)
-    y0 = y0[torch.randint(len(y0), (n,), generator=stream).to(y0.device)]
+    rows = torch.randint(len(y0), (n,), generator=stream).to(y0.device)
+    y0, given = y0[rows], [] if condition is None else [condition[rows].split(64)]
     noise = torch.randn(y0.shape, generator=stream).to(y0.device)
     t = torch.linspace(1, schedule.T, n).round().long().to(y0.device)
 
     @torch.no_grad()
     def loss(denoiser: nn.Module) -> Tensor:
-        parts = [denoising_loss(denoiser, schedule, *part) for part in zip(y0.split(64), t.split(64), noise.split(64))]
+        parts = [denoising_loss(denoiser, schedule, *part) for part in zip(y0.split(64), t.split(64), noise.split(64), *given)]
         return torch.cat(parts).mean()
     return loss
 
-# %% ../nbs/03_denoiser.ipynb #44c88e6a
+# %% ../nbs/03_denoiser.ipynb #6e79f877
 def train_denoiser(
     images: Tensor | Any,                      # (n, 1, H, W) in [0, 1], tensor or array
     config: DenoiserConfig,
@@ -327,6 +412,9 @@ def train_denoiser(
     denoiser: Denoiser | None = None,          # one of your own; None: built from `config`, preconditioned by the images' statistics
     weighting: str | None = None,              # see `loss_weights`; default: "v" if preconditioned, else "eps" as in the paper
     decay: bool = True,                        # half-cosine decay of the learning rate, after a short warm-up
+    condition: Tensor | Any | None = None,     # (n, n_condition) of the images, of order one; images are not flipped then
+    drop: float = 0.1,                         # how often an image is shown without its condition
+    validation_condition: Tensor | Any | None = None, # (m, n_condition) of the held-out images; None: their loss is the unconditional one
     seed: int = 0,
     device: str | torch.device = "auto",
     **options: Any,                            # for `migvis.training.fit`: checkpoint, callback, progress, compile, ...
@@ -334,27 +422,45 @@ def train_denoiser(
     "Train a denoiser; resumes from `checkpoint` (a folder) if one is there. Raises ValueError for images that do not fit."
     y0 = check_images(images, config.image_size)
     held_out = y0 if validation is None else check_images(validation, config.image_size)
-    if denoiser is None: denoiser = build_denoiser(config, max(y0.std().item(), 1e-3), y0.mean().item(), seed=seed)
+    z, held_out_z = as_condition(condition, len(y0)), as_condition(condition if validation is None else validation_condition, len(held_out))
+    if denoiser is None:
+        denoiser = build_denoiser(config, max(y0.std().item(), 1e-3), y0.mean().item(), seed, 0 if z is None else z.shape[1])
     if denoiser.image_size != config.image_size:
         raise ValueError(f"the denoiser is for images of side {denoiser.image_size}, the configuration for {config.image_size}")
     schedule, device = denoiser.schedule, resolve_device(device)
     weighting = weighting or ("eps" if denoiser.data_std is None else "v")
-    weights, mark = loss_weights(schedule, weighting), fingerprint(y0, config, denoiser, weighting=weighting, decay=decay)
-    y0, held_out = y0.to(device), held_out.to(device)
+    for given, y in ((z, y0), (held_out_z, held_out)): check_condition(given, denoiser.n_condition, len(y))
+    told = {} if z is None else {"condition": digest(z), "drop": check_share(drop)}
+    weights, mark = loss_weights(schedule, weighting), fingerprint(y0, config, denoiser, weighting=weighting, decay=decay, **told)
+    y0, held_out, z, held_out_z = (None if x is None else x.to(device) for x in (y0, held_out, z, held_out_z))
 
     def loss_fn(model: nn.Module, batch: Batch) -> tuple[Tensor, Mapping[str, Tensor]]:
         y, t = y0[batch.index], batch.randint(schedule.T + 1, low=1)
-        if config.flips: y = torch.where(batch.rand(1, 1, 1) < 0.5, y.flip(-1), y)
-        loss = denoising_loss(model, schedule, y, t, batch.randn(*y.shape[1:]))
+        if config.flips and z is None: y = torch.where(batch.rand(1, 1, 1) < 0.5, y.flip(-1), y)
+        noise = batch.randn(*y.shape[1:])
+        loss = denoising_loss(model, schedule, y, t, noise, None if z is None else torch.where(batch.rand(1) < drop, math.nan, z[batch.index]))
         return (loss * schedule.at(weights, t, loss)).mean(), {"eps_loss": loss.mean()}
 
     options = {"desc": "denoiser", "validate_every": max(1, min(config.steps // 5, 500))} | options
     return fit(denoiser, loss_fn, len(y0), steps=config.steps, batch_size=config.batch_size, lr=config.lr, betas=config.betas,
                clip=config.clip, schedule=warmup_cosine(config.steps, min(100, config.steps // 10)) if decay else None, ema=config.ema,
-               seed=seed, device=device, precision=config.precision, validate=validation_loss(held_out, schedule),
-               fingerprint=mark, **options)
+               seed=seed, device=device, precision=config.precision,
+               validate=validation_loss(held_out, schedule, condition=held_out_z), fingerprint=mark, **options)
 
-# %% ../nbs/03_denoiser.ipynb #0f70caec
+def as_condition(condition: Tensor | Any | None, n: int) -> Tensor | None: # (n, n_condition) float32
+    "A condition as a matrix with a row for each of n images. Raises ValueError for another shape."
+    if condition is None: return None
+    condition = torch.as_tensor(condition).float()
+    if condition.ndim != 2 or len(condition) != n or not condition.shape[1]:
+        raise ValueError(f"the condition must be a matrix with a row for each of the {n} images, got shape {tuple(condition.shape)}")
+    return condition
+
+def check_share(drop: float) -> float:
+    "Return `drop` if it is in [0, 1); raises ValueError otherwise."
+    if not 0 <= drop < 1: raise ValueError(f"drop must be in [0, 1), got {drop!r}")
+    return float(drop)
+
+# %% ../nbs/03_denoiser.ipynb #da41a99e
 def fingerprint(
     y0: Tensor,           # training images
     config: DenoiserConfig,
@@ -362,8 +468,11 @@ def fingerprint(
     **choices: Any,       # whatever else decides the run
 ) -> dict[str, Any]: # JSON-able
     "What must agree for a checkpoint to belong to this training run."
-    digest = hashlib.sha1(y0.contiguous().numpy().tobytes()).hexdigest()[:16]
-    return json.loads(json.dumps({"config": asdict(config), "denoiser": describe(denoiser), "images": digest, **choices}))
+    return json.loads(json.dumps({"config": asdict(config), "denoiser": describe(denoiser), "images": digest(y0), **choices}))
+
+def digest(x: Tensor) -> str: # 16 hexadecimal digits
+    "Digest of the values of a tensor."
+    return hashlib.sha1(x.cpu().contiguous().numpy().tobytes()).hexdigest()[:16]
 
 def describe(
     denoiser: Denoiser,
@@ -371,9 +480,10 @@ def describe(
     "Everything about a denoiser but its weights."
     unet = {k: v for k, v in dict(denoiser.unet.config).items() if not k.startswith("_")}
     own = {name: getattr(denoiser, name) for name in ("patch", "data_std", "data_mean", "first_time")}
+    if denoiser.n_condition: own["n_condition"] = denoiser.n_condition
     return json.loads(json.dumps({"unet": unet, "schedule": asdict(denoiser.schedule), **own}))
 
-# %% ../nbs/03_denoiser.ipynb #1fe28bb7
+# %% ../nbs/03_denoiser.ipynb #e6a920c8
 @torch.no_grad()
 def sample_images(
     denoiser: Denoiser,
@@ -382,19 +492,45 @@ def sample_images(
     seed: int = 0,           # of the initial noise
     batch_size: int = 256,
     progress: bool = False,
+    condition: Tensor | None = None, # (n, n_condition), or (n_condition,) for all; see `condition_on`
+    weight: float = 0.0,             # of the condition
 ) -> Tensor: # (n, 1, H, W) in [0, 1], on the CPU
-    "Unguided images from pure noise, by deterministic DDIM with estimates clamped to [-1, 1]."
+    "Images from pure noise, by deterministic DDIM with estimates clamped to [-1, 1]."
     schedule, device = denoiser.schedule, next(denoiser.parameters()).device
     y = torch.randn(n, denoiser.channels, *2 * [denoiser.image_size], generator=generator(seed, 32)).to(device)
     times = schedule.times(steps=min(steps or schedule.T, schedule.T))
     parts = list(y.split(batch_size))
+    given = [] if condition is None else torch.atleast_2d(condition).expand(n, -1).split(batch_size)
+    eps = [condition_on(denoiser, z, weight) for z in given] or [denoiser] * len(parts)
     for now, after in progress_bar(list(zip(times[:-1], times[1:])), desc="sampling", unit="step", progress=progress):
         for i, part in enumerate(parts):
-            y0 = schedule.y0_hat(part, denoiser(part, now), now).clamp(-1, 1)
+            y0 = schedule.y0_hat(part, eps[i](part, now), now).clamp(-1, 1)
             parts[i] = schedule.add_noise(y0, schedule.eps_hat(part, y0, now), after)
     return ((torch.cat(parts) + 1) / 2).clamp(0, 1).cpu()
 
-# %% ../nbs/03_denoiser.ipynb #972cd146
+# %% ../nbs/03_denoiser.ipynb #4511e03b
+def condition_on(
+    denoiser: Denoiser,            # one that takes a condition
+    condition: Tensor,             # (B, n_condition), or (n_condition,) for all images
+    weight: float | Tensor = 0.0,  # w, or (B,) one for each image; -1: unconditional, 0: conditional, above: exaggerated
+) -> Callable[[Tensor, int | Tensor], Tensor]: # eps(y_t, t) for B images
+    "Classifier-free guidance (Ho and Salimans 2022, Eq. 6), both branches in one call. Raises ValueError for what does not fit."
+    condition, weight = torch.atleast_2d(torch.as_tensor(condition)), torch.as_tensor(weight, dtype=torch.float32).reshape(-1)
+    check_condition(condition, denoiser.n_condition, len(condition))
+    if not weight.isfinite().all(): raise ValueError(f"weight must be finite, got {weight.tolist()}")
+    guided = bool(weight.any())
+
+    def eps(y_t: Tensor, t: int | Tensor) -> Tensor:
+        for name, value in {"condition": condition, "weight": weight}.items():
+            if len(value) not in (1, len(y_t)): raise ValueError(f"the {name} is for {len(value)} images, but {len(y_t)} came")
+        z, w = condition.to(y_t).expand(len(y_t), -1), weight.to(y_t)[:, None, None, None]
+        if not guided: return denoiser(y_t, t, z)
+        t = torch.as_tensor(t, device=y_t.device).expand(len(y_t))
+        given, free = denoiser(torch.cat([y_t, y_t]), torch.cat([t, t]), torch.cat([z, torch.full_like(z, math.nan)])).chunk(2)
+        return given + w * (given - free)
+    return eps
+
+# %% ../nbs/03_denoiser.ipynb #8551b46e
 def save_denoiser(
     path: str | Path,
     denoiser: Denoiser,                     # around a `diffusers.UNet2DModel`
@@ -402,7 +538,9 @@ def save_denoiser(
     dtype: torch.dtype = torch.float32,     # float16 halves the file
 ) -> Path:
     "Write a denoiser as one safetensors file; architecture, schedule and `meta` are in its header."
-    weights = {k: v.to(dtype) if v.is_floating_point() else v for k, v in denoiser.unet.state_dict().items()}
+    weights = denoiser.unet.state_dict()
+    if denoiser.n_condition: weights |= {f"embedding.{k}": v for k, v in denoiser.embedding.state_dict().items()}
+    weights = {k: v.to(dtype) if v.is_floating_point() else v for k, v in weights.items()}
     return save_tensors(path, weights, {"kind": "denoiser", **describe(denoiser), "meta": dict(meta or {})})
 
 def load_denoiser(
@@ -413,8 +551,9 @@ def load_denoiser(
     from diffusers import UNet2DModel
 
     weights, header = load_tensors(path, kind="denoiser")
-    own = {name: header[name] for name in ("patch", "data_std", "data_mean", "first_time")}
+    own = {name: header[name] for name in ("patch", "data_std", "data_mean", "first_time", "n_condition") if name in header}
     denoiser = Denoiser(UNet2DModel(**header["unet"]), NoiseSchedule(**header["schedule"]), **own)
-    try: denoiser.unet.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in weights.items()})
+    weights = {k if k.startswith("embedding.") else f"unet.{k}": v.float() if v.is_floating_point() else v for k, v in weights.items()}
+    try: denoiser.load_state_dict(weights)
     except RuntimeError as e: raise ValueError(f"the weights in {path} do not fit the architecture in its header: {e}") from e
     return denoiser.to(resolve_device(device), memory_format=torch.channels_last).eval(), header["meta"]
