@@ -9,7 +9,7 @@ from diffusers import DDPMScheduler, UNet2DModel
 
 from migvis import denoiser as dn
 from migvis.denoiser import Denoiser, NoiseSchedule, build_denoiser
-from migvis.training import DenoiserConfig, generator
+from migvis.training import DenoiserConfig, generator, get_preset
 
 SMALL = DenoiserConfig(image_size=16, width=8, multipliers=(1, 2), layers=1, patch=2, attention=False, T=20, steps=40, batch_size=16, lr=2e-3)
 
@@ -181,6 +181,14 @@ def test_initial_weights_depend_on_the_seed_alone():
     assert same(a, b) and not same(a, c)
 
 
+@pytest.mark.parametrize("name", ["tiny", "demo", "paper"])
+def test_presets_build_with_wide_heads(name):
+    config = get_preset(name).denoiser
+    unet = build_denoiser(config).unet
+    lowest, heads = config.width * config.multipliers[-1], unet.mid_block.attentions[0].heads if config.attention else 1
+    assert unet.config.attention_head_dim == min(32, lowest) and (not config.attention or heads * 32 == lowest)
+
+
 def test_networks_that_do_not_fit_are_refused():
     s = NoiseSchedule(20)
     with pytest.raises(TypeError, match="UNet2DModel"): Denoiser(torch.nn.Conv2d(1, 1, 1), s)
@@ -263,6 +271,140 @@ def test_images_that_do_not_fit_are_refused(bad):
 
 def test_arrays_are_images_too():
     assert dn.check_images(np.zeros((2, 1, 16, 16), "float32"), 16).unique().tolist() == [-1]
+
+
+# --- a condition ---------------------------------------------------------------------------------------------------------
+
+def conditional(n_condition=2, scale=0.5):
+    "A conditional denoiser whose embedding has learned something."
+    denoiser = build_denoiser(SMALL, 0.4, n_condition=n_condition).eval()
+    with torch.no_grad(): denoiser.embedding.outer.weight.copy_(scale * randn(*denoiser.embedding.outer.weight.shape, seed=4))
+    return denoiser
+
+
+def bar_places(n=64, size=16):
+    "Where `bars` stand, in [-1, 1]."
+    return (torch.randint(2, size - 2, (n, 1), generator=generator(0, 10)) - 7.5) / 6
+
+
+def test_a_new_condition_changes_nothing():
+    free, y, t = build_denoiser(SMALL, 0.4, 0.1, seed=3).eval(), randn(4, 1, 16, 16), torch.tensor([1, 5, 12, 20])
+    told = dn.add_condition(free, 2)
+    assert told.n_condition == 2 and free.n_condition == 0 and not told.training
+    with torch.no_grad():
+        for z in (None, randn(4, 2), torch.full((4, 2), math.nan)): assert torch.equal(told(y, t, z), free(y, t))
+    assert not {p.data_ptr() for p in told.parameters()} & {p.data_ptr() for p in free.parameters()}
+    built = build_denoiser(SMALL, 0.4, 0.1, seed=3, n_condition=2).state_dict()
+    assert all(torch.equal(v, built[k]) for k, v in dn.add_condition(free, 2, seed=3).state_dict().items())
+    assert {k for k in built if not k.startswith("embedding.")} == set(free.state_dict())
+
+
+def test_rows_of_nan_are_unconditional():
+    denoiser, y, t, z = conditional(), randn(3, 1, 16, 16), torch.tensor([2, 9, 15]), randn(3, 2, seed=1)
+    mixed = torch.stack([z[0], torch.full((2,), math.nan), z[2]])
+    with torch.no_grad():
+        out, told, free = denoiser(y, t, mixed), denoiser(y, t, z), denoiser(y, t)
+        torch.testing.assert_close(out, torch.stack([told[0], free[1], told[2]]), atol=1e-5, rtol=1e-5)
+        assert torch.equal(free, denoiser(y, t, torch.full((3, 2), math.nan))) and (told - free).abs().amax((1, 2, 3)).min() > 1e-3
+
+
+def test_guidance_is_the_formula_of_two_answers():
+    denoiser, y, t, z, w = conditional(), randn(3, 1, 16, 16), torch.tensor([2, 9, 15]), randn(3, 2, seed=1), torch.tensor([0.5, 2.0, -1.0])
+    with torch.no_grad():
+        told, free = denoiser(y, t, z), denoiser(y, t)
+        expected = (1 + w)[:, None, None, None] * told - w[:, None, None, None] * free
+        torch.testing.assert_close(dn.condition_on(denoiser, z, w)(y, t), expected, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(dn.condition_on(denoiser, z, -1)(y, 7), denoiser(y, 7), atol=1e-5, rtol=1e-4)
+        assert torch.equal(dn.condition_on(denoiser, z)(y, t), told)
+        one = dn.condition_on(denoiser, z[0], 2.0)(y, t)
+        torch.testing.assert_close(one, dn.condition_on(denoiser, z[:1].expand(3, -1), 2.0)(y, t), atol=1e-5, rtol=1e-5)
+
+
+def test_guidance_is_exact_where_it_is_known():
+    "With exact branches, y_0 ~ N(0, 1) and y_0 | z ~ N(z, s^2), guided eps is the one worked out by hand."
+    schedule, s, t = NoiseSchedule(20), 0.5, 9
+    class Exact(torch.nn.Module):
+        n_condition = 1
+        def forward(self, y, t, z):
+            free = dn.mixture_denoiser(torch.zeros(1, 1, 1, 1), 1.0, schedule)(y, t)
+            told = torch.cat([dn.mixture_denoiser(m.view(1, 1, 1, 1), s, schedule)(y[i:i + 1], t[i:i + 1]) for i, m in enumerate(z.nan_to_num())])
+            return torch.where(z.isnan()[:, :, None, None], free, told)
+    z, y, ab = torch.tensor([[-0.5], [1.0]]), randn(2, 1, 1, 1), schedule.alpha_bar[t].item()
+    noise = (1 - ab) ** 0.5
+    expected = 3 * noise * (y - ab**0.5 * z[:, :, None, None]) / (ab * s**2 + 1 - ab) - 2 * noise * y
+    torch.testing.assert_close(dn.condition_on(Exact(), z, 2.0)(y, t), expected, atol=1e-5, rtol=1e-4)
+
+
+def test_training_learns_to_use_the_condition():
+    config = replace(SMALL, steps=150, lr=1e-2, flips=True)
+    places, y0 = bar_places(), dn.check_images(bars(), 16)
+    fitted = train(config=config, condition=places)
+    loss = lambda **kw: dn.validation_loss(y0, fitted.model.schedule, **kw)(fitted.model).item()
+    assert 1.05 * loss(condition=places) < loss() < loss(condition=places.flip(0))
+    assert fitted.history["validation"].dropna().iloc[-1] == pytest.approx(loss(condition=places), rel=1e-4)
+    wanted = torch.tensor([[-0.8], [0.0], [0.8]])
+    drawn = dn.sample_images(fitted.model, 3, steps=None, condition=wanted, batch_size=2)
+    assert (drawn.mean((1, 2)).argmax(1) - (7.5 + 6 * wanted[:, 0])).abs().max() < 2, "bars must stand where they were asked for"
+    one, each = (dn.sample_images(fitted.model, 3, steps=5, condition=z, weight=1.0) for z in (wanted[0], wanted[:1].expand(3, -1)))
+    assert torch.equal(one, each), "one condition is for all images"
+
+
+def test_images_are_not_flipped_under_a_condition():
+    weights = [torch.cat([p.flatten() for p in train(config=replace(SMALL, steps=3, flips=flips), **kw).model.parameters()])
+               for kw in (dict(condition=bar_places()), {}) for flips in (True, False)]
+    assert torch.equal(weights[0], weights[1]) and not torch.equal(weights[2], weights[3])
+
+
+@pytest.mark.parametrize("drop", [0.0, 0.3])
+def test_the_condition_is_dropped_as_often_as_asked(drop):
+    seen, denoiser = [], build_denoiser(SMALL, 0.4, n_condition=1)
+    denoiser.embedding.register_forward_pre_hook(lambda _, args: None if args[0] is None else seen.append(args[0].isnan().flatten()))
+    train(config=replace(SMALL, steps=30, batch_size=32, ema=None), denoiser=denoiser, condition=bar_places(), drop=drop, validate_every=10**6,
+          validation=bars()[:1])
+    share = torch.cat(seen[:30]).float().mean().item()
+    assert share == pytest.approx(drop, abs=0.06) and len(torch.cat(seen[:30])) == 960
+
+
+def test_conditional_training_resumes_and_checks_the_condition(tmp_path):
+    class Stop(Exception): ...
+    def stop(step, model, row):
+        if step >= 7: raise Stop
+    config, places = replace(SMALL, steps=12), bar_places()
+    with pytest.raises(Stop): train(config=config, condition=places, checkpoint=tmp_path, checkpoint_every=5, callback=stop, log_every=1)
+    with pytest.raises(ValueError, match="condition"): train(config=config, condition=places.flip(0), checkpoint=tmp_path)
+    with pytest.raises(ValueError, match="drop"): train(config=config, condition=places, drop=0.2, checkpoint=tmp_path)
+    resumed, straight = train(config=config, condition=places, checkpoint=tmp_path), train(config=config, condition=places)
+    assert resumed.resumed_from == 5
+    assert all(torch.equal(a, b) for a, b in zip(resumed.model.parameters(), straight.model.parameters()))
+
+
+def test_conditional_files_round_trip(tmp_path):
+    denoiser, y, z = conditional(), randn(2, 1, 16, 16), randn(2, 2, seed=1)
+    loaded, _ = dn.load_denoiser(dn.save_denoiser(tmp_path / "told.safetensors", denoiser), device="cpu")
+    assert loaded.n_condition == 2
+    with torch.no_grad(): torch.testing.assert_close(loaded(y, 6, z), denoiser(y, 6, z), atol=1e-6, rtol=0)
+    assert "n_condition" not in dn.describe(build_denoiser(SMALL)), "files of unconditional denoisers stay as they were"
+
+
+def test_conditions_that_do_not_fit_are_refused():
+    free, told, y = build_denoiser(SMALL), conditional(), randn(3, 1, 16, 16)
+    with pytest.raises(ValueError, match="takes none.*add_condition"): free(y, 3, randn(3, 2))
+    with pytest.raises(ValueError, match=r"\(3, 2\).*\(3, 5\)"): told(y, 3, randn(3, 5))
+    with pytest.raises(ValueError, match=r"\(3, 2\)"): told(y, 3, randn(2, 2))
+    for value in (math.nan, math.inf):
+        z = randn(3, 2)
+        z[1, 0] = value
+        with pytest.raises(ValueError, match="finite, or all NaN.*1 of 3"): told(y, 3, z)
+        with pytest.raises(ValueError, match="finite, or all NaN"): dn.condition_on(told, z)
+    with pytest.raises(ValueError, match="for 2 images, but 3 came"): dn.condition_on(told, randn(2, 2))(y, 3)
+    with pytest.raises(ValueError, match="weight must be finite"): dn.condition_on(told, randn(2, 2), math.nan)
+    with pytest.raises(ValueError, match="already"): dn.add_condition(told, 3)
+    with pytest.raises(ValueError, match="at least 1"): dn.add_condition(free, 0)
+    with pytest.raises(ValueError, match="class_embed_type='identity'"): Denoiser(plain_unet(), NoiseSchedule(20), n_condition=2)
+    with pytest.raises(ValueError, match="takes none"): train(denoiser=free, condition=bar_places())
+    with pytest.raises(ValueError, match=r"\(64, 2\)"): train(denoiser=told, condition=bar_places())
+    with pytest.raises(ValueError, match="row for each of the 64 images"): train(condition=bar_places(63))
+    with pytest.raises(ValueError, match="drop"): train(condition=bar_places(), drop=1.0)
 
 
 # --- samples and files ---------------------------------------------------------------------------------------------------
