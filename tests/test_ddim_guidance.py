@@ -193,6 +193,117 @@ def test_gammas_are_per_row():
     assert torch.equal(together[:1], dg.sample(y_t[:1], exact, SHORT, 18))
 
 
+# --- levers --------------------------------------------------------------------------------------------------------------
+
+@pytest.fixture(scope="module")
+def two_clusters():
+    "Exact denoiser of two points in the plane, noise that leads to the first, and a guide to the second."
+    exact = mixture_denoiser(torch.tensor([[-0.6, 0.2], [0.6, -0.1]]), 0.15, SHORT)
+    y_t = dg.invert(torch.tensor([-0.6, 0.2]) + 0.1 * randn(5, 2), exact, SHORT, 18, fixed_point=3)
+    return exact, y_t, lambda y0, y_t, t: -(y0 - torch.tensor([0.6, -0.1])).square().sum(1)
+
+
+def slow_sample(y, exact, guide, gamma, until=0, unguided=False, recurrence=1, clamp=False):
+    "Guided sampling written out with the clean estimate and the noise of every step."
+    for now in range(18, 0, -1):
+        a, b = SHORT.alpha_bar[now].item(), SHORT.alpha_bar[now - 1].item()
+        for repeat in range(recurrence):
+            x = y.clone().requires_grad_()
+            eps = exact(x, now)
+            (grad,) = torch.autograd.grad(guide((x - (1 - a) ** 0.5 * eps) / a**0.5, x, now).sum(), x)
+            eps, strength = eps.detach(), gamma / recurrence if now > until else 0.0
+            y0 = (y - (1 - a) ** 0.5 * (eps - strength * (1 - a) ** 0.5 * grad)) / a**0.5
+            if clamp and strength: y0 = y0.clamp(-1, 1)
+            noise = eps if unguided else (y - a**0.5 * y0) / (1 - a) ** 0.5
+            down = b**0.5 * y0 + (1 - b) ** 0.5 * noise
+            y = a**0.5 * (down - (1 - b) ** 0.5 * eps) / b**0.5 + (1 - a) ** 0.5 * eps if repeat < recurrence - 1 else down
+    return y
+
+
+@pytest.mark.parametrize("ours, slow", [
+    ({}, {}), (dict(until=7), dict(until=7)), (dict(renoise="unguided"), dict(unguided=True)), (dict(recurrence=3), dict(recurrence=3)),
+    (dict(clamp=True), dict(clamp=True)),
+    (dict(clamp=True, recurrence=2, until=4, renoise="unguided"), dict(clamp=True, recurrence=2, until=4, unguided=True)),
+], ids=lambda d: "+".join(d) or "plain")
+def test_levers_against_the_step_written_out(two_clusters, ours, slow):
+    exact, y_t, guide = two_clusters
+    fast, plain = (dg.sample(y_t, exact, SHORT, 18, guide, 3.0, **how) for how in (ours, {}))
+    torch.testing.assert_close(fast, slow_sample(y_t, exact, guide, 3.0, **slow), atol=1e-4, rtol=1e-4)
+    assert not ours or (fast - plain).abs().max() > 1e-3
+
+
+def test_levers_leave_unguided_rows_alone(two_clusters):
+    exact, y_t, guide = two_clusters
+    gamma, free = torch.tensor([0.0, 2.0, 0.0, 2.0, 0.0]), dg.sample(y_t, exact, SHORT, 18)
+    for how in (dict(clamp=True), dict(renoise="unguided"), dict(recurrence=3), dict(until=5), dict(scale="clip", limit=0.3)):
+        torch.testing.assert_close(dg.sample(y_t, exact, SHORT, 18, guide, gamma, **how)[gamma == 0], free[gamma == 0], atol=1e-4, rtol=0)
+
+
+def test_guidance_that_begins_late_is_an_edit_that_is_less_deep():
+    "Why there is `until` but no `from`: unguided sampling retraces the inversion."
+    exact = mixture_denoiser(torch.tensor([[-0.6, 0.2], [0.6, -0.1]]), 0.15, SCHEDULE)
+    y0, guide = torch.tensor([-0.6, 0.2]) + 0.1 * randn(6, 2), lambda y0, y_t, t: -(y0[:, 0] - 0.6).square() * (t <= 100)
+    deep = dg.sample(dg.invert(y0, exact, SCHEDULE, 135, 6), exact, SCHEDULE, 135, guide, 2.0)
+    shallow = dg.sample(dg.invert(y0, exact, SCHEDULE, 100, 6), exact, SCHEDULE, 100, guide, 2.0)
+    torch.testing.assert_close(deep, shallow, atol=0.01, rtol=0)
+
+
+def test_no_guide_is_asked_below_until(two_clusters):
+    exact, y_t, guide = two_clusters
+    asked = []
+    def watching(y0, y, t):
+        asked.append(t)
+        return guide(y0, y, t)
+    dg.sample(y_t, exact, SHORT, 18, watching, 1.0, until=6)
+    assert asked == list(range(18, 6, -1))
+
+
+def test_the_limit_is_in_norms_of_eps():
+    eps, grad, gamma = randn(3, 1, 4, 4), 1e4 * randn(3, 1, 4, 4, seed=1), torch.tensor([0.0, 1.0, 2.5])
+    length = (dg.guided_eps(eps, grad, gamma, 0.36, scale="clip", limit=0.3) - eps).flatten(1).norm(dim=1)
+    torch.testing.assert_close(length, 0.3 * (gamma > 0) * eps.flatten(1).norm(dim=1))
+
+
+def test_shifted_guide_is_the_mean_over_known_copies():
+    y0, y_t, guide = rand(3, 1, 8, 8), randn(3, 1, 8, 8), lambda y0, y, t: (y0[..., :4] ** 2).sum((1, 2, 3)) + t * y[:, 0, 2, 3]
+    assert torch.equal(dg.ShiftedGuide(guide, copies=1, pixels=0, noise=0.0)(y0, y_t, 3), guide(y0, y_t, 3))
+    shifted = dg.ShiftedGuide(guide, copies=3, pixels=2, noise=0.0, seed=5)
+    everywhere = torch.stack([guide(*(torch.roll(y, (i, j), (-2, -1)) for y in (y0, y_t)), 3) for i in range(-2, 3) for j in range(-2, 3)])
+    value = shifted(y0, y_t, 3)
+    assert torch.equal(value, shifted(y0, y_t, 3)) and not torch.equal(value, dg.ShiftedGuide(guide, 3, 2, 0.0, seed=6)(y0, y_t, 3))
+    assert ((value >= everywhere.amin(0)) & (value <= everywhere.amax(0))).all()
+    many = dg.ShiftedGuide(guide, copies=2000, pixels=2, noise=0.0)(y0, y_t, 3)
+    torch.testing.assert_close(many, everywhere.mean(0), atol=0.25, rtol=0)
+    noisy = dg.ShiftedGuide(lambda y0, y, t: y0.flatten(1).mean(1), copies=200, pixels=1, noise=1.0)(torch.zeros(2, 1, 8, 8), y_t[:2], 3)
+    assert noisy[0] == noisy[1] and noisy.abs().max() < 0.05
+
+
+def test_shifted_guide_picks_rows(world):
+    y = 2 * world["images"] - 1
+    guide = dg.ShiftedGuide(dg.MIGuide(world["critics"], world["z"][[3, 4, 5]], world["z"][10:17]), copies=2)
+    torch.testing.assert_close(guide.rows(torch.tensor([2, 0]))(y[[2, 0]], y[[2, 0]], 3), guide(y, y, 3)[[2, 0]], atol=1e-5, rtol=1e-5)
+    plain = dg.ShiftedGuide(lambda y0, y, t: y0.sum((1, 2, 3)))
+    assert plain.rows(slice(0, 1)) is plain
+
+
+@pytest.mark.parametrize("how, message", [
+    (dict(renoise="fresh"), "renoise"), (dict(until=-1), "until"), (dict(until=1.5), "until"), (dict(recurrence=0), "recurrence"),
+    (dict(recurrence=True), "recurrence"), (dict(limit=0.0), "limit"), (dict(limit=float("nan")), "limit"), (dict(scale="big"), "scale"),
+])
+def test_bad_levers_are_refused(two_clusters, how, message):
+    exact, y_t, guide = two_clusters
+    with pytest.raises(ValueError, match=message): dg.sample(y_t, exact, SHORT, 18, guide, 1.0, **how)
+
+
+def test_an_unknown_lever_is_refused(two_clusters):
+    with pytest.raises(TypeError, match="strength"): dg.sample(two_clusters[1], two_clusters[0], SHORT, 18, strength=2)
+
+
+def test_shifted_guide_refuses_nonsense():
+    for bad in (dict(copies=0), dict(pixels=-1), dict(noise=-0.1), dict(noise=float("nan"))):
+        with pytest.raises(ValueError, match="copies"): dg.ShiftedGuide(lambda y0, y, t: y0.sum(), **bad)
+
+
 def test_bad_guides_are_refused():
     exact = mixture_denoiser(torch.zeros(1, 1), 0.5, SHORT)
     with pytest.raises(ValueError, match="one number per image"): dg.sample(randn(2, 1), exact, SHORT, 10, lambda y0, y, t: y0.sum(), 1.0)
@@ -325,6 +436,28 @@ def test_hold_changes_an_edit(world):
     assert not torch.allclose(small_edit(world, hold=0.0), small_edit(world, hold=1.0), atol=1e-4)
 
 
+LEVERS = dict(until=4, renoise="unguided", recurrence=2, clamp=True, copies=2, scale="clip", limit=0.5)
+
+@pytest.mark.parametrize("mode", ["paper", "selective"])
+def test_edits_with_every_lever_are_deterministic_too(world, mode):
+    kw = dict(mode=mode, targets=world["z"][5:7], gammas=(0.0, 2.0), **LEVERS)
+    whole = small_edit(world, **kw)
+    assert torch.equal(whole, small_edit(world, **kw))
+    torch.testing.assert_close(small_edit(world, batch_size=5, **kw), whole, atol=1e-5, rtol=0)
+    assert (whole[:, :, :, 1] - whole[:, :, :, 0]).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("lever", LEVERS)
+def test_edit_passes_every_lever_on(world, lever):
+    common = dict(gammas=(20.0,), groups=[0], scale="clip") | ({"hold": 0.0} if lever == "limit" else {})
+    plain, other = (small_edit(world, **common | how) for how in ({}, {lever: "eps" if lever == "scale" else LEVERS[lever]}))
+    assert (plain - other).abs().max() > 1e-4
+
+
+def test_a_misspelt_option_is_refused(world):
+    with pytest.raises(TypeError, match="strenght"): small_edit(world, strenght=1.0)
+
+
 def test_all_times_and_strides(world):
     for kw in (dict(t_edit=20), dict(t_edit=1), dict(t_edit=18, steps=6)):
         assert torch.isfinite(small_edit(world, gammas=(0.5,), groups=[0], **kw)).all()
@@ -341,7 +474,10 @@ BAD = {
     "latent size": (dict(targets=torch.zeros(5)), "latents"), "nan target": (dict(targets=torch.full((6,), float("nan"))), "finite"),
     "pairs": (dict(targets=torch.zeros(3, 6), pairs=True), "pairs"), "image size": (dict(originals=torch.zeros(2, 1, 8, 8)), "image"),
     "image range": (dict(originals=torch.full((2, 1, 16, 16), 3.0)), r"\[0, 1\]"), "image rank": (dict(originals=torch.zeros(2, 16, 16)), "originals"),
-    "no negatives": (dict(negatives=torch.zeros(0, 6)), "negatives"),
+    "no negatives": (dict(negatives=torch.zeros(0, 6)), "negatives"), "other groups": (dict(latent_groups=(3, 2, 1)), "critics were trained for"),
+    "fewer groups": (dict(latent_groups=(2, 4)), "critics were trained for"), "copies": (dict(copies=-1), "copies"), "until": (dict(until=-2), "until"),
+    "infinite gamma": (dict(gammas=(float("inf"),)), "gamma"),
+    "repeated dims": (dict(dims=[0, 0], groups=[0]), "dims"), "group as float": (dict(groups=[0.5]), "groups"),
 }
 
 @pytest.mark.parametrize("case", BAD)
