@@ -6,10 +6,11 @@
 __all__ = ['sigmoid_alpha_bar', 'cosine_alpha_bar', 'linear_alpha_bar', 'clip_steps', 'NoiseSchedule', 'check_time',
            'mixture_denoiser', 'mixture_posterior', 'Denoiser', 'ConditionEmbedding', 'check_condition', 'check_unet',
            'build_denoiser', 'initial_weights', 'add_condition', 'loss_weights', 'denoising_loss', 'check_images',
-           'validation_loss', 'train_denoiser', 'as_condition', 'check_share', 'fingerprint', 'digest', 'describe',
-           'sample_images', 'condition_on', 'save_denoiser', 'load_denoiser']
+           'model_range', 'validation_loss', 'train_denoiser', 'as_condition', 'check_share', 'fingerprint', 'digest',
+           'describe', 'sample_images', 'training_pictures', 'record_row', 'write_figure', 'draw_sheet', 'draw_losses',
+           'condition_on', 'save_denoiser', 'load_denoiser']
 
-# %% ../nbs/03_denoiser.ipynb #b8f4a617
+# %% ../nbs/03_denoiser.ipynb #181ea0dc
 import contextlib
 import hashlib
 import json
@@ -20,12 +21,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
 import torch.nn.functional as F
+from accelerate import PartialState
+from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from .training import (Batch, DenoiserConfig, Fit, fit, generator, load_tensors, progress_bar, resolve_device, save_tensors,
-                             warmup_cosine)
+from .training import (Batch, DenoiserConfig, Fit, atomic_write, fit, generator, load_tensors, progress_bar, resolve_device,
+                             save_tensors, warmup_cosine)
 
 # %% ../nbs/03_denoiser.ipynb #c3beaca8
 def sigmoid_alpha_bar(
@@ -371,20 +375,29 @@ def denoising_loss(
 
 # %% ../nbs/03_denoiser.ipynb #18eefe10
 def check_images(
-    images: Tensor | Any,  # (n, 1, H, W) in [0, 1], tensor or array
+    images: Tensor | Any,  # (n, 1, H, W) in [0, 1], tensor or array; or uint8, 0..255
     size: int,             # H and W
+    keep_bytes: bool = False, # return uint8 as it is: a quarter of the memory
 ) -> Tensor: # (n, 1, H, W) float32 in [-1, 1]
     "Images as the diffusion model takes them. Raises ValueError for a wrong shape, range, or values that are not finite."
-    images = torch.as_tensor(images).float()
+    images = torch.as_tensor(images)
     if images.ndim != 4 or images.shape[1:] != (1, size, size) or not len(images):
         raise ValueError(f"images must have shape (n, 1, {size}, {size}), got {tuple(images.shape)}; resize them or change image_size")
+    if images.dtype == torch.uint8: return images if keep_bytes else model_range(images)
+    images = images.float()
     if not (images.min() >= -1e-4 and images.max() <= 1 + 1e-4): # false for NaN, too
         raise ValueError(f"images must be finite and in [0, 1], got values from {images.min():.3g} to {images.max():.3g}")
     return 2 * images.clamp(0, 1) - 1
 
+def model_range(
+    y0: Tensor, # uint8, 0..255; floats are returned as they are
+) -> Tensor: # float32 in [-1, 1]
+    "Bytes as the diffusion model takes them."
+    return y0.float() / 127.5 - 1 if y0.dtype == torch.uint8 else y0
+
 # %% ../nbs/03_denoiser.ipynb #daefbfb9
 def validation_loss(
-    y0: Tensor,               # (n, 1, H, W) clean images in [-1, 1]
+    y0: Tensor,               # (n, 1, H, W) clean images in [-1, 1], or uint8
     schedule: NoiseSchedule,
     n: int = 256,             # size of the fixed set
     seed: int = 0,            # of the fixed set
@@ -393,7 +406,7 @@ def validation_loss(
     "Loss on a fixed set of (image, time, noise); times are evenly spread over 1..T."
     stream = generator(seed, 33)
     rows = torch.randint(len(y0), (n,), generator=stream).to(y0.device)
-    y0, given = y0[rows], [] if condition is None else [condition[rows].split(64)]
+    y0, given = model_range(y0[rows]), [] if condition is None else [condition[rows].split(64)]
     noise = torch.randn(y0.shape, generator=stream).to(y0.device)
     t = torch.linspace(1, schedule.T, n).round().long().to(y0.device)
 
@@ -405,7 +418,7 @@ def validation_loss(
 
 # %% ../nbs/03_denoiser.ipynb #6e79f877
 def train_denoiser(
-    images: Tensor | Any,                      # (n, 1, H, W) in [0, 1], tensor or array
+    images: Tensor | Any,                      # (n, 1, H, W) in [0, 1], tensor or array; or uint8, which stays so until used
     config: DenoiserConfig,
     *,
     validation: Tensor | Any | None = None,    # (m, 1, H, W) held-out images; None: validation is on training images
@@ -420,11 +433,12 @@ def train_denoiser(
     **options: Any,                            # for `migvis.training.fit`: checkpoint, callback, progress, compile, ...
 ) -> Fit: # .model is the trained Denoiser, .history its losses
     "Train a denoiser; resumes from `checkpoint` (a folder) if one is there. Raises ValueError for images that do not fit."
-    y0 = check_images(images, config.image_size)
+    y0 = check_images(images, config.image_size, keep_bytes=True)
     held_out = y0 if validation is None else check_images(validation, config.image_size)
     z, held_out_z = as_condition(condition, len(y0)), as_condition(condition if validation is None else validation_condition, len(held_out))
     if denoiser is None:
-        denoiser = build_denoiser(config, max(y0.std().item(), 1e-3), y0.mean().item(), seed, 0 if z is None else z.shape[1])
+        some = model_range(y0[:20_000])
+        denoiser = build_denoiser(config, max(some.std().item(), 1e-3), some.mean().item(), seed, 0 if z is None else z.shape[1])
     if denoiser.image_size != config.image_size:
         raise ValueError(f"the denoiser is for images of side {denoiser.image_size}, the configuration for {config.image_size}")
     schedule, device = denoiser.schedule, resolve_device(device)
@@ -435,7 +449,7 @@ def train_denoiser(
     y0, held_out, z, held_out_z = (None if x is None else x.to(device) for x in (y0, held_out, z, held_out_z))
 
     def loss_fn(model: nn.Module, batch: Batch) -> tuple[Tensor, Mapping[str, Tensor]]:
-        y, t = y0[batch.index], batch.randint(schedule.T + 1, low=1)
+        y, t = model_range(y0[batch.index]), batch.randint(schedule.T + 1, low=1)
         if config.flips and z is None: y = torch.where(batch.rand(1, 1, 1) < 0.5, y.flip(-1), y)
         noise = batch.randn(*y.shape[1:])
         loss = denoising_loss(model, schedule, y, t, noise, None if z is None else torch.where(batch.rand(1) < drop, math.nan, z[batch.index]))
@@ -507,6 +521,76 @@ def sample_images(
             y0 = schedule.y0_hat(part, eps[i](part, now), now).clamp(-1, 1)
             parts[i] = schedule.add_noise(y0, schedule.eps_hat(part, y0, now), after)
     return ((torch.cat(parts) + 1) / 2).clamp(0, 1).cpu()
+
+# %% ../nbs/03_denoiser.ipynb #386592e4
+def training_pictures(
+    folder: str | Path,     # gets losses.csv, losses.png, samples-<step>.png
+    every: int = 1000,      # steps between pictures
+    n: int = 32,            # samples on a sheet
+    steps: int = 25,        # of sampling
+    seed: int = 0,          # of the samples' noise
+) -> Callable[[int, nn.Module, Mapping], None]: # `callback` of `train_denoiser`
+    "Callback that records losses and draws them, with unguided samples, as training goes on."
+    if int(every) != every or every < 1: raise ValueError(f"every must be a positive number of steps, got {every!r}")
+    folder, drawn = Path(folder), [-1]
+
+    def callback(step: int, model: nn.Module, row: Mapping) -> None:
+        if not PartialState().is_main_process: return
+        losses = record_row(folder / "losses.csv", row)
+        if step // every <= drawn[0]: return
+        drawn[0], training = step // every, model.training
+        sheet = sample_images(model.eval(), n, steps, seed)
+        model.train(training)
+        write_figure(folder / f"samples-{step:08d}.png", draw_sheet(sheet, f"samples after {step} steps"))
+        write_figure(folder / "losses.png", draw_losses(losses))
+    return callback
+
+# %% ../nbs/03_denoiser.ipynb #6f9e3c6b
+def record_row(
+    path: Path,     # a table in a .csv file, or none yet
+    row: Mapping,   # with "step"
+) -> pd.DataFrame: # the table
+    "Add a row to a table of losses, in the place of what an interrupted run wrote from that step on."
+    table = pd.DataFrame([row])
+    if path.exists():
+        before = pd.read_csv(path)
+        table = pd.concat([before[before["step"] < row["step"]], table], ignore_index=True)
+    with atomic_write(path) as temporary: table.to_csv(temporary, index=False)
+    return table
+
+def write_figure(path: Path, figure: Figure) -> None:
+    "Write a picture, completely or not at all."
+    with atomic_write(path) as temporary: figure.savefig(temporary, dpi=80, bbox_inches="tight")
+
+def draw_sheet(
+    images: Tensor,     # (n, 1, H, W) in [0, 1]
+    title: str = "",
+    columns: int = 8,
+) -> Figure:
+    "Images side by side."
+    n, size, gap = len(images), images.shape[-1], 2
+    rows, columns = -(-n // columns), min(columns, n)
+    canvas = torch.ones(rows * (size + gap) - gap, columns * (size + gap) - gap)
+    for i, image in enumerate(images[:, 0]):
+        r, c = (k * (size + gap) for k in divmod(i, columns))
+        canvas[r:r + size, c:c + size] = image
+    figure = Figure(figsize=(.85 * columns, .85 * rows + .3))
+    ax = figure.subplots()
+    ax.imshow(canvas.numpy(), cmap="gray", vmin=0, vmax=1); ax.set_axis_off(); ax.set_title(title, fontsize=9)
+    return figure
+
+def draw_losses(
+    losses: pd.DataFrame, # step, eps_loss, and validation where it was taken
+) -> Figure:
+    "Training and held-out loss of eps over steps."
+    figure = Figure(figsize=(5, 2.6))
+    ax = figure.subplots()
+    ax.semilogy(losses["step"], losses["eps_loss"], color="C0", alpha=.35, label="training batch")
+    if "validation" in losses:
+        held_out = losses.dropna(subset="validation")
+        ax.semilogy(held_out["step"], held_out["validation"], "o-", ms=3, color="C0", label="fixed validation set")
+    ax.set(xlabel="step", ylabel="loss of eps"); ax.legend(frameon=False)
+    return figure
 
 # %% ../nbs/03_denoiser.ipynb #4511e03b
 def condition_on(
