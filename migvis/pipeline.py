@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['fingerprint', 'Split', 'run_stage', 'claim_folder', 'cache_folder', 'Edits', 'as_indices', 'pair_up', 'as_groups',
            'prepare', 'to_model_range', 'fit_vae_stage', 'fit_critics_stage', 'fit_denoiser_stage', 'schedule_of',
-           'MIGVis', 'save_run', 'load_run', 'report_vae', 'score_labels', 'make_report', 'name_of_labels']
+           'MIGVis', 'judge_for', 'save_run', 'load_run', 'report_vae', 'score_labels', 'make_report', 'name_of_labels']
 
-# %% ../nbs/05c_pipeline.ipynb #34a931c1
+# %% ../nbs/05c_pipeline.ipynb #d97182b2
 import hashlib
 import json
 import os
@@ -27,7 +27,10 @@ from torch import Tensor
 from .data import Recording, check_recording, resize_images, split_indices
 from .ddim_guidance import edit as guided_edit, invert, sample
 from .denoiser import Denoiser, NoiseSchedule, load_denoiser, save_denoiser, train_denoiser, validation_loss
+from .edit_selectivity import SelectivityResult, run_selectivity
 from .infonce import Critics, held_out_mi, load_critics, save_critics, train_critics
+from .pretrained import load_pretrained, pretrained_for
+from .readouts import ReadoutConfig, Readouts, load_readouts, train_readouts
 from .training import Preset, atomic_write, get_preset, resolve_device
 from .vae import FittedVAE, fit_vae, load_vae, save_vae
 
@@ -133,6 +136,16 @@ class Edits:
         from migvis.figures import plot_guidance
         return plot_guidance(self.originals, self.targets, self.images, self.gammas, self.group_names, self.caption)
 
+    def explore(self) -> Any: # an ipywidgets widget
+        "Sliders over these edits (`widgets.explore_guidance`)."
+        from migvis.widgets import explore_guidance
+        return explore_guidance(self)
+
+    def to_html(self, path: str | Path) -> Path:
+        "The same sliders as one file that needs neither kernel nor network (`widgets.to_html`)."
+        from migvis.widgets import to_html
+        return to_html(self, path)
+
     def save(self, path: str | Path) -> Path: # a .npz file, without pickle
         "Write images and description to one file, atomically."
         meta = {k: v for k, v in asdict(self).items() if not isinstance(v, np.ndarray)}
@@ -223,12 +236,15 @@ def fit_critics_stage(path: Path, recording: Recording, split: Split, preset: Pr
         return fitted.model, fitted.history
     return run_stage(path, train, lambda path, critics: save_critics(critics, path), lambda path: load_critics(path, options["device"]))
 
-def fit_denoiser_stage(path: Path, recording: Recording, split: Split, preset: Preset, options: Mapping) -> Denoiser:
-    "The denoiser, on the training images."
+def fit_denoiser_stage(path: Path, recording: Recording, split: Split, preset: Preset, shipped: str | None, options: Mapping) -> Denoiser:
+    "The denoiser: the shipped one of that name, or trained on the training images."
     def train(checkpoints: Path) -> tuple[Denoiser, pd.DataFrame]:
         fitted = train_denoiser(recording.images[split.train], preset.denoiser, validation=recording.images[split.validation],
                                 checkpoint=checkpoints, desc="3/3 denoiser", **options)
         return fitted.model, fitted.history
+    if shipped is not None:
+        if options["progress"]: print(f"3/3 denoiser: the shipped weights {shipped!r} fit these images; train=True trains one anew")
+        return load_pretrained(shipped, options["device"])[0]
     save = lambda path, denoiser: save_denoiser(path, denoiser, {"preset": preset.name, "recording": recording.name})
     return run_stage(path, train, save, lambda path: load_denoiser(path, options["device"])[0])
 
@@ -250,6 +266,7 @@ class MIGVis:
     ) -> None:
         self.preset, self.seed, self.device = get_preset(preset), seed, resolve_device(device)
         self.options: dict[str, str] = {}       # what `fit` was told beside the recording
+        self.shipped: str | None = None         # name of the shipped denoiser, if one is used
         self.recording: Recording | None = None # at the preset's resolution
         self.split: Split | None = None
         self.vae: FittedVAE | None = None
@@ -262,17 +279,19 @@ class MIGVis:
         out: str | Path | None = None,   # folder of the run; None: nothing is kept once fitting is done
         silent: str = "drop",            # units that answer every image alike: "drop", "keep", "warn" or "error"
         progress: bool = True,
+        train: bool = False,             # train the denoiser anew where shipped weights fit the images (`pretrained`)
         **vae: Any,                      # further arguments of `fit_vae`: supervision, likelihood, seeds, ...
     ) -> "MIGVis":
         "Fit VAE, critics and denoiser; an interrupted fit goes on where it was."
         recording, self.options = prepare(recording, self.preset, silent), {k: repr(v) for k, v in vae.items()}
+        self.shipped = None if train else pretrained_for(recording, self.preset)
         identity = self.identity(recording)
         folder = claim_folder(out or cache_folder() / "runs" / hashlib.sha256(repr(identity).encode()).hexdigest()[:16], identity)
         options = {"seed": self.seed, "device": self.device, "progress": progress}
         self.recording, self.split = recording, Split.of(recording, self.seed)
         self.vae = fit_vae_stage(folder / "vae.safetensors", recording, self.split, self.preset, options | vae)
         self.critics = fit_critics_stage(folder / "critics.safetensors", recording, self.split, self.preset, self.vae, options)
-        self.denoiser = fit_denoiser_stage(folder / "denoiser.safetensors", recording, self.split, self.preset, options)
+        self.denoiser = fit_denoiser_stage(folder / "denoiser.safetensors", recording, self.split, self.preset, self.shipped, options)
         if out is None: shutil.rmtree(folder)
         else: self.save(folder)
         return self
@@ -280,7 +299,7 @@ class MIGVis:
     def identity(self, recording: Recording) -> dict[str, Any]: # JSON-able
         "What must agree for a folder to hold this run."
         return {"preset": self.preset.to_dict(), "seed": self.seed, "recording": recording.name, "fingerprint": fingerprint(recording),
-                "options": self.options}
+                "options": self.options, "shipped_denoiser": self.shipped}
 
     def require_fitted(self) -> None:
         "Raise ValueError before `fit` or `load`."
@@ -309,6 +328,25 @@ class MIGVis:
         return Edits(edited.numpy(), images[list(originals)], images[list(targets)], originals, targets, groups,
                      tuple(self.group_names[g] for g in groups), gammas, mode, self.caption(mode))
 
+    def selectivity(
+        self,
+        n_pairs: int = 64,                      # held-out originals and targets: other category, other pose
+        modes: str | Sequence[str] | Mapping[str, Mapping[str, Any]] = "selective", # or "paper", or both; or name -> options of `edit`
+        readouts: Readouts | None = None,       # the judge; None: see `judge_for`
+        folder: str | Path | None = None,       # keeps edits, tables and the figure; an interrupted evaluation goes on there
+        **options: Any,                         # for `edit_selectivity.run_selectivity` and `edit`: gammas, steps, seed, progress, ...
+    ) -> SelectivityResult:
+        "What each group changes and keeps, read by independent networks, with intervals over pairs."
+        self.require_fitted()
+        judge = judge_for(self, options.get("progress", True)) if readouts is None else readouts
+        return run_selectivity(self, judge, n_pairs, modes, folder=folder, **options)
+
+    def explore(self, **options: Any) -> Any:
+        "Sliders over guidance scale, group, original and target (`widgets.explore_guidance`); computes what it does not have."
+        from migvis.widgets import explore_guidance
+        self.require_fitted()
+        return explore_guidance(self, **options)
+
     def latents(self) -> Tensor: # (n, D)
         "Posterior mean of the latents of every image of the recording."
         self.require_fitted()
@@ -323,6 +361,7 @@ class MIGVis:
     def caption(self, mode: str) -> str:
         "Data, preset, seed and mode, for figures."
         warned = {"tiny": " (trained for seconds: layout only)", "demo": " (denoiser trained for minutes: edits are rough)"}
+        if self.shipped: warned = {self.preset.name: f" (shipped denoiser {self.shipped!r})"}
         kind = "" if "simulated" in self.recording.name else "simulated recording " if self.recording.simulated else "recording "
         note = warned.get(self.preset.name.split(",")[0], "")
         return f"{kind}{self.recording.name}; {self.preset.name} preset{note}; seed {self.seed}; {mode} guidance"
@@ -341,6 +380,19 @@ class MIGVis:
     def load(cls, folder: str | Path, device: str | torch.device = "auto") -> "MIGVis":
         "Read a run. Raises FileNotFoundError or ValueError naming what is missing or damaged."
         return load_run(cls, Path(folder), device)
+
+# %% ../nbs/05c_pipeline.ipynb #931dd805
+def judge_for(
+    model: MIGVis,
+    progress: bool = True,
+) -> Readouts:
+    "The shipped readouts if they were made for this kind of images, else readouts trained on the recording's training images."
+    shipped = pretrained_for(model.recording, model.preset)
+    if shipped is not None: return load_readouts(shipped, model.device)
+    parts = [model.recording.select(images=rows) for rows in (model.split.train, model.split.validation)]
+    (images, labels), validation = ((part.images, part.labels) for part in parts)
+    config = ReadoutConfig(steps=max(100, 30 * len(images) // ReadoutConfig.batch_size)) # thirty times through the images
+    return train_readouts(images, labels, config, validation=validation, seed=model.seed, device=model.device, progress=progress)
 
 # %% ../nbs/05c_pipeline.ipynb #71db38ad
 def save_run(model: MIGVis, folder: Path) -> Path:
@@ -361,7 +413,7 @@ def load_run(cls: type[MIGVis], folder: Path, device: str | torch.device) -> MIG
     try: identity = json.loads((folder / "run.json").read_text())
     except json.JSONDecodeError as e: raise ValueError(f"{folder / 'run.json'} is damaged: {e}") from e
     model = cls(Preset.from_dict(identity["preset"]), identity["seed"], device)
-    model.options = identity["options"]
+    model.options, model.shipped = identity["options"], identity.get("shipped_denoiser")
     model.recording = Recording.load(folder / "recording.npz")
     model.split, model.vae = Split.of(model.recording, model.seed), load_vae(folder / "vae.safetensors")
     model.critics = load_critics(folder / "critics.safetensors", model.device)
@@ -398,7 +450,7 @@ def make_report(model: MIGVis, n_trip: int = 8) -> dict[str, Any]:
         "preset": model.preset.name, "seed": model.seed, "vae": report_vae(model.vae, test),
         "mutual_information_nats": {name: {"lower_bound": round(b.value, 4), "interval_95": [round(v, 4) for v in b.interval()]}
                                     for name, b in zip(model.group_names, bounds)},
-        "denoiser": {"eps_loss": float(loss), "round_trip_rmse": float((trip.clamp(-1, 1) - y0).square().mean().sqrt() / 2)},
+        "denoiser": {"shipped": model.shipped, "eps_loss": float(loss), "round_trip_rmse": float((trip.clamp(-1, 1) - y0).square().mean().sqrt() / 2)},
     }
 
 # %% ../nbs/05c_pipeline.ipynb #004b5e50
