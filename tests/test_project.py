@@ -14,8 +14,8 @@ from tests.conftest import ROOT
 
 NOTEBOOKS = sorted((ROOT / "nbs").glob("*.ipynb"))
 MODULES = sorted(p for p in (ROOT / "migvis").glob("*.py") if not p.stem.startswith("_"))
-ORDER = {re.sub(r"^\d+[a-z]?_", "", p.stem): i for i, p in enumerate(NOTEBOOKS)}
-LAZY = {("pipeline", "figures")}  # Edits.plot draws with figures, which knows nothing of pipelines
+ORDER = {re.sub(r"^\d+[a-z]?\d*_", "", p.stem): i for i, p in enumerate(NOTEBOOKS)}
+LAZY = {("pipeline", "figures"), ("pipeline", "widgets")}  # Edits.plot and explore draw with what comes later
 AHEAD = {("vae", "partial_correlation")}  # read after the VAE, but pure functions that import nothing of ours
 
 
@@ -123,7 +123,7 @@ def test_wheel_holds_what_is_needed_and_nothing_else(tmp_path):
     wheel = next(tmp_path.glob("migvis-*.whl"))
     names = zipfile.ZipFile(wheel).namelist()
     assert {f"migvis/{m.name}" for m in MODULES} <= set(names)
-    assert {"migvis/migvis.mplstyle", "migvis/py.typed"} <= set(names)
+    assert {"migvis/migvis.mplstyle", "migvis/explorer.css", "migvis/explorer.js", "migvis/py.typed"} <= set(names)
     assert not [n for n in names if n.startswith(("tests/", "nbs/", "benchmarks/"))]
     metadata = zipfile.ZipFile(wheel).read(next(n for n in names if n.endswith("METADATA"))).decode()
     assert "Requires-Dist: torch>=2.4" in metadata and 'extra == "data"' in metadata
