@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['fingerprint', 'Split', 'run_stage', 'claim_folder', 'cache_folder', 'Edits', 'as_indices', 'pair_up', 'as_groups',
            'prepare', 'to_model_range', 'fit_vae_stage', 'fit_critics_stage', 'fit_denoiser_stage', 'schedule_of',
-           'MIGVis', 'judge_for', 'save_run', 'load_run', 'report_vae', 'score_labels', 'make_report', 'name_of_labels']
+           'MIGVis', 'make_edits', 'describe_run', 'judge_for', 'save_run', 'load_run', 'report_vae', 'score_labels',
+           'make_report', 'name_of_labels']
 
 # %% ../nbs/05c_pipeline.ipynb #d97182b2
 import hashlib
@@ -321,12 +322,7 @@ class MIGVis:
         targets = pair_up(originals, as_indices(target, len(self.recording), "target"))
         groups = as_groups(groups, len(self.vae.groups))
         gammas = tuple(float(g) for g in (self.preset.gammas_of(mode) if gammas is None else gammas))
-        z, images = self.latents(), self.recording.images
-        edited = guided_edit(images[list(originals)], z[list(targets)], self.critics, self.denoiser, self.denoiser.schedule, groups, gammas,
-                             negatives=z[self.split.train], z_originals=z[list(originals)], mode=mode, pairs=True, seed=seed,
-                             **{"t_edit": self.preset.t_edit, "progress": True} | options)
-        return Edits(edited.numpy(), images[list(originals)], images[list(targets)], originals, targets, groups,
-                     tuple(self.group_names[g] for g in groups), gammas, mode, self.caption(mode))
+        return make_edits(self, originals, targets, groups, gammas, mode, {"seed": seed, "progress": True} | options)
 
     def selectivity(
         self,
@@ -360,11 +356,7 @@ class MIGVis:
 
     def caption(self, mode: str) -> str:
         "Data, preset, seed and mode, for figures."
-        warned = {"tiny": " (trained for seconds: layout only)", "demo": " (denoiser trained for minutes: edits are rough)"}
-        if self.shipped: warned = {self.preset.name: f" (shipped denoiser {self.shipped!r})"}
-        kind = "" if "simulated" in self.recording.name else "simulated recording " if self.recording.simulated else "recording "
-        note = warned.get(self.preset.name.split(",")[0], "")
-        return f"{kind}{self.recording.name}; {self.preset.name} preset{note}; seed {self.seed}; {mode} guidance"
+        return describe_run(self, mode)
 
     def report(self) -> dict[str, Any]: # JSON-able
         "What was measured on the held-out images."
@@ -380,6 +372,24 @@ class MIGVis:
     def load(cls, folder: str | Path, device: str | torch.device = "auto") -> "MIGVis":
         "Read a run. Raises FileNotFoundError or ValueError naming what is missing or damaged."
         return load_run(cls, Path(folder), device)
+
+# %% ../nbs/05c_pipeline.ipynb #9f0798de
+def make_edits(model: MIGVis, originals: tuple, targets: tuple, groups: tuple, gammas: tuple, mode: str, options: Mapping) -> Edits:
+    "Edit images of the run's recording; everything is checked."
+    z, images = model.latents(), model.recording.images
+    edited = guided_edit(images[list(originals)], z[list(targets)], model.critics, model.denoiser, model.denoiser.schedule, groups, gammas,
+                         negatives=z[model.split.train], z_originals=z[list(originals)], mode=mode, pairs=True,
+                         **{"t_edit": model.preset.t_edit} | dict(options))
+    return Edits(edited.numpy(), images[list(originals)], images[list(targets)], originals, targets, groups,
+                 tuple(model.group_names[g] for g in groups), gammas, mode, model.caption(mode))
+
+def describe_run(model: MIGVis, mode: str) -> str:
+    "Data, preset, seed and mode, for figures."
+    notes = {"tiny": " (trained for seconds: layout only)", "demo": " (denoiser trained for minutes: edits are rough)"}
+    note = f" (shipped denoiser {model.shipped!r})" if model.shipped else notes.get(model.preset.name.split(",")[0], "")
+    name, simulated = model.recording.name, model.recording.simulated
+    kind = "" if "simulated" in name else "simulated recording " if simulated else "recording "
+    return f"{kind}{name}; {model.preset.name} preset{note}; seed {model.seed}; {mode} guidance"
 
 # %% ../nbs/05c_pipeline.ipynb #931dd805
 def judge_for(
