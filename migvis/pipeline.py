@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['fingerprint', 'Split', 'run_stage', 'claim_folder', 'cache_folder', 'Edits', 'as_indices', 'pair_up', 'as_groups',
            'prepare', 'to_model_range', 'fit_vae_stage', 'fit_critics_stage', 'fit_denoiser_stage', 'schedule_of',
-           'MIGVis', 'make_edits', 'describe_run', 'judge_for', 'save_run', 'load_run', 'report_vae', 'score_labels',
-           'make_report', 'name_of_labels']
+           'MIGVis', 'fit_run', 'make_edits', 'describe_run', 'judge_for', 'save_run', 'load_run', 'report_vae',
+           'score_labels', 'make_report', 'name_of_labels']
 
 # %% ../nbs/05c_pipeline.ipynb #d97182b2
 import hashlib
@@ -284,18 +284,7 @@ class MIGVis:
         **vae: Any,                      # further arguments of `fit_vae`: supervision, likelihood, seeds, ...
     ) -> "MIGVis":
         "Fit VAE, critics and denoiser; an interrupted fit goes on where it was."
-        recording, self.options = prepare(recording, self.preset, silent), {k: repr(v) for k, v in vae.items()}
-        self.shipped = None if train else pretrained_for(recording, self.preset)
-        identity = self.identity(recording)
-        folder = claim_folder(out or cache_folder() / "runs" / hashlib.sha256(repr(identity).encode()).hexdigest()[:16], identity)
-        options = {"seed": self.seed, "device": self.device, "progress": progress}
-        self.recording, self.split = recording, Split.of(recording, self.seed)
-        self.vae = fit_vae_stage(folder / "vae.safetensors", recording, self.split, self.preset, options | vae)
-        self.critics = fit_critics_stage(folder / "critics.safetensors", recording, self.split, self.preset, self.vae, options)
-        self.denoiser = fit_denoiser_stage(folder / "denoiser.safetensors", recording, self.split, self.preset, self.shipped, options)
-        if out is None: shutil.rmtree(folder)
-        else: self.save(folder)
-        return self
+        return fit_run(self, recording, out, silent, progress, train, vae)
 
     def identity(self, recording: Recording) -> dict[str, Any]: # JSON-able
         "What must agree for a folder to hold this run."
@@ -373,7 +362,22 @@ class MIGVis:
         "Read a run. Raises FileNotFoundError or ValueError naming what is missing or damaged."
         return load_run(cls, Path(folder), device)
 
-# %% ../nbs/05c_pipeline.ipynb #9f0798de
+# %% ../nbs/05c_pipeline.ipynb #3f254d74
+def fit_run(model: MIGVis, recording: Recording, out: str | Path | None, silent: str, progress: bool, train: bool, vae: Mapping) -> MIGVis:
+    "Fit all stages of a run in its folder, which is removed again if nobody asked for it."
+    recording, model.options = prepare(recording, model.preset, silent), {k: repr(v) for k, v in vae.items()}
+    model.shipped = None if train else pretrained_for(recording, model.preset)
+    identity = model.identity(recording)
+    folder = claim_folder(out or cache_folder() / "runs" / hashlib.sha256(repr(identity).encode()).hexdigest()[:16], identity)
+    options = {"seed": model.seed, "device": model.device, "progress": progress}
+    model.recording, model.split = recording, Split.of(recording, model.seed)
+    model.vae = fit_vae_stage(folder / "vae.safetensors", recording, model.split, model.preset, options | vae)
+    model.critics = fit_critics_stage(folder / "critics.safetensors", recording, model.split, model.preset, model.vae, options)
+    model.denoiser = fit_denoiser_stage(folder / "denoiser.safetensors", recording, model.split, model.preset, model.shipped, options)
+    if out is None: shutil.rmtree(folder)
+    else: model.save(folder)
+    return model
+
 def make_edits(model: MIGVis, originals: tuple, targets: tuple, groups: tuple, gammas: tuple, mode: str, options: Mapping) -> Edits:
     "Edit images of the run's recording; everything is checked."
     z, images = model.latents(), model.recording.images
