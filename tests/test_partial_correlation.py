@@ -4,8 +4,8 @@ import math
 import pytest
 import torch
 
-from migvis.partial_correlation import (ESTIMATORS, gaussian_partial_correlation, group_sizes, is_weights, log_ratio,
-                                        mixture_log_ratio, mixture_partial_correlation, mss_weights, mws_weights,
+from migvis.partial_correlation import (ESTIMATORS, density_factors, gaussian_partial_correlation, group_sizes, is_weights,
+                                        log_ratio, mixture_log_ratio, mixture_partial_correlation, mss_weights, mws_weights,
                                         pairwise_log_density, partial_correlation, shuffle_groups, total_correlation)
 
 
@@ -234,13 +234,45 @@ def test_one_group_has_no_partial_correlation():
     assert log_ratio(pairwise_log_density(z, mean, log_var, 1)).abs().max() < 1e-4
 
 
-def test_written_out_gradient_equals_automatic_differentiation():
-    torch.manual_seed(0)
-    pairs = torch.randn(2, 3, 7, 7, requires_grad=True)
-    weights = is_weights(7, 30).log()
-    plain = torch.logsumexp(pairs.sum(-3) + weights, -1) - torch.logsumexp(pairs + weights, -1).sum(-2)
-    assert torch.allclose(log_ratio(pairs, weights), plain, atol=1e-5)
-    scale = torch.randn(2, 7)
-    expected, = torch.autograd.grad((plain * scale).sum(), pairs)
-    found, = torch.autograd.grad((log_ratio(pairs, weights) * scale).sum(), pairs)
-    assert torch.allclose(found, expected, atol=1e-6)
+def plain_partial_correlation(z, mean, log_var, sizes, name, n_data):
+    "The formula as it stands, differentiated automatically."
+    log_weights = ESTIMATORS[name](z.shape[-2], n_data).to(z).log()
+    difference = z.unsqueeze(-2) - mean.unsqueeze(-3)
+    density = -0.5 * (difference**2 * torch.exp(-log_var).unsqueeze(-3) + log_var.unsqueeze(-3) + math.log(2 * math.pi))
+    groups = torch.stack([part.sum(-1) for part in density.split(sizes, -1)], -3)
+    return log_ratio(groups, log_weights).mean(-1)
+
+
+@pytest.mark.parametrize("name", sorted(ESTIMATORS))
+@pytest.mark.parametrize("lead, sizes, pairs_at_once", [((), (2, 2), 2**18), ((5,), (2, 1, 3), 2 * 3 * 7**2), ((2, 3), (3, 3), 1)])
+def test_value_and_gradient_equal_the_plain_formula_whatever_the_chunks(name, lead, sizes, pairs_at_once):
+    draw = [torch.stack(parts).reshape(*lead, 7, sum(sizes)) for parts in
+            zip(*(posteriors(7, sizes, shared=0.3, seed=seed, dtype=torch.float64) for seed in range(math.prod(lead))))]
+    upstream = torch.randn(lead, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    results = []
+    for method in (lambda *t: partial_correlation(*t, sizes, name, 30, pairs_at_once), lambda *t: plain_partial_correlation(*t, sizes, name, 30)):
+        leaves = [t.clone().requires_grad_() for t in draw]
+        value = method(*leaves)
+        results.append((value.detach(), *torch.autograd.grad((value * upstream).sum(), leaves)))
+    assert results[0][0].shape == lead
+    for found, expected in zip(*results):
+        assert torch.allclose(found, expected, atol=1e-9)
+
+
+def test_value_without_gradient_and_gradient_of_one_input_alone():
+    z, mean, log_var = posteriors(12, (2, 2), shared=0.3, dtype=torch.float64)
+    with torch.no_grad():
+        value = partial_correlation(z, mean, log_var, 2, n_data=40)
+    for which in range(3):
+        inputs = [t.clone().requires_grad_(i == which) for i, t in enumerate((z, mean, log_var))]
+        alone = partial_correlation(*inputs, 2, n_data=40)
+        assert torch.allclose(alone, value)
+        expected, = torch.autograd.grad(plain_partial_correlation(*inputs, (2, 2), "is", 40), inputs[which])
+        assert torch.allclose(torch.autograd.grad(alone, inputs[which])[0], expected, atol=1e-9)
+
+
+def test_factors_multiply_to_the_pairs():
+    z, mean, log_var = posteriors(6, (3, 1, 2))
+    samples, components = density_factors(z, mean, log_var, (3, 1, 2))
+    assert samples.shape == components.shape == (3, 7, 6)
+    assert torch.allclose((samples.mT @ components).double(), loop_pairs(z, mean, log_var, (3, 1, 2)), atol=1e-4)

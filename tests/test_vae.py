@@ -8,11 +8,11 @@ import torch
 from torch.distributions import Categorical as CategoricalDistribution
 from torch.distributions import Normal, Poisson, kl_divergence
 
-from migvis.data import Recording
-from migvis.partial_correlation import partial_correlation
+from migvis.data import Recording, Standardizer
+from migvis.partial_correlation import is_weights, log_ratio, partial_correlation
 from migvis.training import VAEConfig
 from migvis.vae import (POSE_AND_CATEGORY, Categorical, Continuous, FittedVAE, NeuralVAE, Targets, ablation, elbo_terms, fit_vae,
-                        gaussian_kl, gaussian_log_likelihood, label_codes, matrix_columns, member_table, negative_objective,
+                        gaussian_kl, gaussian_log_likelihood, label_codes, make_objective, matrix_columns, member_table, negative_objective,
                         poisson_log_likelihood, seeded_ensemble, take_members)
 
 SMALL = VAEConfig(groups=(3, 3, 2), hidden=24, steps=300, batch_size=64, lr=5e-3, beta=0.5)
@@ -41,6 +41,14 @@ def test_single_model_of_the_paper():
     assert model.decode(mean).shape == (7, 58)
     assert [tuple(out.shape) for out in model.predict(mean)] == [(7, 3), (7, 8)]
     assert model.groups == (6, 6, 6, 6)
+
+
+def test_log_variances_are_bounded():
+    model = NeuralVAE(6, groups=(2, 2))
+    with torch.no_grad():
+        model.encoder[-1].bias[..., 4:] = torch.tensor([-50.0, 50.0, -11.5, 5.5])
+    log_var = model.encode(torch.zeros(1, 6))[1]
+    assert log_var[0, :2].tolist() == [-12, 6] and (log_var[0, 2:] > -12).all() and (log_var[0, 2:] < 6).all()
 
 
 def test_heads_read_their_own_group_only():
@@ -123,6 +131,57 @@ def test_elbo_terms_of_an_ensemble_against_single_models():
         assert torch.allclose(alone["label:category"], category, atol=1e-4)
 
 
+def plain_loss(model, targets, noise, codes, n_data, beta, label_weight):
+    "Minus the paper's Eq. 2 of a single model, from the distributions of PyTorch and the plain log ratio."
+    mean, log_var = model.encode(targets.x)
+    scale = torch.exp(log_var / 2)
+    z = mean + scale * noise
+    loss = -Normal(model.decode(z), torch.exp(model.log_noise / 2)).log_prob(targets.response).sum(-1).mean()
+    loss = loss + kl_divergence(Normal(mean, scale), Normal(0.0, 1.0)).sum(-1).mean()
+    angles, category = model.predict(z)
+    score = -0.5 * ((angles - targets.labels[0]) ** 2).sum(-1) + CategoricalDistribution(logits=category).log_prob(targets.labels[1])
+    pairs = Normal(mean, scale).log_prob(z[:, None]).split(model.groups, -1)
+    log_density = torch.stack([part.sum(-1) for part in pairs])
+    return loss - label_weight * score.mean() + beta * log_ratio(log_density, is_weights(len(z), n_data).log()).mean()
+
+
+def test_losses_and_gradients_of_an_ensemble_equal_those_of_single_models():
+    recording = toy_recording(24)
+    codes = label_codes(recording.labels, POSE_AND_CATEGORY, 3)
+    heads = tuple((c.spec.group, c.width, c.spec.aligned) for c in codes)
+    x = torch.as_tensor(recording.responses)
+    targets = Targets(x, x, tuple(code.encode(recording.labels) for code in codes))
+    beta, label_weight = torch.tensor([0.0, 0.0, 0.4, 0.4]), torch.tensor([0.0, 2.0, 0.0, 2.0])
+    ensemble = seeded_ensemble([0, 1, 2, 0], n_units=15, groups=(3, 4, 2), hidden=8, heads=heads)
+    noise = torch.randn(4, 24, 9, generator=torch.Generator().manual_seed(0))
+    together = negative_objective(elbo_terms(ensemble, targets, noise, codes, 200, pc_members=slice(2, 4)), codes, beta, label_weight)
+    together.sum().backward()
+    for member in range(4):
+        for method in ("ours", "plain"):
+            single = take_members(ensemble, member)
+            if method == "plain":
+                loss = plain_loss(single, targets, noise[member], codes, 200, beta[member], label_weight[member])
+            else:
+                loss = negative_objective(elbo_terms(single, targets, noise[member], codes, 200), codes, beta[member], label_weight[member])
+            loss.backward()
+            assert torch.allclose(loss, together[member], rtol=1e-5, atol=1e-4)
+            for (name, found), expected in zip(single.named_parameters(), ensemble.parameters()):
+                assert torch.allclose(found.grad, expected.grad[member], rtol=1e-4, atol=1e-5), (member, method, name)
+
+
+@pytest.mark.parametrize("lead", [(), (3,)])
+def test_gradient_of_the_gaussian_likelihood(lead):
+    draw = lambda *shape: torch.randn(*lead, *shape, dtype=torch.float64, generator=torch.Generator().manual_seed(len(shape) + shape[0]))
+    output, log_noise = draw(5, 4).requires_grad_(), draw(1, 4).requires_grad_()
+    target = torch.randn(5, 4, dtype=torch.float64)
+    assert torch.autograd.gradcheck(lambda o, s: gaussian_log_likelihood(o, target, s), (output, log_noise))
+    shared = torch.zeros(1, 4, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda s: gaussian_log_likelihood(output.detach(), target, s), shared)
+    narrow = torch.full((1, 4), -9.0, dtype=torch.float64, requires_grad=True)
+    floor = gaussian_log_likelihood(output.detach(), target, torch.full_like(narrow, -6.0).detach())
+    assert torch.allclose(gaussian_log_likelihood(output.detach(), target, narrow), floor)
+
+
 def test_partial_correlation_of_some_members_only():
     recording = toy_recording(16)
     ensemble = seeded_ensemble([0, 1, 2], n_units=15, groups=(3, 3), heads=())
@@ -131,9 +190,21 @@ def test_partial_correlation_of_some_members_only():
     every = elbo_terms(ensemble, Targets(x, x, ()), noise, (), 50)
     some = elbo_terms(ensemble, Targets(x, x, ()), noise, (), 50, pc_members=torch.tensor([2]))
     assert torch.isnan(some["pc"][:2]).all() and torch.allclose(some["pc"][2], every["pc"][2], atol=1e-4)
+    for which in (slice(1, 3), torch.tensor([2, 0])):
+        part = elbo_terms(ensemble, Targets(x, x, ()), noise, (), 50, pc_members=which)["pc"]
+        assert torch.allclose(part[which], every["pc"][which], atol=1e-4) and int(torch.isnan(part).sum()) == 1
+    assert torch.isnan(elbo_terms(ensemble, Targets(x, x, ()), noise, (), 50, pc_members=slice(0, 0))["pc"]).all()
     loss = negative_objective(some, (), torch.tensor([0.0, 0.0, 2.0]), 0.0)
     assert torch.allclose(loss[2], -every["reconstruction"][2] + every["kl"][2] + 2 * every["pc"][2], atol=1e-3)
     assert torch.isfinite(loss).all()
+
+
+@pytest.mark.parametrize("beta, expected", [([0, 0, 1, 2], slice(2, 4)), ([1, 1], slice(0, 2)), ([0, 0], slice(0, 0)), ([1, 0, 1], [0, 2])])
+def test_members_with_a_penalty_are_a_slice_where_they_are_neighbours(beta, expected):
+    table = pd.DataFrame({"variant": "v", "seed": 0, "beta": beta, "label_weight": 0.0})
+    recording = toy_recording(10)
+    found = make_objective(recording, recording, table, Standardizer.fit(recording.responses), (), "gaussian", "is", torch.device("cpu")).pc_members
+    assert found == expected if isinstance(expected, slice) else found.tolist() == expected
 
 
 def test_rotation_matrices_are_rotations_in_the_documented_order():
