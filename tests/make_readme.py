@@ -21,7 +21,7 @@ def site() -> str:
 
 def pages(text: str) -> str:
     "Point links to notebooks at the site, and pictures at the repository."
-    link = lambda m: f"]({site()}/{re.sub(r'^[0-9]+[a-z]?_', '', m[1])}.html)"
+    link = lambda m: f"]({site()}/{re.sub(r'^[0-9]+[a-z]?[0-9]*_', '', m[1])}.html)"
     return re.sub(r"\]\((images/[^)]+)\)", r"](nbs/\1)", re.sub(r"\]\(([\w]+)\.ipynb\)", link, text))
 
 

@@ -38,6 +38,7 @@ def test_demo_interrupted_then_finished(tmp_path):
     assert done.returncode == 0, done.stderr[-2000:]
     assert "1/3 neural VAE" not in done.stderr, "the finished stage must not be trained again"
     assert str(out / "guidance.png") in done.stdout and str(out / "report.json") in done.stdout
+    assert "selectivity" in done.stdout and "data:image" in (out / "explore.html").read_text(encoding="utf-8")
     picture = np.asarray(Image.open(out / "guidance.png").convert("L"))
     assert min(picture.shape) > 200 and picture.std() > 20
     report = json.loads((out / "report.json").read_text())
@@ -57,6 +58,12 @@ def test_fit_edit_info(tmp_path, saved, capsys):
     assert Image.open(tmp_path / "edit.png").size[0] > 300
     assert np.load(tmp_path / "edit.npz")["images"].shape == (2, 2, 2, 1, 32, 32)
     assert main(["info", str(run)]) == 0 and '"preset"' in capsys.readouterr().out
+    drawn = ["figures", "--run", str(run), "--out", str(tmp_path / "figures"), "--only", "figure_3", "figure_8", "--formats", "png", "--quiet", "--device", "cpu"]
+    assert main(drawn) == 0 and str(tmp_path / "figures" / "figure_8.png") in capsys.readouterr().out
+    assert all(np.asarray(Image.open(tmp_path / "figures" / f"figure_{k}.png").convert("L")).std() > 10 for k in (3, 8))
+    assert main(drawn[:5] + ["--only", "figure_13", "--quiet", "--device", "cpu"]) == 2 and "figure_13" in capsys.readouterr().err
+    judged = ["selectivity", "--run", str(run), "--out", str(tmp_path / "judged"), "--pairs", "500", "--quiet", "--device", "cpu"]
+    assert main(judged) == 2 and "of 500 pairs" in capsys.readouterr().err, "the tiny run has not that many pairs"
     assert main(["info", str(saved)]) == 0 and "simulated" in capsys.readouterr().out
     for bad, told in [(["--groups", "0"], "numbered from 1"), (["--groups", "7"], "numbers from 0 to 3"), (["--target", "500"], "target must be"),
                       (["--gammas", "-1"], "not negative"), (["--out", str(tmp_path / "edit.doc")], "must be a picture"), (["--mode", "x"], "mode")]:
