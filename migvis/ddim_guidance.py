@@ -47,7 +47,7 @@ def literal_step(
     a, b = float(alpha_bar_from), float(alpha_bar_to)
     return math.sqrt(b / a) * y + (math.sqrt(1 / b - 1) - math.sqrt(1 / a - 1)) * eps
 
-# %% ../nbs/05_ddim_guidance.ipynb #d8e410aa
+# %% ../nbs/05_ddim_guidance.ipynb #ce96e208
 Denoise = Callable[[Tensor, int | Tensor], Tensor] # eps(y_t, t)
 
 @torch.no_grad()
@@ -59,13 +59,17 @@ def invert(
     fixed_point: int = 0,             # iterations that refine each step; 3 is plenty
     steps: int | None = None,         # strided: how many steps to t'; None: every time is visited
     *,
+    begin: int = 0,                   # time at which the inversion begins, with seeded noise; 0: the image as it is
+    noise_seed: int = 0,              # of that noise, which is the same for all images
     step: Callable = ddim_step,       # or `literal_step`, to see what it does
     batch_size: int | None = None,    # images at once; None: all
     progress: bool = False,
 ) -> Tensor: # (B, ...) y_t' from which `sample` finds back to y0
     "Deterministic DDIM inversion (paper Algorithm 1, lines 1-3, with the exact step)."
     if fixed_point < 0: raise ValueError(f"fixed_point must not be negative, got {fixed_point}")
-    times, ab = schedule.times(t_edit, steps)[::-1], schedule.alpha_bar.tolist()
+    times, ab = [t for t in schedule.times(t_edit, steps)[::-1] if t >= begin], schedule.alpha_bar.tolist()
+    if begin < 0 or len(times) < 2: raise ValueError(f"begin must be between 0 and the time before t_edit, got {begin} with t_edit={t_edit}")
+    if begin: y0 = schedule.add_noise(y0, torch.randn(y0.shape[1:], generator=generator(noise_seed, 45)).to(y0).expand_as(y0), times[0])
     parts = list(y0.split(batch_size or max(len(y0), 1)))
     with progress_bar(total=len(parts) * (len(times) - 1), desc="inverting", unit="step", progress=progress) as bar:
         for i, y in enumerate(parts):
@@ -124,7 +128,7 @@ def guided_eps(
     if scale not in factor: raise ValueError(f"scale must be one of {sorted(factor)}, got {scale!r}")
     return eps - factor[scale].reshape(-1, *[1] * (eps.ndim - 1)) * grad
 
-# %% ../nbs/05_ddim_guidance.ipynb #2b43526d
+# %% ../nbs/05_ddim_guidance.ipynb #311219ea
 @dataclass(frozen=True)
 class GuidedStep:
     "How a guide's gradient enters a sampling step. Raises ValueError for values that cannot be meant."
@@ -135,12 +139,15 @@ class GuidedStep:
     renoise: str = "guided"     # or "unguided": the noise of the next time is the denoiser's own
     recurrence: int = 1         # times each step is taken, each with gamma / recurrence
     clamp: bool = False         # keep guided clean estimates within [-1, 1]
+    eta: float = 0.0            # share of fresh noise at guided steps, 0..1
+    noise_seed: int = 0         # of that noise, and of the inversion's
 
     def __post_init__(self) -> None:
         for name, allowed in (("gradient", ("through", "around")), ("scale", ("none", "eps", "clip")), ("renoise", ("guided", "unguided"))):
             if getattr(self, name) not in allowed: raise ValueError(f"{name} must be one of {allowed}, got {getattr(self, name)!r}")
         if not (math.isfinite(self.limit) and self.limit > 0): raise ValueError(f"limit must be finite and positive, got {self.limit}")
-        for name, least in (("until", 0), ("recurrence", 1)):
+        if not 0 <= self.eta <= 1: raise ValueError(f"eta must be between 0 and 1, got {self.eta}")
+        for name, least in (("until", 0), ("recurrence", 1), ("noise_seed", 0)):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
                 raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}")
@@ -159,18 +166,25 @@ def guided_step(
 ) -> tuple[Tensor, Tensor]: # (B, ...) at time `after`; (B, ...) guided estimate of the clean images
     "One DDIM step with guidance (paper Algorithm 1, lines 5-6), and its variants."
     a, b = schedule.alpha_bar[now].item(), schedule.alpha_bar[after].item()
+    on = (gamma > 0).reshape(-1, *[1] * (y.ndim - 1))
     for left in reversed(range(how.recurrence)):
         eps, grad = guidance_gradient(y, now, denoiser, schedule, guide, how.gradient)
         bent = guided_eps(eps, grad, gamma / how.recurrence, a, how.scale, how.limit)
-        if how.clamp:
-            inside = schedule.eps_hat(y, schedule.y0_hat(y, bent, now).clamp(-1, 1), now)
-            bent = torch.where((gamma > 0).reshape(-1, *[1] * (y.ndim - 1)), inside, bent)
+        if how.clamp: bent = torch.where(on, schedule.eps_hat(y, schedule.y0_hat(y, bent, now).clamp(-1, 1), now), bent)
         there = step(y, bent, a, b)
-        if how.renoise == "unguided": there = there + math.sqrt(1 - b) * (eps - bent)
+        if how.renoise == "unguided" or how.eta:
+            there = there + on * (_carried_noise(eps if how.renoise == "unguided" else bent, a, b, how, now, left) - math.sqrt(1 - b) * bent)
         if left: y = step(there, eps, b, a)
     return there, schedule.y0_hat(y, bent, now)
 
-# %% ../nbs/05_ddim_guidance.ipynb #ce96e208
+def _carried_noise(eps: Tensor, a: float, b: float, how: GuidedStep, *counters: int) -> Tensor: # (B, ...)
+    "Noise at the level of `b`: the estimate, and a share of fresh noise that is the same for every row (DDIM, Eqs. 12 and 16)."
+    sigma = how.eta * math.sqrt((1 - b) / (1 - a) * max(1 - a / b, 0))
+    if not sigma: return math.sqrt(1 - b) * eps
+    fresh = torch.randn(eps.shape[1:], generator=generator(how.noise_seed, 44, *counters)).to(eps)
+    return math.sqrt(1 - b - sigma**2) * eps + sigma * fresh
+
+# %% ../nbs/05_ddim_guidance.ipynb #1024a2e3
 @torch.no_grad()
 def sample(
     y_t: Tensor,                           # (B, ...) at time t_edit: from `invert`, or noise
@@ -185,7 +199,7 @@ def sample(
     batch_size: int | None = None,         # images at once; None: all. Does not change the result
     callback: Callable[[int, slice, Tensor, Tensor], None] | None = None, # (t, rows, y_t, y0_hat) before every step
     progress: bool = False,
-    **how: Any,                            # fields of `GuidedStep`: gradient, scale, limit, until, renoise, recurrence, clamp
+    **how: Any,                            # fields of `GuidedStep`: gradient, scale, limit, until, renoise, recurrence, clamp, eta, ...
 ) -> Tensor: # (B, ...) clean images, about [-1, 1]
     "Deterministic DDIM sampling, guided (paper Algorithm 1, lines 4-6, with the exact step). The same input gives the same output."
     times, how = schedule.times(t_edit, steps), GuidedStep(**how)
@@ -325,18 +339,21 @@ def draw_negatives(
     if not len(pool): raise ValueError("no negatives: give the latents of other images (the originals and targets do not count)")
     return pool[torch.randperm(len(pool), generator=generator(seed, 41))[:n].to(pool.device)]
 
-# %% ../nbs/05_ddim_guidance.ipynb #f6e87920
+# %% ../nbs/05_ddim_guidance.ipynb #dfbe5a8e
 @dataclass(frozen=True)
 class EditMode(GuidedStep):
     "How an edit is guided: the step's levers, and what the guide is."
     noisy: bool = False  # critics see (y_t, t) instead of the clean estimate
     hold: float = 0.0    # weight of the other groups' latents, held at the original
     copies: int = 0      # shifted copies over which the guide is averaged (`ShiftedGuide`); 0: none
+    begin: int = 0       # time at which the inversion begins, with seeded noise (`invert`)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not (math.isfinite(self.hold) and self.hold >= 0): raise ValueError(f"hold must be finite and not negative, got {self.hold}")
         if not self.copies >= 0: raise ValueError(f"copies must not be negative, got {self.copies}")
+        if isinstance(self.begin, bool) or not isinstance(self.begin, Integral) or self.begin < 0:
+            raise ValueError(f"begin must be an integer of at least 0, got {self.begin!r}")
 
     def levers(self) -> dict[str, Any]:
         "The levers of `sample`."
@@ -346,7 +363,7 @@ def edit_modes() -> dict[str, EditMode]:
     "The modes of `edit` by name."
     return {"paper": EditMode(), "selective": EditMode(noisy=True, gradient="around", scale="eps", hold=1.0)}
 
-# %% ../nbs/05_ddim_guidance.ipynb #311219ea
+# %% ../nbs/05_ddim_guidance.ipynb #fdae978c
 @dataclass(frozen=True)
 class EditRows:
     "What each row of the batch is: indices and strength, (R,) each."
@@ -468,7 +485,7 @@ def edit(
     z_targets, negatives, *own = (z.to(device, torch.float32) for z in (z_targets, negatives, z_originals) if z is not None)
     guide = edit_guide(rows, critics, z_targets, own[0] if own else None,
                        draw_negatives(negatives, n_negatives, seed, torch.cat([z_targets, *own])), how, dims)
-    start = invert(y0.to(device), denoiser, schedule, t_edit, fixed_point, **options)
+    start = invert(y0.to(device), denoiser, schedule, t_edit, fixed_point, begin=how.begin, noise_seed=how.noise_seed, **options)
     y = run_rows(start, rows, guide, denoiser, schedule, t_edit, how, **options)
     shape = (len(y0), *([] if single or pairs else [len(z_targets)]), len(groups), len(gammas), *y0.shape[1:])
     return ((y + 1) / 2).clamp(0, 1).cpu().reshape(shape)

@@ -126,6 +126,33 @@ def test_strided_steps_visit_fewer_times_and_still_return():
     assert (back - y0).square().mean().sqrt() < 0.02
 
 
+def test_noise_does_not_come_from_nothing():
+    "An image without any irregularity inverts to one without noise; begun with a little noise it inverts to white noise."
+    means = torch.stack([torch.zeros(400), torch.linspace(-1, 1, 400)])
+    exact, ab = mixture_denoiser(means, 0.02, SCHEDULE), SCHEDULE.alpha_bar[135].item()
+    y0 = means[1:].clone()
+    for begin, spread in ((0, 0.0), (3, 1.0)):
+        y_t = dg.invert(y0, exact, SCHEDULE, 135, 2, begin=begin)
+        noise = (y_t - ab**0.5 * y0) / (ab * 0.02**2 + 1 - ab) ** 0.5
+        assert noise.std().item() == pytest.approx(spread, abs=0.12) and abs((noise[:, 1:] * noise[:, :-1]).mean()) < 0.1
+        assert (dg.sample(y_t, exact, SCHEDULE, 135) - y0).abs().max() < 0.1
+
+
+def test_where_an_inversion_begins():
+    exact, seen = mixture_denoiser(torch.zeros(1, 3), 0.4, SCHEDULE), []
+    def watching(y, t):
+        seen.append(t)
+        return exact(y, t)
+    y0 = 0.4 * randn(4, 3)
+    whole = dg.invert(y0, watching, SCHEDULE, 120, steps=24, begin=7)
+    assert seen == list(range(15, 121, 5))          # 10 is the first of the strided times from 7 on
+    assert torch.equal(whole, dg.invert(y0, exact, SCHEDULE, 120, steps=24, begin=7, batch_size=3))
+    torch.testing.assert_close(whole[[2]], dg.invert(y0[[2]], exact, SCHEDULE, 120, steps=24, begin=7))
+    assert not torch.equal(whole, dg.invert(y0, exact, SCHEDULE, 120, steps=24, begin=7, noise_seed=1))
+    for begin in (-1, 120, 200):
+        with pytest.raises(ValueError, match="begin"): dg.invert(y0, exact, SCHEDULE, 120, begin=begin)
+
+
 def test_times():
     assert SCHEDULE.times(4) == [4, 3, 2, 1, 0] and SCHEDULE.times(135, 1) == [135, 0]
     times = SCHEDULE.times(135, 25)
@@ -203,7 +230,7 @@ def two_clusters():
     return exact, y_t, lambda y0, y_t, t: -(y0 - torch.tensor([0.6, -0.1])).square().sum(1)
 
 
-def slow_sample(y, exact, guide, gamma, until=0, unguided=False, recurrence=1, clamp=False):
+def slow_sample(y, exact, guide, gamma, until=0, unguided=False, recurrence=1, clamp=False, eta=0.0):
     "Guided sampling written out with the clean estimate and the noise of every step."
     for now in range(18, 0, -1):
         a, b = SHORT.alpha_bar[now].item(), SHORT.alpha_bar[now - 1].item()
@@ -215,15 +242,17 @@ def slow_sample(y, exact, guide, gamma, until=0, unguided=False, recurrence=1, c
             y0 = (y - (1 - a) ** 0.5 * (eps - strength * (1 - a) ** 0.5 * grad)) / a**0.5
             if clamp and strength: y0 = y0.clamp(-1, 1)
             noise = eps if unguided else (y - a**0.5 * y0) / (1 - a) ** 0.5
-            down = b**0.5 * y0 + (1 - b) ** 0.5 * noise
+            sigma = (eta if strength else 0) * ((1 - b) / (1 - a) * (1 - a / b)) ** 0.5
+            fresh = torch.randn(y.shape[1:], generator=generator(0, 44, now, recurrence - 1 - repeat))
+            down = b**0.5 * y0 + (1 - b - sigma**2) ** 0.5 * noise + sigma * fresh
             y = a**0.5 * (down - (1 - b) ** 0.5 * eps) / b**0.5 + (1 - a) ** 0.5 * eps if repeat < recurrence - 1 else down
     return y
 
 
 @pytest.mark.parametrize("ours, slow", [
     ({}, {}), (dict(until=7), dict(until=7)), (dict(renoise="unguided"), dict(unguided=True)), (dict(recurrence=3), dict(recurrence=3)),
-    (dict(clamp=True), dict(clamp=True)),
-    (dict(clamp=True, recurrence=2, until=4, renoise="unguided"), dict(clamp=True, recurrence=2, until=4, unguided=True)),
+    (dict(clamp=True), dict(clamp=True)), (dict(eta=0.7), dict(eta=0.7)),
+    (dict(clamp=True, recurrence=2, until=4, renoise="unguided", eta=0.3), dict(clamp=True, recurrence=2, until=4, unguided=True, eta=0.3)),
 ], ids=lambda d: "+".join(d) or "plain")
 def test_levers_against_the_step_written_out(two_clusters, ours, slow):
     exact, y_t, guide = two_clusters
@@ -235,7 +264,7 @@ def test_levers_against_the_step_written_out(two_clusters, ours, slow):
 def test_levers_leave_unguided_rows_alone(two_clusters):
     exact, y_t, guide = two_clusters
     gamma, free = torch.tensor([0.0, 2.0, 0.0, 2.0, 0.0]), dg.sample(y_t, exact, SHORT, 18)
-    for how in (dict(clamp=True), dict(renoise="unguided"), dict(recurrence=3), dict(until=5), dict(scale="clip", limit=0.3)):
+    for how in (dict(clamp=True), dict(eta=1.0), dict(renoise="unguided"), dict(recurrence=3), dict(until=5), dict(scale="clip", limit=0.3)):
         torch.testing.assert_close(dg.sample(y_t, exact, SHORT, 18, guide, gamma, **how)[gamma == 0], free[gamma == 0], atol=1e-4, rtol=0)
 
 
@@ -246,6 +275,17 @@ def test_guidance_that_begins_late_is_an_edit_that_is_less_deep():
     deep = dg.sample(dg.invert(y0, exact, SCHEDULE, 135, 6), exact, SCHEDULE, 135, guide, 2.0)
     shallow = dg.sample(dg.invert(y0, exact, SCHEDULE, 100, 6), exact, SCHEDULE, 100, guide, 2.0)
     torch.testing.assert_close(deep, shallow, atol=0.01, rtol=0)
+
+
+def test_full_eta_samples_the_marginals_and_forgets_the_start():
+    "eta = 1 is ancestral sampling: whatever the noise it began with, samples of a Gaussian have its spread."
+    exact, schedule = mixture_denoiser(torch.tensor([0.2])[None], 0.4, NoiseSchedule(100)), NoiseSchedule(100)
+    y_t, guide = 0.1 * randn(3000, 1), lambda y0, y_t, t: 0 * y0[:, 0]
+    spread = {}
+    for eta in (0.0, 1.0):  # noise is shared by the rows, so the spread is over seeds
+        ends = [dg.sample(y_t[i:i + 1], exact, schedule, 100, guide, 1.0, eta=eta, noise_seed=i, gradient="around") for i in range(300)]
+        spread[eta] = torch.cat(ends).std().item()
+    assert spread[0.0] < 0.1 and spread[1.0] == pytest.approx(0.4, rel=0.15)
 
 
 def test_no_guide_is_asked_below_until(two_clusters):
@@ -288,7 +328,7 @@ def test_shifted_guide_picks_rows(world):
 
 @pytest.mark.parametrize("how, message", [
     (dict(renoise="fresh"), "renoise"), (dict(until=-1), "until"), (dict(until=1.5), "until"), (dict(recurrence=0), "recurrence"),
-    (dict(recurrence=True), "recurrence"), (dict(limit=0.0), "limit"), (dict(limit=float("nan")), "limit"), (dict(scale="big"), "scale"),
+    (dict(recurrence=True), "recurrence"), (dict(eta=1.1), "eta"), (dict(eta=float("nan")), "eta"), (dict(noise_seed=-1), "noise_seed"), (dict(limit=0.0), "limit"), (dict(limit=float("nan")), "limit"), (dict(scale="big"), "scale"),
 ])
 def test_bad_levers_are_refused(two_clusters, how, message):
     exact, y_t, guide = two_clusters
@@ -436,7 +476,7 @@ def test_hold_changes_an_edit(world):
     assert not torch.allclose(small_edit(world, hold=0.0), small_edit(world, hold=1.0), atol=1e-4)
 
 
-LEVERS = dict(until=4, renoise="unguided", recurrence=2, clamp=True, copies=2, scale="clip", limit=0.5)
+LEVERS = dict(until=4, renoise="unguided", recurrence=2, clamp=True, copies=2, scale="clip", limit=0.5, eta=0.5, begin=2)
 
 @pytest.mark.parametrize("mode", ["paper", "selective"])
 def test_edits_with_every_lever_are_deterministic_too(world, mode):
@@ -475,7 +515,7 @@ BAD = {
     "pairs": (dict(targets=torch.zeros(3, 6), pairs=True), "pairs"), "image size": (dict(originals=torch.zeros(2, 1, 8, 8)), "image"),
     "image range": (dict(originals=torch.full((2, 1, 16, 16), 3.0)), r"\[0, 1\]"), "image rank": (dict(originals=torch.zeros(2, 16, 16)), "originals"),
     "no negatives": (dict(negatives=torch.zeros(0, 6)), "negatives"), "other groups": (dict(latent_groups=(3, 2, 1)), "critics were trained for"),
-    "fewer groups": (dict(latent_groups=(2, 4)), "critics were trained for"), "copies": (dict(copies=-1), "copies"), "until": (dict(until=-2), "until"),
+    "fewer groups": (dict(latent_groups=(2, 4)), "critics were trained for"), "copies": (dict(copies=-1), "copies"), "until": (dict(until=-2), "until"), "begin": (dict(begin=-1), "begin"), "begin too late": (dict(begin=18), "begin"),
     "infinite gamma": (dict(gammas=(float("inf"),)), "gamma"),
     "repeated dims": (dict(dims=[0, 0], groups=[0]), "dims"), "group as float": (dict(groups=[0.5]), "groups"),
 }
