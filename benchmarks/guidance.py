@@ -1,0 +1,109 @@
+"""How much faster a whole figure of edits is in one batched call than one image, group and strength at a time. Prints ratios.
+
+    python benchmarks/guidance.py [--mode selective] [--steps N] [--threads 1] [--device auto] [--run RUN] [--pairs 16]
+
+1. The paper's Fig. 4: two originals, four groups, three strengths, T = 150, t' = 135. One call of `edit`, against 24 calls that make
+   one image each with the same function and the same settings; after a check that both give the same images. The batched call is
+   timed between the single ones, so that a change of the machine's speed meets both. Models are those of the demo preset with
+   random weights (time does not depend on them), or those of a fitted run.
+2. With --run, a folder of `MIGVis.save` or `migvis demo`: 25 strided steps against all 135, on held-out pairs: time, and what the
+   judge reads from both.
+"""
+import argparse
+import time
+
+import numpy as np
+import torch
+
+from migvis.ddim_guidance import edit
+from migvis.denoiser import build_denoiser
+from migvis.edit_selectivity import held_out_pairs, measure_edits
+from migvis.infonce import ConvEncoder, Critics
+from migvis.pipeline import MIGVis
+from migvis.readouts import geodesic_angle, load_readouts
+from migvis.training import generator, get_preset, resolve_device
+
+GAMMAS = {"paper": (2.0, 5.0, 10.0), "selective": (0.05, 0.1, 0.2)}
+
+
+def random_models(device: torch.device) -> tuple:
+    "Denoiser and critics of the demo preset, untrained."
+    preset = get_preset("demo")
+    denoiser = build_denoiser(preset.denoiser, data_std=0.34, data_mean=-0.88).to(device).eval()
+    encoder = ConvEncoder(preset.image_size, preset.critic.width, 2 * preset.critic.features, noise_aware=True)
+    critics = Critics(encoder, preset.vae.groups, n_features=preset.critic.features, alpha_bar=denoiser.schedule.alpha_bar).to(device).eval()
+    return denoiser, critics
+
+
+def cpu_or_wall(device: torch.device) -> float:
+    "Processor time where the work is done by this process's threads; on a GPU, wall time once it is done."
+    if device.type == "cpu": return time.process_time()
+    torch.cuda.synchronize() if device.type == "cuda" else None
+    return time.perf_counter()
+
+
+def one_call_or_many(mode: str, device: torch.device, steps: int | None, models: tuple | None) -> None:
+    denoiser, critics = models or random_models(device)
+    images = torch.rand(2, 1, denoiser.image_size, denoiser.image_size, generator=generator(0, 1))
+    z = torch.randn(131, critics.n_latents, generator=generator(0, 2))
+    common = dict(negatives=z[4:], mode=mode, t_edit=135, steps=steps, pairs=True, progress=False)
+
+    def call(rows: slice, groups, gammas) -> torch.Tensor:
+        return edit(images[rows], z[:2][rows], critics, denoiser, denoiser.schedule, groups, gammas, z_originals=z[2:4][rows], **common)
+    call(slice(0, 1), [0], GAMMAS[mode][:1])  # warm up
+    single, alone, batched = {}, 0.0, []
+    for number, (i, g, k) in enumerate(np.ndindex(2, 4, 3)):
+        if number % 8 == 0:
+            start = cpu_or_wall(device)
+            whole = call(slice(0, 2), "all", GAMMAS[mode])
+            batched.append(cpu_or_wall(device) - start)
+        start = cpu_or_wall(device)
+        single[i, g, k] = call(slice(i, i + 1), [g], GAMMAS[mode][k:k + 1])[0, 0, 0]
+        alone += cpu_or_wall(device) - start
+    worst = max((whole[at] - image).abs().max().item() for at, image in single.items())
+    clock = f"processor time, {torch.get_num_threads()} thread(s)" if device.type == "cpu" else f"{device.type} time"
+    print(f"Fig. 4, {mode}, {steps or 135} steps, {clock}: one call {np.mean(batched):.1f} s, 24 calls {alone:.1f} s: "
+          f"{alone / np.mean(batched):.1f}x (largest difference of a pixel {worst:.1e})", flush=True)
+
+
+def fewer_steps(run: str, mode: str, n_pairs: int, device: torch.device) -> None:
+    "25 strided steps against 135, as the judge sees them."
+    model, judge = MIGVis.load(run, device), load_readouts("demo", device)
+    pairs, edits, seconds = held_out_pairs(model, judge, n_pairs), {}, {}
+    for steps in (135, 25):
+        start = cpu_or_wall(device)
+        edits[steps] = model.edit(*pairs.T.tolist(), mode=mode, steps=steps, batch_size=64, progress=False)
+        seconds[steps] = cpu_or_wall(device) - start
+    guided = [k for k, gamma in enumerate(edits[25].gammas) if gamma > 0]
+    flat = {steps: e.images[:, :, guided].reshape(-1, *e.images.shape[3:]) for steps, e in edits.items()}
+    a, b = (judge.read(flat[steps]) for steps in (135, 25))
+    both = a.rotation_known & b.rotation_known
+    print(f"{n_pairs} pairs, {mode}: 135 steps {seconds[135]:.0f} s, 25 steps {seconds[25]:.0f} s: {seconds[135] / seconds[25]:.1f}x. Of {len(both)} "
+          f"guided edits the judge reads the same category in {(a.category == b.category).mean():.0%}, the same object in {(a.object == b.object).mean():.0%}, "
+          f"rotations {np.median(geodesic_angle(a.rotation, b.rotation)[both]):.1f} degrees apart (median of {both.sum()}); "
+          f"RMSE {np.sqrt(((flat[135] - flat[25]) ** 2).mean()):.3f}")
+    rest = model.recording.images[np.setdiff1d(model.split.test, pairs.ravel())]
+    reports = {steps: measure_edits(e, judge, rest).summary().set_index(["group", "gamma", "criterion"])["value"] for steps, e in edits.items()}
+    print(f"\n{'':70s}135 steps   25 steps")
+    for (group, gamma, criterion), value in reports[135].items():
+        print(f"{f'{group}, gamma {gamma:g}: {criterion}':70s}{value:9.3f}  {reports[25][group, gamma, criterion]:9.3f}")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--mode", nargs="+", default=["selective"], choices=sorted(GAMMAS))
+    parser.add_argument("--steps", type=int, default=None, help="strided steps instead of all 135, for the first part")
+    parser.add_argument("--threads", type=int, default=None)
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--run", default=None)
+    parser.add_argument("--pairs", type=int, default=16)
+    arguments = parser.parse_args()
+    if arguments.threads: torch.set_num_threads(arguments.threads)
+    device = resolve_device(arguments.device)
+    models = None
+    if arguments.run:
+        fitted = MIGVis.load(arguments.run, device)
+        models = fitted.denoiser, fitted.critics
+    for mode in arguments.mode:
+        one_call_or_many(mode, device, arguments.steps, models)
+        if arguments.run: fewer_steps(arguments.run, mode, arguments.pairs, device)

@@ -1,0 +1,460 @@
+"What edits moved and kept: pairs, shifts, intervals, realism, criteria, files; against slow versions and edits that are known."
+import math
+from dataclasses import dataclass, fields, replace
+from types import SimpleNamespace
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from matplotlib.figure import Figure
+
+from migvis import edit_selectivity as es
+from migvis.infonce import ConvEncoder, Critics
+from migvis.readouts import DESCRIPTORS, Readings, geodesic_angle, precision_recall
+from migvis.simulate import CATEGORIES, object_features, object_names, plane_rotation, rotation_matrix, sample_labels
+
+CATEGORY_NAMES, OBJECTS = tuple(CATEGORIES), tuple(object_names()["object"])
+POSE, OBJECT = ["rxy", "rxz", "ryz"], ["category", "object"]
+GROUPS = ("Group 1 (pose)", "Group 2 (category)", "Group 3 (no labels)", "Group 4 (no labels)")
+
+
+class LabelJudge:
+    "Reads the row number that is hidden in an image's first pixel and answers from the labels, with noise if asked."
+    config, card = SimpleNamespace(descriptors=DESCRIPTORS), {"made": "by hand"}
+
+    def __init__(self, labels, noise=0.0, abstain=0.0): self.labels, self.noise, self.abstain = labels, noise, abstain
+
+    def read(self, images):
+        rows = np.round(np.asarray(images)[:, 0, 0, 0] * 1e4).astype(int)
+        shown, n, rng = self.labels.iloc[rows], len(rows), np.random.default_rng(len(rows))
+        chance = lambda names, column: 0.1 / len(names) + 0.9 * (np.array(names)[None] == shown[column].to_numpy()[:, None])
+        noisy = lambda x, scale=1.0: np.asarray(x, float) + self.noise * scale * rng.standard_normal(np.shape(x))
+        angles = noisy(shown[POSE], 20.0).T
+        features = np.c_[shown[POSE] / 60, chance(CATEGORY_NAMES, "category"), shown[["ty", "tz"]]].astype(np.float32)
+        read = dict(categories=CATEGORY_NAMES, objects=OBJECTS, features=features, textures=features[:, :3], category_prob=chance(CATEGORY_NAMES, "category"),
+                    object_prob=chance(OBJECTS, "object"), rotation=rotation_matrix(*angles), rotation_known=rng.random(n) >= self.abstain,
+                    rotation_error=np.full(n, 10.0), position=noisy(shown[["ty", "tz"]]), size=noisy(shown["s"], 0.1),
+                    descriptors=noisy(object_features().loc[shown["object"]]))
+        return Readings(**{field.name: read[field.name] for field in fields(Readings)})
+
+
+def pictures(rows):
+    "Images that hide row numbers."
+    images = np.zeros((*np.shape(rows), 1, 8, 8), np.float32)
+    images[..., 0, 0, 0] = np.asarray(rows) / 1e4
+    return images
+
+
+@dataclass(frozen=True)
+class Edits:
+    images: np.ndarray
+    originals: np.ndarray
+    targets: np.ndarray
+    gammas: tuple = (0.0, 0.5, 1.0)
+    group_names: tuple = GROUPS
+    mode: str = "selective"
+    caption: str = "by hand"
+
+
+@pytest.fixture(scope="module")
+def world():
+    "A judge that reads without error, held-out rows, pairs, and edits that do exactly one thing to a share gamma of the pairs."
+    labels = sample_labels(700, 5)
+    judge, rows = LabelJudge(labels), np.arange(700)
+    pairs = es.choose_pairs(judge.read(pictures(rows)), 40, seed=1)
+    source, target = (labels.iloc[pairs[:, i]].reset_index(drop=True) for i in (0, 1))
+    rng = np.random.default_rng(3)
+    siblings = object_names().groupby("category")["object"].apply(list)
+    other = [rng.choice([o for o in siblings[c] if o != own]) for c, own in zip(source["category"], source["object"])]
+    ideal = [source.assign(**target[POSE]), source.assign(**target[OBJECT]), source.assign(object=other), source]
+    judge.labels = pd.concat([labels, *ideal], ignore_index=True)
+    done = rng.permutation(40) / 40
+    edited = np.stack([700 + 40 * g + np.arange(40) for g in range(4)], 1)
+    which = np.stack([np.where((done < s)[:, None], edited, pairs[:, :1]) for s in (0.0, 0.5, 1.0)], 2)
+    return SimpleNamespace(judge=judge, pairs=pairs, rest=np.setdiff1d(rows, pairs.ravel()), labels=labels,
+                           edits=Edits(pictures(which), pictures(pairs[:, 0]), pictures(pairs[:, 1])))
+
+
+@pytest.fixture(scope="module")
+def result(world):
+    second = replace(world.edits, mode="paper", images=world.edits.images[:, :, ::-1])
+    critic = {"selective": np.linspace(-3, 0, 40 * 12).reshape(40, 4, 3)}
+    return es.measure_edits([world.edits, second], world.judge, pictures(world.rest), critic, settings={"caption": "hand-made"}, n_boot=200)
+
+
+# --- pairs ---------------------------------------------------------------------------------------------------------------
+
+def readings_of(labels, **kw): return LabelJudge(labels, **kw).read(pictures(np.arange(len(labels))))
+
+
+def test_pairs_differ_in_category_and_pose_and_use_no_image_twice():
+    labels = sample_labels(600, 2)
+    readings = readings_of(labels)
+    pairs = es.choose_pairs(readings, 64, min_angle=70, seed=4)
+    assert pairs.shape == (64, 2) and len(set(pairs.ravel())) == 128
+    category = labels["category"].to_numpy()
+    assert (category[pairs[:, 0]] != category[pairs[:, 1]]).all()
+    assert geodesic_angle(*readings.rotation[pairs.T]).min() >= 70
+    assert pd.Series(category[pairs[:, 0]]).value_counts().max() <= 2 * 64 / 8
+    assert np.array_equal(pairs, es.choose_pairs(readings, 64, min_angle=70, seed=4))
+    assert not np.array_equal(pairs, es.choose_pairs(readings, 64, min_angle=70, seed=5))
+
+
+def test_readable_images_first_and_misread_ones_never():
+    labels = sample_labels(600, 2)
+    readings = readings_of(labels, abstain=0.3)
+    pairs = es.choose_pairs(readings, 64, seed=0)
+    assert readings.rotation_known[pairs].all() and geodesic_angle(*readings.rotation[pairs.T]).min() >= 60
+    wrong = labels["category"].to_numpy().copy()
+    wrong[:300] = "nothing it knows"
+    assert es.choose_pairs(readings, 64, seed=0, category=wrong).min() >= 300
+
+
+def test_without_a_rotation_only_the_category_counts():
+    readings = replace(readings_of(sample_labels(100, 2)), rotation=None, rotation_known=None)
+    pairs = es.choose_pairs(replace(readings, rotation_known=np.zeros(100, bool)), 20)
+    assert (readings.category[pairs[:, 0]] != readings.category[pairs[:, 1]]).all()
+    assert len(es.choose_pairs(readings, 20)) == 20
+
+
+def test_too_few_pairs_are_refused():
+    readings = readings_of(sample_labels(60, 2))
+    with pytest.raises(ValueError, match=r"only \d+ of 64 pairs"): es.choose_pairs(readings, 64)
+    with pytest.raises(ValueError, match="only 0 of 5"): es.choose_pairs(readings, 5, min_angle=181)
+    with pytest.raises(ValueError, match="at least 1"): es.choose_pairs(readings, 0)
+
+
+# --- shifts --------------------------------------------------------------------------------------------------------------
+
+def test_class_shift_by_hand():
+    source, target = np.array([[0.9, 0.1, 0.0]] * 3), np.array([[0.0, 0.8, 0.2]] * 3)
+    edit = np.array([[0.9, 0.1, 0.0], [0.2, 0.7, 0.1], [0.3, 0.1, 0.6]])
+    shift = es.class_shift(source, target, edit)
+    assert shift["before"] == pytest.approx([0.7] * 3) and shift["after"] == pytest.approx([0.7, 0.1, 0.7])
+    assert shift["toward"] == pytest.approx([0, 0.6, 0]) and shift["change"] == pytest.approx([0, 0.7, 0.6])
+    assert shift["reached"].tolist() == [0, 1, 0] and shift["kept"].tolist() == [1, 0, 0]
+
+
+def test_vector_shift_by_hand():
+    source, target = np.zeros((5, 2)), np.array([[3.0, 4], [3, 4], [3, 4], [3, 4], [0, 0]])
+    edit = np.array([[0.0, 0], [3, 4], [1.5, 2], [-4, 3], [1, 0]])
+    shift = es.vector_shift(source, target, edit)
+    assert shift["toward"][:4] == pytest.approx([0, 5, 2.5, 0]) and np.isnan(shift["toward"][4])
+    assert shift["after"] == pytest.approx([5, 0, 2.5, math.hypot(7, 1), 1]) and shift["change"] == pytest.approx([0, 5, 2.5, 5, 1])
+
+
+def test_toward_does_not_lean_under_noise_although_distances_grow():
+    rng = np.random.default_rng(0)
+    source, target = rng.standard_normal((4000, 6)), rng.standard_normal((4000, 6))
+    shift = es.vector_shift(source, target, source + rng.standard_normal((4000, 6)))
+    assert abs(shift["toward"].mean()) < 0.05 and (shift["after"] - shift["before"]).mean() > 0.5
+
+
+def test_rotation_shift_by_hand():
+    turns = lambda *degrees: plane_rotation(0, 1, np.array(degrees, float))
+    known = lambda *k: np.array(k, bool)
+    r = lambda rotation, k: SimpleNamespace(rotation=rotation, rotation_known=k)
+    source, target = r(turns(0, 0, 0, 0), known(1, 1, 1, 0)), r(turns(90, 90, 90, 90), known(1, 1, 1, 1))
+    shift = es.rotation_shift(source, target, r(turns(60, -20, 70, 60), known(1, 1, 0, 1)))
+    assert shift["before"][:3] == pytest.approx([90] * 3) and np.isnan(shift["before"][3])
+    assert shift["after"][[0, 1, 3]] == pytest.approx([30, 110, 30]) and np.isnan(shift["after"][2])
+    assert shift["toward"][:2] == pytest.approx([60, -20]) and np.isnan(shift["toward"][2:]).all()
+    assert shift["change"][:2] == pytest.approx([60, 20]) and np.isnan(shift["change"][2:]).all()
+    assert shift["kept"][:2].tolist() == [0, 1] and shift["reached"][1] == 0 and np.isnan(shift["kept"][2])
+
+
+def test_attribute_shifts_are_in_order_and_independent_of_the_rest():
+    labels = sample_labels(60, 1)
+    readings = readings_of(labels, noise=0.1)
+    source, target, edit = readings[np.arange(10)], readings[np.arange(10, 20)], readings[np.arange(20, 50)]
+    table = es.attribute_shifts(source, target, edit, DESCRIPTORS, {"sum": lambda r: r.features.sum(1, keepdims=True)})
+    assert len(table) == 30 and table["pair"].tolist() == [p for p in range(10) for _ in range(3)]
+    rows = lambda i: np.arange(i, i + 1)
+    alone = es.attribute_shifts(source[rows(4)], target[rows(4)], edit[rows(13)], DESCRIPTORS, {"sum": lambda r: r.features.sum(1, keepdims=True)})
+    pd.testing.assert_series_equal(table.iloc[13].drop("pair"), alone.iloc[0].drop("pair"), check_names=False)
+    attributes = {c.rsplit("_", 1)[0] for c in table.columns[1:]}
+    assert attributes == {"category", "identity", "rotation", "position", "size", "shape", "albedo", "sum"}
+
+
+def test_what_a_judge_does_not_read_is_left_out():
+    readings = replace(readings_of(sample_labels(20, 1)), rotation=None, rotation_known=None, object_prob=None, size=None, descriptors=None)
+    table = es.attribute_shifts(readings, readings, readings)
+    assert {c.rsplit("_", 1)[0] for c in table.columns[1:]} == {"category", "position"}
+
+
+@pytest.mark.parametrize("n, m, k", [(10, 9, 20), (10, 10, 25), (0, 0, 0)])
+def test_numbers_that_do_not_fit_are_refused(n, m, k):
+    readings = readings_of(sample_labels(30, 1))
+    with pytest.raises(ValueError, match="one target"): es.attribute_shifts(*(readings[np.arange(i)] for i in (n, m, k)))
+
+
+def test_descriptor_groups():
+    groups = es.descriptor_groups(DESCRIPTORS)
+    assert list(groups) == ["shape", "albedo"] and groups["albedo"] == [6, 7, 8]
+    assert es.descriptor_groups(("age", "tilt_x", "tilt_y")) == {"age": [0], "tilt": [1, 2]}
+
+
+# --- intervals -----------------------------------------------------------------------------------------------------------
+
+@pytest.fixture(scope="module")
+def holes():
+    rng = np.random.default_rng(0)
+    values = rng.standard_normal((13, 4)) + np.arange(4)
+    values[rng.random((13, 4)) < 0.2] = np.nan
+    values[:, 3] = np.nan
+    return values, es.bootstrap_counts(13, 50, seed=2)
+
+
+def test_counts_are_resamples():
+    counts = es.bootstrap_counts(13, 500, seed=2)
+    assert (counts[0] == 1).all() and (counts.sum(1) == 13).all() and np.array_equal(counts, es.bootstrap_counts(13, 500, seed=2))
+    assert counts[1:].mean() == pytest.approx(1) and counts[1:].var(0).mean() == pytest.approx(12 / 13, rel=0.1)
+    with pytest.raises(ValueError, match="at least one pair"): es.bootstrap_counts(0)
+
+
+def test_weighted_median_and_ratio_against_drawing_rows(holes):
+    values, counts = holes
+    top, median, ratio = values**2, es.weighted_median(counts, values), es.weighted_ratio(counts, values**2, values)
+    mean = es.weighted_ratio(counts, values)
+    for b, row in enumerate(counts.astype(int)):
+        drawn, over = np.repeat(values, row, 0), np.repeat(top, row, 0)
+        np.testing.assert_allclose(median[b, :3], np.nanmedian(drawn[:, :3], 0))
+        np.testing.assert_allclose(ratio[b, :3], np.nansum(over[:, :3], 0) / np.nansum(drawn[:, :3], 0))
+        np.testing.assert_allclose(mean[b, :3], np.nanmean(drawn[:, :3], 0))
+    assert np.isnan(median[:, 3]).all() and np.isnan(ratio[:, 3]).all()
+
+
+def test_interval_of_a_mean_is_that_of_theory():
+    x = np.random.default_rng(1).standard_normal((400, 1))
+    row = es.interval(es.weighted_ratio(es.bootstrap_counts(400, 4000), x)).iloc[0]
+    assert row["value"] == pytest.approx(x.mean())
+    assert (row["high"] - row["low"]) / 2 == pytest.approx(1.96 * x.std() / 20, rel=0.06)
+
+
+# --- the matrix ----------------------------------------------------------------------------------------------------------
+
+def test_edits_that_are_known(result):
+    matrix = result.matrix("moved", "selective", 1.0)
+    assert list(matrix.index) == list(GROUPS)
+    assert matrix.loc[GROUPS[0], "rotation"] == pytest.approx(1) and abs(matrix.loc[GROUPS[0], ["category", "identity", "shape", "size"]]).max() < 1e-9
+    assert matrix.loc[GROUPS[1], ["category", "identity"]].min() > 0.9 and abs(matrix.loc[GROUPS[1], "rotation"]) < 1e-6
+    assert matrix.loc[GROUPS[1], ["shape", "albedo"]].to_numpy() == pytest.approx([1, 1])
+    assert abs(matrix.loc[GROUPS[3]]).max() < 1e-6
+    half = result.matrix("moved", "selective", 0.5)
+    assert half.loc[GROUPS[1], "category"] == pytest.approx(matrix.loc[GROUPS[1], "category"] / 2, rel=1e-6)
+    kept = result.matrix("kept", "selective", 1.0)
+    assert kept["category"].tolist() == [1, 0, 1, 1] and kept["identity"].tolist() == [1, 0, 0, 1]
+    beyond = result.matrix("beyond", "selective", 1.0)
+    assert beyond.loc[GROUPS[2], "identity"] > 0.9 and abs(beyond.loc[GROUPS[3], "identity"]) < 1e-9
+
+
+def test_scores_against_a_slow_version(world):
+    judge = LabelJudge(world.judge.labels, noise=0.2, abstain=0.15)
+    table = es.measure_edits(world.edits, judge, pictures(world.rest), n_boot=50).table
+    scores = es.selectivity_scores(table, n_boot=50).set_index([*es.KEYS, "attribute", "quantity"])
+    for group in GROUPS[:2]:
+        part = table[(table["group"] == group) & (table["gamma"] == 1.0)]
+        at = ("selective", group, 1.0)
+        read = part.dropna(subset=["rotation_toward"])
+        assert scores.loc[(*at, "rotation", "moved"), "value"] == pytest.approx(1 - read["rotation_after"].median() / read["rotation_before"].median())
+        assert scores.loc[(*at, "rotation", "moved"), "n"] == len(read) < 40
+        assert scores.loc[(*at, "rotation", "turned"), "value"] == pytest.approx(part["rotation_change"].median())
+        assert scores.loc[(*at, "shape", "moved"), "value"] == pytest.approx(part["shape_toward"].sum() / part["shape_before"].sum())
+        assert scores.loc[(*at, "category", "kept"), "value"] == part["category_kept"].mean()
+        still = table[(table["group"] == group) & (table["gamma"] == 0.0)]
+        gone = part["albedo_change"].to_numpy() - still["albedo_change"].to_numpy()
+        assert scores.loc[(*at, "albedo", "beyond"), "value"] == pytest.approx(gone.sum() / part["albedo_before"].sum())
+
+
+def test_intervals_hold_the_truth_and_exclude_zero_where_they_should(result):
+    half = result.scores[(result.scores["gamma"] == 0.5) & (result.scores["mode"] == "selective") & (result.scores["quantity"] == "moved")]
+    half = half.set_index(["group", "attribute"])
+    row = half.loc[(GROUPS[1], "category")]
+    assert 0.25 < row["low"] < row["value"] < row["high"] < 0.75
+    assert half.loc[(GROUPS[2], "shape"), "low"] > 0 and half.loc[(GROUPS[3], "shape"), ["low", "high"]].abs().max() < 1e-9
+
+
+def test_order_of_rows_does_not_matter(result):
+    mixed = result.table.sample(frac=1, random_state=0).reset_index(drop=True)
+    a, b = (es.selectivity_scores(t, 20).sort_values([*es.KEYS, "attribute", "quantity"]).reset_index(drop=True) for t in (result.table, mixed))
+    pd.testing.assert_frame_equal(a, b)
+
+
+# --- realism and images --------------------------------------------------------------------------------------------------
+
+def test_within_manifold_against_loops():
+    rng = np.random.default_rng(0)
+    real, fake = rng.standard_normal((40, 3)), rng.standard_normal((25, 3)) * 2
+    slow = []
+    radii = [sorted(np.linalg.norm(real - r, axis=1))[3] for r in real]
+    for f in fake: slow.append(any(np.linalg.norm(f - r) <= radius for r, radius in zip(real, radii)))
+    assert es.within_manifold(real, fake, k=3).tolist() == slow and 0 < sum(slow) < 25
+    assert es.within_manifold(real, fake, k=3).mean() == pytest.approx(precision_recall(real, fake, k=3)[0])
+    assert es.within_manifold(real, real).all() and not es.within_manifold(real, fake + 100).any()
+    for k in (0, 40):
+        with pytest.raises(ValueError, match="k must be between 1 and 39"): es.within_manifold(real, fake, k)
+
+
+def test_image_shifts_by_hand():
+    originals = np.zeros((2, 1, 4, 4), np.float32)
+    edits = np.stack([originals[0], originals[0] + 0.5, originals[1], originals[1] + 0.1])
+    real = np.array([[0.0, 0], [3, 4], [6, 8]])                                    # distances 5, 5, 10
+    read = lambda features: SimpleNamespace(features=np.array(features), textures=np.array(features)[::-1] * 0.1)
+    table = es.image_shifts(originals, edits, read(np.zeros((2, 2))), read([[0.0, 0], [0, 10], [20, 0], [100, 0]]), read(np.repeat(real, 4, 0)))
+    assert table["pixels_mean"].to_numpy() == pytest.approx([0, 0.5, 0, 0.1], abs=1e-6)
+    unit = torch.pdist(torch.tensor(np.repeat(real, 4, 0))).mean().item()
+    assert table["features_mean"].to_numpy() == pytest.approx(np.array([0, 10, 20, 100]) / unit)
+    assert table["realism_mean"].tolist() == [1, 0, 0, 0] and table["texture_mean"].tolist() == [0, 0, 0, 1]
+
+
+def test_realism_tells_blends_from_pictures(world):
+    "Images that are between two others are not within the manifold; the held-out images are, mostly."
+    judge = world.judge
+    class Blurry(LabelJudge):
+        def read(self, images):
+            readings = super().read(np.where(images > 0.9, 0, images))
+            far = np.asarray(images)[:, 0, 0, 1] > 0.5
+            return replace(readings, features=readings.features + 10 * far[:, None])
+    spoilt = world.edits.images.copy()
+    spoilt[:, 1, 2, :, 0, 1] = 1
+    out = es.measure_edits(replace(world.edits, images=spoilt), Blurry(judge.labels), pictures(world.rest), n_boot=20)
+    realism = out.scores[(out.scores["attribute"] == "realism")].set_index(["group", "gamma"])["value"]
+    assert realism[(GROUPS[1], 1.0)] == 0 and realism[(GROUPS[1], 0.0)] > 0.6 and out.settings["reference"]["realism"] > 0.6
+    kid = out.realism.set_index(["group", "gamma"])["kid"]
+    assert kid[(GROUPS[1], 1.0)] > 10 * abs(kid[(GROUPS[1], 0.0)])
+
+
+# --- critic and latents --------------------------------------------------------------------------------------------------
+
+def test_critic_scores_against_one_at_a_time():
+    torch.manual_seed(0)
+    critics = Critics(ConvEncoder(8, width=8), groups=(2, 3), n_latents=5, n_features=8).eval()
+    images, z, negatives = torch.rand(3, 2, 4, 1, 8, 8), torch.randn(3, 5), torch.randn(9, 5)
+    fast = es.critic_scores(images.numpy(), critics, z, negatives, groups=[1, 0], batch_size=7)
+    assert fast.shape == (3, 2, 4)
+    for i in range(3):
+        for column, g in enumerate((1, 0)):
+            scores = critics.scores(torch.cat([z[i:i + 1], negatives]), 2 * images[i, column] - 1)[g]
+            np.testing.assert_allclose(fast[i, column], scores.log_softmax(1)[:, 0].detach(), atol=1e-5)
+
+
+def test_latents_are_read_back():
+    rng = np.random.default_rng(0)
+    features, weight = rng.standard_normal((400, 10)).astype(np.float32), rng.standard_normal((10, 5))
+    z = features @ weight + 3
+    z[:, 3:] = rng.standard_normal((400, 2))                                       # nothing to be read in the second group
+    readout = es.fit_latent_readout(features, z, (3, 2))
+    assert readout.r2[0] > 0.999 and readout.r2[1] < 0.05
+    first, second = readout.attributes().values()
+    np.testing.assert_allclose(first(SimpleNamespace(features=features)), z[:, :3], atol=0.1)
+    assert second(SimpleNamespace(features=features)).shape == (400, 2) and list(readout.attributes()) == ["latents 1", "latents 2"]
+    with pytest.raises(ValueError, match="add up to D"): es.fit_latent_readout(features, z, (3, 3))
+
+
+# --- results -------------------------------------------------------------------------------------------------------------
+
+def test_criteria_of_known_edits(result):
+    summary = result.summary().set_index(["mode", "group", "gamma", "criterion"])
+    best = summary.loc["selective"].xs(1.0, level="gamma")
+    assert best.loc[(GROUPS[0], "rotation error to the target removed"), "met"] == 1
+    assert best.loc[(GROUPS[1], "target's category reached"), ["value", "met"]].tolist() == [1, 1]
+    assert best.loc[(GROUPS[2], "identity changed, beyond the round trip"), "met"] == 1
+    assert best.loc[(GROUPS[3], "identity changed, beyond the round trip"), "met"] == 0
+    assert summary.loc[("selective", GROUPS[1], 0.5, "target's category reached"), "met"] == 0
+    assert summary.loc[("selective", "all", 0.0, "round trip, RMSE"), "value"] == pytest.approx(0, abs=1e-6)
+    assert "KID" in set(summary[summary["wanted"] == "reported"].index.get_level_values("criterion"))
+    assert result.best_gamma("selective") == 1.0
+    report = result.report()
+    assert report.loc[("selective", GROUPS[1], "target's category reached", ">= 0.8"), 1.0] == "1 [1, 1] *"
+
+
+def test_curves_and_matrices_are_found_or_refused(result):
+    curve = result.curve("selective", GROUPS[1], "category", "reached")
+    assert curve["value"].tolist() == [0, 0.5, 1] and list(curve.index) == [0, 0.5, 1]
+    assert result.modes == ["selective", "paper"] and result.groups == list(GROUPS)
+    with pytest.raises(ValueError, match="there is no 'moved'"): result.matrix("moved", "selective", 7.0)
+    with pytest.raises(ValueError, match="there is no 'risen'"): result.matrix("risen", "selective", 1.0)
+
+
+def test_saved_results_come_back(result, tmp_path):
+    back = es.SelectivityResult.load(result.save(tmp_path / "out"))
+    for name in ("table", "scores", "realism"): pd.testing.assert_frame_equal(getattr(back, name), getattr(result, name))
+    assert back.settings == result.settings and back.settings["caption"] == "hand-made" and back.settings["judge"] == {"made": "by hand"}
+    pd.testing.assert_frame_equal(back.summary(), result.summary())
+
+
+def test_damaged_results_are_refused(result, tmp_path):
+    with pytest.raises(FileNotFoundError, match="table.csv"): es.SelectivityResult.load(tmp_path)
+    folder = result.save(tmp_path / "out")
+    (folder / "settings.json").write_text("{")
+    with pytest.raises(ValueError, match="damaged"): es.SelectivityResult.load(folder)
+    (folder / "scores.csv").unlink()
+    with pytest.raises(FileNotFoundError, match="scores.csv"): es.SelectivityResult.load(folder)
+
+
+def test_figures(result, world):
+    figure = result.plot(1.0)
+    assert isinstance(figure, Figure) and len(figure.axes) == 8
+    titles = [ax.get_title() for ax in figure.axes]
+    assert sum("judge against critic" in t for t in titles) == 1                    # only one mode has critic scores
+    assert any("selective, γ = 1" in t for t in titles)
+    sheet = es.plot_sheet(world.edits, 1.0, n=20, columns=5)
+    assert len([ax for ax in sheet.axes if ax.images]) == 20
+    again = es.plot_sheet(world.edits, 1.0, n=20, columns=5)
+    assert all(np.array_equal(a.images[0].get_array(), b.images[0].get_array()) for a, b in zip(sheet.axes, again.axes))
+    with pytest.raises(ValueError, match="gamma must be one of"): es.plot_sheet(world.edits, 3.0)
+    plt.close("all")
+
+
+def test_images_that_do_not_fit_are_refused(world):
+    for wrong in (dict(gammas=(0.0, 1.0)), dict(group_names=GROUPS[:2]), dict(originals=world.edits.originals[:3]), dict(targets=world.edits.targets[:3])):
+        with pytest.raises(ValueError, match="images must be"): es.measure_edits(replace(world.edits, **wrong), world.judge, pictures(world.rest))
+    with pytest.raises(ValueError, match="different modes"): es.measure_edits([world.edits, world.edits], world.judge, pictures(world.rest))
+    with pytest.raises(ValueError, match="different modes"): es.measure_edits([], world.judge, pictures(world.rest))
+
+
+# --- from a model --------------------------------------------------------------------------------------------------------
+
+class Model:
+    "Edits by handing out the target where gamma > 0; counts how often it is asked."
+    def __init__(self, labels):
+        torch.manual_seed(0)
+        self.recording, self.asked = SimpleNamespace(images=pictures(np.arange(len(labels))), labels=labels), []
+        self.split = SimpleNamespace(train=np.arange(300), test=np.arange(300, len(labels)))
+        self.critics = Critics(ConvEncoder(8, width=8), groups=(2, 1), n_latents=3, n_features=8).eval()
+        self.z = torch.as_tensor(np.c_[labels[["rxy", "ty"]].to_numpy() / [60, 1], np.random.default_rng(0).standard_normal(len(labels))])
+
+    def latents(self): return self.z
+
+    def edit(self, original, target, mode, gammas=(0.0, 1.0), batch_size=None, progress=True):
+        self.asked.append(mode)
+        images, goals = (self.recording.images[rows] for rows in (original, target))
+        edited = np.stack([np.stack([goals if g else images for g in gammas], 1)] * 2, 1)
+        return Edits(edited, images, goals, tuple(gammas), GROUPS[:2], mode)
+
+
+def test_run_on_a_model_and_going_on(tmp_path):
+    labels = sample_labels(700, 9)
+    judge, model = LabelJudge(labels), Model(labels)
+    options = dict(n_pairs=24, latent_images=250, folder=tmp_path, progress=False)
+    modes = {"selective": {}, "paper, strong": {"mode": "paper", "gammas": (0.0, 2.0)}}
+    out = es.run_selectivity(model, judge, modes=modes, **options)
+    assert out.modes == ["selective", "paper, strong"] and model.asked == ["selective", "paper"]
+    assert out.gammas("paper, strong") == [0, 2] and len(out.table) == 2 * 24 * 2 * 2
+    assert out.matrix("moved", "selective", 1.0).loc[GROUPS[0], ["rotation", "latents 1"]].to_numpy() == pytest.approx([1, 1], abs=1e-3)
+    assert out.settings["latents_r2"][0] > 0.95 > 0.1 > out.settings["latents_r2"][1]
+    assert out.table["critic_mean"].max() <= 0 and out.settings["held_out"] == 400 - 48
+    again = es.run_selectivity(model, judge, modes=modes, **options)
+    assert len(model.asked) == 2
+    pd.testing.assert_frame_equal(again.table, es.SelectivityResult.load(tmp_path).table)
+    pd.testing.assert_frame_equal(again.scores, out.scores)
+    with pytest.raises(ValueError, match="other pairs or options"): es.run_selectivity(model, judge, modes=modes, **options | {"seed": 1})
+    with pytest.raises(ValueError, match="other pairs or options"): es.run_selectivity(model, judge, modes=modes, gammas=(0.0, 3.0), **options)
+
+
+def test_pairs_of_a_model_are_test_images():
+    labels = sample_labels(700, 9)
+    pairs = es.held_out_pairs(Model(labels), LabelJudge(labels), 30, seed=2)
+    assert pairs.min() >= 300 and len(set(pairs.ravel())) == 60
