@@ -6,9 +6,10 @@
 __all__ = ['SYMMETRY_ANGLES', 'OBJECT_SCALE', 'READABLE', 'COLUMNS', 'CLASSES', 'ROTATION_OUTPUTS', 'HEAD_LOSSES', 'SHIPPED',
            'DESCRIPTORS', 'SHIPPED_CONFIG', 'geodesic_angle', 'turn_about', 'body_axes', 'symmetry', 'symmetry_table',
            'ReadoutConfig', 'encode_labels', 'ResidualBlock', 'ReadoutNet', 'rotation_from_6d', 'rotation_loss',
-           'readout_loss', 'blur_images', 'augment', 'Readings', 'as_images', 'Readouts', 'r_squared', 'score_readings',
-           'calibrate', 'standardised', 'train_readouts', 'with_descriptors', 'shipped_images',
-           'train_shipped_readouts', 'load_readouts', 'mmd2', 'kid', 'precision_recall', 'nearest']
+           'readout_loss', 'blur_images', 'augment', 'Readings', 'as_images', 'read_rotation', 'Readouts',
+           'decode_outputs', 'write_readouts', 'read_file', 'r_squared', 'score_readings', 'calibrate', 'standardised',
+           'train_readouts', 'with_descriptors', 'shipped_images', 'train_shipped_readouts', 'load_readouts', 'mmd2',
+           'kid', 'precision_recall', 'nearest']
 
 # %% ../nbs/03b_readouts.ipynb #40c4e289
 import json
@@ -239,7 +240,7 @@ def readout_loss(
         logs[head] = torch.where(known, rows, 0).sum() / known.sum().clamp(min=1)
     return sum(HEAD_LOSSES[head][0] * value for head, value in logs.items()), logs
 
-# %% ../nbs/03b_readouts.ipynb #0d581f39
+# %% ../nbs/03b_readouts.ipynb #f357017b
 def blur_images(
     images: Tensor, # (b, 1, H, W)
     sigma: Tensor, # (b,) standard deviation in pixels; 0 leaves an image as it is
@@ -266,7 +267,7 @@ def augment(
     x = blur_images(images + wide(before) * noise[0], blur * images.shape[-1])
     return (wide(gain) * x + wide(after) * noise[1]).clamp(0, 1)
 
-# %% ../nbs/03b_readouts.ipynb #f357017b
+# %% ../nbs/03b_readouts.ipynb #2047677c
 def blur_images(
     images: Tensor, # (b, 1, H, W)
     sigma: Tensor, # (b,) standard deviation in pixels; 0 leaves an image as it is
@@ -348,6 +349,18 @@ def _unit_range(images: Tensor) -> Tensor:
     "Images as float32 in [0, 1]."
     return images.float() / 255 if images.dtype == torch.uint8 else images
 
+# %% ../nbs/03b_readouts.ipynb #83d8289b
+def read_rotation(
+    raw: np.ndarray, # (n, 7) output of the rotation head
+    readable: np.ndarray, # (n,) probability that the object is one whose rotation can be seen
+    factor: float = 1.0, # of the predicted errors
+    limit: float = 180.0, # degrees: predicted errors above it are withheld
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]: # rotations (n, 3, 3), known (n,) bool, predicted errors (n,) in degrees
+    "Rotations, whether they are given, and how far off they are expected to be."
+    expected = np.degrees(3 * np.exp(raw[:, 6].clip(math.log(0.01), math.log(2.0))))
+    error = np.minimum(expected, 180) * np.float32(factor)
+    return rotation_from_6d(torch.from_numpy(raw)).numpy(), (error <= limit) & (readable >= 0.5), error
+
 # %% ../nbs/03b_readouts.ipynb #1bf9da74
 class Readouts:
     "A fitted judge: reads images, says how sure it is of a rotation, and abstains."
@@ -374,76 +387,73 @@ class Readouts:
         return next(self.net.parameters()).device
 
     @torch.no_grad()
-    def outputs(
-        self,
-        images: "np.ndarray | Tensor", # (n, 1, H, W) in [0, 1], or uint8
-        batch_size: int = 256,
-    ) -> dict[str, np.ndarray]: # "features", "textures" and each head's raw output
-        "What the network puts out, in float32."
+    def outputs(self, images: "np.ndarray | Tensor", batch_size: int = 256) -> dict[str, np.ndarray]:
+        "What the network puts out for images (n, 1, H, W): features, textures and each head's raw output, in float32."
         x = as_images(images, self.image_size)
         place = lambda part: _unit_range(part.to(self.device)).contiguous(memory_format=torch.channels_last)
         parts = [self.net(place(part)) for part in x.split(batch_size)]
         return {name: torch.cat([part[name] for part in parts]).cpu().numpy() for name in parts[0]}
 
-    def read(
-        self,
-        images: "np.ndarray | Tensor", # (n, 1, H, W) in [0, 1], or uint8
-        batch_size: int = 256,
-    ) -> Readings:
-        "Read images."
-        out = self.outputs(images, batch_size)
-        value = lambda name: out[name] * np.float32(self.scale[name][1]) + np.float32(self.scale[name][0]) if name in out else None
-        chance = lambda name: torch.softmax(torch.from_numpy(out[name]), 1).numpy() if name in out else None
-        rotation, known, error = self._rotation(out.get("rotation"), chance("object"))
-        size = value("size")
-        return Readings(self.classes.get("category", ()), self.classes.get("object", ()), out["features"], out["textures"],
-                        chance("category"), chance("object"), rotation, known, error, value("position"), None if size is None else np.exp(size[:, 0]),
-                        value("descriptors"))
+    def read(self, images: "np.ndarray | Tensor", batch_size: int = 256) -> Readings:
+        "Read images (n, 1, H, W), float in [0, 1] or uint8. Raises ValueError for others."
+        return decode_outputs(self, self.outputs(images, batch_size))
 
-    def _rotation(self, raw: "np.ndarray | None", chance: "np.ndarray | None") -> tuple:
-        "Rotations, whether they are known, and their predicted errors."
-        if raw is None: return None, None, None
-        expected = np.degrees(3 * np.exp(raw[:, 6].clip(math.log(0.01), math.log(2.0))))
-        error = np.minimum(expected, 180) * np.float32(self.calibration["factor"])
-        known = error <= self.calibration["limit"]
-        if self.readable is not None and chance is not None:
-            known &= chance @ np.array([self.readable.get(name, True) for name in self.classes["object"]], np.float32) >= 0.5
-        return rotation_from_6d(torch.from_numpy(raw)).numpy(), known, error
-
-    def accuracy(
-        self,
-        images: "np.ndarray | Tensor", # (n, 1, H, W), not seen in training
-        labels: pd.DataFrame, # n rows
-        batch_size: int = 256,
-    ) -> pd.DataFrame: # rows: what is scored; columns: score, n (images it rests on)
-        "How good a judge this is on labelled images."
+    def accuracy(self, images: "np.ndarray | Tensor", labels: pd.DataFrame, batch_size: int = 256) -> pd.DataFrame:
+        "How good a judge this is on labelled images that it has not seen: see `score_readings`."
         return score_readings(self.read(images, batch_size), labels, self.config.descriptors)
 
-    def save(
-        self,
-        path: "str | Path", # a .safetensors file
-        half: bool = True, # weights in float16
-    ) -> Path:
-        "Write the judge to one file."
-        store = lambda v: v.half() if half and v.is_floating_point() else v
-        names = ("image_size", "classes", "scale", "readable", "calibration", "card")
-        meta = {"kind": "readouts", "config": asdict(self.config), "outputs": {k: h.out_features for k, h in self.net.heads.items()}}
-        return save_tensors(path, {k: store(v) for k, v in self.net.state_dict().items()}, meta | {k: getattr(self, k) for k in names})
+    def save(self, path: "str | Path", half: bool = True) -> Path:
+        "Write the judge to one safetensors file, its weights in float16 if `half`."
+        return write_readouts(self, path, half)
 
     @classmethod
-    def load(
-        cls,
-        path: "str | Path",
-        device: "str | torch.device" = "auto",
-    ) -> "Readouts":
+    def load(cls, path: "str | Path", device: "str | torch.device" = "auto") -> "Readouts":
         "Read a file of `save`. Raises FileNotFoundError, or ValueError for a damaged or foreign file."
-        weights, meta = load_tensors(path, "readouts")
-        config = ReadoutConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in meta["config"].items()})
-        net = ReadoutNet(config, meta["outputs"])
-        try: net.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in weights.items()})
-        except RuntimeError as e: raise ValueError(f"the weights in {path} do not fit the architecture in its header: {e}") from e
-        net = net.to(resolve_device(device), memory_format=torch.channels_last)
-        return cls(net, config, *(meta[k] for k in ("image_size", "classes", "scale", "readable", "calibration", "card")))
+        return cls(**read_file(path, device))
+
+# %% ../nbs/03b_readouts.ipynb #e7556aa2
+def decode_outputs(
+    judge: Readouts,
+    out: Mapping[str, np.ndarray], # of `Readouts.outputs`
+) -> Readings:
+    "Raw outputs as probabilities, rotations and values in the units of the labels."
+    chance = {head: torch.softmax(torch.from_numpy(out[head]), 1).numpy() for head in CLASSES if head in out}
+    values = {head: out[head] * np.float32(spread) + np.float32(mean) for head, (mean, spread) in judge.scale.items()}
+    readable, rotation = np.ones(len(out["features"])), (None, None, None)
+    if judge.readable is not None and "object" in chance:
+        readable = chance["object"] @ np.array([judge.readable.get(name, True) for name in judge.classes["object"]], np.float32)
+    if "rotation" in out: rotation = read_rotation(out["rotation"], readable, **judge.calibration)
+    return Readings(judge.classes.get("category", ()), judge.classes.get("object", ()), out["features"], out["textures"],
+                    chance.get("category"), chance.get("object"), *rotation, values.get("position"),
+                    np.exp(values["size"][:, 0]) if "size" in values else None, values.get("descriptors"))
+
+# %% ../nbs/03b_readouts.ipynb #d7a4ec86
+_HEADER = ("image_size", "classes", "scale", "readable", "calibration", "card") # what a file's header keeps of a judge
+
+
+def write_readouts(
+    judge: Readouts,
+    path: "str | Path", # a .safetensors file
+    half: bool = True, # weights in float16
+) -> Path:
+    "Write a judge to one file."
+    store = lambda v: v.half() if half and v.is_floating_point() else v
+    meta = {"kind": "readouts", "config": asdict(judge.config), "outputs": {k: h.out_features for k, h in judge.net.heads.items()}}
+    return save_tensors(path, {k: store(v) for k, v in judge.net.state_dict().items()}, meta | {k: getattr(judge, k) for k in _HEADER})
+
+
+def read_file(
+    path: "str | Path", # of `write_readouts`
+    device: "str | torch.device" = "auto",
+) -> dict[str, Any]: # arguments of `Readouts`
+    "Parts of a judge from its file. Raises FileNotFoundError, or ValueError for a damaged or foreign file."
+    weights, meta = load_tensors(path, "readouts")
+    config = ReadoutConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in meta["config"].items()})
+    net = ReadoutNet(config, meta["outputs"])
+    try: net.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in weights.items()})
+    except RuntimeError as e: raise ValueError(f"the weights in {path} do not fit the architecture in its header: {e}") from e
+    net = net.to(resolve_device(device), memory_format=torch.channels_last)
+    return {"net": net, "config": config} | {k: meta[k] for k in _HEADER}
 
 # %% ../nbs/03b_readouts.ipynb #8a4627d1
 def r_squared(
@@ -460,7 +470,8 @@ def _class_score(readings: Readings, labels: pd.DataFrame, head: str) -> dict[st
     names = {"category": readings.categories, "object": readings.objects}[head]
     known = labels[head].astype(str).isin(names).to_numpy()
     title = {"category": "category accuracy", "object": "identity accuracy"}[head]
-    return {title: (float((getattr(readings, head) == labels[head].astype(str))[known].mean()) if known.any() else math.nan, int(known.sum()))}
+    right = (getattr(readings, head) == labels[head].astype(str))[known]
+    return {title: (float(right.mean()) if known.any() else math.nan, int(known.sum()))}
 
 
 def _rotation_scores(readings: Readings, labels: pd.DataFrame) -> dict[str, tuple[float, int]]:
@@ -479,7 +490,8 @@ def _value_score(read: np.ndarray, labels: pd.DataFrame, columns: Sequence[str],
     "R^2 of numbers."
     truth = labels[list(columns)].to_numpy(float)
     there = np.isfinite(truth).all(1)
-    return {f"{title} R2": (r_squared(truth[there], read.reshape(len(truth), -1)[there]) if there.sum() > 1 else math.nan, int(there.sum()))}
+    read = read.reshape(len(truth), -1)
+    return {f"{title} R2": (r_squared(truth[there], read[there]) if there.sum() > 1 else math.nan, int(there.sum()))}
 
 # %% ../nbs/03b_readouts.ipynb #5bcae5df
 def score_readings(
@@ -552,10 +564,12 @@ def _check_training(images: Tensor, labels: pd.DataFrame, config: ReadoutConfig)
     if len(images) != len(labels): raise ValueError(f"there are {len(images)} images but {len(labels)} rows of labels")
     if not any(set(columns) <= set(labels) for columns in COLUMNS.values()) and not config.descriptors:
         raise ValueError(f"labels have none of the columns a judge learns to read, {COLUMNS}; name others in config.descriptors")
-    if missing := set(config.descriptors) - set(labels): raise ValueError(f"labels have no columns {sorted(missing)}, named in config.descriptors")
+    if missing := set(config.descriptors) - set(labels):
+        raise ValueError(f"labels have no columns {sorted(missing)}; name only columns of the labels in config.descriptors")
     step = config.patch * 2 ** (len(config.widths) - 1)
     if images.shape[2] != images.shape[3] or images.shape[2] % step:
-        raise ValueError(f"images must be square with a side that {step} divides, got {tuple(images.shape[2:])}; resize them or change widths")
+        raise ValueError(f"images must be square, with a side that {step} divides, got {tuple(images.shape[2:])}; "
+                         "resize them, or change config.widths")
 
 
 def _set_aside(images: Tensor, labels: pd.DataFrame, seed: int) -> tuple:
@@ -563,6 +577,20 @@ def _set_aside(images: Tensor, labels: pd.DataFrame, seed: int) -> tuple:
     order, cut = torch.randperm(len(images), generator=generator(seed, 7)), max(1, len(images) // 10)
     train, held = ((images[rows], labels.iloc[rows.numpy()].reset_index(drop=True)) for rows in (order[cut:], order[:cut]))
     return train, held
+
+# %% ../nbs/03b_readouts.ipynb #052c379b
+def _fit_options(config: ReadoutConfig, size: int) -> dict[str, Any]:
+    "What `training.fit` is told by the settings."
+    taken = {name: getattr(config, name) for name in ("steps", "batch_size", "lr", "weight_decay", "ema", "precision")}
+    return taken | {"clip": 5.0, "betas": (0.9, 0.99), "schedule": warmup_cosine(config.steps, 300), "desc": "readouts",
+                    "fingerprint": {"config": asdict(config), "size": size}}
+
+
+def _validator(images: Tensor, targets: Mapping[str, Tensor], device: torch.device, most: int = 1024) -> Callable[[nn.Module], Tensor]:
+    "A function that gives a network's mean loss on clean validation images."
+    parts = [slice(i, min(i + 256, most)) for i in range(0, min(len(images), most), 256)]
+    batches = [(images[part].to(device), {k: v[part].to(device) for k, v in targets.items()}) for part in parts]
+    return lambda net: torch.stack([readout_loss(net(_unit_range(x)), y)[0] for x, y in batches]).mean()
 
 # %% ../nbs/03b_readouts.ipynb #689b3f06
 def train_readouts(
@@ -581,7 +609,7 @@ def train_readouts(
     images = as_images(images)
     _check_training(images, labels, config)
     (images, labels), (held, held_labels) = ((images, labels), validation) if validation is not None else _set_aside(images, labels, seed)
-    device, held = resolve_device(device), as_images(held, images.shape[-1])
+    size, device, held = images.shape[-1], resolve_device(device), as_images(held, images.shape[-1])
     classes, scale, targets = _prepare(labels, config, readable)
     outputs = {k: len(classes[k]) if k in classes else ROTATION_OUTPUTS if k == "rotation" else v[0].numel() for k, v in targets.items()}
     with torch.random.fork_rng(devices=[]):
@@ -589,20 +617,14 @@ def train_readouts(
         net = ReadoutNet(config, outputs).to(memory_format=torch.channels_last)
     images, targets = images.to(device), {k: v.to(device) for k, v in targets.items()}
     check = standardised(encode_labels(held_labels, classes, config.descriptors), scale, held_labels, readable)
-    check = [(held[i:i + 256].to(device), {k: v[i:i + 256].to(device) for k, v in check.items()}) for i in range(0, min(len(held), 1024), 256)]
 
     def loss(net: nn.Module, batch: Batch) -> tuple[Tensor, Mapping[str, Tensor]]:
         x = augment(_unit_range(images[batch.index]), batch, config)
         return readout_loss(net(x.contiguous(memory_format=torch.channels_last)), {k: v[batch.index] for k, v in targets.items()})
 
-    def validate(net: nn.Module) -> Tensor:
-        return torch.stack([readout_loss(net(_unit_range(x)), y)[0] for x, y in check]).mean()
-
-    done = fit(net, loss, len(images), validate=validate, seed=seed, device=device,
-               **{"steps": config.steps, "batch_size": config.batch_size, "lr": config.lr, "weight_decay": config.weight_decay, "clip": 5.0,
-                  "betas": (0.9, 0.99), "ema": config.ema, "precision": config.precision, "schedule": warmup_cosine(config.steps, 300),
-                  "desc": "readouts", "fingerprint": {"config": asdict(config), "size": images.shape[-1]}} | options)
-    judge = Readouts(done.model, config, images.shape[-1], classes, scale, readable, card=card)
+    done = fit(net, loss, len(images), seed=seed, device=device,
+               **_fit_options(config, size) | {"validate": _validator(held, check, device)} | options)
+    judge = Readouts(done.model, config, size, classes, scale, readable, card=card)
     judge.history = done.history
     return _calibrated(judge, held, held_labels)
 
@@ -629,7 +651,7 @@ def shipped_images(
     images, labels = render_hvm(SHIPPED[part][0], size, SHIPPED[part][1], **options)
     return torch.from_numpy(np.round(images * 255).astype(np.uint8)), labels
 
-
+# %% ../nbs/03b_readouts.ipynb #e52c0f13
 def train_shipped_readouts(
     checkpoint: "str | Path", # folder of checkpoints; an interrupted run found there goes on
     data: "Mapping[str, tuple[Any, pd.DataFrame]] | None" = None, # what `shipped_images` gives for each part, if at hand
@@ -702,7 +724,7 @@ def kid(
     values = [mmd2(pick(a), pick(b)) for _ in range(subsets)]
     return float(np.mean(values)), float(np.std(values))
 
-# %% ../nbs/03b_readouts.ipynb #35ba0fa1
+# %% ../nbs/03b_readouts.ipynb #6cf88cf1
 def _distances(a: np.ndarray, b: np.ndarray) -> np.ndarray: # (n, F), (m, F) -> (n, m)
     "Euclidean distances."
     centre = b.mean(0)
@@ -729,7 +751,7 @@ def precision_recall(
     a, b = _pair(real, fake, k + 1)
     return _coverage(b, a, k), _coverage(a, b, k)
 
-# %% ../nbs/03b_readouts.ipynb #6cf88cf1
+# %% ../nbs/03b_readouts.ipynb #95f6bef2
 def _distances(a: np.ndarray, b: np.ndarray) -> np.ndarray: # (n, F), (m, F) -> (n, m)
     "Euclidean distances."
     centre = b.mean(0)

@@ -226,6 +226,7 @@ def test_objects_that_cannot_be_read_are_withheld(judge, rendered):
     with torch.no_grad():                                                # sure of its objects, right or wrong
         net.heads["object"].weight.normal_(0, 1000, generator=generator(0))
         net.heads["object"].bias.copy_(-net.heads["object"].weight @ torch.from_numpy(judge.read(images).features.mean(0)))
+        net.heads["rotation"].bias[6] -= 2                               # and of its rotations
     open_ended = Readouts(net, judge.config, 32, judge.classes, judge.scale, judge.readable, {"factor": 1.0, "limit": 1e9})
     r = open_ended.read(images)
     readable = np.array([judge.readable[name] for name in r.objects])
