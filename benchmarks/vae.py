@@ -1,9 +1,10 @@
 """How much faster the batched ensemble and the matrix form of the partial correlation are. Prints ratios measured in one run.
 
-    python benchmarks/vae.py [--steps 100] [--threads 1]
+    python benchmarks/vae.py [--repeats 3] [--threads 2]
 
-1. 40 neural VAEs (two subjects of 58 and 110 units, four variants, five seeds), one batched model for each subject,
-   against training the 40 one after another with the same function.
+1. 40 neural VAEs (two subjects of 58 and 110 units, four variants, five seeds), trained by the same function in three ways: one
+   batched model for each subject, one subject after the other; the two batched models side by side, in as many processes of one
+   thread each; one model after another. Ways alternate within each repeat.
 2. The partial correlation of a batch with its gradient: matrix products against the difference tensor (B, B, D) and against
    a loop over samples and groups.
 3. Where pythae is installed (`pip install pythae pydantic cloudpickle`): our total correlation against the one in its BetaTCVAE,
@@ -18,10 +19,11 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import torch
+from joblib import Parallel, delayed
 
 from migvis.data import Recording
 from migvis.partial_correlation import is_weights, partial_correlation, total_correlation
-from migvis.training import VAEConfig
+from migvis.training import VAEConfig, get_preset
 from migvis.vae import ablation, fit_vae
 
 
@@ -42,29 +44,54 @@ def seconds(task, repeats: int = 3, clock=time.perf_counter) -> float:
     return min(times)
 
 
-def fit(recording: Recording, steps: int, batch: int, seeds, variants) -> None:
-    config = VAEConfig(steps=steps, batch_size=batch)
-    fit_vae(recording, recording.select(images=range(128)), config, seeds=seeds, variants=variants, device="cpu", progress=False,
-            validate_every=steps, log_every=steps)
+EVERY = 150   # steps between validations: the twentieth part of the 3000 steps of the `demo` preset
 
 
-def ensembles(steps: int, batch: int) -> None:
-    recordings = [random_recording(58), random_recording(110)]
-    variants = ablation(0.3, 3.0)
-    fit(recordings[0], 5, batch, 1, variants)  # warm up
+def fit(n_units: int, steps: int, batch: int, seeds, variants, threads: int | None = None) -> float:
+    "Train with the proportions of the preset: 4032 training and 576 validation images, one validation every 150 steps. Seconds taken."
+    if threads:
+        torch.set_num_threads(threads)
+    train, validation = random_recording(n_units, 4032), random_recording(n_units, 576, seed=1)
+    start = time.perf_counter()
+    fit_vae(train, validation, VAEConfig(steps=steps, batch_size=batch), seeds=seeds, variants=variants, device="cpu", progress=False,
+            validate_every=EVERY, log_every=EVERY)
+    return time.perf_counter() - start
 
-    def together():
-        for recording in recordings:
-            fit(recording, steps, batch, 5, variants)
 
-    def one_by_one():
-        for recording in recordings:
-            for name in variants:
-                for seed in range(5):
-                    fit(recording, steps, batch, [seed], {name: variants[name]})
-    for clock_name, clock in (("wall", time.perf_counter), ("processor", time.process_time)):
-        batched, single = seconds(together, 3, clock), seconds(one_by_one, 1, clock)
-        print(f"40 models, {steps} steps of {batch}, {clock_name} time: batched {batched:.2f} s, one after another {single:.2f} s: {single / batched:.1f}x")
+def one_after_another(batch: int, steps: int) -> float:
+    "Seconds for 40 models, each alone. The five seeds take the same time, so one of each variant and subject is trained."
+    return 5 * sum(fit(n_units, steps, batch, [0], {name: variant}) for n_units in UNITS for name, variant in VARIANTS.items())
+
+
+def batched(batch: int, steps: int) -> float:
+    "Seconds for two ensembles of 20, one after the other."
+    return sum(fit(n_units, steps, batch, 5, VARIANTS) for n_units in UNITS)
+
+
+def side_by_side(batch: int, steps: int) -> float:
+    "Seconds for two ensembles of 20 at once, one thread each; the slower one counts."
+    return max(Parallel(n_jobs=2)(delayed(fit)(n_units, steps, batch, 5, VARIANTS, 1) for n_units in UNITS))
+
+
+UNITS, VARIANTS = (58, 110), ablation(0.3, 3.0)
+
+
+def ensembles(batch: int, repeats: int) -> None:
+    "Time for a step of all 40 models, from the difference between long and short runs, so that starting up does not count."
+    ways = {"batched": batched, "side by side": side_by_side, "one after another": one_after_another}
+    for way in ways.values():
+        way(batch, 2)   # warm up
+    times = {name: [] for name in ways}
+    for _ in range(repeats):
+        for name, way in ways.items():
+            times[name].append((way(batch, 2 * EVERY) - way(batch, EVERY)) / EVERY)
+    single = np.array(times["one after another"])
+    steps = get_preset("demo").vae.steps
+    for name, values in times.items():
+        ratio = single / np.array(values)
+        told = "" if name == "one after another" else f", {np.median(ratio):.1f}x as fast ({ratio.min():.1f} to {ratio.max():.1f})"
+        print(f"40 models, batch of {batch}, {name:17s}: {1e3 * np.median(values):5.1f} ms a step, "
+              f"{steps} steps {steps * np.median(values):4.0f} s{told}", flush=True)
 
 
 def with_differences(z, mean, log_var, groups, n_data):
@@ -131,13 +158,14 @@ def total_correlations() -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--steps", type=int, default=100)
+    parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=None)
+    parser.add_argument("--batches", type=int, nargs="*", default=[64, 128])
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     partial_correlations()
     total_correlations()
-    for batch in (64, 128):
-        ensembles(arguments.steps, batch)
+    for batch in arguments.batches:
+        ensembles(batch, arguments.repeats)

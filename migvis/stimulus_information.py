@@ -8,12 +8,12 @@ __all__ = ['Estimate', 'Conditional', 'Encoder', 'Draw', 'Gain', 'Posterior', 'c
            'schedule_levels', 'time_of_level', 'Line', 'line_curve', 'expected_gain', 'line_information', 'both',
            'line_information_given', 'gaussian_information_map', 'response_gain', 'check_draw', 'draw_from_posterior',
            'draw_from_estimate', 'draw_from_stimulus', 'draw_recorded', 'diffusion_posterior', 'InformationResult',
-           'information', 'check_resolution', 'plot_maps', 'line_estimates', 'neighbour_gain', 'combine',
-           'eps_difference', 'denoiser_estimates', 'check_conditional', 'ResponseDenoiser', 'small_unet',
+           'information', 'information_sets', 'check_resolution', 'plot_maps', 'line_estimates', 'neighbour_gain',
+           'combine', 'eps_difference', 'denoiser_estimates', 'check_conditional', 'ResponseDenoiser', 'small_unet',
            'train_responses', 'draw_rows', 'even_times', 'information_bound', 'error_gain', 'denoiser_gain', 'GainNet',
-           'learned_gain', 'train_gain', 'level_means', 'LNP', 'retinotopic_population', 'random_subsets',
-           'timed_encoder', 'group_subsets', 'posterior_draws', 'group_maps', 'information_table', 'shared_information',
-           'plot_group_maps', 'plot_matrix']
+           'learned_gains', 'train_gain', 'level_means', 'LNP', 'retinotopic_population', 'random_subsets',
+           'timed_encoder', 'group_subsets', 'posterior_draws', 'information_table', 'shared_information',
+           'plot_group_maps', 'plot_matrix', 'GroupInformation', 'fit_groups']
 
 # %% ../nbs/07_stimulus_information.ipynb #6d5087e1
 import json
@@ -87,13 +87,14 @@ def halved_weights(
     levels: Tensor, # (K,)
 ) -> Tensor: # (K,) 0 at the levels left out
     "Weights of the same rule on every second level (and the last), to see whether the grid is fine enough."
+    levels = check_levels(levels)
     kept = sorted({*range(0, len(levels), 2), len(levels) - 1})
-    coarse, steps = torch.zeros(len(levels), dtype=torch.float64), levels[kept].double().log().diff()
+    coarse, steps = torch.zeros(len(levels), dtype=torch.float64), levels[kept].log().diff()
     coarse[kept] = F.pad(steps, (0, 1)) / 2 + F.pad(steps, (1, 0)) / 2
     coarse[[0, -1]] += 1
     return coarse
 
-# %% ../nbs/07_stimulus_information.ipynb #1e5e782f
+# %% ../nbs/07_stimulus_information.ipynb #22ee6fc4
 @dataclass(frozen=True)
 class Integral:
     "An integral over ln c and what is uncertain about it."
@@ -106,8 +107,8 @@ def integrate(
     levels: Tensor, # (K,)
 ) -> Integral:
     "Trapezoid rule in ln c with first-order tails and an error estimate."
-    curve = torch.as_tensor(curve, dtype=torch.float64)
-    if curve.shape[-1] != len(check_levels(levels)): raise ValueError(f"{len(levels)} levels, but a curve of shape {tuple(curve.shape)}")
+    curve, levels = torch.as_tensor(curve, dtype=torch.float64), check_levels(levels)
+    if curve.shape[-1] != len(levels): raise ValueError(f"{len(levels)} levels, but a curve of shape {tuple(curve.shape)}")
     value = curve @ level_weights(levels)
     return Integral(value, curve[..., [0, -1]], (value - curve @ halved_weights(levels)).abs() / 3)
 
@@ -389,50 +390,63 @@ class InformationResult:
             if isinstance(e, FileNotFoundError): raise
             raise ValueError(f"{path} does not hold a result written by InformationResult.save ({e})") from e
 
-# %% ../nbs/07_stimulus_information.ipynb #1746c588
-@torch.no_grad()
+# %% ../nbs/07_stimulus_information.ipynb #6687db65
 def information(
-    x: Tensor,                        # (n, ...) stimuli
+    x: Tensor,                # (n, ...) stimuli
     gain: Gain,
-    levels: Tensor,                   # (K,) from `noise_levels`, or `schedule_levels` for trained denoisers
-    n_samples: int = 16,              # blurred copies of each stimulus at each level; even
+    levels: Tensor,           # (K,) from `noise_levels`, or `schedule_levels` for trained denoisers
+    n_samples: int = 16,      # blurred copies of each stimulus at each level; even
+    *,
+    method: str = "",         # kept with the result
+    **options: Any,           # for `information_sets`: seed, batch_size, tolerance, unresolved, progress
+) -> InformationResult: # in nats
+    "I_i(x) of every stimulus by quadrature in ln c and sampling of x_c and r. Raises ValueError or FloatingPointError."
+    one = lambda x_c, c, index, stream: gain(x_c, c, index, stream)[:, None]
+    return information_sets(x, one, levels, (method,), n_samples, **options)[method]
+
+@torch.no_grad()
+def information_sets(
+    x: Tensor,                        # (n, ...) stimuli
+    gains: Gain,                      # returns (B, S, ...): one gain for each of S sets of responses
+    levels: Tensor,                   # (K,)
+    names: Sequence[str],             # of the S sets
+    n_samples: int = 16,
     *,
     seed: int = 0,
     batch_size: int = 256,            # blurred copies at once; changes the draws
     tolerance: float = 0.02,          # largest share of the total that the grid's error may have
     unresolved: str = "warn",         # or "raise": what to do beyond it
-    method: str = "",                 # kept with the result
     progress: bool = True,
-) -> InformationResult: # in nats
-    "I_i(x) of every stimulus by quadrature in ln c and sampling of x_c and r. Raises ValueError or FloatingPointError."
+) -> dict[str, InformationResult]: # by name, in nats
+    "The same for several sets of responses, on the same blurred stimuli."
     levels, pairs = check_levels(levels), _check_sampling(x, n_samples)
-    weights, each = level_weights(levels), max(1, batch_size // n_samples)
-    shape = x.shape[1:]
-    map_, map_var = (torch.zeros(len(x), *shape, dtype=torch.float64) for _ in range(2))
-    curve, curve_var = (torch.zeros(len(x), len(levels), dtype=torch.float64) for _ in range(2))
+    weights, each, sets = level_weights(levels), max(1, batch_size // n_samples), len(names)
+    map_, map_var = (torch.zeros(sets, len(x), *x.shape[1:], dtype=torch.float64) for _ in range(2))
+    curve, curve_var = (torch.zeros(sets, len(x), len(levels), dtype=torch.float64) for _ in range(2))
     with progress_bar(total=len(levels) * len(x), desc="information", unit="image", progress=progress) as bar:
         for k, c in enumerate(levels.tolist()):
             for first in range(0, len(x), each):
                 rows, stream = slice(first, min(first + each, len(x))), generator(seed, 71, k, first)
-                g = _sampled_gain(x[rows], gain, c, torch.arange(rows.start, rows.stop, device=x.device), pairs, stream) / (2 * c)
-                map_[rows] += weights[k] * g.mean(1)
-                map_var[rows] += weights[k]**2 * g.var(1) / pairs
-                total = g.flatten(2).sum(2)
-                curve[rows, k], curve_var[rows, k] = total.mean(1), total.var(1) / pairs
+                index = torch.arange(rows.start, rows.stop, device=x.device)
+                g = _sampled_gains(x[rows], gains, c, index, pairs, sets, stream) / (2 * c)  # (S, m, pairs, ...)
+                map_[:, rows] += weights[k] * g.mean(2)
+                map_var[:, rows] += weights[k]**2 * g.var(2) / pairs
+                total = g.flatten(3).sum(3)
+                curve[:, rows, k], curve_var[:, rows, k] = total.mean(2), total.var(2) / pairs
                 bar.update(rows.stop - rows.start)
-    whole = integrate(curve, levels)
-    error = (curve_var @ weights.square()).sqrt()
-    check_resolution(curve, curve_var, levels, tolerance, unresolved)
-    return InformationResult(*(v.numpy() for v in (map_, map_var.sqrt(), whole.value, error, levels, curve, whole.error)), method=method)
+    for s in range(sets): check_resolution(curve[s], curve_var[s], levels, tolerance, unresolved)
+    whole, error = integrate(curve, levels), (curve_var @ weights.square()).sqrt()
+    parts = (map_, map_var.sqrt(), whole.value, error, levels.expand(sets, -1), curve, whole.error)
+    return {name: InformationResult(*(v[s].numpy() for v in parts), method=name) for s, name in enumerate(names)}
 
-def _sampled_gain(x: Tensor, gain: Gain, c: float, index: Tensor, pairs: int, stream: torch.Generator) -> Tensor: # (m, pairs, ...) float64
-    "Gains of some stimuli at one level, averaged over the two signs of the noise."
+def _sampled_gains(x: Tensor, gains: Gain, c: float, index: Tensor, pairs: int, sets: int, stream: torch.Generator) -> Tensor: # (S, m, pairs, ...)
+    "Gains of some stimuli at one level in double precision, averaged over the two signs of the noise."
     noise = torch.randn(len(x), pairs, *x.shape[1:], generator=stream).to(x)
     x_c = x[:, None, None] + math.sqrt(c) * torch.stack([noise, -noise], 2)  # (m, pairs, 2, ...)
-    g = gain(x_c.flatten(0, 2), c, index.repeat_interleave(2 * pairs), stream)
-    if g.shape != (2 * pairs * len(x), *x.shape[1:]): raise ValueError(f"a gain must have the shape of the blurred stimuli, got {tuple(g.shape)}")
+    g = gains(x_c.flatten(0, 2), c, index.repeat_interleave(2 * pairs), stream)
+    if g.shape != (2 * pairs * len(x), sets, *x.shape[1:]): raise ValueError(f"a gain must have the shape of the blurred stimuli, got {tuple(g.shape)}")
     if not torch.isfinite(g).all(): raise FloatingPointError(f"the gain is not finite at c = {c:.3g}: a denoiser returned NaN or infinity")
-    return g.double().cpu().unflatten(0, (len(x), pairs, 2)).mean(2)
+    return g.double().cpu().transpose(0, 1).unflatten(1, (len(x), pairs, 2)).mean(3)
 
 def _check_sampling(x: Tensor, n_samples: int) -> int: # pairs
     "Raise ValueError for stimuli or a number of samples that cannot be meant."
@@ -546,10 +560,11 @@ def eps_difference(
     y_t: Tensor,          # (B, C, H, W)
     t: int,
     r: Tensor,            # (B, n_condition)
+    given: Tensor | None = None, # (B, n_condition) what was known before; None: nothing
 ) -> Tensor: # (B, C, H, W)
     "What the response changes in the noise estimate; one call if the denoiser offers `difference`."
-    if hasattr(denoiser, "difference"): return denoiser.difference(y_t, t, r)
-    return denoiser(y_t, t, r) - denoiser(y_t, t, None)
+    if hasattr(denoiser, "difference"): return denoiser.difference(y_t, t, r, given)
+    return denoiser(y_t, t, r) - denoiser(y_t, t, given)
 
 def denoiser_estimates(
     denoiser: nn.Module,  # takes (y_t, t, condition)
@@ -594,10 +609,26 @@ class ResponseDenoiser(nn.Module):
         self.grid = (painted, side, side)
         c = base.channels * self.patch**2
         with initial_weights(seed, 73):
-            self.unet = small_unet(side, 2 * c + painted, c, width, multipliers, layers)
+            self.unet = small_unet(side, 3 * c + painted, c, width, multipliers, layers)
             self.readout, self.paint = nn.Linear(pixels, n_condition), nn.Linear(3 * n_condition, math.prod(self.grid))
         nn.init.zeros_(self.unet.conv_out.weight), nn.init.zeros_(self.unet.conv_out.bias)
         self.register_buffer("mean", torch.zeros(n_condition)), self.register_buffer("std", torch.ones(n_condition))
+        self.register_buffer("reach", torch.ones(()))
+
+    @torch.no_grad()
+    def start(
+        self,
+        y0: Tensor,         # (n, C, H, W) images in [-1, 1]
+        responses: Tensor,  # (n, n_condition)
+    ) -> None:
+        "Scales of the responses, and the readout by ridge regression."
+        self.mean.copy_(responses.mean(0)), self.std.copy_(responses.std(0).clamp(min=1e-6))
+        x, r = y0.flatten(1).double(), ((responses - self.mean) / self.std).double()
+        centre = x.mean(0)
+        kernel = (x - centre) @ (x - centre).T
+        weight = (x - centre).T @ torch.linalg.solve(kernel + 0.05 * kernel.trace() / len(x) * torch.eye(len(x)).to(x), r)
+        self.readout.weight.copy_(weight.T), self.readout.bias.copy_(-(centre @ weight))
+        self.reach.copy_(1 / (r @ weight.T).std().clamp(min=1e-9))
 
     def train(self, mode: bool = True) -> "ResponseDenoiser":
         "The base stays in evaluation mode."
@@ -619,10 +650,10 @@ class ResponseDenoiser(nn.Module):
         "Noise estimate of the base."
         with torch.no_grad(): return self.base(y_t, t)
 
-    def difference(self, y_t: Tensor, t: int | Tensor, condition: Tensor) -> Tensor: # (B, C, H, W)
-        "Noise estimate with the response minus that without it; the base is asked once."
+    def difference(self, y_t: Tensor, t: int | Tensor, condition: Tensor, given: Tensor | None = None) -> Tensor: # (B, C, H, W)
+        "Noise estimate with the response minus that with only what was given before; the base is asked once."
         eps = self.frozen(y_t, t)
-        return self.correction(y_t, t, eps, condition) - self.correction(y_t, t, eps, None)
+        return self.correction(y_t, t, eps, condition) - self.correction(y_t, t, eps, given)
 
     def correction(self, y_t: Tensor, t: int | Tensor, eps: Tensor, condition: Tensor | None) -> Tensor: # (B, C, H, W)
         "What is added to the base's estimate."
@@ -637,7 +668,8 @@ class ResponseDenoiser(nn.Module):
         r = torch.where(known, (condition - self.mean) / self.std, 0).to(y_t.dtype)
         expected = torch.where(known, self.readout(clean.flatten(1)), 0)
         painted = self.paint(torch.cat([r - expected, expected, known.to(r)], 1)).unflatten(1, self.grid)
-        seen = F.pixel_unshuffle(torch.cat([y_t * self.schedule.at(var.rsqrt(), t, y_t), clean], 1), self.patch)
+        back = self.reach * ((r - expected) @ self.readout.weight).view_as(y_t)
+        seen = F.pixel_unshuffle(torch.cat([y_t * self.schedule.at(var.rsqrt(), t, y_t), clean, back], 1), self.patch)
         out = self.unet(torch.cat([seen, painted], 1), t).sample
         return self.schedule.at((ab / var).sqrt() * std, t, y_t) * F.pixel_shuffle(out, self.patch)
 
@@ -681,7 +713,7 @@ def train_responses(
     draw = responses if callable(responses) else draw_rows(torch.as_tensor(responses).float(), len(y0))
     sample = check_draw(draw(torch.arange(min(len(y0), 2048)), generator(seed, 74)), min(len(y0), 2048))
     if sample.shape[1] != denoiser.n_condition: raise ValueError(f"the denoiser takes {denoiser.n_condition} responses, got {sample.shape[1]}")
-    denoiser.mean.copy_(sample.mean(0)), denoiser.std.copy_(sample.std(0).clamp(min=1e-6))
+    denoiser.start(y0[:2048], sample)
     held_out = (y0[:512], draw(torch.arange(min(len(y0), 512)), generator(seed, 75))) if validation is None else \
         (check_images(validation[0], denoiser.base.image_size), check_draw(torch.as_tensor(validation[1]).float(), len(validation[0])))
     subsets = torch.ones(1, denoiser.n_condition, dtype=torch.bool) if subsets is None else subsets
@@ -756,15 +788,19 @@ def error_gain(
     return gain
 
 def denoiser_gain(
-    denoiser: nn.Module,  # takes a condition
+    denoiser: nn.Module,          # takes a condition
     draw: Draw,
+    known: Tensor | None = None,  # (N,) bool: the entries of the response that count; None: all
+    given: Tensor | None = None,  # (N,) bool: entries that were known before; None: none
 ) -> Gain:
     "Squared difference of the guesses of a conditional denoiser, c (eps_r - eps)^2."
     check_conditional(denoiser)
     def gain(x_c: Tensor, c: float, index: Tensor, stream: torch.Generator) -> Tensor:
         r = check_draw(draw(x_c, c, index, stream), len(x_c))
         y_t, t = x_c * math.sqrt(alpha_bar_from_c(c)), time_of_level(c, denoiser.schedule)
-        return c * eps_difference(denoiser, y_t, t, r).square()
+        before = None if given is None else torch.where(given, r, math.nan)
+        after = r if known is None else torch.where(known if given is None else known | given, r, math.nan)
+        return c * eps_difference(denoiser, y_t, t, after, before).square()
     return gain
 
 # %% ../nbs/07_stimulus_information.ipynb #5cf48c08
@@ -803,15 +839,14 @@ class GainNet(nn.Module):
         out = F.pixel_shuffle(self.unet(seen, t).sample, self.patch).unflatten(1, (self.n_outputs, -1))
         return F.softplus(out + math.log(math.e - 1)) + 1e-6
 
-def learned_gain(
+def learned_gains(
     net: GainNet,
-    output: int = 0,  # which set of known responses
-) -> Gain:
-    "A trained regression as a gain."
-    def gain(x_c: Tensor, c: float, index: Tensor, stream: torch.Generator) -> Tensor:
+) -> Gain: # (B, n_outputs, C, H, W)
+    "A trained regression as the gains of all its outputs, for `information_sets`."
+    def gains(x_c: Tensor, c: float, index: Tensor, stream: torch.Generator) -> Tensor:
         t = time_of_level(c, net.schedule)
-        return c * net.scale[output, t] * net(x_c * math.sqrt(alpha_bar_from_c(c)), t)[:, output]
-    return gain
+        return c * net.scale[:, t, None, None, None] * net(x_c * math.sqrt(alpha_bar_from_c(c)), t)
+    return gains
 
 # %% ../nbs/07_stimulus_information.ipynb #9c9795a4
 def train_gain(
@@ -866,10 +901,10 @@ def level_means(
     n: int,                                        # pairs
     high: float,
     seed: int,
-    each: int = 128,                               # pairs for each level and output
+    each: int = 64,                                # pairs for each level and output
 ) -> tuple[Tensor, Tensor]: # (n_outputs, T + 1) means of the squared differences, and of the predictions
     "Means at some levels, interpolated (as logarithms, in ln c) to every time."
-    levels = schedule_levels(net.schedule, 16, high=high)
+    levels = schedule_levels(net.schedule, 12, high=high)
     at, means = [time_of_level(c, net.schedule) for c in levels.tolist()], np.zeros((2, net.n_outputs, len(levels)))
     for k, t in enumerate(at):
         for output in range(net.n_outputs):
@@ -882,7 +917,7 @@ def level_means(
     spread = lambda m: np.pad(np.exp(np.interp(c, levels.log().numpy(), np.log(m + 1e-12))), (1, 0), constant_values=1.0)
     return tuple(torch.tensor(np.stack([spread(m) for m in part])).to(net.scale) for part in means)
 
-# %% ../nbs/07_stimulus_information.ipynb #22ee6fc4
+# %% ../nbs/07_stimulus_information.ipynb #6ac0ada5
 @dataclass(frozen=True)
 class LNP:
     "Linear-nonlinear Poisson neurons: spike counts with mean gain * softplus(filter . x + bias)."
@@ -978,17 +1013,6 @@ def posterior_draws(
     if mean.shape != log_var.shape or mean.ndim != 2: raise ValueError(f"mean and log_var must both be (n, D), got {tuple(mean.shape)}, {tuple(log_var.shape)}")
     return lambda rows, stream: mean[rows] + (log_var[rows] / 2).exp() * torch.randn(len(rows), mean.shape[1], generator=stream)
 
-def group_maps(
-    x: Tensor,              # (n, 1, H, W) images in [-1, 1]
-    net: GainNet,
-    names: Sequence[str],   # of its outputs
-    levels: Tensor,
-    **options: Any,         # for `information`
-) -> dict[str, InformationResult]: # the same noises for every output
-    "Information that each set of latents carries about every image and pixel."
-    if len(names) != net.n_outputs: raise ValueError(f"the regression has {net.n_outputs} outputs, got {len(names)} names")
-    return {name: information(x, learned_gain(net, output), levels, **{"method": name} | options) for output, name in enumerate(names)}
-
 # %% ../nbs/07_stimulus_information.ipynb #1bb21a7a
 def information_table(
     results: Mapping[str, InformationResult],
@@ -1057,3 +1081,50 @@ def plot_matrix(
         ax.set_yticks(range(table.shape[0]), table.index, fontsize=7)
         ax.set_title(title, fontsize=8)
     return ax
+
+# %% ../nbs/07_stimulus_information.ipynb #63b80cab
+@dataclass(frozen=True)
+class GroupInformation:
+    "Networks that tell how much each latent group knows about an image."
+    denoiser: ResponseDenoiser
+    net: GainNet
+    names: tuple[str, ...]    # of the sets of latents: each group, all, pairs
+    subsets: Tensor           # (S, D) bool: their latents
+    bound: float              # nats that all latents are seen to carry on held-out pairs
+
+    def maps(
+        self,
+        images: Tensor | Any,            # (n, 1, H, W) in [0, 1]
+        levels: Tensor | None = None,    # None: 20 of the schedule
+        **options: Any,                  # for `information_sets`: n_samples, seed, ...
+    ) -> dict[str, InformationResult]: # by name of the set
+        "Information of every set of latents about these images."
+        x = check_images(images, self.denoiser.base.image_size)
+        levels = schedule_levels(self.net.schedule, 20) if levels is None else levels
+        return information_sets(x, learned_gains(self.net), levels, self.names, **options)
+
+def fit_groups(
+    base: Denoiser,                           # unconditional, of the images' size; frozen
+    train: tuple[Any, Tensor, Tensor],        # images (n, 1, H, W) in [0, 1]; mean and log variance (n, D) of their latents
+    held_out: tuple[Any, Tensor, Tensor],     # the same of other images, for the regression and the bound
+    groups: Sequence[int],                    # size of each group
+    *,
+    pairs: bool = True,                       # also every two groups together
+    steps: tuple[int, int] = (2000, 1000),    # of the denoiser's correction, of the regression
+    checkpoint: str | Path | None = None,     # folder for both; an interrupted fit goes on
+    seed: int = 0,
+    **options: Any,                           # for both trainings: batch_size, lr, device, progress, ...
+) -> GroupInformation:
+    "Learn what each latent group tells about images from recorded pairs. Raises ValueError for latents that do not fit the groups."
+    names, subsets = group_subsets(groups, pairs)
+    for _, mean, log_var in (train, held_out):
+        if mean.shape[1] != subsets.shape[1]: raise ValueError(f"groups {tuple(groups)} make {subsets.shape[1]} latents, got {mean.shape[1]}")
+    at = lambda name: None if checkpoint is None else Path(checkpoint) / name
+    latents, other = (posterior_draws(*part[1:]) for part in (train, held_out))
+    test = held_out[0][:512], other(torch.arange(min(512, len(held_out[0]))), generator(seed, 83))
+    denoiser = train_responses(ResponseDenoiser(base, subsets.shape[1], seed=seed), train[0], latents, validation=test, subsets=subsets,
+                               steps=steps[0], checkpoint=at("responses"), seed=seed, **options).model
+    net = train_gain(GainNet(base, len(names), seed=seed), denoiser, held_out[0], other, subsets=subsets, steps=steps[1],
+                     checkpoint=at("gain"), seed=seed, **options).model
+    bound = information_bound(check_images(test[0], base.image_size), test[1], n=2048, seed=seed + 1)(denoiser.cpu())
+    return GroupInformation(denoiser, net.cpu(), names, subsets, float(bound))
