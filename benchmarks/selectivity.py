@@ -1,4 +1,4 @@
-"""What each latent group of a fitted model changes, and whether the issue's criteria are met: one command, numbers with intervals.
+"""What each latent group of a fitted model changes, and which criteria of selective guidance are met: one command, with intervals.
 
     python benchmarks/selectivity.py --run RUN --out FOLDER [--pairs 64] [--modes selective paper] [--gammas 0 0.1 0.2] [--steps 45]
                                      [--lever until=45 renoise=unguided] [--device auto]
