@@ -297,7 +297,7 @@ class Comparison:
 MEASURES = { # name in the table -> attribute, quantity
     "category kept": ("category", "kept"), "identity kept": ("identity", "kept"), "rotation kept": ("rotation", "kept"),
     "position moved": ("position", "changed"), "size moved": ("size", "changed"), "shape moved": ("shape", "changed"), "albedo moved": ("albedo", "changed"),
-    "precision": ("realism", "mean"), "pixel distance": ("pixels", "mean"), "feature distance": ("features", "mean"),
+    "precision": ("realism", "mean"), "texture precision": ("texture", "mean"), "pixel distance": ("pixels", "mean"), "feature distance": ("features", "mean"),
 }
 
 def comparison_table(

@@ -388,7 +388,7 @@ def measure_edits(
     n_boot: int = 1000,
     seed: int = 0,
     progress: bool = False,
-) -> "SelectivityResult":
+) -> Any: # the SelectivityResult
     "Judge edits: what each group moved and kept, with intervals over pairs, and how real the images are."
     edits = [edits] if hasattr(edits, "images") else list(edits)
     if not edits or len({e.mode for e in edits}) < len(edits): raise ValueError(f"give edits of different modes, got {[e.mode for e in edits]}")

@@ -240,7 +240,7 @@ def readout_loss(
         logs[head] = torch.where(known, rows, 0).sum() / known.sum().clamp(min=1)
     return sum(HEAD_LOSSES[head][0] * value for head, value in logs.items()), logs
 
-# %% ../nbs/03b_readouts.ipynb #f357017b
+# %% ../nbs/03b_readouts.ipynb #3a43b1d0
 def blur_images(
     images: Tensor, # (b, 1, H, W)
     sigma: Tensor, # (b,) standard deviation in pixels; 0 leaves an image as it is
@@ -267,7 +267,7 @@ def augment(
     x = blur_images(images + wide(before) * noise[0], blur * images.shape[-1])
     return (wide(gain) * x + wide(after) * noise[1]).clamp(0, 1)
 
-# %% ../nbs/03b_readouts.ipynb #3a43b1d0
+# %% ../nbs/03b_readouts.ipynb #f357017b
 def blur_images(
     images: Tensor, # (b, 1, H, W)
     sigma: Tensor, # (b,) standard deviation in pixels; 0 leaves an image as it is
@@ -724,7 +724,7 @@ def kid(
     values = [mmd2(pick(a), pick(b)) for _ in range(subsets)]
     return float(np.mean(values)), float(np.std(values))
 
-# %% ../nbs/03b_readouts.ipynb #6cf88cf1
+# %% ../nbs/03b_readouts.ipynb #4ecbc086
 def _distances(a: np.ndarray, b: np.ndarray) -> np.ndarray: # (n, F), (m, F) -> (n, m)
     "Euclidean distances."
     centre = b.mean(0)
@@ -751,7 +751,7 @@ def precision_recall(
     a, b = _pair(real, fake, k + 1)
     return _coverage(b, a, k), _coverage(a, b, k)
 
-# %% ../nbs/03b_readouts.ipynb #4ecbc086
+# %% ../nbs/03b_readouts.ipynb #6cf88cf1
 def _distances(a: np.ndarray, b: np.ndarray) -> np.ndarray: # (n, F), (m, F) -> (n, m)
     "Euclidean distances."
     centre = b.mean(0)

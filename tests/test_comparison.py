@@ -33,9 +33,10 @@ class NearestJudge:
         shown = self.labels.iloc[torch.cdist(flat, self.known).argmin(1).numpy()]
         chance = lambda names, column: (np.array(names)[None] == shown[column].to_numpy()[:, None]).astype(float)
         features = torch.nn.functional.avg_pool2d(flat.view(-1, 1, 32, 32), 8).flatten(1).numpy()
-        return Readings(CATEGORY_NAMES, OBJECTS, features, chance(CATEGORY_NAMES, "category"), chance(OBJECTS, "object"),
-                        rotation_matrix(*shown[["rxy", "rxz", "ryz"]].to_numpy().T), np.ones(len(flat), bool), np.full(len(flat), 10.0),
-                        shown[["ty", "tz"]].to_numpy(), shown["s"].to_numpy(), None)
+        return Readings(categories=CATEGORY_NAMES, objects=OBJECTS, features=features, textures=features[:, :3],
+                        category_prob=chance(CATEGORY_NAMES, "category"), object_prob=chance(OBJECTS, "object"),
+                        rotation=rotation_matrix(*shown[["rxy", "rxz", "ryz"]].to_numpy().T), rotation_known=np.ones(len(flat), bool),
+                        rotation_error=np.full(len(flat), 10.0), position=shown[["ty", "tz"]].to_numpy(), size=shown["s"].to_numpy(), descriptors=None)
 
 
 @pytest.fixture(scope="module")
@@ -147,7 +148,7 @@ def test_comparison_holds_all_pairs_methods_and_strengths(comparison, run):
 
 def test_table_has_every_measure_at_the_chosen_strength(comparison):
     table = comparison.table()
-    measures = {"reached", "category kept", "identity kept", "rotation kept", "position moved", "size moved", "precision", "KID", "pixel distance",
+    measures = {"reached", "category kept", "identity kept", "rotation kept", "position moved", "size moved", "precision", "texture precision", "KID", "pixel distance",
                 "feature distance", "time, relative"}
     assert set(table["measure"]) == measures
     assert not table.duplicated(["group", "method", "measure"]).any() and len(table) == 2 * len(FEW) * len(measures)
