@@ -122,9 +122,18 @@ def test_trade_off_is_the_harmonic_mean_of_reached_and_kept():
 def test_each_method_gets_the_strength_with_the_best_score():
     chosen = cp.choose_gammas(cp.trade_off(hand_made())).set_index(["group", "method"])["gamma"]
     assert chosen["Group 1 (pose)", "a"] == 2.0      # .6 against .554 and .18
-    assert chosen["Group 2 (category)", "a"] == 1.0 if 2 * 0.2 * 0.9 / 1.1 > 2 * 0.3 * 0.6 / 0.9 else 2.0
+    assert chosen["Group 2 (category)", "a"] == 2.0  # .4 against .327 and .164
     assert chosen["Group 1 (pose)", "b"] == 1.0      # nothing is reached: the smaller of equals, and never the round trip
     assert list(chosen.index.get_level_values("method")) == ["a", "b", "a", "b"]
+
+
+def test_gaps_compare_with_the_most_that_is_kept_at_the_same_reach():
+    curves = cp.trade_off(hand_made())
+    pose = cp.gaps(curves, "a").set_index("group").loc["Group 1 (pose)"]
+    assert pose["method"] == "b" and pose["gap"] == pytest.approx(1.0 - 0.9) and pose["gamma"] == 1.0
+    back = cp.gaps(curves, "b").set_index("group").loc["Group 1 (pose)"]  # b never gets there
+    assert back["gap"] == pytest.approx(0.9) and back["reached"] == pytest.approx(0.4)
+    with pytest.raises(ValueError, match="no method"): cp.gaps(curves, "c")
 
 
 def test_groups_without_labels_have_no_trade_off():
@@ -259,7 +268,7 @@ def test_main_writes_figures_and_tables(run, judge, folder, ablations, compariso
     assert {"ablations.png", "ablation-table.txt"} <= {p.name for p in again} and "trade-off.png" not in {p.name for p in again}
 
 
-def test_bad_input_is_refused_early(run, judge, folder, tmp_path):
+def test_bad_input_is_refused_early(run, judge, folder, comparison):
     with pytest.raises(ValueError, match="unknown methods"): cp.compare_methods(run, ["BrainDiVE"], judge=judge)
     with pytest.raises(ValueError, match="at least one method"): cp.compare_methods(run, [], judge=judge)
     with pytest.raises(ValueError, match="strength above 0"): cp.resolve_methods({"x": replace(cp.standard_methods()["AP-LR"], gammas=(0.0,))})
