@@ -280,7 +280,7 @@ def make_card(
 
 def commit() -> str | None:
     "Commit of the source tree migvis runs from; None for an installed package."
-    root = Path(__file__).resolve().parents[1]
+    root = Path(str(files("migvis"))).resolve().parent
     if not (root / ".git").exists(): return None
     found = subprocess.run(["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True)
     return found.stdout.strip() or None
