@@ -267,33 +267,6 @@ def augment(
     x = blur_images(images + wide(before) * noise[0], blur * images.shape[-1])
     return (wide(gain) * x + wide(after) * noise[1]).clamp(0, 1)
 
-# %% ../nbs/03b_readouts.ipynb #f357017b
-def blur_images(
-    images: Tensor, # (b, 1, H, W)
-    sigma: Tensor, # (b,) standard deviation in pixels; 0 leaves an image as it is
-) -> Tensor: # (b, 1, H, W)
-    "Gaussian blur of each image by its own strength, as two products with band matrices."
-    def bands(side: int) -> Tensor: # (b, 1, side, side)
-        at = torch.arange(side, device=images.device, dtype=images.dtype)
-        weight = torch.exp(-((at[:, None] - at) ** 2) / (2 * sigma.clamp(min=0.05)[:, None, None, None] ** 2))
-        return weight / weight.sum(-1, keepdim=True)
-    with torch.autocast(images.device.type, enabled=False):
-        return bands(images.shape[-2]) @ images @ bands(images.shape[-1]).mT
-
-
-def augment(
-    images: Tensor, # (b, 1, H, W) in [0, 1]
-    batch: Batch, # where the random numbers come from
-    config: ReadoutConfig,
-) -> Tensor: # (b, 1, H, W) in [0, 1]
-    "Noise, blur, noise, and a change of contrast, each of random strength; weak ones are most frequent."
-    strength = batch.rand(4)
-    before, after, blur = ((most * strength[:, i] ** 2) for i, most in enumerate((2 * config.noise, config.noise, config.blur)))
-    gain, wide = 1 + config.contrast * (2 * strength[:, 3] - 1), lambda s: s[:, None, None, None]
-    noise = [batch.randn(*images.shape[1:]) for _ in range(2)]
-    x = blur_images(images + wide(before) * noise[0], blur * images.shape[-1])
-    return (wide(gain) * x + wide(after) * noise[1]).clamp(0, 1)
-
 # %% ../nbs/03b_readouts.ipynb #409db5fd
 @dataclass(frozen=True)
 class Readings:
@@ -725,33 +698,6 @@ def kid(
     return float(np.mean(values)), float(np.std(values))
 
 # %% ../nbs/03b_readouts.ipynb #4ecbc086
-def _distances(a: np.ndarray, b: np.ndarray) -> np.ndarray: # (n, F), (m, F) -> (n, m)
-    "Euclidean distances."
-    centre = b.mean(0)
-    a, b = a - centre, b - centre
-    return np.sqrt(np.maximum((a * a).sum(1)[:, None] + (b * b).sum(1) - 2 * a @ b.T, 0))
-
-
-def _coverage(points: np.ndarray, balls: np.ndarray, k: int) -> float:
-    "Share of points within the distance of a ball's centre to its k-th nearest other centre."
-    to_itself = _distances(balls, balls)
-    np.fill_diagonal(to_itself, np.inf)
-    radius = np.partition(to_itself, k - 1, axis=1)[:, k - 1]
-    parts = [points[i:i + 1024] for i in range(0, len(points), 1024)]
-    return float(np.concatenate([(_distances(part, balls) <= radius).any(1) for part in parts]).mean())
-
-
-def precision_recall(
-    real: np.ndarray, # (n, F) features of real images
-    fake: np.ndarray, # (m, F) features of edits or samples
-    k: int = 3, # neighbours; larger is kinder
-) -> tuple[float, float]: # precision and recall, 0 to 1
-    "Improved precision and recall (Kynkaanniemi et al. 2019). Raises ValueError for sets that cannot be compared."
-    if k < 1: raise ValueError(f"k must be at least 1, got {k}")
-    a, b = _pair(real, fake, k + 1)
-    return _coverage(b, a, k), _coverage(a, b, k)
-
-# %% ../nbs/03b_readouts.ipynb #6cf88cf1
 def _distances(a: np.ndarray, b: np.ndarray) -> np.ndarray: # (n, F), (m, F) -> (n, m)
     "Euclidean distances."
     centre = b.mean(0)
