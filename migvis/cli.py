@@ -155,7 +155,7 @@ def demo(args: argparse.Namespace) -> None:
     from migvis.training import get_preset
     started, out, preset = time.time(), writable(args.out), get_preset(args.preset)
     print(f"migvis demo, preset {preset.name!r}: a simulated recording, nothing is downloaded. Ctrl-C stops; the same command goes on.")
-    recording = simulate_hvm(n_images=preset.n_images, size=preset.image_size, subject="M1", seed=args.seed)
+    recording = simulate_hvm(n_images=preset.n_images, size=preset.image_size, subject="M1", seed=args.seed, progress=not args.quiet)
     model = MIGVis(preset, seed=args.seed, device=args.device).fit(recording, out=out / "run", progress=not args.quiet)
     originals, target = choose_pair(recording.labels, model.split.test)
     edits = model.edit(originals, target, progress=not args.quiet)

@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-import textwrap
 import time
 
 import numpy as np
@@ -172,36 +171,6 @@ def test_shards_make_up_the_whole_batch():
     for draw in (lambda b: b.randn(2), lambda b: b.rand(), lambda b: b.randint(9)):
         assert torch.equal(draw(make_batch(64, 12, 5, seed=1)), torch.cat([draw(make_batch(64, 12, 5, 1, process=p, n_processes=3)) for p in range(3)]))
     with pytest.raises(ValueError, match="shared evenly"): make_batch(64, 10, 0, process=0, n_processes=3)
-
-
-PROCESSES = """
-import sys, json, torch
-from accelerate import PartialState
-from tests.test_training import X, network
-from migvis.training import fit
-def loss(model, batch):
-    value = (model(X[batch.index]) - torch.sin(3 * X[batch.index]) - 0.1 * batch.randn(1)).square().mean()
-    return value, {}
-model = network().eval()
-model[2] = torch.nn.Identity()
-fitted = fit(model, loss, len(X), steps=30, batch_size=16, lr=1e-2, clip=1.0, device="cpu", progress=False, log_every=1)
-if PartialState().is_main_process:
-    open(sys.argv[1], "w").write(json.dumps(torch.cat([p.detach().flatten() for p in fitted.model.parameters()]).tolist()))
-"""
-
-
-def test_two_processes_train_like_one(tmp_path):
-    script = tmp_path / "script.py"
-    script.write_text(textwrap.dedent(PROCESSES))
-    results = []
-    for n in (1, 2):
-        out = tmp_path / f"{n}.json"
-        launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", str(n), "--num_machines", "1",
-                  "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "29731", str(script), str(out)]
-        done = subprocess.run(launch, capture_output=True, text=True, timeout=240, env=os.environ | {"PYTHONPATH": str(ROOT)})
-        assert done.returncode == 0, done.stderr[-2000:]
-        results.append(np.array(json.loads(out.read_text())))
-    np.testing.assert_allclose(*results, atol=1e-5)
 
 
 def test_generator_streams_are_independent_and_repeatable():
