@@ -224,10 +224,23 @@ class Denoiser(nn.Module):
         check_condition(condition, self.n_condition, len(y_t), values=y_t.device.type == "cpu" and not torch.compiler.is_compiling())
         t = torch.as_tensor(t, device=y_t.device).expand(len(y_t))
         if self.data_std is None: return self.network(y_t, t, condition)
-        ab, var = self.schedule.alpha_bar, self.schedule.alpha_bar * self.data_std**2 + 1 - self.schedule.alpha_bar
+        ab, var, centred = self.schedule.alpha_bar, self.variance(), self.centre(y_t, t)
         scale = lambda table: self.schedule.at(table, t, y_t)
-        centred = (y_t - scale(ab.sqrt()) * self.data_mean) * scale(var.rsqrt())
         return scale(((1 - ab) / var).sqrt()) * centred + scale((ab / var).sqrt() * self.data_std) * self.network(centred, t, condition)
+
+    def variance(self) -> Tensor: # (T + 1,)
+        "Variance of the noisy pixels at every time, if preconditioned."
+        return self.schedule.alpha_bar * self.data_std**2 + 1 - self.schedule.alpha_bar
+
+    def centre(
+        self,
+        y_t: Tensor,      # (B, C, H, W) noisy images
+        t: Tensor,        # (B,) times, 1..T
+    ) -> Tensor: # (B, C, H, W)
+        "What the U-Net is shown: images of mean 0 and variance 1 at every time, if preconditioned."
+        if self.data_std is None: return y_t
+        scale = lambda table: self.schedule.at(table, t, y_t)
+        return (y_t - scale(self.schedule.alpha_bar.sqrt()) * self.data_mean) * scale(self.variance().rsqrt())
 
     def network(self, y: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
         "The U-Net on patches."
