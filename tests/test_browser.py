@@ -1,4 +1,4 @@
-"""Explorers in a real browser: the exported page without a network, and the widgets in JupyterLab. Skipped without Chromium."""
+"""Pages in a real browser: the documentation and the exported explorer ask no other host; the widgets in JupyterLab. Skipped without Chromium."""
 import json
 import os
 import shutil
@@ -15,6 +15,8 @@ import pandas as pd
 import pytest
 
 from migvis.widgets import Album, Choices, FrameKey, Manifold, explorer_html, precompute, save_grid, to_html
+from tests.conftest import ROOT
+from tests.test_docs import converted
 
 FLAGS = ("--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
          "--disable-component-update --disable-sync").split()
@@ -198,6 +200,32 @@ def test_several_explorers_in_one_page_and_in_a_closed_frame(browser, tmp_path):
     frame.get_by_label("Guidance").press("ArrowLeft")
     assert "γ = 1" in frame.locator(".mv-says").inner_text()
     opened.done()
+
+
+# The documentation
+
+@pytest.mark.parametrize("name", ["index", "00_data", "05b_selectivity", "06a_widgets", "06b_gallery"])
+def test_pages_of_the_documentation_ask_no_other_host(browser, tmp_path, name):
+    shutil.copytree(ROOT / "nbs" / "images", tmp_path / "images")
+    shutil.copy(ROOT / "nbs" / "styles.css", tmp_path)
+    (tmp_path / "page.html").write_text(converted(ROOT / "nbs" / f"{name}.ipynb"), encoding="utf-8")
+    context, asked, errors = browser.new_context(), [], []
+    def answer(route): # a page that asked would get an answer and go on
+        asked.append(route.request.url)
+        route.fulfill(body="")
+    context.route(lambda url: not url.startswith(("file:", "data:", "blob:")), answer)
+    page = context.new_page()
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.goto((tmp_path / "page.html").as_uri())
+    page.wait_for_load_state("networkidle")
+    page.evaluate("document.querySelectorAll('details').forEach(d => d.open = true); window.scrollTo(0, document.body.scrollHeight)")
+    page.wait_for_timeout(200)
+    assert asked == [] and errors == []
+    assert page.evaluate("[...document.images].filter(i => !(i.complete && i.naturalWidth)).length") == 0, "a picture is missing"
+    page.evaluate("new Image().src = 'https://example.org/x.png'") # and a request would have been seen
+    page.wait_for_timeout(100)
+    assert asked == ["https://example.org/x.png"]
+    context.close()
 
 
 # JupyterLab

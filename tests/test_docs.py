@@ -1,15 +1,25 @@
-"""The documentation, as far as it can be built without Quarto: every page is processed, and its links and outputs are there."""
+"""The documentation, as far as it can be built without Quarto: pages, links, anchors, pictures, and no request to another host."""
 import json
 import os
 import re
 import shutil
 import subprocess
 import sys
+from collections import Counter
+from html.parser import HTMLParser
 from pathlib import Path
 
+import nbformat
+import numpy as np
 import pytest
+import yaml
+from nbconvert import HTMLExporter
 
+from migvis.widgets import Album, Choices, precompute, to_html
+from tests import make_readme, offline
 from tests.conftest import ROOT
+
+NOTEBOOKS = sorted((ROOT / "nbs").glob("*.ipynb"))
 
 
 @pytest.fixture(scope="module")
@@ -36,9 +46,167 @@ def test_pages_keep_their_pictures_and_show_signatures(pages):
     assert "guided_eps" in (pages / "05_ddim_guidance.ipynb").read_text(encoding="utf-8")
 
 
-def test_links_between_pages_lead_somewhere(pages):
-    for page in pages.glob("*.ipynb"):
-        cells = json.loads(page.read_text(encoding="utf-8"))["cells"]
-        text = "\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "markdown")
-        for link in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", text):
-            if link.endswith((".ipynb", ".png", ".svg")): assert (ROOT / "nbs" / link).is_file(), f"{page.name}: {link}"
+def converted(notebook: Path) -> str:
+    "What a notebook shows, as HTML: text and outputs, without the code."
+    body, _ = HTMLExporter(template_name="basic", exclude_input=True).from_notebook_node(nbformat.read(notebook, 4))
+    return f"<!doctype html><meta charset=utf-8><title>{notebook.stem}</title><link rel=stylesheet href=styles.css>{body}"
+
+
+@pytest.fixture(scope="module")
+def site(pages):
+    "HTML of every processed notebook, by name."
+    return {page.stem: converted(page) for page in sorted(pages.glob("*.ipynb"))}
+
+
+class Parts(HTMLParser):
+    "Links and pictures of a page."
+    def __init__(self, text):
+        super().__init__()
+        self.links, self.pictures = [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        values = dict(attributes)
+        if tag == "a" and values.get("href"): self.links.append(values["href"])
+        if tag == "img": self.pictures.append((values.get("src", ""), values.get("alt", "")))
+
+
+def anchor(heading: str) -> str:
+    "The identifier that pandoc, and so Quarto, gives a heading: plain text, lower case, hyphens for spaces, nothing before the first letter."
+    if explicit := re.search(r"\{[^}]*#([\w-]+)[^}]*\}\s*$", heading): return explicit[1]
+    text = re.sub(r"!?\[([^\]]*)\]\([^)]*\)|<[^>]*>|[`*]", lambda m: m[1] or "", heading)
+    text = re.sub(r"[^\w\s.-]", "", text).strip().lower()
+    return re.sub(r"^[^a-z]+", "", re.sub(r"\s+", "-", text)) or "section"
+
+
+def anchors(page: Path) -> set[str]:
+    "All of them on a page, with the numbers that repeated headings get."
+    found, seen = set(), Counter()
+    for cell in nbformat.read(page, 4).cells:
+        texts = [cell.source] if cell.cell_type == "markdown" else [o.data.get("text/markdown", "") for o in cell.get("outputs", []) if "data" in o]
+        for heading in re.findall(r"^#{1,6} +(.+)$", re.sub(r"^```.*?^```", "", "\n".join(texts), flags=re.M | re.S), re.M):
+            name = anchor(heading)
+            found.add(name + (f"-{seen[name]}" if seen[name] else ""))
+            seen[name] += 1
+    return found
+
+
+@pytest.mark.parametrize("heading, name", [
+    ("The method (Figure 2)", "the-method-figure-2"), ("3. Pairs, `edit` and *more*", "pairs-edit-and-more"), ("A {#fig-2}", "fig-2"),
+    ("[Tables](05b.ipynb) 1--4", "tables-1--4"), ("What is in z_g?", "what-is-in-z_g")])
+def test_anchors_are_named_as_pandoc_does(heading, name): assert anchor(heading) == name
+
+
+def test_links_between_pages_lead_somewhere(pages, site):
+    known = {page.stem: anchors(page) for page in pages.glob("*.ipynb")}
+    for name, text in site.items():
+        for link in Parts(text).links:
+            if re.match(r"[a-z]+:|//", link): continue # another site, which is not looked up here
+            target, _, place = link.partition("#")
+            if not target and place not in known[name]: continue # the paragraph signs of this converter; Quarto makes its own
+            if target.endswith((".ipynb", "")): assert not target or (ROOT / "nbs" / target).is_file(), f"{name}: {link}"
+            elif not target.endswith(".html"): assert (pages / target).is_file(), f"{name}: {link}"
+            if place and target.endswith(".ipynb"): assert place in known[Path(target).stem], f"{name}: {link} is none of {sorted(known[Path(target).stem])}"
+
+
+def test_readme_links_to_pages_of_the_site(pages):
+    named = {re.search(r"^output-file: (\S+)", nbformat.read(page, 4).cells[0].source, re.M)[1] for page in pages.glob("*.ipynb")}
+    linked = set(re.findall(re.escape(make_readme.site()) + r"/(\w+\.html)", (ROOT / "README.md").read_text(encoding="utf-8")))
+    assert len(linked) > 20 and linked <= named
+
+
+def test_pictures_are_there_and_say_what_they_show(pages, site):
+    for name, text in site.items():
+        for source, alternative in Parts(text).pictures:
+            if source.startswith("data:image/"): continue
+            assert (pages / source).is_file() and alternative, f"{name}: {source}"
+
+
+def test_pages_about_figures_hold_figures(site):
+    for name, least in {"index": 2, "06_figures": 4, "06b_gallery": 8, "05d_comparison": 3}.items():
+        assert len(Parts(site[name]).pictures) >= least, name
+
+
+# No request to another host
+
+def test_no_page_requests_another_host(site):
+    for name, text in site.items(): assert offline.html_requests(text) == [], name
+
+
+def test_explorer_requests_nothing(tmp_path):
+    album = Album((0, 1), np.zeros((2, 1, 8, 8)), ("a", "b"))
+    page = to_html(precompute(Choices(album, ((0, 1),), (0,), ("Group 1",), (0.0, 1.0)), lambda keys: np.zeros((len(keys), 1, 8, 8))), tmp_path / "page.html")
+    assert offline.requests_of(page) == []
+
+
+def test_styles_and_scripts_that_we_ship_request_nothing():
+    shipped = [p for folder in ("nbs", "migvis") for p in (ROOT / folder).iterdir() if p.suffix in (".css", ".scss", ".js", ".svg")]
+    assert {"styles.css", "dark.scss", "explorer.css", "explorer.js"} <= {p.name for p in shipped}
+    for path in shipped: assert offline.requests_of(path) == [], path.name
+
+
+ADDED = """<script src="https://cdn.jsdelivr.net/npm/requirejs@2.3.6/require.min.js" integrity="sha384-x" crossorigin="anonymous"></script>
+<script src="https://cdnjs.cloudflare.com/ajax/libs/jquery/3.5.1/jquery.min.js" crossorigin="anonymous" data-relocate-top="true"></script>
+<script type="application/javascript">define('jquery', [],function() {return window.jQuery;})</script>
+"""
+
+
+@pytest.mark.parametrize("page", [
+    '<script src="https://a.org/x.js"></script>', "<img src='//a.org/x.png'>", '<img srcset="x.png 1x, https://a.org/x.png 2x">',
+    '<link rel="stylesheet" href="https://a.org/x.css">', '<link rel=preconnect href=https://a.org>', '<iframe src="http://a.org"></iframe>',
+    "<style>@import 'https://a.org/x.css';</style>", "<style>@font-face {src: url( \"https://a.org/x.woff\")}</style>",
+    '<p style="background: url(//a.org/x.png)">', "<script>fetch('https://a.org/x.json')</script>", "<script>import x from 'https://a.org/x.js'</script>",
+    "<script>let s = new Image(); s.src = 'https://a.org/x'</script>", '<iframe srcdoc="&lt;img src=https://a.org/x.png&gt;"></iframe>',
+    '<object data="https://a.org/x.svg"></object>', "<svg><use href='https://a.org/x.svg#a'/></svg>", '<base href="https://a.org/">',
+    '<meta http-equiv="refresh" content="0; url=https://a.org">', "<body onload=\"fetch('https://a.org')\">", "<script>new WebSocket('wss://a.org')</script>"])
+def test_a_request_is_seen(page): assert len(offline.html_requests(page)) == 1
+
+
+@pytest.mark.parametrize("page", [
+    '<a href="https://a.org">a</a>', '<img src="data:image/png;base64,AA//http://">', '<link rel="canonical" href="https://a.org">',
+    '<svg xmlns="http://www.w3.org/2000/svg"><path d="M0 0"/></svg>', "<script>fetch('search.json'); const ns = 'http://www.w3.org/2000/svg'</script>",
+    "<pre>fetch('https://a.org')</pre>", "<style>a { background: url(data:image/svg+xml;utf8,x) }</style>", '<meta property="og:image" content="https://a.org/x.png">',
+    '<script type="application/json">{"src": "https://a.org"}</script>'])
+def test_a_link_is_no_request(page): assert offline.html_requests(page) == []
+
+
+def test_step_after_rendering_removes_what_quarto_adds(pages, tmp_path):
+    project = yaml.safe_load((ROOT / "nbs" / "_quarto.yml").read_text())["project"]
+    page = f"<html><head>{ADDED}<script src='site_libs/x.js'></script></head><body><table></table></body></html>"
+    (tmp_path / "index.html").write_text(page)
+    run = lambda: subprocess.run([sys.executable, project["post-render"]], cwd=pages, env=os.environ | {"QUARTO_PROJECT_OUTPUT_DIR": str(tmp_path)},
+                                 capture_output=True, text=True)
+    assert len(offline.html_requests(page)) == 2
+    assert run().returncode == 0 and (tmp_path / "index.html").read_text() == page.replace(ADDED, "")
+    (tmp_path / "font.css").write_text("@import url(https://fonts.a.org/css2?family=Lato);")
+    assert run().returncode == 1 and "font.css requests https://fonts.a.org" in run().stderr
+
+
+# Settings of the site
+
+WEB_FONTS = {"cosmo", "cyborg", "darkly", "flatly", "journal", "litera", "lumen", "lux", "materia", "minty", "morph", "pulse", "quartz", "sandstone",
+             "simplex", "sketchy", "solar", "spacelab", "superhero", "united", "vapor", "yeti", "zephyr"} # themes that load their letters from elsewhere
+
+
+def test_settings_of_the_site_ask_nobody_and_have_a_dark_mode(pages):
+    top = yaml.safe_load((ROOT / "_quarto.yml").read_text())
+    form = top["format"]["html"]
+    assert form["html-math-method"] == "mathml", "mathjax and katex come from elsewhere unless they are shipped"
+    assert set(form["theme"]) == {"light", "dark"} and form["respect-user-color-scheme"] is True
+    for scheme in form["theme"].values():
+        for part in [scheme] if isinstance(scheme, str) else scheme:
+            assert part not in WEB_FONTS and (part == "default" or (pages / part).is_file()), part
+    assert (pages / form["css"]).is_file()
+    website = top["website"]
+    assert not {"google-analytics", "comments", "cookie-consent"} & set(website)
+    assert not re.search(r"https?://", (ROOT / "_quarto.yml").read_text() + (ROOT / "nbs" / "_quarto.yml").read_text())
+
+
+def test_colours_of_the_dark_mode_can_be_read():
+    named = dict(re.findall(r"^\$([\w-]+): *(#[0-9a-f]{6})", (ROOT / "nbs" / "dark.scss").read_text(), re.M))
+    def light(colour):
+        parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+        return sum(w * (c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4) for w, c in zip((0.2126, 0.7152, 0.0722), parts))
+    for front, back in [("body-color", "body-bg"), ("link-color", "body-bg"), ("code-color", "body-bg"), ("body-color", "code-block-bg"), ("sidebar-fg", "body-bg")]:
+        a, b = sorted((light(named[front]), light(named[back])))
+        assert (b + 0.05) / (a + 0.05) >= 4.5, f"{front} on {back}"
