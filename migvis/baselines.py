@@ -9,7 +9,7 @@ __all__ = ['Plan', 'plan_edits', 'model_device', 'check_unused', 'split_levers',
            'train_conditional', 'conditional_eps', 'edit_by_condition', 'in_parts', 'check_conditional',
            'save_baseline', 'load_baseline']
 
-# %% ../nbs/05a_baselines.ipynb #0f275215
+# %% ../nbs/05a_baselines.ipynb #40fa8f5c
 import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -24,7 +24,8 @@ from torch import Tensor, nn
 from .ddim_guidance import (Denoise, EditMode, EditRows, ShiftedGuide, check_gamma, check_groups, check_latents, check_models,
                                   check_originals, edit, edit_mode, edit_rows, group_weights, invert, run_rows, sample, wanted_latents)
 from .denoiser import Denoiser, NoiseSchedule, add_condition, check_images, check_time, initial_weights, train_denoiser
-from .infonce import (ENCODERS, FROZEN, ConvEncoder, Latents, add_noise, early_times, random_shift, resolve_groups)
+from .infonce import (ENCODERS, FROZEN, ConvEncoder, Latents, add_noise, build_encoder, early_times, random_shift,
+                             resolve_groups)
 from .training import (Batch, CriticConfig, DenoiserConfig, Fit, fit, generator, load_tensors, progress_bar, resolve_device,
                              save_tensors, warmup_cosine)
 
@@ -421,7 +422,7 @@ def edit_by_readout(
     weights = group_weights(plan.rows, len(readout.groups), how.hold).to(plan.wanted)
     guide = ReadoutGuide(readout, plan.wanted, weights, objective, how.noisy, mixed, schedule.alpha_bar)
     guide = ShiftedGuide(guide, how.copies) if how.copies else guide
-    start = invert(plan.y0, denoiser, schedule, t_edit, fixed_point, **options)
+    start = invert(plan.y0, denoiser, schedule, t_edit, fixed_point, begin=how.begin, noise_seed=how.noise_seed, **options)
     return plan.finish(run_rows(start, plan.rows, guide, denoiser, schedule, t_edit, how, **options))
 
 def check_readout(
@@ -558,14 +559,14 @@ def save_baseline(
 def load_baseline(
     path: str | Path,
     device: str | torch.device = "auto",
+    denoiser: Denoiser | None = None,     # for readouts that look through one; ignored by others
     **encoder: Any,                       # further arguments of a readout's encoder: `weights` for a DINOEncoder
 ) -> Readout | ImageDecoder: # in evaluation mode
     "Read what `save_baseline` wrote. Raises FileNotFoundError, or ValueError for another or a damaged file."
     tensors, meta = load_tensors(path, "baseline")
     if meta["model"] == "ImageDecoder": model = ImageDecoder(**meta["config"])
     else:
-        options = dict(meta["encoder"])
-        model = Readout(ENCODERS[options.pop("kind")](**options, **encoder), **meta["config"], alpha_bar=tensors.get("alpha_bar"))
+        model = Readout(build_encoder(meta["encoder"], denoiser, **encoder), **meta["config"], alpha_bar=tensors.get("alpha_bar"))
     missing, unexpected = model.load_state_dict(tensors, strict=False)
     wrong = [k for k in missing if not k.startswith(FROZEN)] + unexpected
     if wrong: raise ValueError(f"{path} does not hold the weights its header describes (missing or unexpected: {wrong[:5]})")

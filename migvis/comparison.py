@@ -14,7 +14,7 @@ __all__ = ['PLAIN', 'SCALED', 'REFERENCE', 'TRADE', 'MEASURES', 'Refit', 'Method
            'ablation_table', 'ablate', 'choose_ablations', 'edit_variant', 'plot_ablations', 'plot_values',
            'save_ablations', 'load_ablations', 'main', 'write_figures', 'write_table']
 
-# %% ../nbs/05d_comparison.ipynb #ec3890c2
+# %% ../nbs/05d_comparison.ipynb #8b5752c0
 import contextlib
 import hashlib
 import importlib.util
@@ -41,7 +41,7 @@ from .ddim_guidance import edit
 from .denoiser import load_denoiser, save_denoiser
 from .edit_selectivity import SelectivityResult, StoredEdits, choose_pairs, load_edits, measure_edits, save_edits
 from .infonce import Critics, DINOEncoder, find_dino_weights
-from .pipeline import MIGVis, claim_folder, fit_critics_stage, fit_vae_stage, judge_for, run_stage, schedule_of
+from .pipeline import MIGVis, claim_folder, critic_encoder, fit_critics_stage, fit_vae_stage, judge_for, run_stage, schedule_of
 from .readouts import Readouts
 from .training import Fit, atomic_write, progress_bar
 
@@ -102,8 +102,9 @@ def fit_regressor(model: MIGVis, folder: Path, options: Mapping) -> Any:
     "The network that predicts latents, trained as the critics are."
     schedule, held = schedule_of(model.preset) if model.preset.critic.noise_aware else None, images_with_latents(model, "validation")
     train = lambda checkpoints: train_regressor(*images_with_latents(model, "train"), model.vae.groups, schedule, model.preset.critic,
-                                                held_out=held, checkpoint=checkpoints, **options)
-    return fitted_once(folder / "regressor.safetensors", train, save_baseline, lambda path: load_baseline(path, model.device))
+                                                held_out=held, checkpoint=checkpoints,
+                                                encoder=critic_encoder(model.preset, model.denoiser, model.seed), **options)
+    return fitted_once(folder / "regressor.safetensors", train, save_baseline, lambda path: load_baseline(path, model.device, model.denoiser))
 
 def fit_decoder(model: MIGVis, folder: Path, options: Mapping) -> Any:
     "The decoder from latents to images."
@@ -134,7 +135,7 @@ def fitted_once(
         return fitted.model, fitted.history
     return run_stage(path, result, lambda path, model: save(model, path), load)
 
-# %% ../nbs/05d_comparison.ipynb #f075eb6d
+# %% ../nbs/05d_comparison.ipynb #2e0ae74b
 @dataclass(frozen=True)
 class Trial:
     "Pairs of an original and a target with the seed they were drawn with."
@@ -168,7 +169,8 @@ def edit_trial(
     "Edits of all pairs, groups and strengths by one method."
     z, images = model.latents() if z is None else z, model.recording.images
     sizes = tuple(len(g) for g in fitted.groups) if hasattr(fitted, "groups") else model.vae.groups
-    told = {"t_edit": model.preset.t_edit, "latent_groups": sizes} | options | dict(method.options)
+    levers = model.preset.levers_of(method.options.get("mode", "paper"))
+    told = {"t_edit": model.preset.t_edit, "latent_groups": sizes} | levers | options | dict(method.options)
     return method.editor(images[pairs[:, 0]], z[pairs[:, 1]], fitted, model.denoiser, model.denoiser.schedule, groups, method.gammas,
                          negatives=z[model.split.train], z_originals=z[pairs[:, 0]], pairs=True, seed=seed, **told).numpy()
 
@@ -184,7 +186,8 @@ def stored_edits(
     **options: Any,                  # for `edit_trial`: steps, batch_size, progress, z
 ) -> StoredEdits:
     "Edits of one method and trial, read from their file if it is there."
-    told = {"gammas": method.gammas, "groups": tuple(groups), "steps": options.get("steps"), "seed": trial.seed, **method.options}
+    told = {"gammas": method.gammas, "groups": tuple(groups), "steps": options.get("steps"), "seed": trial.seed,
+            **model.preset.levers_of(method.options.get("mode", "paper")), **method.options}
     path = None if folder is None else folder / file_name(trial, name, told)
     if path is not None and path.exists(): return load_edits(path, trial.pairs, told)
     images = edit_trial(model, method, fitted, trial.pairs, groups, trial.seed, **options)
@@ -633,7 +636,7 @@ def rising(edits: StoredEdits, group: str, chosen: pd.DataFrame, n: int) -> list
     last = max([i for i, k in enumerate(guided) if not len(at) or edits.gammas[k] <= at.iloc[0] + 1e-9], default=0)
     return guided[max(0, last - n + 1):last + 1] if last >= n - 1 else guided[:n]
 
-# %% ../nbs/05d_comparison.ipynb #55b0eec6
+# %% ../nbs/05d_comparison.ipynb #cf1b457f
 Refit = Callable[[MIGVis, Path, Mapping[str, Any]], tuple[Tensor, Critics]] # run, folder, options of training -> latents, critics
 
 @dataclass(frozen=True)
@@ -659,7 +662,7 @@ def refit_critics(
         preset = replace(model.preset, critic=replace(model.preset.critic, **(critic or {})))
         told = dict(options) | training | ({} if encoder is None else {"encoder": encoder(model)})
         path = folder / f"critics-{name}.safetensors"
-        return model.latents(), fit_critics_stage(path, model.recording, model.split, preset, model.vae, told)
+        return model.latents(), fit_critics_stage(path, model.recording, model.split, preset, model.vae, model.denoiser, told)
     return refit
 
 def refit_groups(
@@ -670,7 +673,7 @@ def refit_groups(
         preset, name = replace(model.preset, vae=replace(model.preset.vae, groups=tuple(sizes))), "x".join(map(str, sizes))
         labels = {"supervision": tuple(code.spec for code in model.vae.codes), "likelihood": model.vae.likelihood}
         vae = fit_vae_stage(folder / f"vae-{name}.safetensors", model.recording, model.split, preset, dict(options) | labels)
-        critics = fit_critics_stage(folder / f"critics-{name}.safetensors", model.recording, model.split, preset, vae, options)
+        critics = fit_critics_stage(folder / f"critics-{name}.safetensors", model.recording, model.split, preset, vae, model.denoiser, options)
         return vae.latents(model.recording), critics
     return refit
 
@@ -681,6 +684,7 @@ def standard_ablations(
     "The ablations of a run; what it cannot have (DINO without weights) is left out."
     T, groups, clean = model.preset.denoiser.T, model.vae.groups, refit_critics("clean", {"noise_aware": False})
     through, around = ({"noisy": False, "gradient": way} for way in ("through", "around")) # at the clean estimate
+    own = {"conv": "convolutional", "denoiser": "the denoiser's"}[model.preset.critic.encoder]
     depths = {round(share * T) for share in (0.5, 0.7, 0.8, 0.97)} | {model.preset.t_edit}
     negatives = [b for b in (2, 8, 32) if b < model.preset.critic.batch_size]
     fewer = {b: Variant({"n_negatives": b - 1}, refit=refit_critics(f"B{b}", n_negatives=b - 1), name=f"B{b}") for b in negatives}
@@ -695,9 +699,13 @@ def standard_ablations(
         "negatives": {**{f"{b}": v for b, v in fewer.items()}, f"{model.preset.critic.batch_size}": Variant()},
         "groups": {f"{g}": Variant() if g == len(groups) else Variant(refit=refit_groups((sum(groups) // g,) * g), name=f"G{g}")
                    for g in sorted({*divisions, len(groups)})},
-        "features": {"convolutional": Variant(through, refit=clean, name="clean")},
+        "features": {f"{own}, noise-aware": Variant(), f"{own}, clean": Variant(through, refit=clean, name="clean")},
         "steps": {f"{n or model.preset.t_edit}": Variant({"steps": n}) for n in (8, 15, 25, 50, None) if (n or 0) < model.preset.t_edit},
     }
+    if model.preset.critic.encoder != "conv":
+        out["features"]["convolutional, noise-aware"] = Variant(refit=refit_critics("conv", {"encoder": "conv"}), name="conv")
+    if levers := model.preset.levers_of("selective"):
+        out["sampling"] = {"as the preset says": Variant(), **{f"{k} = 0": Variant({k: 0}) for k in levers if levers[k] and k != "fixed_point"}}
     if dino_is_there():
         out["features"]["DINO"] = Variant(through, refit=refit_critics("dino", {"noise_aware": False}, make_dino), name="dino")
     return {name: values for name, values in out.items() if len(values) > 1}
@@ -712,7 +720,7 @@ def make_dino(model: MIGVis) -> DINOEncoder:
     "An untrained DINO encoder for a run's images."
     return DINOEncoder(model.preset.image_size, 2 * model.preset.critic.features)
 
-# %% ../nbs/05d_comparison.ipynb #2e0ae74b
+# %% ../nbs/05d_comparison.ipynb #b908f898
 @dataclass(frozen=True)
 class Ablations:
     "Selective MIG-Vis with one choice changed at a time: `table`, `plot`, `figure`, `save`."

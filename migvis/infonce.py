@@ -5,11 +5,13 @@
 # %% auto #0
 __all__ = ['N_LEVEL_FEATURES', 'DINO', 'IMAGENET', 'ENCODERS', 'FROZEN', 'Latents', 'info_nce_rows', 'info_nce_loss',
            'mi_lower_bound', 'MIBound', 'mi_bound', 'candidate_columns', 'level_features', 'ConvBlock', 'ConvEncoder',
-           'find_dino_weights', 'load_dino', 'DINOEncoder', 'GroupLinear', 'SeparableScore', 'JointScore',
-           'resolve_groups', 'Heads', 'Critics', 'Critic', 'select_critic', 'save_critics', 'load_critics', 'add_noise',
-           'held_out_mi', 'early_times', 'random_shift', 'train_critics']
+           'find_dino_weights', 'load_dino', 'DINOEncoder', 'middle_features', 'DenoiserEncoder', 'GroupLinear',
+           'SeparableScore', 'JointScore', 'resolve_groups', 'Heads', 'Critics', 'Critic', 'select_critic',
+           'build_encoder', 'save_critics', 'load_critics', 'add_noise', 'held_out_mi', 'early_times', 'random_shift',
+           'train_critics']
 
-# %% ../nbs/04_infonce.ipynb #db8b806b
+# %% ../nbs/04_infonce.ipynb #b9816771
+import copy
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -23,6 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .denoiser import Denoiser, digest
 from .training import (Batch, CriticConfig, Fit, fit, generator, load_tensors, resolve_device, save_tensors,
                              warmup_cosine)
 
@@ -257,8 +260,66 @@ class DINOEncoder(nn.Module):
         self.backbone.eval()
         return self
 
-# %% ../nbs/04_infonce.ipynb #91a607ea
-ENCODERS: dict[str, type[nn.Module]] = {"conv": ConvEncoder, "dino": DINOEncoder}
+# %% ../nbs/04_infonce.ipynb #69208cd9
+def middle_features(
+    denoiser: Denoiser,
+    y_t: Tensor,         # (B, C, H, W) noised images
+    t: Tensor,           # (B,) times, 1..T
+) -> Tensor: # (B, channels, h, w), h = H / patch / 2^(resolutions - 1)
+    "What a denoiser's U-Net holds in its middle; its second half is not computed."
+    unet = denoiser.unet
+    x = F.pixel_unshuffle(denoiser.centre(y_t, t), denoiser.patch)
+    embedding = unet.time_embedding(unet.time_proj(t + (denoiser.first_time - 1)).to(x.dtype))
+    x = unet.conv_in(x)
+    for block in unet.down_blocks: x = block(x, embedding)[0]
+    return unet.mid_block(x, embedding)
+
+# %% ../nbs/04_infonce.ipynb #deddf1b0
+class DenoiserEncoder(nn.Module):
+    "The first half of a frozen denoiser, at any noise level, beside a small `ConvEncoder`. Raises ValueError for a denoiser that cannot serve."
+    noise_aware = True
+
+    def __init__(
+        self,
+        denoiser: Denoiser,         # a copy of it is kept; it is not trained
+        width: int = 16,            # channels of the `ConvEncoder`'s first convolution
+        n_features: int = 128,
+        weights: str | None = None, # digest of the weights that the denoiser must have
+    ) -> None:
+        super().__init__()
+        found = digest(torch.cat([p.detach().flatten().cpu() for p in denoiser.parameters()]))
+        if weights not in (None, found): raise ValueError(f"these critics look through another denoiser (weights {weights}) than this one ({found})")
+        if denoiser.channels != 1 or denoiser.n_condition: raise ValueError("the denoiser must be unconditional and of grey images")
+        self.config = {"kind": "denoiser", "width": width, "n_features": n_features, "weights": found}
+        self.image_size, self.n_features = denoiser.image_size, n_features
+        self.backbone = copy.deepcopy(denoiser).requires_grad_(False).eval()
+        levels, channels = len(denoiser.unet.config.block_out_channels), denoiser.unet.config.block_out_channels[-1]
+        self.side = min(4, denoiser.unet.config.sample_size // 2**(levels - 1)) # a finer middle is averaged to this
+        self.norm, self.modulate = nn.GroupNorm(math.gcd(8, channels), channels), nn.Linear(N_LEVEL_FEATURES, 2 * channels)
+        for p in self.modulate.parameters(): nn.init.zeros_(p)
+        self.out = nn.Linear(channels * self.side**2, n_features)
+        self.conv = ConvEncoder(self.image_size, width, n_features, noise_aware=True)
+
+    def forward(
+        self,
+        y: Tensor,                        # (B, 1, H, W) in [-1, 1] if clean
+        alpha_bar: Tensor | None = None,  # (B,) signal level of each image; None: clean
+    ) -> Tensor: # (B, n_features)
+        "Features of images, read at the denoiser's nearest time."
+        level = y.new_ones(len(y)) if alpha_bar is None else alpha_bar
+        t = 1 + (level[:, None] - self.backbone.schedule.alpha_bar[1:].to(level)).abs().argmin(1)
+        middle = self.norm(F.adaptive_avg_pool2d(middle_features(self.backbone, y, t), self.side))
+        scale, shift = self.modulate(level_features(level))[..., None, None].chunk(2, 1)
+        return self.out((middle * (1 + scale) + shift).flatten(1)) + self.conv(y, level)
+
+    def train(self, mode: bool = True) -> "DenoiserEncoder":
+        "Training mode, for all but the frozen network."
+        super().train(mode)
+        self.backbone.eval()
+        return self
+
+# %% ../nbs/04_infonce.ipynb #167ec954
+ENCODERS: dict[str, type[nn.Module]] = {"conv": ConvEncoder, "dino": DINOEncoder, "denoiser": DenoiserEncoder}
 
 # %% ../nbs/04_infonce.ipynb #c1294888
 class GroupLinear(nn.Module):
@@ -367,7 +428,7 @@ class Critics(nn.Module):
     "Density-ratio critics s_g(z_g, y) of all groups on one shared image encoder (paper Eqs. 3-6)."
     def __init__(
         self,
-        encoder: nn.Module,                              # ConvEncoder, DINOEncoder, or any module with their attributes
+        encoder: nn.Module,                              # ConvEncoder, DINOEncoder, DenoiserEncoder, or any module with their attributes
         groups: Sequence[int] | Sequence[Sequence[int]], # sizes of consecutive groups, or the dimensions of each
         n_latents: int | None = None,                    # D; None: up to the largest dimension in `groups`
         n_features: int = 64,                            # E, length of the feature vectors that make the score
@@ -517,8 +578,19 @@ def select_critic(
     one.critics.center.copy_(critics.center[dims]), one.critics.scale.copy_(critics.scale[dims])
     return one.train(critics.training)
 
-# %% ../nbs/04_infonce.ipynb #c467815e
+# %% ../nbs/04_infonce.ipynb #16b866c8
 FROZEN = "encoder.backbone."  # names of weights that belong to a pretrained network
+
+def build_encoder(
+    config: dict[str, Any],               # an encoder's `config`
+    denoiser: Denoiser | None = None,     # for a DenoiserEncoder
+    **more: Any,                          # further arguments: `weights` for a DINOEncoder
+) -> nn.Module:
+    "An encoder as its configuration describes it. Raises ValueError if it looks through a denoiser and none is given."
+    options = dict(config)
+    kind = options.pop("kind")
+    if kind == "denoiser" and denoiser is None: raise ValueError("this encoder looks through a denoiser; give the one it was trained with: denoiser=")
+    return ENCODERS[kind](*([denoiser] if kind == "denoiser" else []), **options, **more)
 
 def save_critics(critics: Critics, path: str | Path) -> Path:
     "Write critics to one safetensors file. Raises ValueError for an encoder that could not be built again."
@@ -529,12 +601,12 @@ def save_critics(critics: Critics, path: str | Path) -> Path:
 def load_critics(
     path: str | Path,
     device: str | torch.device = "auto",
+    denoiser: Denoiser | None = None,     # for critics that look through one; ignored by others
     **encoder: Any,                       # further arguments of the encoder: `weights` for a DINOEncoder
 ) -> Critics: # in evaluation mode
     "Read what `save_critics` wrote. Raises FileNotFoundError, or ValueError for another or a damaged file."
     tensors, meta = load_tensors(path, "critics")
-    options = dict(meta["encoder"])
-    built = ENCODERS[options.pop("kind")](**options, **encoder)
+    built = build_encoder(meta["encoder"], denoiser, **encoder)
     critics = Critics(built, [tuple(g) for g in meta["groups"]], meta["n_latents"], alpha_bar=tensors.get("alpha_bar"), **meta["config"])
     missing, unexpected = critics.load_state_dict(tensors, strict=False)
     wrong = [k for k in missing if not k.startswith(FROZEN)] + unexpected
@@ -642,7 +714,7 @@ def held_out_mi(
 def early_times(
     u: Tensor,     # uniform in [0, 1)
     n_times: int,  # T + 1
-    power: float = 2.0,
+    power: float = 1.3,
 ) -> Tensor: # times 0..T, small ones more often
     "Times at which critics are trained: the density falls with t, because noisy images teach little."
     return (u**power * n_times).long()

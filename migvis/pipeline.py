@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['fingerprint', 'Split', 'run_stage', 'claim_folder', 'cache_folder', 'Edits', 'as_indices', 'pair_up', 'as_groups',
-           'prepare', 'to_model_range', 'fit_vae_stage', 'fit_critics_stage', 'fit_denoiser_stage', 'schedule_of',
-           'MIGVis', 'fit_run', 'make_edits', 'describe_run', 'judge_for', 'save_run', 'load_run', 'report_vae',
-           'score_labels', 'make_report', 'name_of_labels']
+           'prepare', 'to_model_range', 'fit_vae_stage', 'critic_encoder', 'fit_critics_stage', 'fit_denoiser_stage',
+           'schedule_of', 'MIGVis', 'fit_run', 'make_edits', 'describe_run', 'judge_for', 'save_run', 'load_run',
+           'report_vae', 'score_labels', 'make_report', 'name_of_labels']
 
-# %% ../nbs/05c_pipeline.ipynb #d97182b2
+# %% ../nbs/05c_pipeline.ipynb #f0831c75
 import hashlib
 import json
 import os
@@ -27,9 +27,9 @@ from torch import Tensor
 
 from .data import Recording, check_recording, resize_images, split_indices
 from .ddim_guidance import edit as guided_edit, invert, sample
-from .denoiser import Denoiser, NoiseSchedule, load_denoiser, save_denoiser, train_denoiser, validation_loss
+from .denoiser import Denoiser, NoiseSchedule, initial_weights, load_denoiser, save_denoiser, train_denoiser, validation_loss
 from .edit_selectivity import SelectivityResult, run_selectivity
-from .infonce import Critics, held_out_mi, load_critics, save_critics, train_critics
+from .infonce import Critics, DenoiserEncoder, held_out_mi, load_critics, save_critics, train_critics
 from .pretrained import load_pretrained, pretrained_for
 from .readouts import ReadoutConfig, Readouts, load_readouts, train_readouts
 from .training import Preset, atomic_write, get_preset, resolve_device
@@ -227,24 +227,33 @@ def fit_vae_stage(path: Path, recording: Recording, split: Split, preset: Preset
         return vae, vae.history
     return run_stage(path, train, lambda path, vae: save_vae(vae, path), load_vae)
 
-def fit_critics_stage(path: Path, recording: Recording, split: Split, preset: Preset, vae: FittedVAE, options: Mapping) -> Critics:
+def critic_encoder(preset: Preset, denoiser: Denoiser, seed: int) -> torch.nn.Module | None: # None: a ConvEncoder
+    "What a preset's critics look at images through. Raises ValueError for an encoder that no preset can have."
+    config, known = preset.critic, ("conv", "denoiser")
+    if config.encoder not in known: raise ValueError(f"encoder must be one of {known}, got {config.encoder!r}; give others to `train_critics`")
+    with initial_weights(seed, 32): return DenoiserEncoder(denoiser, config.width, 2 * config.features) if config.encoder == "denoiser" else None
+
+def fit_critics_stage(path: Path, recording: Recording, split: Split, preset: Preset, vae: FittedVAE, denoiser: Denoiser,
+                      options: Mapping) -> Critics:
     "The critics of all groups, on latents drawn from the VAE's posterior."
     def train(checkpoints: Path) -> tuple[Critics, pd.DataFrame]:
         mean, log_var = vae.posterior(recording)
         part = lambda rows: (to_model_range(recording.images[rows]), (mean[rows], log_var[rows]))
         fitted = train_critics(*part(split.train), vae.groups, schedule_of(preset) if preset.critic.noise_aware else None, preset.critic,
-                               held_out=part(split.validation), checkpoint=checkpoints, desc="2/3 critics", **options)
+                               held_out=part(split.validation), checkpoint=checkpoints, desc="3/3 critics", **(encoder | dict(options)))
         return fitted.model, fitted.history
-    return run_stage(path, train, lambda path, critics: save_critics(critics, path), lambda path: load_critics(path, options["device"]))
+    encoder = {"encoder": critic_encoder(preset, denoiser, options["seed"])}
+    load = lambda path: load_critics(path, options["device"], denoiser)
+    return run_stage(path, train, lambda path, critics: save_critics(critics, path), load)
 
 def fit_denoiser_stage(path: Path, recording: Recording, split: Split, preset: Preset, shipped: str | None, options: Mapping) -> Denoiser:
     "The denoiser: the shipped one of that name, or trained on the training images."
     def train(checkpoints: Path) -> tuple[Denoiser, pd.DataFrame]:
         fitted = train_denoiser(recording.images[split.train], preset.denoiser, validation=recording.images[split.validation],
-                                checkpoint=checkpoints, desc="3/3 denoiser", **options)
+                                checkpoint=checkpoints, desc="2/3 denoiser", **options)
         return fitted.model, fitted.history
     if shipped is not None:
-        if options["progress"]: print(f"3/3 denoiser: the shipped weights {shipped!r} fit these images; train=True trains one anew")
+        if options["progress"]: print(f"2/3 denoiser: the shipped weights {shipped!r} fit these images; train=True trains one anew")
         return load_pretrained(shipped, options["device"])[0]
     save = lambda path, denoiser: save_denoiser(path, denoiser, {"preset": preset.name, "recording": recording.name})
     return run_stage(path, train, save, lambda path: load_denoiser(path, options["device"])[0])
@@ -283,7 +292,7 @@ class MIGVis:
         train: bool = False,             # train the denoiser anew where shipped weights fit the images (`pretrained`)
         **vae: Any,                      # further arguments of `fit_vae`: supervision, likelihood, seeds, ...
     ) -> "MIGVis":
-        "Fit VAE, critics and denoiser; an interrupted fit goes on where it was."
+        "Fit VAE, denoiser and critics; an interrupted fit goes on where it was."
         return fit_run(self, recording, out, silent, progress, train, vae)
 
     def identity(self, recording: Recording) -> dict[str, Any]: # JSON-able
@@ -372,8 +381,8 @@ def fit_run(model: MIGVis, recording: Recording, out: str | Path | None, silent:
     options = {"seed": model.seed, "device": model.device, "progress": progress}
     model.recording, model.split = recording, Split.of(recording, model.seed)
     model.vae = fit_vae_stage(folder / "vae.safetensors", recording, model.split, model.preset, options | vae)
-    model.critics = fit_critics_stage(folder / "critics.safetensors", recording, model.split, model.preset, model.vae, options)
     model.denoiser = fit_denoiser_stage(folder / "denoiser.safetensors", recording, model.split, model.preset, model.shipped, options)
+    model.critics = fit_critics_stage(folder / "critics.safetensors", recording, model.split, model.preset, model.vae, model.denoiser, options)
     if out is None: shutil.rmtree(folder)
     else: model.save(folder)
     return model
@@ -383,7 +392,7 @@ def make_edits(model: MIGVis, originals: tuple, targets: tuple, groups: tuple, g
     z, images = model.latents(), model.recording.images
     edited = guided_edit(images[list(originals)], z[list(targets)], model.critics, model.denoiser, model.denoiser.schedule, groups, gammas,
                          negatives=z[model.split.train], z_originals=z[list(originals)], mode=mode, pairs=True,
-                         **{"t_edit": model.preset.t_edit} | dict(options))
+                         **{"t_edit": model.preset.t_edit} | model.preset.levers_of(mode) | dict(options))
     return Edits(edited.numpy(), images[list(originals)], images[list(targets)], originals, targets, groups,
                  tuple(model.group_names[g] for g in groups), gammas, mode, model.caption(mode))
 
@@ -430,8 +439,8 @@ def load_run(cls: type[MIGVis], folder: Path, device: str | torch.device) -> MIG
     model.options, model.shipped = identity["options"], identity.get("shipped_denoiser")
     model.recording = Recording.load(folder / "recording.npz")
     model.split, model.vae = Split.of(model.recording, model.seed), load_vae(folder / "vae.safetensors")
-    model.critics = load_critics(folder / "critics.safetensors", model.device)
     model.denoiser = load_denoiser(folder / "denoiser.safetensors", model.device)[0]
+    model.critics = load_critics(folder / "critics.safetensors", model.device, model.denoiser)
     return model
 
 # %% ../nbs/05c_pipeline.ipynb #dcf5ddbf

@@ -4,16 +4,15 @@
 
 # %% auto #0
 __all__ = ['VAEConfig', 'CriticConfig', 'DenoiserConfig', 'Preset', 'get_preset', 'resolve_device', 'generator',
-           'seed_everything', 'batch_rows', 'Batch', 'make_batch', 'progress_bar', 'atomic_write', 'save_tensors',
-           'load_tensors', 'list_checkpoints', 'Best', 'deferred_signals', 'warmup_cosine', 'Fit', 'fit']
+           'seed_everything', 'batch_rows', 'Batch', 'make_batch', 'progress_bar', 'save_tensors', 'load_tensors',
+           'list_checkpoints', 'Best', 'deferred_signals', 'warmup_cosine', 'Fit', 'fit']
 
-# %% ../nbs/00b_training.ipynb #e81e84d5
+# %% ../nbs/00b_training.ipynb #6cca477c
 import contextlib
 import json
 import math
 import os
 import signal
-import tempfile
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -26,11 +25,15 @@ import numpy as np
 import pandas as pd
 import torch
 from accelerate import Accelerator
+from accelerate.state import is_initialized
+from accelerate.utils import parse_flag_from_env
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm.auto import tqdm
+
+from .data import atomic_write
 
 # %% ../nbs/00b_training.ipynb #03a206a2
 @dataclass(frozen=True)
@@ -49,6 +52,7 @@ class VAEConfig:
 @dataclass(frozen=True)
 class CriticConfig:
     "Settings of the density-ratio critics (`migvis.infonce`)."
+    encoder: str = "conv"                  # what looks at images: "conv", or "denoiser", the fitted denoiser's features (`infonce.ENCODERS`)
     width: int = 32                        # channels of the first convolution of the image encoder
     features: int = 64                     # length of the image and latent features whose product is the score
     noise_aware: bool = True               # see (y_t, t) in training instead of clean images
@@ -90,10 +94,15 @@ class Preset:
     t_edit: int                            # inversion depth t'; paper: 135 of T = 150
     gammas: tuple[float, ...] = (0.0, 2.0, 5.0, 10.0) # guidance scales shown by default; the paper's
     relative_gammas: tuple[float, ...] = (0.0, 0.05, 0.1, 0.2) # the same where guidance is scaled to the norm of eps
+    levers: dict[str, float] = field(default_factory=dict) # options of `ddim_guidance.edit` in every mode but the paper's
 
     def gammas_of(self, mode: str) -> tuple[float, ...]:
         "Guidance scales shown by default in a mode of `ddim_guidance.edit`."
         return self.gammas if mode == "paper" else self.relative_gammas
+
+    def levers_of(self, mode: str) -> dict[str, float]:
+        "Options of `ddim_guidance.edit` by default in a mode: those that suit this preset's denoiser."
+        return {} if mode == "paper" else dict(self.levers)
 
     def to_dict(self) -> dict[str, Any]: # plain, JSON-able
         "This preset as a dictionary."
@@ -110,9 +119,9 @@ class Preset:
 def _presets() -> dict[str, Preset]:
     "The presets by name."
     paper = Preset("paper", 128, 5760, VAEConfig(), CriticConfig(steps=10_000, lr=2e-3), DenoiserConfig(), t_edit=135)
-    demo = Preset("demo", 64, 5760, VAEConfig(steps=3000, batch_size=128, lr=3e-3), CriticConfig(width=16, features=32, steps=3000, lr=4e-3),
+    demo = Preset("demo", 64, 5760, VAEConfig(steps=3000, batch_size=128, lr=3e-3), CriticConfig("denoiser", 16, 64, steps=1000, lr=2e-3),
         DenoiserConfig(image_size=64, width=64, multipliers=(1, 2, 2), layers=1, patch=4, steps=4000, batch_size=32, lr=1e-3,
-                       ema=0.995, precision="bfloat16"), t_edit=135)
+                       ema=0.995, precision="bfloat16"), t_edit=135, levers={"begin": 3, "eta": 0.5, "fixed_point": 1})
     tiny = Preset("tiny", 32, 400, VAEConfig(seeds=2, steps=300, batch_size=128, lr=3e-3),
         CriticConfig(width=16, features=32, steps=150, batch_size=64, lr=4e-3),
         DenoiserConfig(image_size=32, width=16, multipliers=(1, 2), layers=1, patch=2, attention=False, T=50, steps=100,
@@ -134,6 +143,7 @@ def resolve_device(
 ) -> torch.device:
     "The device meant: `auto` picks CUDA, then MPS, then the CPU. Raises ValueError for one that is not there."
     if device == "auto":
+        if parse_flag_from_env("ACCELERATE_USE_CPU"): return torch.device("cpu") # set by `accelerate launch --cpu`
         if torch.cuda.is_available(): return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     try: resolved = torch.device(device)
@@ -234,33 +244,6 @@ def progress_bar(
     "A progress bar with rate and time left."
     silent = not progress or bool(os.environ.get("TQDM_DISABLE"))
     return tqdm(*args, **{"dynamic_ncols": True, "disable": silent} | options)
-
-# %% ../nbs/00b_training.ipynb #5a821711
-@contextlib.contextmanager
-def atomic_write(
-    path: str | Path, # the final place; its folder is made if missing
-) -> Iterator[Path]: # a temporary path in the same folder, to be written by the caller
-    "Write a file completely or not at all. Raises ValueError if the folder cannot be written."
-    path = Path(path)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent)
-    except OSError as e:
-        raise ValueError(f"cannot write into the folder {path.parent}: {e.strerror}; choose another one") from e
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-def _umask() -> int:
-    "The process's umask."
-    current = os.umask(0)
-    os.umask(current)
-    return current
 
 # %% ../nbs/00b_training.ipynb #4838eb32
 def save_tensors(
@@ -405,7 +388,7 @@ def warmup_cosine(
 class Fit:
     "What training gave."
     model: nn.Module        # trained; the moving average if `ema`, the best on validation if `keep_best`
-    history: pd.DataFrame   # one row for each logged step
+    history: pd.DataFrame   # one row for each logged step: means over the processes
     steps: int              # steps taken in all
     resumed_from: int       # step of the checkpoint it went on from, 0 if none
 
@@ -414,9 +397,9 @@ class _Run:
     "State of a training run: model, optimiser, moving average, best weights, history."
     def __init__(self, model: nn.Module, *, lr: float, betas: tuple[float, float], weight_decay: float, ema: float | None,
                  accelerator: Accelerator) -> None:
-        self.raw, self.accelerator = model, accelerator
-        optimizer = torch.optim.AdamW(model.parameters(), lr=lr, betas=betas, weight_decay=weight_decay)
-        self.model, self.optimizer = accelerator.prepare(model, optimizer, device_placement=[False, False])
+        self.raw, self.accelerator, self.parameters = model, accelerator, list(model.parameters())
+        self.optimizer = torch.optim.AdamW(self.parameters, lr=lr, betas=betas, weight_decay=weight_decay)
+        self.model = accelerator.prepare_model(model, device_placement=False)
         self.ema = None if ema is None else AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(ema), use_buffers=True)
         self.best, self.history, self.step = Best(), [], 0
 
@@ -430,14 +413,14 @@ class _Run:
         for group in self.optimizer.param_groups: group["lr"] = lr
         self.optimizer.zero_grad(set_to_none=True)
         self.accelerator.backward(loss)
-        if clip is not None: self.accelerator.clip_grad_norm_(self.model.parameters(), clip)
+        if clip is not None: nn.utils.clip_grad_norm_(self.parameters, clip)
         self.optimizer.step()
         if self.ema is not None: self.ema.update_parameters(self.raw)
         self.step += 1
 
     def save(self, folder: Path, keep: int, fingerprint: Mapping) -> None:
         "Write a checkpoint, then drop all but the newest `keep`."
-        optimizer, groups = _flatten_optimizer(self.optimizer.optimizer)
+        optimizer, groups = _flatten_optimizer(self.optimizer)
         tensors = _prefixed("model", self.raw.state_dict()) | _prefixed("optimizer", optimizer)
         if self.ema is not None: tensors |= _prefixed("ema", self.ema.state_dict())
         if self.best.score is not None: tensors |= _prefixed("best", self.best.weights) | {"score": self.best.score}
@@ -448,17 +431,18 @@ class _Run:
     def load(self, tensors: Mapping[str, Tensor], meta: Mapping, device: torch.device) -> None:
         "Put a checkpoint's state back."
         self.raw.load_state_dict(_part("model", tensors))
-        _restore_optimizer(self.optimizer.optimizer, _part("optimizer", tensors), meta["groups"])
+        _restore_optimizer(self.optimizer, _part("optimizer", tensors), meta["groups"])
         if self.ema is not None: self.ema.load_state_dict(_part("ema", tensors))
         if "score" in tensors:
             self.best.score = tensors["score"].to(device)
             self.best.weights = {k: v.to(device) for k, v in _part("best", tensors).items()}
         self.step, self.history = meta["step"], list(meta["history"])
 
-# %% ../nbs/00b_training.ipynb #6136744e
-def _log_row(step: int, loss: Tensor, logs: Mapping[str, Tensor]) -> dict[str, Any]:
-    "One row of the history: floats, and lists for logs of an ensemble."
-    return {"step": step, "loss": float(loss.detach())} | {k: torch.as_tensor(v).detach().float().cpu().tolist() for k, v in logs.items()}
+# %% ../nbs/00b_training.ipynb #ae60e616
+def _log_row(run: _Run, loss: Tensor, logs: Mapping[str, Tensor]) -> dict[str, Any]:
+    "One row of the history, means over the processes: floats, and lists for logs of an ensemble."
+    own = {"loss": loss.detach().reshape(())} | {k: torch.as_tensor(v).detach().float().to(loss.device) for k, v in logs.items()}
+    return {"step": run.step} | {k: v.cpu().tolist() for k, v in run.accelerator.reduce(own, "mean").items()}
 
 def _is_finite(run: _Run, loss: Tensor) -> bool:
     "Whether the loss and all weights are finite."
@@ -508,10 +492,11 @@ def fit(
     "Train any model with AdamW; resumes exactly, scales with `accelerate launch` (there `loss_fn` must call the model itself)."
     _check_fit(n=n, steps=steps, batch_size=batch_size, lr=lr, precision=precision, keep=keep, keep_best=keep_best, validate=validate)
     device = resolve_device(device)
-    accelerator = Accelerator(mixed_precision="no", device_placement=False)
+    accelerator = _accelerator(device)
     run = _Run(model.to(device).train(), lr=lr, betas=betas, weight_decay=weight_decay, ema=ema, accelerator=accelerator)
     marks = {"seed": seed, "n": n, "batch_size": batch_size, "lr": lr, **(fingerprint or {})}
     folder = None if checkpoint is None else Path(checkpoint)
+    if folder and accelerator.is_main_process: _remove_unfinished(folder)
     if folder and (found := _newest_readable(folder, marks)): run.load(*found, device)
     resumed_from, take = run.step, torch.compile(run.model) if compile else run.model
     log_every, validate_every = log_every or max(1, steps // 200), validate_every or max(1, steps // 20)
@@ -520,20 +505,22 @@ def fit(
     with torch.random.fork_rng(devices=cuda), deferred_signals() as signals, bar:
         while run.step < steps:
             batch = make_batch(n, batch_size, run.step, seed, device, accelerator.process_index, accelerator.num_processes)
-            torch.manual_seed(batch.generator.initial_seed())
+            (torch.default_generator if device.type == "cpu" else torch).manual_seed(batch.generator.initial_seed())
             with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"): loss, logs = loss_fn(take, batch)
             due = {k: run.step + 1 == steps or not (run.step + 1) % every
                    for k, every in (("log", log_every), ("validate", validate_every), ("save", checkpoint_every))}
-            if (device.type == "cpu" or any(due.values())) and not torch.isfinite(loss): _stop_not_finite(run.step, loss, folder)
+            if (device.type == "cpu" or any(due.values())) and not torch.isfinite(loss):
+                loss, logs = loss.item(), {} # else the error would keep the graph
+                _stop_not_finite(run.step, loss, folder)
             run.advance(loss, lr * (schedule(run.step) if schedule else 1.0), clip)
             bar.update()
             if due["log"] or (validate and due["validate"]):
-                row = _log_row(run.step, loss, logs) | (_validate(run, validate, keep_best) if validate and due["validate"] else {})
+                row = _log_row(run, loss, logs) | (_validate(run, validate, keep_best) if validate and due["validate"] else {})
                 run.history.append(row)
                 bar.set_postfix(loss=f"{row['loss']:.4g}")
                 if callback: callback(run.step, run.evaluated, row)
             if folder and accelerator.is_main_process and (due["save"] or signals):
-                if not _is_finite(run, loss): _stop_not_finite(run.step, loss, folder)
+                if not _is_finite(run, loss): _stop_not_finite(run.step, loss.item(), folder)
                 run.save(folder, keep, marks)
             if signals: break
     if signals: signal.raise_signal(signals[0])
@@ -548,11 +535,19 @@ def _check_fit(*, n: int, steps: int, batch_size: int, lr: float, precision: str
     if precision not in ("float32", "bfloat16"): raise ValueError(f"precision must be 'float32' or 'bfloat16', got {precision!r}")
     if keep_best and validate is None: raise ValueError("keep_best needs a validate function")
 
-def _stop_not_finite(step: int, loss: Tensor, folder: Path | None) -> None:
+def _stop_not_finite(step: int, loss: float, folder: Path | None) -> None:
     "Raise FloatingPointError, naming the last good checkpoint."
     kept = list_checkpoints(folder)[-1:] if folder else []
     where = f"the last good checkpoint is {kept[0]}" if kept else "no checkpoint was kept"
-    raise FloatingPointError(f"the loss is {float(loss)} at step {step}; {where}; try a smaller lr or check the data for extreme values")
+    raise FloatingPointError(f"the loss is {loss} at step {step}; {where}; try a smaller lr or check the data for extreme values")
+
+def _accelerator(device: torch.device) -> Accelerator:
+    "The processes that train together. On the CPU they must not talk through a GPU, unless an earlier run of theirs settled that."
+    return Accelerator(cpu=device.type == "cpu" and not is_initialized(), mixed_precision="no", device_placement=False)
+
+def _remove_unfinished(folder: Path) -> None:
+    "Delete what killed runs left behind: checkpoints under their temporary names."
+    for path in folder.glob(".step-*"): path.unlink(missing_ok=True)
 
 def _finished(run: _Run, keep_best: bool) -> nn.Module:
     "The model with the weights that `fit` promises."

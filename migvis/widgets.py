@@ -160,7 +160,7 @@ def edit_calls(
             calls.setdefault((row[2], *part), []).append(row)
     return [(rows, groups, gammas) for (_, groups, gammas), rows in calls.items()]
 
-# %% ../nbs/06a_widgets.ipynb #08da08ef
+# %% ../nbs/06a_widgets.ipynb #47f46a67
 @dataclass(frozen=True)
 class ModelFrames:
     "Frames by editing with a fitted model: a source."
@@ -195,7 +195,7 @@ class ModelFrames:
         wanted = torch.stack([wanted_latents(z, row, model.critics.groups[groups[0]]) for row in ends])
         edited = edit(images[start], wanted, model.critics, model.denoiser, model.denoiser.schedule, groups, gammas, negatives=self.pool(z),
                       z_originals=z[start], mode=self.mode, pairs=not crossed, dims=dims or None, seed=self.seed,
-                      **{"t_edit": model.preset.t_edit, "batch_size": 64} | dict(self.options)).numpy()
+                      **{"t_edit": model.preset.t_edit, "batch_size": 64} | model.preset.levers_of(self.mode) | dict(self.options)).numpy()
         return np.stack([edited[originals.index(row[0]), goals.index(row[1:])] for row in rows]) if crossed else edited
 
     def pool(self, z: torch.Tensor) -> torch.Tensor: # (M, D)
@@ -821,7 +821,7 @@ def as_grid(what: Edits | FrameGrid) -> FrameGrid:
     if isinstance(what, Edits): return FrameGrid.of_edits(what)
     raise TypeError(f"expected a fitted MIGVis, Edits or a FrameGrid, got {type(what).__name__}; precompute frames with precompute_guidance")
 
-# %% ../nbs/06a_widgets.ipynb #47f46a67
+# %% ../nbs/06a_widgets.ipynb #29b17c3f
 @dataclass(frozen=True)
 class Sheet:
     "Many small pictures in one, compressed."
