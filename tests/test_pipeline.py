@@ -69,14 +69,24 @@ def test_interrupted_fit_goes_on_and_ends_the_same(recording, run, tmp_path, mon
     import migvis.pipeline as pipeline
     def interrupted(*_, **__): raise KeyboardInterrupt
     with monkeypatch.context() as patch:
-        patch.setattr(pipeline, "train_denoiser", interrupted)
+        patch.setattr(pipeline, "train_critics", interrupted)
         with pytest.raises(KeyboardInterrupt): MIGVis(SMALL, seed=1, device="cpu").fit(recording, out=tmp_path, progress=False)
-    assert (tmp_path / "critics.safetensors").exists() and not (tmp_path / "denoiser.safetensors").exists()
-    with pytest.raises(FileNotFoundError, match="not finished: denoiser"): MIGVis.load(tmp_path)
+    assert (tmp_path / "denoiser.safetensors").exists() and not (tmp_path / "critics.safetensors").exists()
+    with pytest.raises(FileNotFoundError, match="not finished: critics"): MIGVis.load(tmp_path)
     with monkeypatch.context() as patch:
-        patch.setattr(pipeline, "fit_vae", interrupted), patch.setattr(pipeline, "train_critics", interrupted)
+        patch.setattr(pipeline, "fit_vae", interrupted), patch.setattr(pipeline, "train_denoiser", interrupted)
         again = MIGVis(SMALL, seed=1, device="cpu").fit(recording, out=tmp_path, progress=False)
-    for a, b in zip(again.denoiser.parameters(), run.denoiser.parameters()): assert torch.equal(a, b)
+    for a, b in zip(again.critics.parameters(), run.critics.parameters()): assert torch.equal(a, b)
+
+def test_critics_through_the_denoiser_come_back_with_the_run(recording, tmp_path):
+    preset = replace(SMALL, critic=replace(SMALL.critic, encoder="denoiser"), levers={"begin": 1, "eta": 0.5})
+    first = MIGVis(preset, device="cpu").fit(recording, out=tmp_path, progress=False)
+    again = MIGVis.load(tmp_path, "cpu")
+    assert again.critics.encoder.config == first.critics.encoder.config and again.critics.encoder.config["kind"] == "denoiser"
+    a, b, plain = (m.edit(0, 1, gammas=[0.0, 0.3], steps=4, progress=False, **more).images for m, more in ((first, {}), (again, {}), (again, {"begin": 0, "eta": 0})))
+    assert np.array_equal(a, b) and not np.allclose(a[:, :, 1], plain[:, :, 1], atol=1e-3) # the preset's levers are on unless told otherwise
+    with pytest.raises(ValueError, match="encoder must be one of"):
+        MIGVis(replace(SMALL, critic=replace(SMALL.critic, encoder="eyes")), device="cpu").fit(recording, progress=False)
     assert not list(tmp_path.glob("*.checkpoints"))
 
 
