@@ -6,7 +6,8 @@ A denoiser of the tiny preset is trained on the CPU once without a break. Then i
 (SIGKILL) at random moments, each resumed by the next. After every kill all checkpoints are read: the table says how far training
 had come, what the newest readable checkpoint holds, and what the kill left behind. At the end weights and losses are compared with the
 unbroken run, bit for bit. Exit status 1 if a file cannot be read, more was lost than the steps since the last checkpoint, more
-checkpoints were kept than two (and one more if the kill came between writing one and deleting the oldest), or the results differ.
+checkpoints were kept than two (and one more if the kill came between writing one and deleting the oldest), half-written files are
+there at the end, or the results differ.
 
 Processes are forked, so this needs Linux or macOS.
 """
@@ -95,12 +96,13 @@ def main() -> None:
         rows = [kill_once(attempt("killed"), int(target), float(rng.uniform(0, 3 * step))) for target in targets]
         finish("killed")
         table = pd.DataFrame([row for row in rows if row is not None])
+        left = len(list((folder / "killed").glob(".*")))
         equal = same(folder / "unbroken.safetensors", folder / "killed.safetensors")
     print(table.to_string(index=False))
     print(f"{len(table)} kills, checkpoints every {options.every} steps; at most {table['steps lost'].max()} steps lost; "
-          f"{table['unreadable'].sum()} unreadable files; the same weights and losses as without a break: {'yes' if equal else 'NO'}")
+          f"{table['unreadable'].sum()} unreadable files; {left} half-written files at the end; the same weights and losses as without a break: {'yes' if equal else 'NO'}")
     if options.json: options.json.write_text(json.dumps({"rows": table.to_dict("records"), "same": equal}))
-    good = equal and len(table) and not table["unreadable"].any() and table["steps lost"].max() <= options.every and table["checkpoints"].max() <= 3
+    good = equal and not left and len(table) and not table["unreadable"].any() and table["steps lost"].max() <= options.every and table["checkpoints"].max() <= 3
     sys.exit(0 if good else 1)
 
 

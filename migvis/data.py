@@ -28,7 +28,7 @@ __all__ = ['BRAINSCORE_NAMES', 'WORKING_SIZE', 'MAJAJ_HONG_URL', 'MAJAJ_HONG_SHA
            'check_images', 'check_responses', 'check_labels', 'check_category', 'check_trials', 'check_sites',
            'Recording', 'noise_ceiling', 'variance_ceiling', 'split_half_ceiling', 'summarise', 'describe_lines',
            'describe', 'spread', 'image_strip', 'describe_html', 'as_indices', 'select_truth', 'select',
-           'check_recording', 'check_unique', 'split_indices', 'split', 'Standardizer', 'atomic_path', 'pack_table',
+           'check_recording', 'check_unique', 'split_indices', 'split', 'Standardizer', 'atomic_write', 'pack_table',
            'unpack_table', 'save_recording', 'load_recording', 'import_for', 'reading', 'need_fields', 'need_shape',
            'group_trials', 'find_holes', 'recording_from_trials', 'resize_images', 'read_zip_images', 'text_column',
            'variation_names', 'to_xarray', 'read_assembly', 'brainscore_labels', 'from_xarray', 'check_background',
@@ -508,23 +508,22 @@ class Standardizer:
 
 # %% ../nbs/00_data.ipynb #3645f8b8
 @contextmanager
-def atomic_path(
-    path: str | Path, # where the file shall be
-) -> Iterator[Path]: # where to write it
-    "A temporary file in the same folder, moved to `path` when the block ends well and removed when it does not."
+def atomic_write(
+    path: str | Path, # the final place; its folder is made if missing
+) -> Iterator[Path]: # a hidden file beside it, of the same suffix, to be written by the caller
+    "Write a file completely or not at all. Raises ValueError if the folder cannot be written."
     path = Path(path)
-    part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
+    temporary = path.with_name(f".{path.stem}-{uuid.uuid4().hex[:12]}{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        part.touch(exist_ok=False)
+        temporary.touch(exist_ok=False)
     except OSError as error:
-        raise OSError(f"cannot write to the folder {path.parent} ({error.strerror or error}); choose another") from error
+        raise ValueError(f"cannot write into the folder {path.parent} ({error.strerror or error}); choose another one") from error
     try:
-        yield part
-        os.replace(part, path)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def pack_table(
@@ -569,7 +568,7 @@ def save_recording(
         packed, meta[table] = pack_table(getattr(recording, table), table)
         arrays |= packed
     arrays["meta"] = np.frombuffer(json.dumps(meta).encode(), dtype=np.uint8)
-    with atomic_path(path) as part, open(part, "wb") as file:
+    with atomic_write(path) as temporary, open(temporary, "wb") as file:
         np.savez_compressed(file, **arrays)
     return Path(path)
 

@@ -11,7 +11,7 @@ __all__ = ['ANIMALS', 'BOATS', 'CARS', 'CHAIRS', 'TABLES', 'FACES', 'FRUITS', 'P
            'describe_mesh', 'object_features', 'factor_features', 'standard_features', 'Population', 'Tuning',
            'make_tuning', 'firing_rates', 'spike_trials', 'ground_truth', 'respond', 'simulate_hvm']
 
-# %% ../nbs/00a_simulate.ipynb #2ce22b69
+# %% ../nbs/00a_simulate.ipynb #c56aacbd
 import hashlib
 import json
 import os
@@ -25,7 +25,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from .data import Recording, atomic_path
+from .data import Recording, atomic_write
 
 # %% ../nbs/00a_simulate.ipynb #b5fdfacf
 def plane_rotation(
@@ -1414,9 +1414,9 @@ def _cached(
     except (OSError, ValueError, EOFError):
         array = make()
     try:
-        with atomic_path(path) as temporary, open(temporary, "wb") as file:
+        with atomic_write(path) as temporary, open(temporary, "wb") as file:
             np.save(file, array, allow_pickle=False)
-    except OSError as error:
+    except (OSError, ValueError) as error:
         warnings.warn(f"rendered images are not kept: {error}", stacklevel=3)
     return array
 

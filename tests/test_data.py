@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from migvis.data import (
-    Recording, Standardizer, atomic_path, check_images, group_trials, noise_ceiling, resize_images, save_recording, split_indices, spread,
+    Recording, Standardizer, atomic_write, check_images, group_trials, noise_ceiling, resize_images, save_recording, split_indices, spread,
 )
 
 N_IMAGES, N_UNITS, REPEATS = 96, 7, 6
@@ -414,15 +414,27 @@ def test_an_interrupted_save_leaves_the_old_file(recording, tmp_path, monkeypatc
 
 def test_folder_that_cannot_be_written(recording, tmp_path):
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(OSError, match="cannot write to the folder.*choose another"):
+    with pytest.raises(ValueError, match="cannot write into the folder.*choose another"):
         recording.save(tmp_path / "file" / "a.npz")
 
 
-def test_atomic_path_cleans_up(tmp_path):
-    with pytest.raises(RuntimeError), atomic_path(tmp_path / "x") as part:
-        part.write_text("half")
-        raise RuntimeError
-    assert list(tmp_path.iterdir()) == []
+def test_atomic_write_leaves_the_old_file_when_it_fails(tmp_path):
+    path = tmp_path / "f.txt"
+    for before in ([], ["f.txt"]):
+        with pytest.raises(RuntimeError), atomic_write(path) as temporary:
+            temporary.write_text("half")
+            raise RuntimeError
+        assert [p.name for p in tmp_path.iterdir()] == before
+        if before: assert path.read_text() == "old"
+        path.write_text("old")
+
+
+def test_atomic_write_makes_folders_and_an_ordinary_file(tmp_path):
+    (beside := tmp_path / "ordinary.txt").write_text("x")
+    with atomic_write(path := tmp_path / "deep" / "f.txt") as temporary:
+        assert temporary.suffix == ".txt" and temporary.name.startswith(".f-") and not path.exists()
+        temporary.write_text("whole")
+    assert path.read_text() == "whole" and path.stat().st_mode == beside.stat().st_mode
 
 
 def test_missing_file(tmp_path):

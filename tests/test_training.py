@@ -1,17 +1,19 @@
 """The training loop: exact resume, interruption, sharding, files, errors."""
+import gc
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+import weakref
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from migvis.training import (Best, DenoiserConfig, atomic_write, batch_rows, fit, generator, get_preset, list_checkpoints,
+from migvis.training import (Best, DenoiserConfig, batch_rows, fit, generator, get_preset, list_checkpoints,
                              load_tensors, make_batch, resolve_device, save_tensors, warmup_cosine)
 from tests.conftest import ROOT
 
@@ -142,6 +144,37 @@ def test_nan_stops_and_keeps_the_last_good_checkpoint(tmp_path):
     assert all(torch.isfinite(v).all() for v in tensors.values())
 
 
+def test_the_error_of_a_nan_does_not_keep_the_graph():
+    class Held: ...
+    held = []
+
+    class Breaks(torch.autograd.Function): # a node of the graph that holds an object
+        @staticmethod
+        def forward(ctx, loss):
+            ctx.held = Held()
+            held.append(weakref.ref(ctx.held))
+            return loss * float("nan")
+        @staticmethod
+        def backward(ctx, gradient): return gradient
+
+    def breaking(model, batch):
+        loss, logs = noisy_loss(model, batch)
+        loss = Breaks.apply(loss) if batch.step == 16 else loss
+        return loss, {"same": loss}
+    with pytest.raises(FloatingPointError, match="the loss is nan at step 16") as caught:
+        fit(network(), breaking, len(X), steps=40, batch_size=16, device="cpu", progress=False)
+    gc.collect()
+    assert caught.tb is not None and len(held) == 1 and held[0]() is None
+
+
+def test_what_a_killed_run_left_half_written_is_removed(tmp_path):
+    run(10, tmp_path)
+    (tmp_path / ".step-00000014-0123456789ab.safetensors").write_bytes(b"half")
+    (tmp_path / ".notes").write_text("not ours")
+    run(10, tmp_path)
+    assert [p.name for p in tmp_path.glob(".*")] == [".notes"]
+
+
 def test_keeps_only_the_newest_checkpoints(tmp_path):
     run(40, tmp_path, keep=3)
     assert [p.stem for p in list_checkpoints(tmp_path)] == ["step-00000028", "step-00000035", "step-00000040"]
@@ -173,6 +206,41 @@ def test_shards_make_up_the_whole_batch():
     with pytest.raises(ValueError, match="shared evenly"): make_batch(64, 10, 0, process=0, n_processes=3)
 
 
+SHARED = """
+import json, sys, torch
+from accelerate import PartialState
+from tests.test_training import shared
+fitted, state = shared(), PartialState()
+told = {"processes": state.num_processes, "device": state.device.type, "history": fitted.history.to_dict("list")}
+open(f"{sys.argv[1]}/{state.process_index}.json", "w").write(json.dumps(told))
+"""
+
+
+def shared():
+    "A run with random numbers, but none of the model's own, and logs of two shapes."
+    torch.manual_seed(1)
+    def loss_fn(model, batch):
+        wrong = (model(X[batch.index]) - torch.sin(3 * X[batch.index]) - 0.1 * batch.randn(1)).square()
+        return wrong.mean(), {"members": torch.stack([wrong.mean(), 2 * wrong.mean()]), "first_row": float(batch.index[0])}
+    return fit(nn.Sequential(nn.Linear(1, 16), nn.ReLU(), nn.Linear(16, 1)), loss_fn, len(X), steps=20, batch_size=16, lr=1e-2,
+               ema=0.9, clip=0.1, device="cpu", progress=False, log_every=1)
+
+
+def test_history_of_two_processes_is_that_of_the_whole_batch(tmp_path):
+    # without ACCELERATE_USE_CPU: device="cpu" itself must bring the processes together on the CPU
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--main_process_port", "0"]
+    (script := tmp_path / "script.py").write_text(SHARED)
+    done = subprocess.run([*launch, str(script), str(tmp_path)], capture_output=True, text=True, timeout=120,
+                          env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0, done.stderr[-2000:]
+    (first, second), alone = [json.loads((tmp_path / f"{i}.json").read_text()) for i in (0, 1)], shared().history
+    assert (first["processes"], first["device"]) == (2, "cpu") and first == second
+    np.testing.assert_allclose(first["history"]["loss"], alone["loss"], rtol=1e-4)
+    np.testing.assert_allclose(first["history"]["members"], np.array(alone["members"].tolist()), rtol=1e-4)
+    halves = [[float(make_batch(len(X), 16, s, process=p, n_processes=2).index[0]) for p in (0, 1)] for s in range(20)]
+    assert first["history"]["first_row"] == np.mean(halves, axis=1).tolist()
+
+
 def test_generator_streams_are_independent_and_repeatable():
     draws = {key: torch.randn(1000, generator=generator(*key)) for key in [(0,), (0, 1), (1, 0), (0, 0, 1)]}
     assert torch.equal(draws[(0, 1)], torch.randn(1000, generator=generator(0, 1)))
@@ -193,19 +261,6 @@ def test_save_and_load_tensors(tmp_path):
     with pytest.raises(ValueError, match="migvis did not write it"): load_tensors(tmp_path / "foreign.safetensors")
 
 
-def test_atomic_write_leaves_the_old_file_when_it_fails(tmp_path):
-    path = tmp_path / "f.txt"
-    path.write_text("old")
-    with pytest.raises(RuntimeError):
-        with atomic_write(path) as temporary:
-            temporary.write_text("half")
-            raise RuntimeError
-    assert path.read_text() == "old" and [p.name for p in tmp_path.iterdir()] == ["f.txt"]
-    (tmp_path / "file").write_text("")
-    with pytest.raises(ValueError, match="cannot write into the folder"):
-        with atomic_write(tmp_path / "file" / "x"): pass
-
-
 @pytest.mark.parametrize("bad, match", [(dict(steps=0), "steps"), (dict(batch_size=0), "batch_size"), (dict(lr=-1), "lr"),
                                         (dict(precision="float8"), "precision"), (dict(keep_best=True), "validate"),
                                         (dict(device="abacus"), "device"), (dict(keep=0), "keep")])
@@ -217,6 +272,13 @@ def test_presets():
     assert get_preset("paper").denoiser == DenoiserConfig()
     assert get_preset("paper").t_edit == 135 and get_preset("paper").vae.groups == (6, 6, 6, 6)
     with pytest.raises(ValueError, match="preset must be one of"): get_preset("huge")
+
+
+def test_auto_is_the_cpu_when_accelerate_was_told_so(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert resolve_device("auto").type == "cuda"
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "True")
+    assert resolve_device("auto").type == "cpu" and resolve_device("cuda").type == "cuda"
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA")
