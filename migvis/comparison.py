@@ -14,7 +14,7 @@ __all__ = ['PLAIN', 'SCALED', 'REFERENCE', 'TRADE', 'MEASURES', 'Refit', 'Method
            'ablation_table', 'ablate', 'choose_ablations', 'edit_variant', 'plot_ablations', 'plot_values',
            'save_ablations', 'load_ablations', 'main', 'write_figures', 'write_table']
 
-# %% ../nbs/05d_comparison.ipynb #8b5752c0
+# %% ../nbs/05d_comparison.ipynb #07f8a6a3
 import contextlib
 import hashlib
 import importlib.util
@@ -41,7 +41,7 @@ from .ddim_guidance import edit
 from .denoiser import load_denoiser, save_denoiser
 from .edit_selectivity import SelectivityResult, StoredEdits, choose_pairs, load_edits, measure_edits, save_edits
 from .infonce import Critics, DINOEncoder, find_dino_weights
-from .pipeline import MIGVis, claim_folder, critic_encoder, fit_critics_stage, fit_vae_stage, judge_for, run_stage, schedule_of
+from .pipeline import MIGVis, claim_folder, computing_in, critic_encoder, fit_critics_stage, fit_vae_stage, judge_for, run_stage, schedule_of
 from .readouts import Readouts
 from .training import Fit, atomic_write, progress_bar
 
@@ -135,7 +135,7 @@ def fitted_once(
         return fitted.model, fitted.history
     return run_stage(path, result, lambda path, model: save(model, path), load)
 
-# %% ../nbs/05d_comparison.ipynb #2e0ae74b
+# %% ../nbs/05d_comparison.ipynb #b908f898
 @dataclass(frozen=True)
 class Trial:
     "Pairs of an original and a target with the seed they were drawn with."
@@ -171,8 +171,9 @@ def edit_trial(
     sizes = tuple(len(g) for g in fitted.groups) if hasattr(fitted, "groups") else model.vae.groups
     levers = model.preset.levers_of(method.options.get("mode", "paper"))
     told = {"t_edit": model.preset.t_edit, "latent_groups": sizes} | levers | options | dict(method.options)
-    return method.editor(images[pairs[:, 0]], z[pairs[:, 1]], fitted, model.denoiser, model.denoiser.schedule, groups, method.gammas,
-                         negatives=z[model.split.train], z_originals=z[pairs[:, 0]], pairs=True, seed=seed, **told).numpy()
+    with computing_in(told.pop("precision", "float32"), model.device):
+        return method.editor(images[pairs[:, 0]], z[pairs[:, 1]], fitted, model.denoiser, model.denoiser.schedule, groups, method.gammas,
+                             negatives=z[model.split.train], z_originals=z[pairs[:, 0]], pairs=True, seed=seed, **told).float().numpy()
 
 # %% ../nbs/05d_comparison.ipynb #72476bbd
 def stored_edits(
@@ -383,13 +384,14 @@ def compare_methods(
     min_angle: float = 60.0,               # degrees between the poses of original and target
     steps: int | None = None,              # strided; None: every time is visited
     batch_size: int = 64,                  # images at once
+    precision: str = "float32",            # of the edits; or "bfloat16"
     n_boot: int = 1000,
     progress: bool = True,
 ) -> Comparison:
     "Edit the same held-out pairs with every method, judge the edits, and choose each method's strength on validation pairs."
     methods, seeds = resolve_methods(methods), list(seeds)
     model.require_fitted()
-    groups, options = compared_groups(model) if groups is None else list(groups), {"steps": steps, "batch_size": batch_size}
+    groups, options = compared_groups(model) if groups is None else list(groups), {"steps": steps, "batch_size": batch_size, "precision": precision}
     with working_folder(model, folder) as work:
         judge = stored_judge(model, work, progress) if judge is None else judge
         trials = draw_trials(model, judge, n_validation, n_pairs, seeds, min_angle)
@@ -720,7 +722,7 @@ def make_dino(model: MIGVis) -> DINOEncoder:
     "An untrained DINO encoder for a run's images."
     return DINOEncoder(model.preset.image_size, 2 * model.preset.critic.features)
 
-# %% ../nbs/05d_comparison.ipynb #b908f898
+# %% ../nbs/05d_comparison.ipynb #2e0ae74b
 @dataclass(frozen=True)
 class Ablations:
     "Selective MIG-Vis with one choice changed at a time: `table`, `plot`, `figure`, `save`."
@@ -783,6 +785,7 @@ def ablate(
     min_angle: float = 60.0,               # degrees between the poses of original and target
     steps: int | None = 25,                # strided; the ablation of steps has its own
     batch_size: int = 64,
+    precision: str = "float32",            # of the edits; or "bfloat16"
     n_boot: int = 1000,
     seed: int = 0,                         # of pairs and negatives
     progress: bool = True,
@@ -796,7 +799,7 @@ def ablate(
         real, shown = model.recording.images[np.setdiff1d(model.split.test, trial.pairs)], example_rows(model, trial.pairs)
         results, examples = {}, {}
         for name, variants in progress_bar(chosen.items(), desc="ablations", unit="ablation", progress=progress):
-            edits = [edit_variant(model, f"{name} {value}", variant, trial, work, steps, batch_size, progress)
+            edits = [edit_variant(model, f"{name} {value}", variant, trial, work, steps, batch_size, progress, precision)
                      for value, variant in variants.items()]
             results[name] = measure_edits(edits, judge, real, n_boot=n_boot, seed=seed)
             examples[name] = tuple(some_edits(e, shown) for e in edits)
@@ -827,13 +830,14 @@ def edit_variant(
     steps: int | None,
     batch_size: int = 64,
     progress: bool = True,
+    precision: str = "float32",
 ) -> StoredEdits:
     "Edits of one variant, named by its value; its models are fitted if they are not there."
     options = {"seed": model.seed, "device": model.device, "progress": progress}
     z, critics = (model.latents(), model.critics) if variant.refit is None else variant.refit(model, folder / "models", options)
     told = ", ".join([*([variant.name] if variant.name else []), *(f"{k}={v}" for k, v in variant.options.items())]) or "unchanged"
     edits = stored_edits(model, told, variant.method(), critics, trial, compared_groups(model), folder / "ablation-edits",
-                         **{"steps": steps, "batch_size": batch_size, "z": z})
+                         **{"steps": steps, "batch_size": batch_size, "z": z, "precision": precision})
     return replace(edits, mode=value)
 
 # %% ../nbs/05d_comparison.ipynb #94503d6f
@@ -911,6 +915,7 @@ def main(
     steps: int | None = 25,                # strided; None: every time is visited
     min_angle: float = 60.0,               # degrees between the poses of original and target
     batch_size: int = 64,
+    precision: str = "float32",            # of the edits; or "bfloat16"
     judge: Readouts | None = None,         # None: see `pipeline.judge_for`
     device: str | torch.device = "auto",
     progress: bool = True,
@@ -918,7 +923,8 @@ def main(
     "Compare methods and ablations on a run, and write Fig. 5, Figs. 9 and 10, the curves and the tables."
     model = run if isinstance(run, MIGVis) else MIGVis.load(run, device)
     out, written = Path(out), []
-    common = {"judge": judge, "folder": out, "min_angle": min_angle, "steps": steps, "batch_size": batch_size, "progress": progress}
+    common = {"judge": judge, "folder": out, "min_angle": min_angle, "steps": steps, "batch_size": batch_size,
+              "precision": precision, "progress": progress}
     if methods is None or len(methods):
         comparison = compare_methods(model, methods, n_pairs, seeds, n_validation=n_validation, **common)
         shown, caption = range(len(comparison.examples[0].originals)), comparison.settings["caption"]

@@ -527,7 +527,7 @@ def check_criteria(result: SelectivityResult) -> pd.DataFrame: # mode, group, ga
     scores, rows = result.scores, []
     for c in criteria():
         cells = scores[(scores["attribute"] == c.attribute) & (scores["quantity"] == c.quantity) & (scores["gamma"] > 0)]
-        cells = cells[[c.part in ("any", part_of(g)) for g in cells["group"]]]
+        cells = cells[np.array([c.part in ("any", part_of(g)) for g in cells["group"]], bool)]
         met = {">=": cells["value"] >= c.bound, "<=": cells["value"] <= c.bound, "low >": cells["low"] > c.bound}[c.sense]
         rows.append(cells.assign(criterion=c.name, wanted=f"{c.sense} {c.bound:g}", met=met.astype(float)))
     trip = scores[(scores["attribute"] == "pixels") & (scores["gamma"] == 0)].drop_duplicates("mode")

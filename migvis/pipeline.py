@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['fingerprint', 'Split', 'run_stage', 'claim_folder', 'cache_folder', 'Edits', 'as_indices', 'pair_up', 'as_groups',
            'prepare', 'to_model_range', 'fit_vae_stage', 'critic_encoder', 'fit_critics_stage', 'fit_denoiser_stage',
-           'schedule_of', 'MIGVis', 'fit_run', 'make_edits', 'describe_run', 'judge_for', 'save_run', 'load_run',
-           'report_vae', 'score_labels', 'make_report', 'name_of_labels']
+           'schedule_of', 'MIGVis', 'fit_run', 'make_edits', 'computing_in', 'describe_run', 'judge_for', 'save_run',
+           'load_run', 'report_vae', 'score_labels', 'make_report', 'name_of_labels']
 
 # %% ../nbs/05c_pipeline.ipynb #f0831c75
 import hashlib
@@ -312,7 +312,7 @@ class MIGVis:
         gammas: Sequence[float] | None = None,     # guidance scales; None: the preset's for this mode
         mode: str = "selective",                   # or "paper"
         seed: int = 0,                             # of the negatives
-        **options: Any,                            # for `ddim_guidance.edit`: hold, scale, t_edit, steps, dims, batch_size, progress, ...
+        **options: Any,                            # for `ddim_guidance.edit`: hold, scale, t_edit, steps, dims, batch_size, ...; precision
     ) -> Edits:
         "Edit images until their critics say they carry the target's latents (paper Algorithm 1, exact)."
         self.require_fitted()
@@ -390,11 +390,17 @@ def fit_run(model: MIGVis, recording: Recording, out: str | Path | None, silent:
 def make_edits(model: MIGVis, originals: tuple, targets: tuple, groups: tuple, gammas: tuple, mode: str, options: Mapping) -> Edits:
     "Edit images of the run's recording; everything is checked."
     z, images = model.latents(), model.recording.images
-    edited = guided_edit(images[list(originals)], z[list(targets)], model.critics, model.denoiser, model.denoiser.schedule, groups, gammas,
-                         negatives=z[model.split.train], z_originals=z[list(originals)], mode=mode, pairs=True,
-                         **{"t_edit": model.preset.t_edit} | model.preset.levers_of(mode) | dict(options))
+    options = {"t_edit": model.preset.t_edit} | model.preset.levers_of(mode) | dict(options)
+    with computing_in(options.pop("precision", "float32"), model.device):
+        edited = guided_edit(images[list(originals)], z[list(targets)], model.critics, model.denoiser, model.denoiser.schedule, groups,
+                             gammas, negatives=z[model.split.train], z_originals=z[list(originals)], mode=mode, pairs=True, **options)
     return Edits(edited.numpy(), images[list(originals)], images[list(targets)], originals, targets, groups,
                  tuple(model.group_names[g] for g in groups), gammas, mode, model.caption(mode))
+
+def computing_in(precision: str, device: torch.device) -> torch.autocast: # a context manager
+    "Networks compute in float32, or in bfloat16 (autocast): faster where the processor can, and about as good. Raises ValueError."
+    if precision not in ("float32", "bfloat16"): raise ValueError(f"precision must be 'float32' or 'bfloat16', got {precision!r}")
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
 
 def describe_run(model: MIGVis, mode: str) -> str:
     "Data, preset, seed and mode, for figures."

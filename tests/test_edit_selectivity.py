@@ -370,6 +370,11 @@ def test_criteria_of_known_edits(result):
     assert report.loc[("selective", GROUPS[1], "target's category reached", ">= 0.8"), 1.0] == "1 [1, 1] *"
 
 
+def test_criteria_without_a_round_trip_are_those_that_need_none(result):
+    partial = replace(result, scores=result.scores[(result.scores["gamma"] > 0) & (result.scores["quantity"] != "beyond")])
+    told = set(partial.summary()["criterion"])
+    assert "category kept" in told and not any("round trip" in name for name in told)
+
 def test_curves_and_matrices_are_found_or_refused(result):
     curve = result.curve("selective", GROUPS[1], "category", "reached")
     assert curve["value"].tolist() == [0, 0.5, 1] and list(curve.index) == [0, 0.5, 1]

@@ -161,6 +161,11 @@ def test_split_is_disjoint_complete_and_spread(recording):
     assert split.name(int(split.test[0])) == "test"
 
 
+def test_edits_in_bfloat16_are_about_the_same(run):
+    exact, fast = (run.edit(0, 1, gammas=[0.0, 0.1], steps=6, precision=p, progress=False).images for p in ("float32", "bfloat16"))
+    assert fast.dtype == np.float32 and 0 < np.abs(exact - fast).max() and np.sqrt(((exact - fast) ** 2).mean()) < 0.02
+    with pytest.raises(ValueError, match="precision must be"): run.edit(0, 1, precision="half", progress=False)
+
 def test_edits_file_round_trip(run, tmp_path):
     edits = edit(run)
     loaded = Edits.load(edits.save(tmp_path / "edits.npz"))
