@@ -240,7 +240,8 @@ def figures(args: argparse.Namespace) -> None:
     "Make the figures of a fitted run."
     from migvis import MIGVis
     from migvis.gallery import make_figures
-    made = make_figures(MIGVis.load(args.folder, device=args.device), writable(args.out), args.only, args.formats, progress=not args.quiet)
+    made = make_figures(MIGVis.load(args.folder, device=args.device), writable(args.out), args.only, args.formats, progress=not args.quiet,
+                        folder=args.folder)
     for name, files in made.items(): print(f"{name}: " + (files if isinstance(files, str) else ", ".join(map(str, files))))
 
 # %% ../nbs/09_cli.ipynb #f9cd636c

@@ -2,10 +2,11 @@
 import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import pytest
 
 matplotlib.use("Agg")
-from migvis.figures import Grid, plot_guidance, style
+from migvis.figures import Grid, colour, plot_guidance, plot_overview, plot_pixel_information, plot_table, style
 
 rng = np.random.default_rng(0)
 
@@ -57,3 +58,49 @@ def test_grid_columns_follow_each_other():
     grid = Grid(1, (2, 3))
     edges = [grid.left(0, 0), grid.left(0, 1), grid.left(1, 0), grid.left(1, 2)]
     assert edges == sorted(edges) and edges[2] - edges[1] > grid.cell + grid.gap and edges[3] + grid.cell < grid.size[0]
+
+
+def test_colours_are_those_of_the_style_after_it_ended():
+    with style(): wanted = plt.rcParams["axes.prop_cycle"].by_key()["color"]
+    assert [colour(k).lower() for k in range(8)] == ["#" + c.lower().lstrip("#") for c in wanted] and colour(8) == colour(0)
+    figure = plot_guidance(**example(1, 2))
+    assert {line.get_color() for line in figure.artists if hasattr(line, "get_color")} >= {colour(0), colour(1)}
+    plt.close(figure)
+
+
+def test_table_holds_every_entry_and_nothing_overlaps():
+    columns = pd.MultiIndex.from_tuples([("score", "run"), ("score", "paper"), ("other", "run")])
+    rows = pd.MultiIndex.from_tuples([("M1", "a long name of a row"), ("M1", "b"), ("M2", "b")])
+    table = pd.DataFrame([["1.00 ± 0.10", "2.00", 0.123], ["3.00", "4.00", 4.5], ["5.00", "6.00", 7.0]], rows, columns)
+    figure = plot_table(table, "Title", "a caption")
+    shown = [t.get_text() for t in figure.axes[0].texts]
+    assert {"Title", "a caption", "1.00 ± 0.10", "0.12", "4.50", "a long name of a row", "score", "other"} <= set(shown)
+    assert shown.count("score") == 1 and shown.count("M1") == 1 and shown.count("b") == 2, "what is shared stands once"
+    renderer = figure.canvas.get_renderer()
+    boxes = [t.get_window_extent(renderer) for t in figure.axes[0].texts if t.get_text()]
+    for i, a in enumerate(boxes):
+        for b in boxes[:i]: assert not a.overlaps(b), (a, b)
+    assert min(b.x0 for b in boxes) >= 0 and max(b.x1 for b in boxes) <= figure.bbox.width
+    with pytest.raises(ValueError, match="empty"): plot_table(table[:0])
+    assert {t.get_text() for t in plot_table(pd.DataFrame({"x": [1.0]}, ["r"])).axes[0].texts} >= {"x", "r", "1.00"}
+    plt.close("all")
+
+
+def test_pixel_information_refuses_other_images():
+    images, maps = rng.random((2, 1, 8, 8)), rng.random((2, 1, 8, 8))
+    assert len(pictures(plot_pixel_information(images, {"a": (maps, maps.sum((1, 2, 3)))}))) == 4
+    for bad in [(maps[:1], np.zeros(1)), (maps[..., :4], np.zeros(2)), (maps, np.zeros(3))]:
+        with pytest.raises(ValueError, match="'a': maps"): plot_pixel_information(images, {"a": bad})
+    plt.close("all")
+
+
+def test_overview_has_everything_in_its_place():
+    recorded = [(rng.random((1, 8, 8)), rng.normal(size=20), f"label {i}") for i in range(3)]
+    figure = plot_overview(recorded, rng.random((1, 8, 8)), rng.random((1, 8, 8)), rng.random((4, 2, 1, 8, 8)), (0.0, 1.0), list("abcd"), "random pixels")
+    assert len(pictures(figure)) == 3 + 2 + 8
+    boxes = [ax.get_position() for ax in figure.axes]
+    for i, a in enumerate(boxes):
+        assert 0 <= a.x0 and a.x1 <= 1 and 0 <= a.y0 and a.y1 <= 1
+        for b in boxes[:i]: assert a.x1 <= b.x0 or b.x1 <= a.x0 or a.y1 <= b.y0 or b.y1 <= a.y0
+    assert {"responses of 20 units", "label 2", "d", "random pixels"} <= {t.get_text() for t in figure.texts}
+    plt.close(figure)

@@ -1,0 +1,191 @@
+"""Figures from a run: which there are, what they are drawn from, and what is said where results are missing."""
+from dataclasses import replace
+from pathlib import Path
+
+import matplotlib
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+
+matplotlib.use("Agg")
+from migvis import MIGVis, gallery, simulate_hvm
+from migvis.comparison import Ablations, Comparison
+from migvis.edit_selectivity import SelectivityResult, StoredEdits
+from migvis.stimulus_information import InformationResult
+from migvis.training import get_preset
+
+TINY = get_preset("tiny")
+SMALL = replace(TINY, vae=replace(TINY.vae, steps=30, seeds=2), critic=replace(TINY.critic, steps=10), denoiser=replace(TINY.denoiser, steps=8), t_edit=30)
+GROUPS, GAMMAS = ("Group 1 (pose)", "Group 2 (category)"), (0.0, 1.0, 2.0)
+rng = np.random.default_rng(0)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory): return tmp_path_factory.mktemp("runs") / "run"
+
+
+@pytest.fixture(scope="module")
+def run(folder):
+    return MIGVis(SMALL, seed=1, device="cpu").fit(simulate_hvm(200, size=32, subject="M1", seed=3, progress=False), out=folder, progress=False)
+
+
+@pytest.fixture(autouse=True)
+def closed():
+    yield
+    plt.close("all")
+
+
+def texts(figure): return [t.get_text() for part in (figure, *figure.axes) for t in part.texts] + [ax.get_title() for ax in figure.axes]
+
+
+def pictures(figure): return [np.asarray(ax.images[0].get_array()) for ax in figure.axes if ax.images]
+
+
+def result(modes):
+    keys = [(mode, group, gamma) for mode in modes for group in GROUPS for gamma in GAMMAS]
+    wanted = {GROUPS[0]: (("rotation", "moved"), ("category", "kept")), GROUPS[1]: (("category", "reached"), ("rotation", "kept"))}
+    rows = [(*key, *what, 0.5, 0.4, 0.6, 9) for key in keys for what in wanted[key[1]]]
+    realism = pd.DataFrame([(*key, 0.1, 0.01, 0.1) for key in keys], columns=["mode", "group", "gamma", "kid", "kid_sd", "texture_kid"])
+    scores = pd.DataFrame(rows, columns=["mode", "group", "gamma", "attribute", "quantity", "value", "low", "high", "n"])
+    return SelectivityResult(realism[["mode", "group", "gamma"]].assign(pair=0), scores, realism, {})
+
+
+def examples(modes):
+    make = lambda *shape: np.round(rng.random((2, *shape, 1, 8, 8)) * 65535) / 65535
+    return tuple(StoredEdits(make(2, 3), make(), make(), GAMMAS, GROUPS, mode) for mode in modes)
+
+
+SETTINGS = {"caption": "random pixels", "example_pairs": [[0, 1], [2, 3]]}
+
+
+@pytest.fixture
+def comparison(tmp_path):
+    modes = ["a", "b", "c"]
+    chosen = pd.DataFrame([(g, m, 2.0) for g in GROUPS for m in modes], columns=["group", "method", "gamma"])
+    made = Comparison(result(modes), chosen, pd.DataFrame({"method": modes, "seconds": 1.0, "ratio": 1.0}), examples(modes), SETTINGS)
+    made.save(tmp_path / "run" / "comparison" / "methods")
+    return made
+
+
+@pytest.fixture
+def ablations(tmp_path):
+    values = {"groups": ["groups 2", "groups 4"], "hold": ["hold 0", "hold 1"]}
+    made = Ablations({k: result(v) for k, v in values.items()}, {k: examples(v) for k, v in values.items()}, SETTINGS)
+    made.save(tmp_path / "run" / "comparison" / "ablations")
+    return made
+
+
+def test_every_figure_and_table_of_the_paper_is_there():
+    paper = {f"figure_{k}" for k in (1, 2, 3, 4, 5, 6, "7a", "7b", 8, 9, 10, 11, 12)} | {f"table_{k}" for k in (1, 2, 3, 4)}
+    assert paper < set(gallery.FIGURES)
+
+
+def test_figures_of_a_run_are_written_and_others_say_what_they_need(run, folder, tmp_path):
+    made = gallery.make_figures(run, tmp_path, formats=["png"], progress=False, folder=folder)
+    assert list(made) == list(gallery.FIGURES)
+    missing = {"figure_5", "figure_9", "figure_10", "trade_off", "ablations", "selectivity", "pixel_information", "table_1"}
+    for name, files in made.items():
+        if name in missing: assert files.startswith("left out: "), name
+        else: assert [f.name for f in files] == [f"{name}.png"] and plt.imread(files[0]).std() > 0.05, name
+    assert f"migvis compare --run {folder} --out {folder}/comparison" in made["figure_5"] and "--ablations" in made["figure_9"]
+    assert f"migvis selectivity --run {folder}" in made["selectivity"] and "save_information" in made["pixel_information"]
+    assert "'standard VAE'" in made["table_1"] and not plt.get_fignums()
+
+
+def test_asking_for_what_is_not_there_is_an_error(run, folder, tmp_path):
+    with pytest.raises(FileNotFoundError, match="migvis compare --run RUN --out RUN/comparison"): gallery.make_figures(run, tmp_path, ["figure_5"], progress=False)
+    with pytest.raises(ValueError, match="figure_13"): gallery.make_figures(run, tmp_path, ["figure_13"], progress=False)
+    with pytest.raises(ValueError, match="variants"): gallery.make_figures(run, tmp_path, ["table_1"], folder=folder, progress=False)
+    assert not list(tmp_path.iterdir())
+
+
+def test_stored_comparison_is_drawn(comparison, tmp_path):
+    made = gallery.make_figures(None, tmp_path / "out", ["figure_5", "trade_off"], ["png"], progress=False, folder=tmp_path / "run")
+    assert [f.name for files in made.values() for f in files] == ["figure_5.png", "trade_off.png"] and all(f.is_file() for files in made.values() for f in files)
+    figure = gallery.figure_5(tmp_path / "run", pair=1)
+    assert {"a", "b", "c"} <= set(texts(figure)) and any("random pixels" in t for t in texts(figure))
+    shown = pictures(figure)
+    for edits in comparison.examples: # the chosen strength of each group is shown
+        for wanted in (*edits.images[1, :, 2, 0], edits.originals[1, 0], edits.targets[1, 0]):
+            assert min(np.abs(picture - wanted).max() for picture in shown) < 1e-4
+    assert len(gallery.figure_trade_off(tmp_path / "run").axes) == 2
+
+
+def test_stored_ablations_are_drawn(ablations, tmp_path):
+    figure = gallery.figure_9(tmp_path / "run")
+    assert {"groups 2", "groups 4"} <= set(texts(figure)) and len(pictures(figure)) == 2 * (1 + 2 * 2 + 1)
+    assert len(gallery.figure_ablations(tmp_path / "run").axes) == 2 * 2
+    with pytest.raises(ValueError, match="without 'negatives'"): gallery.figure_10(tmp_path / "run")
+
+
+def test_selectivity_is_read_from_the_run(tmp_path):
+    with pytest.raises(FileNotFoundError, match="selectivity"): gallery.figure_selectivity(tmp_path)
+    (tmp_path / "selectivity").mkdir()
+    with pytest.raises(FileNotFoundError, match="table.csv"): gallery.figure_selectivity(tmp_path)
+
+
+def information(n, scale):
+    map_ = scale * rng.random((n, 1, 8, 8))
+    total = map_.sum((1, 2, 3))
+    return InformationResult(map_, map_ / 9, total, total / 9, np.ones(3), np.ones((n, 3)), np.zeros(n), "bits", "made up")
+
+
+def test_information_is_kept_and_drawn(tmp_path):
+    images, results = rng.random((3, 1, 8, 8)).astype(np.float32), {"Group 1": information(3, 1.0), "all": information(3, 0.01)}
+    with pytest.raises(FileNotFoundError, match="save_information"): gallery.figure_pixel_information(tmp_path)
+    gallery.save_information(tmp_path, images, results, "made up")
+    figure = gallery.figure_pixel_information(tmp_path)
+    shown, wanted = pictures(figure), [*images, *results["Group 1"].map, *results["all"].map]
+    assert len(shown) == 9
+    for a, b in zip(shown, wanted): np.testing.assert_allclose(a, b[0], rtol=1e-6)
+    assert {f"{t:.2f} bits" for t in results["all"].total} <= set(texts(figure)) and "made up" in texts(figure)
+    tops = [ax.images[0].get_clim()[1] for ax in figure.axes]
+    assert tops[3] > 50 * tops[6] > 0 # a scale for each row
+
+
+# Tables
+
+def scores(variants):
+    rows = [(v, s, 0.5 + 0.01 * s, 0.6, 0.3, 0.4, 0.2, 0.9, 0.1, 0.95, "M1") for v in variants for s in range(3)]
+    return pd.DataFrame(rows, columns=["variant", "seed", "r2", "rmse", "mig", "group_mig", "r2_supervised", "rmse_supervised", "r2_unsupervised",
+                                       "rmse_unsupervised", "subject"])
+
+
+def test_tables_show_the_run_beside_the_paper(run, tmp_path):
+    scores(["standard VAE", "labels", "PC", "full"]).to_csv(tmp_path / "scores.csv")
+    shown = [texts(gallery.draw_table(run, tmp_path, k)) for k in (1, 2, 3, 4)]
+    for k, own, paper in [(0, "51.00 ± 1.00", "78.62 ± 0.58"), (1, "30.00 ± 0.00", "44.23 ± 0.61"), (2, "20.00 ± 0.00", "32.50 ± 0.19"), (3, "10.00 ± 0.00", "20.88 ± 0.25")]:
+        assert own in shown[k] and paper in shown[k] and any("simulated" in t and "tiny preset" in t and "3 members" in t for t in shown[k]), k
+    assert {"without PC", "without labels"} <= set(shown[0])
+
+
+def test_scores_are_kept_with_the_run(run, tmp_path):
+    made = gallery.member_scores(run, tmp_path)
+    assert set(made["subject"]) == {"M1"} and len(made) == 2 and {"r2_supervised", "rmse_unsupervised", "mig"} <= set(made)
+    reconstructed, x = run.vae.reconstruct, run.vae.standardizer.transform(run.recording.select(images=run.split.test).responses)
+    for member in (0, 1): # R^2 of the labelled groups, over all units, spelt out
+        predicted = reconstructed(run.recording.select(images=run.split.test), member, (0, 1))
+        assert made["r2_supervised"][member] == pytest.approx(float(np.mean(1 - ((x - predicted) ** 2).sum(0) / ((x - x.mean(0)) ** 2).sum(0))), abs=0.02)
+    made.assign(r2=0.123).to_csv(tmp_path / "scores.csv", index=False)
+    assert set(gallery.member_scores(run, tmp_path)["r2"]) == {0.123}
+
+
+# Images
+
+def test_images_are_of_the_category_and_turned_as_asked(run):
+    labels, test = run.recording.labels, set(np.asarray(run.split.test).tolist())
+    for category in set(labels["category"].iloc[sorted(test)]):
+        frontal, oblique = (gallery.find_image(run, category, frontal) for frontal in (True, False))
+        members = [i for i in test if labels["category"].iloc[i] == category]
+        length = {i: float(np.linalg.norm(labels[["rxy", "rxz", "ryz"]].iloc[i])) for i in members}
+        assert length[frontal] == min(length.values()) and abs(length[oblique] - 45) == min(abs(v - 45) for v in length.values())
+    assert gallery.find_image(run, "no such category") in test
+
+
+def test_overview_shows_recorded_images_and_edits(run):
+    figure = gallery.figure_overview(run, gammas=(0.0, 0.3), steps=3)
+    shown = pictures(figure)
+    assert len(shown) == 4 + 2 + 4 * 2
+    assert all(min(np.abs(picture - image[0]).max() for image in run.recording.images) < 1e-6 for picture in shown[:4])
+    assert sum("turned" in t or "from the front" in t for t in texts(figure)) == 4 and "In: a recording" in texts(figure)
