@@ -1,6 +1,6 @@
 """Figures from a run: which there are, what they are drawn from, and what is said where results are missing."""
+import shutil
 from dataclasses import replace
-from pathlib import Path
 
 import matplotlib
 import matplotlib.pyplot as plt
@@ -10,6 +10,7 @@ import pytest
 
 matplotlib.use("Agg")
 from migvis import MIGVis, gallery, simulate_hvm
+from migvis.cli import main
 from migvis.comparison import Ablations, Comparison
 from migvis.edit_selectivity import SelectivityResult, StoredEdits
 from migvis.stimulus_information import InformationResult
@@ -27,7 +28,7 @@ def folder(tmp_path_factory): return tmp_path_factory.mktemp("runs") / "run"
 
 @pytest.fixture(scope="module")
 def run(folder):
-    return MIGVis(SMALL, seed=1, device="cpu").fit(simulate_hvm(200, size=32, subject="M1", seed=3, progress=False), out=folder, progress=False)
+    return MIGVis(SMALL, seed=1, device="cpu").fit(simulate_hvm(400, size=32, subject="M1", seed=3, progress=False), out=folder, progress=False)
 
 
 @pytest.fixture(autouse=True)
@@ -110,6 +111,14 @@ def test_stored_comparison_is_drawn(comparison, tmp_path):
         for wanted in (*edits.images[1, :, 2, 0], edits.originals[1, 0], edits.targets[1, 0]):
             assert min(np.abs(picture - wanted).max() for picture in shown) < 1e-4
     assert len(gallery.figure_trade_off(tmp_path / "run").axes) == 2
+
+
+def test_command_finds_results_in_the_run(run, folder, comparison, tmp_path, capsys):
+    command = ["figures", "--run", str(folder), "--out", str(tmp_path / "out"), "--only", "figure_5", "--formats", "png", "--device", "cpu", "--quiet"]
+    assert main(command) == 2 and f"make it with: migvis compare --run {folder}" in capsys.readouterr().err
+    shutil.copytree(tmp_path / "run" / "comparison", folder / "comparison")
+    try: assert main(command) == 0 and capsys.readouterr().out.strip() == f"figure_5: {tmp_path / 'out' / 'figure_5.png'}"
+    finally: shutil.rmtree(folder / "comparison")
 
 
 def test_stored_ablations_are_drawn(ablations, tmp_path):
