@@ -491,8 +491,7 @@ def fit(
 ) -> Fit:
     "Train any model with AdamW; resumes exactly, scales with `accelerate launch` (there `loss_fn` must call the model itself)."
     _check_fit(n=n, steps=steps, batch_size=batch_size, lr=lr, precision=precision, keep=keep, keep_best=keep_best, validate=validate)
-    device = resolve_device(device)
-    accelerator = _accelerator(device)
+    accelerator = _accelerator(device := resolve_device(device))
     run = _Run(model.to(device).train(), lr=lr, betas=betas, weight_decay=weight_decay, ema=ema, accelerator=accelerator)
     marks = {"seed": seed, "n": n, "batch_size": batch_size, "lr": lr, **(fingerprint or {})}
     folder = None if checkpoint is None else Path(checkpoint)
@@ -507,8 +506,7 @@ def fit(
             batch = make_batch(n, batch_size, run.step, seed, device, accelerator.process_index, accelerator.num_processes)
             (torch.default_generator if device.type == "cpu" else torch).manual_seed(batch.generator.initial_seed())
             with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"): loss, logs = loss_fn(take, batch)
-            due = {k: run.step + 1 == steps or not (run.step + 1) % every
-                   for k, every in (("log", log_every), ("validate", validate_every), ("save", checkpoint_every))}
+            due = _due(run.step + 1, steps, log=log_every, validate=validate_every, save=checkpoint_every)
             if (device.type == "cpu" or any(due.values())) and not torch.isfinite(loss):
                 loss, logs = loss.item(), {} # else the error would keep the graph
                 _stop_not_finite(run.step, loss, folder)
@@ -534,6 +532,10 @@ def _check_fit(*, n: int, steps: int, batch_size: int, lr: float, precision: str
     if not lr > 0: raise ValueError(f"lr must be positive, got {lr!r}")
     if precision not in ("float32", "bfloat16"): raise ValueError(f"precision must be 'float32' or 'bfloat16', got {precision!r}")
     if keep_best and validate is None: raise ValueError("keep_best needs a validate function")
+
+def _due(step: int, steps: int, **every: int) -> dict[str, bool]:
+    "What is to be done after a step: each at multiples of its interval, all at the end."
+    return {name: step == steps or not step % interval for name, interval in every.items()}
 
 def _stop_not_finite(step: int, loss: float, folder: Path | None) -> None:
     "Raise FloatingPointError, naming the last good checkpoint."
