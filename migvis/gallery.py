@@ -247,7 +247,8 @@ def draw_table(
     missing = sorted(compared - set(scores["variant"]))
     if missing:
         raise ValueError(f"Table {number} compares variants of the VAE, and the run has no {', '.join(map(repr, missing))}: fit them with "
-                         "vae.fit_vae(variants=vae.ablation(beta, label_weight)), and write selectivity.score_members(...) to scores.csv in the run's folder")
+                         "vae.fit_vae(variants=vae.ablation(beta, label_weight)), and write selectivity.score_members(...) to scores.csv in "
+                         "the run's folder")
     ours = "simulated" if model.recording.simulated else "run"
     titles = {1: "Variance explained, variants of the model", 2: "Reconstruction and disentanglement",
               3: "Variance explained from the groups with labels", 4: "Variance explained from the groups without labels"}
@@ -264,7 +265,7 @@ def stored(
     "Results in a run's folder. Raises FileNotFoundError that says how to make them."
     path = None if folder is None else Path(folder) / place
     if path is None or not path.is_dir():
-        raise FileNotFoundError(f"there is no folder {place} in the run; make it with: {command.format(run=folder or 'RUN')}")
+        raise FileNotFoundError(f"there is no folder {place} in the run; make it with: {command.format(run=str(folder or 'RUN'))}")
     return load(path)
 
 

@@ -123,8 +123,22 @@ def test_pictures_are_there_and_say_what_they_show(pages, site):
 
 
 def test_pages_about_figures_hold_figures(site):
-    for name, least in {"index": 2, "06_figures": 4, "06b_gallery": 8, "05d_comparison": 3}.items():
+    for name, least in {"index": 2, "06_figures": 10, "06b_gallery": 18, "05d_comparison": 3}.items():
         assert len(Parts(site[name]).pictures) >= least, name
+
+
+def test_every_figure_of_the_paper_is_linked_to_the_cell_that_makes_it():
+    cells, name, made = nbformat.read(ROOT / "nbs" / "06b_gallery.ipynb", 4).cells, "", {}
+    for cell in cells:
+        if cell.cell_type == "markdown" and (headings := re.findall(r"^## (.+)$", cell.source, re.M)): name = anchor(headings[-1])
+        if cell.cell_type == "code" and any("image/png" in o.get("data", {}) for o in cell.outputs): made[name] = made.get(name, "") + cell.source
+    text, seen = "\n".join(c.source for c in cells if c.cell_type == "markdown"), set()
+    for label, place in re.findall(r"^\| ([^|]+) \|[^|]*\| \[here\]\(06b_gallery\.ipynb#([\w-]+)\) \|", text, re.M):
+        assert place in made, f"no picture below {place}"
+        calls = [f"draw_table(model, run, {k})" for k in (2, 3, 4)] if label.startswith("Tables") else [f"figure_{k.lower()}(" for k in re.findall(r"\d+[AB]?", label)]
+        for call in calls: assert call in made[place], f"{call} is not below {place}"
+        seen |= set(calls)
+    assert seen >= {f"figure_{k}(" for k in (1, 2, 3, 4, 5, 6, "7a", "7b", 8, 9, 10, 11, 12)}
 
 
 # No request to another host
@@ -207,6 +221,7 @@ def test_colours_of_the_dark_mode_can_be_read():
     def light(colour):
         parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
         return sum(w * (c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4) for w, c in zip((0.2126, 0.7152, 0.0722), parts))
-    for front, back in [("body-color", "body-bg"), ("link-color", "body-bg"), ("code-color", "body-bg"), ("body-color", "code-block-bg"), ("sidebar-fg", "body-bg")]:
+    for front, back in [("body-color", "body-bg"), ("link-color", "body-bg"), ("code-color", "body-bg"), ("body-color", "code-block-bg"), ("sidebar-fg", "body-bg"), ("table-color", "body-bg"),
+                        ("body-emphasis-color", "body-bg"), ("body-color", "popover-bg")]:
         a, b = sorted((light(named[front]), light(named[back])))
         assert (b + 0.05) / (a + 0.05) >= 4.5, f"{front} on {back}"
