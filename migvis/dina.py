@@ -391,7 +391,7 @@ def compare_retrieval(
     return {"ratio": a.mean() / max(b.mean(), 1 / len(b)), "low": low, "high": high, "difference": a.mean() - b.mean()}
 
 # %% ../nbs/08_dina.ipynb #5f584d85
-PENALTIES = tuple(10.0 ** np.arange(-3, 3.1, 0.5))  # of ridge regression, in units of the mean eigenvalue
+PENALTIES = tuple((10.0 ** np.arange(-3, 3.1, 0.5)).round(4).tolist())  # of ridge regression, in units of the mean eigenvalue
 
 @dataclass(frozen=True)
 class Ridge:
