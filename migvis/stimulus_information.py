@@ -9,13 +9,13 @@ __all__ = ['Estimate', 'Conditional', 'Encoder', 'Draw', 'Gain', 'Posterior', 'c
            'line_information_given', 'gaussian_information_map', 'response_gain', 'check_draw', 'draw_from_posterior',
            'draw_from_estimate', 'draw_from_stimulus', 'draw_recorded', 'diffusion_posterior', 'InformationResult',
            'information', 'information_sets', 'check_resolution', 'plot_maps', 'line_estimates', 'neighbour_gain',
-           'combine', 'eps_difference', 'denoiser_estimates', 'check_conditional', 'ResponseDenoiser', 'small_unet',
-           'train_responses', 'draw_rows', 'even_times', 'information_bound', 'error_gain', 'denoiser_gain', 'GainNet',
-           'learned_gains', 'train_gain', 'level_means', 'LNP', 'retinotopic_population', 'random_subsets',
-           'timed_encoder', 'group_subsets', 'posterior_draws', 'information_table', 'shared_information',
-           'plot_group_maps', 'plot_matrix', 'GroupInformation', 'fit_groups']
+           'combine', 'eps_difference', 'denoiser_estimates', 'check_conditional', 'ResponseDenoiser',
+           'LinearCorrection', 'small_unet', 'train_responses', 'draw_rows', 'even_times', 'information_bound',
+           'error_gain', 'denoiser_gain', 'GainNet', 'learned_gains', 'train_gain', 'level_means', 'LNP',
+           'retinotopic_population', 'random_subsets', 'group_subsets', 'posterior_draws', 'information_table',
+           'shared_information', 'plot_group_maps', 'plot_matrix', 'GroupInformation', 'fit_groups']
 
-# %% ../nbs/07_stimulus_information.ipynb #6d5087e1
+# %% ../nbs/07_stimulus_information.ipynb #5facdd1b
 import json
 import math
 import warnings
@@ -36,6 +36,7 @@ from torch import Tensor, nn
 
 from .denoiser import Denoiser, NoiseSchedule, check_images, initial_weights
 from .figures import show_image, style
+from .pretrained import digest_weights
 from .training import Batch, Fit, atomic_write, fit, generator, progress_bar, resolve_device, warmup_cosine
 
 # %% ../nbs/07_stimulus_information.ipynb #67790459
@@ -467,12 +468,12 @@ def check_resolution(
     if unresolved not in ("warn", "raise"): raise ValueError(f"unresolved must be 'warn' or 'raise', got {unresolved!r}")
     mean = integrate(curve.mean(0), levels)
     noise = ((variance.sum(0) / len(curve)**2) @ (level_weights(levels) - halved_weights(levels)).square()).sqrt() / 3
-    share = mean.tails / mean.value.clamp(min=1e-12)
+    share, seen = mean.tails / mean.value.clamp(min=1e-12), mean.tails > 2 * variance[:, [0, -1]].sum(0).sqrt() / len(curve)
     told = []
     if mean.error > tolerance * mean.value and mean.error > 2 * noise:
         told.append(f"{len(levels)} levels are too few: halving the grid changes the total by {3 * mean.error / mean.value:.1%}")
-    for name, part, advice in (("below", share[0], "smaller"), ("above", share[1], "larger")):
-        if part > max(0.1, tolerance):
+    for name, part, sure, advice in (("below", share[0], seen[0], "smaller"), ("above", share[1], seen[1], "larger")):
+        if sure and part > max(0.1, tolerance):
             told.append(f"{part:.0%} of the total lies {name} the range of c and is only extrapolated: take {advice} c")
     if not told: return
     if unresolved == "raise": raise ValueError("; ".join(told))
@@ -614,21 +615,27 @@ class ResponseDenoiser(nn.Module):
         nn.init.zeros_(self.unet.conv_out.weight), nn.init.zeros_(self.unet.conv_out.bias)
         self.register_buffer("mean", torch.zeros(n_condition)), self.register_buffer("std", torch.ones(n_condition))
         self.register_buffer("reach", torch.ones(()))
+        self.linear = LinearCorrection(self.schedule, n_condition, pixels)
 
     @torch.no_grad()
     def start(
         self,
         y0: Tensor,         # (n, C, H, W) images in [-1, 1]
         responses: Tensor,  # (n, n_condition)
+        seed: int = 0,      # of the noise
     ) -> None:
-        "Scales of the responses, and the readout by ridge regression."
+        "Scales of the responses, the readout by ridge regression, and the linear correction."
         self.mean.copy_(responses.mean(0)), self.std.copy_(responses.std(0).clamp(min=1e-6))
         x, r = y0.flatten(1).double(), ((responses - self.mean) / self.std).double()
         centre = x.mean(0)
         kernel = (x - centre) @ (x - centre).T
         weight = (x - centre).T @ torch.linalg.solve(kernel + 0.05 * kernel.trace() / len(x) * torch.eye(len(x)).to(x), r)
         self.readout.weight.copy_(weight.T), self.readout.bias.copy_(-(centre @ weight))
-        self.reach.copy_(1 / (r @ weight.T).std().clamp(min=1e-9))
+        for k, t in enumerate(self.linear.times.tolist()):
+            y_t = self.schedule.add_noise(y0, torch.randn(y0.shape, generator=generator(seed, 85, k)).to(y0), torch.full((len(y0),), t).to(y0.device))
+            clean = torch.cat([self.clean(part, self.frozen(part, t), t) for part in y_t.split(128)]).flatten(1)
+            self.linear.fit(k, r.float() - self.readout(clean), y0.flatten(1) - clean)
+        self.reach.copy_(1 / self.linear.cross[-1].square().sum(0).mean().sqrt().clamp(min=1e-6))
 
     def train(self, mode: bool = True) -> "ResponseDenoiser":
         "The base stays in evaluation mode."
@@ -650,6 +657,10 @@ class ResponseDenoiser(nn.Module):
         "Noise estimate of the base."
         with torch.no_grad(): return self.base(y_t, t)
 
+    def clean(self, y_t: Tensor, eps: Tensor, t: int | Tensor) -> Tensor: # (B, C, H, W)
+        "Clean image that a noise estimate means, kept near the range of images."
+        return self.schedule.y0_hat(y_t, eps, torch.as_tensor(t, device=y_t.device).expand(len(y_t))).clamp(-1.5, 1.5)
+
     def difference(self, y_t: Tensor, t: int | Tensor, condition: Tensor, given: Tensor | None = None) -> Tensor: # (B, C, H, W)
         "Noise estimate with the response minus that with only what was given before; the base is asked once."
         eps = self.frozen(y_t, t)
@@ -663,15 +674,65 @@ class ResponseDenoiser(nn.Module):
         t = torch.as_tensor(t, device=y_t.device).expand(len(y_t))
         ab, std = self.schedule.alpha_bar, self.base.data_std or 1.0
         var = ab * std**2 + 1 - ab
-        clean = self.schedule.y0_hat(y_t, eps, t).clamp(-1.5, 1.5)
+        clean = self.clean(y_t, eps, t)
         known = torch.isfinite(condition)
         r = torch.where(known, (condition - self.mean) / self.std, 0).to(y_t.dtype)
         expected = torch.where(known, self.readout(clean.flatten(1)), 0)
         painted = self.paint(torch.cat([r - expected, expected, known.to(r)], 1)).unflatten(1, self.grid)
-        back = self.reach * ((r - expected) @ self.readout.weight).view_as(y_t)
-        seen = F.pixel_unshuffle(torch.cat([y_t * self.schedule.at(var.rsqrt(), t, y_t), clean, back], 1), self.patch)
-        out = self.unet(torch.cat([seen, painted], 1), t).sample
-        return self.schedule.at((ab / var).sqrt() * std, t, y_t) * F.pixel_shuffle(out, self.patch)
+        moved = self.linear(r - expected, known, t).view_as(y_t)
+        seen = F.pixel_unshuffle(torch.cat([y_t * self.schedule.at(var.rsqrt(), t, y_t), clean, self.reach * moved], 1), self.patch)
+        out = F.pixel_shuffle(self.unet(torch.cat([seen, painted], 1), t).sample, self.patch)
+        return self.schedule.at((ab / var).sqrt() * std, t, y_t) * out - self.schedule.at((ab / (1 - ab)).sqrt(), t, y_t) * moved
+
+# %% ../nbs/07_stimulus_information.ipynb #8874e90a
+class LinearCorrection(nn.Module):
+    "Linear regression of what a clean estimate misses on the unexpected part of the response, at some noise levels."
+    def __init__(
+        self,
+        schedule: NoiseSchedule,
+        n_condition: int,
+        pixels: int,
+        n: int = 12,          # levels, evenly in ln c; between them the two neighbours are mixed
+        high: float = 1e3,    # largest c
+    ) -> None:
+        super().__init__()
+        times = even_times(schedule, high, n).unique()
+        c = c_from_alpha_bar(schedule.alpha_bar.clamp(max=1 - 1e-9)).log()
+        place = torch.from_numpy(np.interp(c, c[times], np.arange(len(times))))
+        self.register_buffer("times", times), self.register_buffer("place", place.float())
+        self.register_buffer("cross", torch.zeros(len(times), n_condition, pixels))   # Cov(e, y0 - clean)
+        self.register_buffer("spread", torch.eye(n_condition).repeat(len(times), 1, 1)) # Cov(e), with the ridge
+
+    def fit(
+        self,
+        k: int,              # number of the level
+        innovation: Tensor,  # (n, n_condition) e
+        missed: Tensor,      # (n, pixels) y0 - clean
+    ) -> None:
+        "One level; the ridge is the one that is best for every second image, fitted on the others."
+        moments = lambda e, d: (e.T @ e / len(e), e.T @ d / len(e))
+        (own, cross), (other, other_cross) = moments(innovation[::2], missed[::2]), moments(innovation[1::2], missed[1::2])
+        eye = torch.eye(len(own)).to(own)
+        def left(ridge: float) -> float: # squared error on the other half, but for a constant
+            w = torch.linalg.solve(own + ridge * eye, cross)
+            return float((w * (other @ w - 2 * other_cross)).sum())
+        ridge = min([10**(p / 2) for p in range(-6, 9)], key=left)
+        self.spread[k], self.cross[k] = (own + other) / 2 + ridge * eye, (cross + other_cross) / 2
+
+    def forward(self, innovation: Tensor, known: Tensor, t: Tensor) -> Tensor: # (B, n_condition), (B, n_condition) bool, (B,) -> (B, pixels)
+        "Change of the clean image."
+        place = self.place[t]
+        low = place.long().clamp(max=len(self.times) - 2)
+        part = (place - low)[:, None]
+        return (1 - part) * self.at(low, innovation, known) + part * self.at(low + 1, innovation, known)
+
+    def at(self, level: Tensor, innovation: Tensor, known: Tensor) -> Tensor: # (B,) -> (B, pixels)
+        "Change of the clean image by the regression of each one's level, from the known entries alone."
+        both = known[:, :, None] & known[:, None]
+        spread = torch.where(both, self.spread[level], torch.eye(known.shape[1]).to(innovation))
+        weights, out = torch.linalg.solve(spread, torch.where(known, innovation, 0)), innovation.new_zeros(len(level), self.cross.shape[2])
+        for k in level.unique().tolist(): out[level == k] = weights[level == k] @ self.cross[k]
+        return out
 
 # %% ../nbs/07_stimulus_information.ipynb #e8b3e34e
 def small_unet(
@@ -700,6 +761,7 @@ def train_responses(
     validation: tuple[Tensor, Tensor] | None = None, # held-out images and responses; None: the first 512 training images
     subsets: Tensor | None = None,              # (S, N) bool: which entries are known together, one drawn for each image; None: all
     drop: float = 0.15,                         # how often nothing is known
+    n_start: int = 2048,                        # at most this many images for the linear start
     steps: int = 2000,
     batch_size: int = 64,
     lr: float = 2e-3,
@@ -713,7 +775,7 @@ def train_responses(
     draw = responses if callable(responses) else draw_rows(torch.as_tensor(responses).float(), len(y0))
     sample = check_draw(draw(torch.arange(min(len(y0), 2048)), generator(seed, 74)), min(len(y0), 2048))
     if sample.shape[1] != denoiser.n_condition: raise ValueError(f"the denoiser takes {denoiser.n_condition} responses, got {sample.shape[1]}")
-    denoiser.start(y0[:2048], sample)
+    denoiser.start(y0[: min(n_start, 2048)], sample[:n_start], seed)
     held_out = (y0[:512], draw(torch.arange(min(len(y0), 512)), generator(seed, 75))) if validation is None else \
         (check_images(validation[0], denoiser.base.image_size), check_draw(torch.as_tensor(validation[1]).float(), len(validation[0])))
     subsets = torch.ones(1, denoiser.n_condition, dtype=torch.bool) if subsets is None else subsets
@@ -728,7 +790,8 @@ def train_responses(
         return loss, {"eps_loss": loss}
 
     bound = information_bound(*(v.to(device) for v in held_out), high=high, seed=seed)
-    mark = {"drop": drop, "high": high, "lr": lr, "n_condition": denoiser.n_condition, "responses": float(sample.double().sum())}
+    mark = {"drop": drop, "high": high, "lr": lr, "n_condition": denoiser.n_condition, "responses": float(sample.double().sum()),
+            "base": digest_weights(denoiser.base), "parameters": sum(p.numel() for p in denoiser.parameters())}
     options = {"desc": "response denoiser", "ema": 0.995, "clip": 1.0, "validate_every": max(1, steps // 10), "keep_best": True,
                "schedule": warmup_cosine(steps, min(100, steps // 10)), "betas": (0.9, 0.99), "fingerprint": mark} | options
     return fit(denoiser, loss_fn, len(y0), steps=steps, batch_size=batch_size, lr=lr, seed=seed, device=device,
@@ -888,7 +951,8 @@ def train_gain(
         return loss, {"deviance": loss}
 
     net.scale.copy_(level_means(net, squared, len(y0), high, seed)[0])
-    options = {"desc": "regression", "ema": 0.995, "clip": 1.0, "schedule": warmup_cosine(steps, min(100, steps // 10))} | options
+    options = {"desc": "regression", "ema": 0.995, "clip": 1.0, "schedule": warmup_cosine(steps, min(100, steps // 10)),
+               "fingerprint": {"high": high, "n_outputs": net.n_outputs, "denoiser": digest_weights(denoiser)}} | options
     done = fit(net, loss_fn, len(y0), steps=steps, batch_size=batch_size, lr=lr, seed=seed, device=device, **options)
     true, predicted = level_means(done.model, squared, len(y0), high, seed + 1)
     done.model.scale.mul_(true / predicted)
@@ -907,12 +971,13 @@ def level_means(
     levels = schedule_levels(net.schedule, 12, high=high)
     at, means = [time_of_level(c, net.schedule) for c in levels.tolist()], np.zeros((2, net.n_outputs, len(levels)))
     for k, t in enumerate(at):
+        stream = generator(seed, 81, k, 0)
+        rows = torch.randint(n, (each,), generator=stream).to(net.scale.device)
+        noise = torch.randn(each, net.base.channels, *2 * [net.base.image_size], generator=stream).to(rows.device)
         for output in range(net.n_outputs):
-            stream = generator(seed, 81, k, output)
-            rows = torch.randint(n, (each,), generator=stream).to(net.scale.device)
-            noise = torch.randn(each, net.base.channels, *2 * [net.base.image_size], generator=stream).to(rows.device)
             y_t, target = squared(rows, torch.full_like(rows, t), torch.full_like(rows, output), noise, stream)
-            means[:, output, k] = float(target.mean()), float((net.scale[output, t] * net(y_t, t)[:, output]).mean())
+            means[0, output, k] = float(target.mean())
+        means[1, :, k] = (net.scale[:, t] * net(y_t, t).mean((0, 2, 3, 4))).cpu()
     c = c_from_alpha_bar(net.schedule.alpha_bar[1:]).log().numpy()
     spread = lambda m: np.pad(np.exp(np.interp(c, levels.log().numpy(), np.log(m + 1e-12))), (1, 0), constant_values=1.0)
     return tuple(torch.tensor(np.stack([spread(m) for m in part])).to(net.scale) for part in means)
@@ -971,27 +1036,13 @@ def random_subsets(
     n_units: int,
     n: int = 256,        # subsets
     seed: int = 0,
-    always: int = 0,     # this many further entries, at the end, that are always known
-) -> Tensor: # (n, n_units + always) bool
+) -> Tensor: # (n, n_units) bool
     "Subsets of all sizes, the first of them everything."
     stream = generator(seed, 82)
     size = torch.randint(1, n_units + 1, (n,), generator=stream)
     size[: n // 4] = n_units
     order = torch.rand(n, n_units, generator=stream).argsort(1).argsort(1)
-    return torch.cat([order < size[:, None], torch.ones(n, always, dtype=torch.bool)], 1)
-
-def timed_encoder(
-    neurons: LNP,
-    duration: float | None = None,                 # factor on the gain; None: random, evenly in its logarithm
-    durations: tuple[float, float] = (0.25, 4.0),  # of the random ones
-) -> Encoder: # x -> (B, N + 1) counts / duration, log duration
-    "Counts over a known duration, as rates, followed by the logarithm of the duration."
-    def encoder(x: Tensor, stream: torch.Generator) -> Tensor:
-        low, high = (math.log(d) for d in ((duration, duration) if duration else durations))
-        log_time = low + (high - low) * torch.rand(len(x), 1, generator=stream)
-        counts = torch.poisson(neurons.rates(x).cpu() * log_time.exp(), generator=stream)
-        return torch.cat([counts / log_time.exp(), log_time], 1).to(x)
-    return encoder
+    return order < size[:, None]
 
 # %% ../nbs/07_stimulus_information.ipynb #412ea23f
 def group_subsets(
@@ -1123,7 +1174,7 @@ def fit_groups(
     latents, other = (posterior_draws(*part[1:]) for part in (train, held_out))
     test = held_out[0][:512], other(torch.arange(min(512, len(held_out[0]))), generator(seed, 83))
     denoiser = train_responses(ResponseDenoiser(base, subsets.shape[1], seed=seed), train[0], latents, validation=test, subsets=subsets,
-                               steps=steps[0], checkpoint=at("responses"), seed=seed, **options).model
+                               n_start=768, steps=steps[0], checkpoint=at("responses"), seed=seed, **options).model
     net = train_gain(GainNet(base, len(names), seed=seed), denoiser, held_out[0], other, subsets=subsets, steps=steps[1],
                      checkpoint=at("gain"), seed=seed, **options).model
     bound = information_bound(check_images(test[0], base.image_size), test[1], n=2048, seed=seed + 1)(denoiser.cpu())
