@@ -1126,7 +1126,7 @@ def plot_matrix(
         values = table.to_numpy(float)
         ax.imshow(values, cmap="viridis", vmin=min(0, np.nanmin(values)), aspect="auto")
         for i, j in np.ndindex(values.shape):
-            dark = values[i, j] < .6 * np.nanmax(values)
+            dark = values[i, j] <= .6 * np.nanmax(values)
             ax.text(j, i, f"{values[i, j]:{format}}", ha="center", va="center", fontsize=7, color="white" if dark else "black")
         ax.set_xticks(range(table.shape[1]), table.columns, rotation=35, ha="right", fontsize=7)
         ax.set_yticks(range(table.shape[0]), table.index, fontsize=7)
