@@ -26,7 +26,8 @@ def saved(tmp_path_factory):
 def test_demo_interrupted_then_finished(tmp_path):
     out = tmp_path / "demo"
     command = [sys.executable, "-m", "migvis", "demo", "--preset", "tiny", "--out", str(out), "--device", "cpu"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                               preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)) # a background job's shell has it ignored
     for _ in range(3000):
         if (out / "run" / "vae.safetensors").exists() or process.poll() is not None: break
         time.sleep(0.1)

@@ -100,7 +100,8 @@ torch.save(torch.cat([p.detach().flatten() for p in fitted.model.parameters()]),
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
 def test_killed_process_goes_on_where_it_was(tmp_path, number):
     command = [sys.executable, "-c", SCRIPT, str(tmp_path / "ckpt"), str(tmp_path / "weights.pt")]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                               preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)) # a background job's shell has it ignored
     assert process.stdout.readline().strip() == "started"
     time.sleep(0.2)
     process.send_signal(number)
