@@ -188,7 +188,7 @@ def stored_edits(
 ) -> StoredEdits:
     "Edits of one method and trial, read from their file if it is there."
     told = {"gammas": method.gammas, "groups": tuple(groups), "steps": options.get("steps"), "seed": trial.seed,
-            **model.preset.levers_of(method.options.get("mode", "paper")), **method.options}
+            "precision": options.get("precision", "float32"), **model.preset.levers_of(method.options.get("mode", "paper")), **method.options}
     path = None if folder is None else folder / file_name(trial, name, told)
     if path is not None and path.exists(): return load_edits(path, trial.pairs, told)
     images = edit_trial(model, method, fitted, trial.pairs, groups, trial.seed, **options)
