@@ -5,14 +5,19 @@
 # %% auto #0
 __all__ = ['COMPARE', 'FIGURES', 'turned', 'find_image', 'draw_pairs', 'described', 'figure_4', 'figure_11', 'figure_12',
            'figure_overview', 'figure_1', 'figure_3', 'score_landscape', 'figure_2', 'draw_dimension_pairs', 'figure_6',
-           'figure_7a', 'figure_7b', 'figure_8', 'figure_information', 'figure_subspaces', 'member_scores',
-           'draw_table', 'stored', 'stored_comparison', 'stored_ablations', 'figure_5', 'figure_trade_off',
-           'draw_ablation', 'figure_9', 'figure_10', 'figure_ablations', 'figure_selectivity', 'save_information',
-           'load_information', 'figure_pixel_information', 'of_run', 'of_results', 'make_figures']
+           'figure_7a', 'figure_7b', 'figure_8', 'figure_information', 'figure_subspaces', 'fit_variants', 'score_run',
+           'vacant', 'make_scores', 'member_scores', 'draw_table', 'stored', 'stored_comparison', 'stored_ablations',
+           'figure_5', 'figure_trade_off', 'draw_ablation', 'figure_9', 'figure_10', 'figure_ablations',
+           'figure_selectivity', 'save_information', 'load_information', 'figure_pixel_information', 'varied',
+           'fit_information', 'doubts', 'make_information', 'of_run', 'of_results', 'make_figures']
 
-# %% ../nbs/06b_gallery.ipynb #dd912504
+# %% ../nbs/06b_gallery.ipynb #0104bf27
+import ast
 import json
+import shutil
+import warnings
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -34,7 +39,7 @@ from .pipeline import MIGVis, to_model_range
 from .selectivity import score_members, subspace_table, table_1, table_2, table_3, table_4
 from .training import atomic_write, progress_bar
 from .unit_selectivity import unit_scores
-from .vae import latent_table, trial_table, widest_pair
+from .vae import FittedVAE, ablation, fit_vae, latent_table, trial_table, widest_pair
 
 # %% ../nbs/06b_gallery.ipynb #d93be12e
 def turned(
@@ -217,20 +222,72 @@ def figure_subspaces(model: MIGVis) -> Figure:
     values = subspace_table(model.vae.decode, model.latents(), model.vae.groups, model.recording.truth, seed=model.seed)
     return plot_matrix(values, "shared variance (mean squared cosine)", caption=described(model))
 
-# %% ../nbs/06b_gallery.ipynb #b32441ac
+# %% ../nbs/06b_gallery.ipynb #a6861b2f
+def fit_variants(
+    model: MIGVis,
+    seeds: int = 5,                            # of each variant; the paper's number
+    steps: int | None = None,                  # None: the preset's
+    **options: Any,                            # for `fit_vae`: checkpoint, seed, progress, ...
+) -> FittedVAE:
+    "The four variants of the paper's Table 1, fitted to a run's images as its own VAE was. Raises ValueError for numbers below 1."
+    for name, value in {"seeds": seeds, "steps": steps}.items():
+        if value is not None and value < 1: raise ValueError(f"{name} must be at least 1, got {value}")
+    config = model.preset.vae if steps is None else replace(model.preset.vae, steps=steps)
+    train, validation = (model.recording.select(images=rows) for rows in (model.split.train, model.split.validation))
+    told = {"supervision": tuple(code.spec for code in model.vae.codes), "likelihood": model.vae.likelihood, "device": model.device,
+            "estimator": ast.literal_eval(model.options.get("estimator", "'is'")), "desc": "variants of the neural VAE"}
+    return fit_vae(train, validation, config, seeds=seeds, variants=ablation(config.beta, config.label_weight), **(told | options))
+
+
+def score_run(
+    model: MIGVis,
+    vae: FittedVAE,          # fitted to the run's training images
+    progress: bool = False,
+) -> pd.DataFrame: # one row a member: subject, variant, r2, rmse, mig, group_mig, r2_supervised, ...
+    "Scores of an ensemble on a run's test images: from all groups, and from those with and those without labels."
+    labelled = tuple(sorted({code.spec.group for code in vae.codes}))
+    parts = {"supervised": labelled, "unsupervised": tuple(g for g in range(len(vae.groups)) if g not in labelled)}
+    subject = next((s for s in ("M1", "M2") if model.recording.name.endswith(s)), model.recording.name)
+    return score_members(vae, model.recording.select(images=model.split.test), parts, progress=progress).assign(subject=subject)
+
+# %% ../nbs/06b_gallery.ipynb #97802b14
+def vacant(
+    path: str | Path,       # of what is to be made
+    again: bool = False,    # it may be there
+) -> Path:
+    "A place where nothing is yet. Raises ValueError if something is."
+    if Path(path).exists() and not again: raise ValueError(f"{path} is there already; again=True (--again) makes it anew")
+    return Path(path)
+
+
+def make_scores(
+    model: MIGVis,
+    folder: str | Path,           # of the run
+    seeds: int = 5,               # of each variant
+    steps: int | None = None,     # None: the preset's
+    again: bool = False,          # also where scores are already
+    seed: int = 0,                # of batches and noise
+    progress: bool = True,
+) -> pd.DataFrame: # as from `score_run`
+    "Fit the variants of Table 1 and keep their scores in the run's `scores.csv`. Raises ValueError where it is, or for bad numbers."
+    path = vacant(Path(folder) / "scores.csv", again)
+    checkpoint = path.with_suffix(".checkpoints")
+    scores = score_run(model, fit_variants(model, seeds, steps, checkpoint=checkpoint, seed=seed, progress=progress), progress)
+    with atomic_write(path) as temporary: scores.to_csv(temporary, index=False)
+    shutil.rmtree(checkpoint, ignore_errors=True)
+    return scores
+
+
 def member_scores(
     model: MIGVis,
-    folder: str | Path | None = None, # of the run: scores are read from its `scores.csv`, or kept there
-) -> pd.DataFrame: # one row a member: subject, variant, r2, rmse, mig, group_mig, r2_supervised, ...
-    "Scores of every VAE of a run on the test images."
-    path = None if folder is None else Path(folder) / "scores.csv"
-    if path is not None and path.is_file(): return pd.read_csv(path)
-    labelled = tuple(sorted({code.spec.group for code in model.vae.codes}))
-    parts = {"supervised": labelled, "unsupervised": tuple(g for g in range(len(model.vae.groups)) if g not in labelled)}
-    subject = next((s for s in ("M1", "M2") if model.recording.name.endswith(s)), model.recording.name)
-    test = model.recording.select(images=model.split.test)
-    scores = score_members(model.vae, test, parts, progress=False).assign(subject=subject)
-    if path is not None:
+    folder: str | Path | None = None, # of the run; None: without what is kept there
+) -> pd.DataFrame: # as from `score_run`
+    "Scores that `make_scores` left in the run, else those of the run's own members, which are then kept in its `members.csv`."
+    places = [] if folder is None else [Path(folder) / name for name in ("scores.csv", "members.csv")]
+    found = next((path for path in places if path.is_file()), None)
+    if found is not None: return pd.read_csv(found)
+    scores = score_run(model, model.vae)
+    for path in places[1:]:
         with atomic_write(path) as temporary: scores.to_csv(temporary, index=False)
     return scores
 
@@ -246,9 +303,9 @@ def draw_table(
                       4: (table_4, {"full"})}[number]
     missing = sorted(compared - set(scores["variant"]))
     if missing:
-        raise ValueError(f"Table {number} compares variants of the VAE, and the run has no {', '.join(map(repr, missing))}: fit them with "
-                         "vae.fit_vae(variants=vae.ablation(beta, label_weight)), and write selectivity.score_members(...) to scores.csv in "
-                         "the run's folder")
+        again = " --again" if folder is not None and (Path(folder) / "scores.csv").is_file() else ""
+        raise ValueError(f"Table {number} compares variants of the VAE, and the run has no {', '.join(map(repr, missing))}; "
+                         f"make them with: migvis scores --run {folder or 'RUN'}{again}")
     ours = "simulated" if model.recording.simulated else "run"
     titles = {1: "Variance explained, variants of the model", 2: "Reconstruction and disentanglement",
               3: "Variance explained from the groups with labels", 4: "Variance explained from the groups without labels"}
@@ -327,6 +384,7 @@ def save_information(
     "Keep stimulus-wise information in a run's folder, for its figure."
     path = Path(folder) / "information"
     path.mkdir(parents=True, exist_ok=True)
+    (path / "about.json").unlink(missing_ok=True) # written last: what is there is whole
     for i, result in enumerate(results.values()): result.save(path / f"{i}.npz")
     with atomic_write(path / "images.npy") as temporary, open(temporary, "wb") as file: np.save(file, np.asarray(images, np.float32))
     with atomic_write(path / "about.json") as temporary: temporary.write_text(json.dumps({"names": list(results), "caption": caption}))
@@ -346,7 +404,68 @@ def load_information(
 
 def figure_pixel_information(folder: str | Path | None) -> Figure:
     "How many bits each group tells about some images, and about which pixels."
-    return plot_pixel_information(*stored(folder, "information", load_information, "gallery.save_information({run!r}, images, results)"))
+    return plot_pixel_information(*stored(folder, "information", load_information, "migvis information --run {run}"))
+
+# %% ../nbs/06b_gallery.ipynb #4bbf6e56
+def varied(
+    model: MIGVis,
+    n: int,             # images
+) -> np.ndarray: # (n,) numbers of validation images
+    "Validation images, of as many categories as there are. Raises ValueError for more than there are, or less than one."
+    rows = np.asarray(model.split.validation)
+    if not 1 <= n <= len(rows): raise ValueError(f"n_images must be from 1 to the {len(rows)} validation images, got {n}")
+    nth = model.recording.labels["category"].iloc[rows].reset_index(drop=True).to_frame().groupby("category", dropna=False).cumcount()
+    return rows[nth.sort_values(kind="stable").index[:n]]
+
+
+def fit_information(
+    model: MIGVis,
+    steps: Sequence[int] | None = None,  # of the response denoiser and of the regression; None: those of `fit_groups`
+    **options: Any,                      # for `stimulus_information.fit_groups`: checkpoint, seed, progress, ...
+) -> Any: # stimulus_information.GroupInformation
+    "What each group of a run tells about images, learned with its denoiser. Raises ValueError for steps that are not two positive numbers."
+    from migvis.stimulus_information import fit_groups
+    if steps is not None and (len(steps) != 2 or min(steps) < 1):
+        raise ValueError(f"steps must be two numbers of at least 1, got {tuple(steps)}")
+    mean, log_var = model.vae.posterior(model.recording)
+    part = lambda rows: (model.recording.images[rows], mean[rows], log_var[rows])
+    options = {"device": model.device, "pairs": False} | ({} if steps is None else {"steps": tuple(steps)}) | options
+    return fit_groups(model.denoiser, part(model.split.train), part(model.split.test), model.vae.groups, **options)
+
+
+def doubts(
+    bound: float,   # nats that held-out pairs show at least
+    total: float,   # nats that the maps of all latents add up to, mean over images
+) -> list[str]: # empty: none
+    "Why maps of information may mean nothing."
+    told = f"the maps add up to {total:.2g} nats, and held-out pairs show {bound:.2g}"
+    found = {f"held-out pairs show {bound:.2g} nats about an image, which is near 0: the maps mean nothing yet; take more steps, "
+             "more images or a better denoiser": bound < 0.2,
+             f"{told}: maps are inflated by overfitting": total > 2 * max(bound, 0),
+             f"{told}: the regression needs more steps": total < bound / 2}
+    return [doubt for doubt, there in found.items() if there]
+
+# %% ../nbs/06b_gallery.ipynb #7180a2d3
+def make_information(
+    model: MIGVis,
+    folder: str | Path,                 # of the run
+    n_images: int = 6,                  # to draw maps of
+    steps: Sequence[int] | None = None, # as for `fit_information`
+    again: bool = False,                # also where there are maps already
+    seed: int = 0,
+    progress: bool = True,
+) -> tuple[float, dict[str, Any]]: # nats that held-out pairs show at least; name of a group -> InformationResult in bits
+    "Learn what each group tells and keep maps in the run's folder `information`. Raises ValueError where they are, or for bad numbers."
+    vacant(Path(folder) / "information" / "about.json", again)
+    rows, checkpoint = varied(model, n_images), Path(folder) / "information.checkpoints"
+    told = fit_information(model, steps, checkpoint=checkpoint, seed=seed, progress=progress)
+    maps = told.maps(model.recording.images[rows], seed=seed, progress=progress)
+    for doubt in doubts(told.bound, float(maps["all"].to("nats").total.mean())): warnings.warn(doubt, stacklevel=2)
+    names = {f"group {g + 1}": name for g, name in enumerate(model.group_names)} | {"all": "All groups"}
+    results = {names.get(name, name): result.to("bits") for name, result in maps.items()}
+    save_information(folder, model.recording.images[rows], results, f"{described(model)}; {told.bound:.2f} nats seen on held-out pairs")
+    shutil.rmtree(checkpoint, ignore_errors=True)
+    return told.bound, results
 
 # %% ../nbs/06b_gallery.ipynb #d0c768c3
 def of_run(draw: Callable[[MIGVis], Figure]) -> Callable[[MIGVis, str | Path | None], Figure]:

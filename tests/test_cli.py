@@ -87,6 +87,8 @@ def test_convert_real_recording(realdata, tmp_path, capsys):
     (["fit", "--recording", "{saved}", "--out", "{tmp}/run", "--preset", "tiny", "--device", "abacus"], "device must be"),
     (["demo", "--out", "{file}"], "cannot write into the folder"),
     (["edit", "--run", "{tmp}", "--original", "1", "--target", "2", "--out", "{tmp}/x.png"], "is not a run"),
+    (["scores", "--run", "{tmp}"], "is not a run"),
+    (["information", "--run", "{tmp}"], "is not a run"),
     (["convert", "{file}", "--format", "cowley-v4", "--out", "{tmp}/x.npz"], "{file}"),
     (["convert", "{tmp}/none", "--format", "nwb", "--out", "{tmp}/x.npz"], "there is no file"),
     (["convert", "{file}", "--format", "nwb", "--out", "{tmp}/x.npz", "--option", "size"], "NAME=VALUE"),
@@ -104,7 +106,7 @@ def test_bad_input_is_told_in_one_line(tmp_path, saved, capsys, arguments, told)
 def test_help_and_version():
     done = migvis("--help")
     assert done.returncode == 0
-    for command in ("demo", "fit", "edit", "convert", "info"): assert command in done.stdout
+    for command in ("demo", "fit", "edit", "selectivity", "compare", "scores", "information", "figures", "convert", "info"): assert command in done.stdout
     assert migvis("--version").stdout.startswith("migvis 0.")
     assert migvis("nonsense").returncode == 2
 

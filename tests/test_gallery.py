@@ -1,6 +1,10 @@
 """Figures from a run: which there are, what they are drawn from, and what is said where results are missing."""
+import copy
 import shutil
+import warnings
 from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
 
 import matplotlib
 import matplotlib.pyplot as plt
@@ -9,12 +13,13 @@ import pandas as pd
 import pytest
 
 matplotlib.use("Agg")
-from migvis import MIGVis, gallery, simulate_hvm
+from migvis import MIGVis, gallery, simulate_hvm, stimulus_information
 from migvis.cli import main
 from migvis.comparison import Ablations, Comparison
 from migvis.edit_selectivity import SelectivityResult, StoredEdits
 from migvis.stimulus_information import InformationResult
 from migvis.training import get_preset
+from migvis.vae import Categorical, ablation, fit_vae
 
 TINY = get_preset("tiny")
 SMALL = replace(TINY, vae=replace(TINY.vae, steps=30, seeds=2), critic=replace(TINY.critic, steps=10), denoiser=replace(TINY.denoiser, steps=8), t_edit=30)
@@ -90,14 +95,14 @@ def test_figures_of_a_run_are_written_and_others_say_what_they_need(run, folder,
         if name in missing: assert files.startswith("left out: "), name
         else: assert [f.name for f in files] == [f"{name}.png"] and plt.imread(files[0]).std() > 0.05, name
     assert f"migvis compare --run {folder} --out {folder}/comparison" in made["figure_5"] and "--ablations" in made["figure_9"]
-    assert f"migvis selectivity --run {folder}" in made["selectivity"] and "save_information" in made["pixel_information"]
-    assert "'standard VAE'" in made["table_1"] and not plt.get_fignums()
+    assert f"migvis selectivity --run {folder}" in made["selectivity"] and made["pixel_information"].endswith(f"migvis information --run {folder}")
+    assert "'standard VAE'" in made["table_1"] and made["table_1"].endswith(f"migvis scores --run {folder}") and not plt.get_fignums()
 
 
 def test_asking_for_what_is_not_there_is_an_error(run, folder, tmp_path):
     with pytest.raises(FileNotFoundError, match="migvis compare --run RUN --out RUN/comparison"): gallery.make_figures(run, tmp_path, ["figure_5"], progress=False)
     with pytest.raises(ValueError, match="figure_13"): gallery.make_figures(run, tmp_path, ["figure_13"], progress=False)
-    with pytest.raises(ValueError, match="variants"): gallery.make_figures(run, tmp_path, ["table_1"], folder=folder, progress=False)
+    with pytest.raises(ValueError, match=r"variants .* migvis scores --run \S+run$"): gallery.make_figures(run, tmp_path, ["table_1"], folder=folder, progress=False)
     assert not list(tmp_path.iterdir())
 
 
@@ -142,7 +147,7 @@ def information(n, scale):
 
 def test_information_is_kept_and_drawn(tmp_path):
     images, results = rng.random((3, 1, 8, 8)).astype(np.float32), {"Group 1": information(3, 1.0), "all": information(3, 0.01)}
-    with pytest.raises(FileNotFoundError, match="save_information"): gallery.figure_pixel_information(tmp_path)
+    with pytest.raises(FileNotFoundError, match="make it with: migvis information --run"): gallery.figure_pixel_information(tmp_path)
     gallery.save_information(tmp_path, images, results, "made up")
     figure = gallery.figure_pixel_information(tmp_path)
     shown, wanted = pictures(figure), [*images, *results["Group 1"].map, *results["all"].map]
@@ -176,8 +181,145 @@ def test_scores_are_kept_with_the_run(run, tmp_path):
     for member in (0, 1): # R^2 of the labelled groups, over all units, spelt out
         predicted = reconstructed(run.recording.select(images=run.split.test), member, (0, 1))
         assert made["r2_supervised"][member] == pytest.approx(float(np.mean(1 - ((x - predicted) ** 2).sum(0) / ((x - x.mean(0)) ** 2).sum(0))), abs=0.02)
-    made.assign(r2=0.123).to_csv(tmp_path / "scores.csv", index=False)
-    assert set(gallery.member_scores(run, tmp_path)["r2"]) == {0.123}
+    assert [p.name for p in tmp_path.iterdir()] == ["members.csv"], "scores.csv is for what `migvis scores` makes"
+    for name, r2 in (("members.csv", 0.123), ("scores.csv", 0.456)): # the second goes before the first
+        made.assign(r2=r2).to_csv(tmp_path / name, index=False)
+        assert set(gallery.member_scores(run, tmp_path)["r2"]) == {r2}
+    with pytest.raises(ValueError, match="migvis scores --run .* --again$"): gallery.draw_table(run, tmp_path, 1)
+
+
+# Scores of variants
+
+LITTLE = replace(SMALL, image_size=16, vae=replace(SMALL.vae, groups=(3, 3)), denoiser=replace(SMALL.denoiser, image_size=16, width=8))
+COMMON = ["--device", "cpu", "--quiet"]
+
+
+@pytest.fixture(scope="module")
+def fitted(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("little") / "run"
+    return MIGVis(LITTLE, seed=2, device="cpu").fit(simulate_hvm(200, size=16, subject="M2", seed=4, progress=False), out=folder, progress=False), folder
+
+
+@pytest.fixture
+def little(fitted, tmp_path):
+    return fitted[0], Path(shutil.copytree(fitted[1], tmp_path / "run"))
+
+
+def test_scores_command_fits_every_variant_and_its_tables_are_drawn(little, tmp_path, capsys):
+    model, folder = little
+    command = ["scores", "--run", str(folder), "--seeds", "2", "--steps", "20", *COMMON]
+    assert main(command) == 0
+    printed, made = capsys.readouterr().out, pd.read_csv(folder / "scores.csv")
+    assert "standard VAE" in printed and str(folder / "scores.csv") in printed and not (folder / "scores.checkpoints").exists()
+    wanted = ablation(LITTLE.vae.beta, LITTLE.vae.label_weight)
+    assert {(v, s) for v, s in zip(made["variant"], made["seed"])} == {(v, s) for v in wanted for s in (0, 1)} and set(made["subject"]) == {"M2"}
+    for row in made.itertuples(): assert (row.beta, row.label_weight) == (wanted[row.variant]["beta"], wanted[row.variant]["label_weight"])
+    train, validation, test = (model.recording.select(images=getattr(model.split, part)) for part in ("train", "validation", "test"))
+    peer = fit_vae(train, validation, replace(LITTLE.vae, steps=20), seeds=2, variants=wanted, device="cpu", progress=False)
+    x = peer.standardizer.transform(test.responses)
+    for member in range(len(made)): # R^2 of the run's test images, spelt out
+        predicted = peer.reconstruct(test, member)
+        assert made["r2"][member] == pytest.approx(float(np.mean(1 - ((x - predicted) ** 2).mean(0) / x.var(0))), abs=1e-3)
+    drawn = ["figures", "--run", str(folder), "--out", str(tmp_path / "out"), "--only", "table_1", "table_2", "--formats", "png", *COMMON]
+    assert main(drawn) == 0 and all(plt.imread(tmp_path / "out" / f"table_{k}.png").std() > 0.05 for k in (1, 2))
+    assert {"standard VAE", "without PC", "without labels", "full", "83.72 ± 0.47"} <= set(texts(gallery.draw_table(model, folder, 1)))
+    before = (folder / "scores.csv").read_bytes()
+    assert main(command) == 2 and "--again" in capsys.readouterr().err and (folder / "scores.csv").read_bytes() == before
+    assert main([*command, "--again", "--seeds", "1"]) == 0 and len(pd.read_csv(folder / "scores.csv")) == 4
+
+
+def test_interrupted_scores_go_on(little, monkeypatch):
+    model, folder = little
+    def stop(*_): raise KeyboardInterrupt
+    with monkeypatch.context() as m:
+        m.setattr(gallery, "score_run", stop)
+        with pytest.raises(KeyboardInterrupt): gallery.make_scores(model, folder, 1, 4, progress=False)
+    assert list((folder / "scores.checkpoints").iterdir()) and not (folder / "scores.csv").exists()
+    trained = []
+    monkeypatch.setattr(gallery, "fit_vae", lambda *a, **kw: fit_vae(*a, callback=lambda step, *_: trained.append(step), **kw))
+    monkeypatch.setattr(gallery, "score_members", lambda vae, *_, **__: vae.members)
+    gallery.make_scores(model, folder, 1, 4, progress=False)
+    assert trained == [] and (folder / "scores.csv").is_file() and not (folder / "scores.checkpoints").exists()
+
+
+def test_variants_are_fitted_as_the_run_was(fitted, monkeypatch):
+    model, told = copy.copy(fitted[0]), {}
+    by_category = fit_vae(model.recording, config=replace(LITTLE.vae, steps=1), supervision=(Categorical(group=1),), seeds=1, likelihood="poisson",
+                          device="cpu", progress=False)
+    model.vae, model.options = by_category, {"estimator": "'mss'", "likelihood": "'poisson'"}
+    monkeypatch.setattr(gallery, "fit_vae", lambda *parts, **options: told.update(options, parts=parts))
+    gallery.fit_variants(model, seeds=3)
+    train, validation, config = told["parts"]
+    assert (told["supervision"], told["likelihood"], told["estimator"], told["seeds"]) == ((Categorical(group=1),), "poisson", "mss", 3)
+    assert config == LITTLE.vae and (len(train), len(validation)) == (len(model.split.train), len(model.split.validation))
+    np.testing.assert_array_equal(train.responses, model.recording.responses[model.split.train])
+
+
+@pytest.mark.parametrize("wrong, told", [({"seeds": 0}, "seeds must be at least 1, got 0"), ({"steps": 0}, "steps must be at least 1, got 0")])
+def test_scores_refuse_numbers_below_one(little, wrong, told):
+    with pytest.raises(ValueError, match=told): gallery.make_scores(*little, progress=False, **wrong)
+    assert not (little[1] / "scores.csv").exists() and not (little[1] / "scores.checkpoints").exists()
+
+
+# Information
+
+def test_information_command_maps_groups_and_its_figure_is_drawn(little, tmp_path, capsys):
+    model, folder = little
+    command = ["information", "--run", str(folder), "--n-images", "2", "--steps", "2", "2", *COMMON]
+    assert main(command) == 0
+    out, notes = capsys.readouterr()
+    assert "nats about an image" in out and str(folder / "information") in out and "migvis: note: " in notes and "held-out pairs show" in notes
+    images, maps, unit, caption = gallery.load_information(folder / "information")
+    assert list(maps) == [*model.group_names, "All groups"] and unit == "bits" and "held-out" in caption and "tiny preset" in caption
+    np.testing.assert_array_equal(images, model.recording.images[gallery.varied(model, 2)].astype(np.float32))
+    for values, total in maps.values(): assert values.shape == (2, 1, 16, 16) and np.isfinite(values).all() and (total > 0).all()
+    assert not (folder / "information.checkpoints").exists()
+    drawn = ["figures", "--run", str(folder), "--out", str(tmp_path / "out"), "--only", "pixel_information", "--formats", "png", *COMMON]
+    assert main(drawn) == 0 and plt.imread(tmp_path / "out" / "pixel_information.png").std() > 0.05
+    assert main(command) == 2 and "--again" in capsys.readouterr().err
+
+
+def learned(bound, totals):
+    "What `fit_groups` returns, with known maps in nats."
+    scaled = {name: information(2, 1.0) for name in totals}
+    results = {name: replace(r, unit="nats", map=r.map * total / r.total[:, None, None, None], total=np.full(2, total)) for (name, r), total in
+               zip(scaled.items(), totals.values())}
+    return SimpleNamespace(bound=bound, maps=lambda images, **_: results)
+
+
+@pytest.mark.parametrize("bound, total, told", [(0.01, 0.011, "near 0"), (1.0, 3.0, "inflated by overfitting"), (1.0, 0.2, "needs more steps"), (1.0, 1.1, None)])
+def test_information_is_learned_from_train_and_test_images_and_doubted(little, monkeypatch, bound, total, told):
+    (model, folder), asked = little, {}
+    def fit_groups(base, train, held_out, groups, **options):
+        asked.update(options, base=base, parts=(train, held_out), groups=groups)
+        return learned(bound, {"group 1": total / 2, "all": total})
+    monkeypatch.setattr(stimulus_information, "fit_groups", fit_groups)
+    with warnings.catch_warnings(record=True) as notes:
+        warnings.simplefilter("always")
+        found, results = gallery.make_information(model, folder, 2, (3, 4), seed=5, progress=False)
+    assert [told in str(note.message) for note in notes] == [True] * bool(told)
+    assert found == bound and list(results) == [model.group_names[0], "All groups"]
+    np.testing.assert_allclose(results["All groups"].total, total / np.log(2)) # bits
+    assert asked["base"] is model.denoiser and asked["groups"] == model.vae.groups and (asked["steps"], asked["seed"]) == ((3, 4), 5)
+    mean, log_var = model.vae.posterior(model.recording)
+    for (images, *posterior), rows in zip(asked["parts"], (model.split.train, model.split.test)):
+        np.testing.assert_array_equal(images, model.recording.images[rows])
+        for part, whole in zip(posterior, (mean, log_var)): np.testing.assert_array_equal(part, whole[rows])
+
+
+@pytest.mark.parametrize("wrong, told", [({"steps": (0, 3)}, "steps must be two numbers"), ({"steps": (3,)}, "steps must be two numbers"),
+                                         ({"n_images": 0}, "n_images must be from 1 to the"), ({"n_images": 999}, "n_images must be from 1 to the")])
+def test_information_refuses_numbers_that_cannot_be_meant(little, wrong, told):
+    with pytest.raises(ValueError, match=told): gallery.make_information(*little, progress=False, **wrong)
+    assert not (little[1] / "information").exists() and not (little[1] / "information.checkpoints").exists()
+
+
+def test_mapped_images_are_of_many_categories(fitted):
+    model = fitted[0]
+    shown, labels = gallery.varied(model, 8), model.recording.labels["category"]
+    there = set(labels.iloc[model.split.validation])
+    assert set(shown) <= set(model.split.validation) and len(set(shown)) == 8 and len(set(labels.iloc[shown])) == min(8, len(there))
+    np.testing.assert_array_equal(gallery.varied(model, 3), shown[:3])
 
 
 # Images
