@@ -58,6 +58,7 @@ def _fit_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--recording", type=Path, required=True, help="a recording saved by Recording.save or `migvis convert`")
     parser.add_argument("--out", type=Path, required=True, help="folder of the run; an interrupted run there is resumed")
     parser.add_argument("--train", action="store_true", help="train the denoiser anew even where shipped weights fit the images")
+    parser.add_argument("--start", help="train the denoiser on from these shipped weights, such as demo: for few images of similar things")
     _common(parser)
 
 # %% ../nbs/09_cli.ipynb #9cd2dade
@@ -222,7 +223,8 @@ def fit(args: argparse.Namespace) -> None:
     out = writable(args.out)
     recording = Recording.load(args.recording)
     print(recording)
-    model = MIGVis(args.preset, seed=args.seed, device=args.device).fit(recording, out=out, progress=not args.quiet, train=args.train)
+    model = MIGVis(args.preset, seed=args.seed, device=args.device)
+    model.fit(recording, out=out, progress=not args.quiet, train=args.train, start=args.start)
     print(json.dumps(model.report(), indent=1))
     test = ", ".join(map(str, model.split.test[:8]))
     print(f"\n{out}   the fitted run. Test images: {test}, ...\nmigvis edit --run {out} --original {model.split.test[0]} "

@@ -4,17 +4,19 @@
 
 # %% auto #0
 __all__ = ['fingerprint', 'Split', 'run_stage', 'claim_folder', 'cache_folder', 'Edits', 'as_indices', 'pair_up', 'as_groups',
-           'prepare', 'to_model_range', 'fit_vae_stage', 'critic_encoder', 'fit_critics_stage', 'fit_denoiser_stage',
-           'schedule_of', 'MIGVis', 'fit_run', 'make_edits', 'computing_in', 'describe_run', 'judge_for', 'save_run',
-           'load_run', 'report_vae', 'score_labels', 'make_report', 'name_of_labels']
+           'prepare', 'to_model_range', 'check_critics', 'check_preset', 'fit_vae_stage', 'critic_encoder',
+           'fit_critics_stage', 'fit_denoiser_stage', 'schedule_of', 'MIGVis', 'fit_run', 'check_start', 'make_edits',
+           'computing_in', 'describe_run', 'judge_for', 'save_run', 'load_run', 'report_vae', 'score_labels',
+           'make_report', 'name_of_labels']
 
-# %% ../nbs/05c_pipeline.ipynb #f0831c75
+# %% ../nbs/05c_pipeline.ipynb #833dae56
 import hashlib
 import json
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +29,12 @@ from torch import Tensor
 
 from .data import Recording, check_recording, resize_images, split_indices
 from .ddim_guidance import edit as guided_edit, invert, sample
-from .denoiser import Denoiser, NoiseSchedule, initial_weights, load_denoiser, save_denoiser, train_denoiser, validation_loss
+from .denoiser import Denoiser, NoiseSchedule, build_denoiser, initial_weights, load_denoiser, save_denoiser, train_denoiser, validation_loss
 from .edit_selectivity import SelectivityResult, run_selectivity
-from .infonce import Critics, DenoiserEncoder, held_out_mi, load_critics, save_critics, train_critics
-from .pretrained import load_pretrained, pretrained_for
+from .infonce import ConvEncoder, Critics, DenoiserEncoder, held_out_mi, load_critics, save_critics, train_critics
+from .pretrained import load_pretrained, pretrained_for, same_network, weights_file
 from .readouts import ReadoutConfig, Readouts, load_readouts, train_readouts
-from .training import Preset, atomic_write, get_preset, resolve_device
+from .training import Preset, atomic_write, get_preset, load_tensors, resolve_device
 from .vae import FittedVAE, fit_vae, load_vae, save_vae
 
 # %% ../nbs/05c_pipeline.ipynb #57c4bcb1
@@ -218,6 +220,30 @@ def to_model_range(images: np.ndarray) -> Tensor: # (n, 1, H, W) in [0, 1] -> [-
     "Images as critics take them."
     return torch.as_tensor(images).float() * 2 - 1
 
+# %% ../nbs/05c_pipeline.ipynb #ed70e198
+def check_critics(
+    preset: Preset,
+) -> None:
+    "Raise ValueError for critics that no preset can have."
+    config, known = preset.critic, ("conv", "denoiser")
+    if config.encoder not in known: raise ValueError(f"encoder must be one of {known}, got {config.encoder!r}; give others to `train_critics`")
+    if config.batch_size < 2: raise ValueError(f"the critics' batch_size must be at least 2: the others of a batch are the negatives, got {config.batch_size}")
+
+def check_preset(
+    preset: Preset,
+) -> None:
+    "Raise ValueError for settings that a stage would refuse only after earlier ones were trained."
+    config, stages = preset.denoiser, {"vae": preset.vae, "critic": preset.critic, "denoiser": preset.denoiser}
+    for (stage, part), name in product(stages.items(), ("hidden", "seeds", "width", "features", "layers", "patch", "steps", "batch_size", "lr")):
+        if not getattr(part, name, 1) > 0: raise ValueError(f"{stage}.{name} must be positive, got {getattr(part, name)!r}")
+    check_critics(preset)
+    computing_in(config.precision, torch.device("cpu"))
+    if config.image_size != preset.image_size:
+        raise ValueError(f"the denoiser's image_size must be the preset's, {preset.image_size}, got {config.image_size}")
+    if not 1 <= preset.t_edit <= config.T: raise ValueError(f"t_edit must be between 1 and T = {config.T}, got {preset.t_edit}")
+    build_denoiser(config)
+    ConvEncoder(preset.image_size, preset.critic.width)
+
 # %% ../nbs/05c_pipeline.ipynb #ac44d75c
 def fit_vae_stage(path: Path, recording: Recording, split: Split, preset: Preset, options: Mapping) -> FittedVAE:
     "The neural VAE: several seeds at once, of which validation picks one."
@@ -228,9 +254,9 @@ def fit_vae_stage(path: Path, recording: Recording, split: Split, preset: Preset
     return run_stage(path, train, lambda path, vae: save_vae(vae, path), load_vae)
 
 def critic_encoder(preset: Preset, denoiser: Denoiser, seed: int) -> torch.nn.Module | None: # None: a ConvEncoder
-    "What a preset's critics look at images through. Raises ValueError for an encoder that no preset can have."
-    config, known = preset.critic, ("conv", "denoiser")
-    if config.encoder not in known: raise ValueError(f"encoder must be one of {known}, got {config.encoder!r}; give others to `train_critics`")
+    "What a preset's critics look at images through."
+    check_critics(preset)
+    config = preset.critic
     with initial_weights(seed, 32): return DenoiserEncoder(denoiser, config.width, 2 * config.features) if config.encoder == "denoiser" else None
 
 def fit_critics_stage(path: Path, recording: Recording, split: Split, preset: Preset, vae: FittedVAE, denoiser: Denoiser,
@@ -246,10 +272,12 @@ def fit_critics_stage(path: Path, recording: Recording, split: Split, preset: Pr
     load = lambda path: load_critics(path, options["device"], denoiser)
     return run_stage(path, train, lambda path, critics: save_critics(critics, path), load)
 
-def fit_denoiser_stage(path: Path, recording: Recording, split: Split, preset: Preset, shipped: str | None, options: Mapping) -> Denoiser:
-    "The denoiser: the shipped one of that name, or trained on the training images."
+def fit_denoiser_stage(path: Path, recording: Recording, split: Split, preset: Preset, shipped: str | None, start: str | None,
+                       options: Mapping) -> Denoiser:
+    "The denoiser: the shipped one of that name, or trained on the training images, from random weights or from shipped ones."
     def train(checkpoints: Path) -> tuple[Denoiser, pd.DataFrame]:
-        fitted = train_denoiser(recording.images[split.train], preset.denoiser, validation=recording.images[split.validation],
+        first = None if start is None else load_pretrained(start, "cpu")[0].train().requires_grad_(True)
+        fitted = train_denoiser(recording.images[split.train], preset.denoiser, validation=recording.images[split.validation], denoiser=first,
                                 checkpoint=checkpoints, desc="2/3 denoiser", **options)
         return fitted.model, fitted.history
     if shipped is not None:
@@ -290,10 +318,11 @@ class MIGVis:
         silent: str = "drop",            # units that answer every image alike: "drop", "keep", "warn" or "error"
         progress: bool = True,
         train: bool = False,             # train the denoiser anew where shipped weights fit the images (`pretrained`)
+        start: str | None = None,        # train the denoiser on from these shipped weights, such as "demo": for few images of similar things
         **vae: Any,                      # further arguments of `fit_vae`: supervision, likelihood, seeds, ...
     ) -> "MIGVis":
         "Fit VAE, denoiser and critics; an interrupted fit goes on where it was."
-        return fit_run(self, recording, out, silent, progress, train, vae)
+        return fit_run(self, recording, out, silent, progress, train, start, vae)
 
     def identity(self, recording: Recording) -> dict[str, Any]: # JSON-able
         "What must agree for a folder to hold this run."
@@ -371,21 +400,30 @@ class MIGVis:
         "Read a run. Raises FileNotFoundError or ValueError naming what is missing or damaged."
         return load_run(cls, Path(folder), device)
 
-# %% ../nbs/05c_pipeline.ipynb #3f254d74
-def fit_run(model: MIGVis, recording: Recording, out: str | Path | None, silent: str, progress: bool, train: bool, vae: Mapping) -> MIGVis:
+# %% ../nbs/05c_pipeline.ipynb #519b7ed0
+def fit_run(model: MIGVis, recording: Recording, out: str | Path | None, silent: str, progress: bool, train: bool, start: str | None,
+            vae: Mapping) -> MIGVis:
     "Fit all stages of a run in its folder, which is removed again if nobody asked for it."
-    recording, model.options = prepare(recording, model.preset, silent), {k: repr(v) for k, v in vae.items()}
-    model.shipped = None if train else pretrained_for(recording, model.preset)
+    check_preset(model.preset)
+    if start is not None: check_start(start, model.preset)
+    recording, model.options = prepare(recording, model.preset, silent), {k: repr(v) for k, v in (vae | ({"start": start} if start else {})).items()}
+    model.shipped = None if train or start else pretrained_for(recording, model.preset)
     identity = model.identity(recording)
     folder = claim_folder(out or cache_folder() / "runs" / hashlib.sha256(repr(identity).encode()).hexdigest()[:16], identity)
     options = {"seed": model.seed, "device": model.device, "progress": progress}
     model.recording, model.split = recording, Split.of(recording, model.seed)
     model.vae = fit_vae_stage(folder / "vae.safetensors", recording, model.split, model.preset, options | vae)
-    model.denoiser = fit_denoiser_stage(folder / "denoiser.safetensors", recording, model.split, model.preset, model.shipped, options)
+    model.denoiser = fit_denoiser_stage(folder / "denoiser.safetensors", recording, model.split, model.preset, model.shipped, start, options)
     model.critics = fit_critics_stage(folder / "critics.safetensors", recording, model.split, model.preset, model.vae, model.denoiser, options)
     if out is None: shutil.rmtree(folder)
     else: model.save(folder)
     return model
+
+def check_start(start: str, preset: Preset) -> None:
+    "Raise ValueError unless shipped weights of that name fit the preset's network."
+    if not same_network(load_tensors(weights_file(start), kind="denoiser")[1], preset.denoiser):
+        raise ValueError(f"the shipped weights {start!r} are of another network than the one of preset {preset.name!r}; leave out start=, or use "
+                         "the preset that the weights were trained for")
 
 def make_edits(model: MIGVis, originals: tuple, targets: tuple, groups: tuple, gammas: tuple, mode: str, options: Mapping) -> Edits:
     "Edit images of the run's recording; everything is checked."
@@ -405,7 +443,9 @@ def computing_in(precision: str, device: torch.device) -> torch.autocast: # a co
 def describe_run(model: MIGVis, mode: str) -> str:
     "Data, preset, seed and mode, for figures."
     notes = {"tiny": " (trained for seconds: layout only)", "demo": " (denoiser trained for minutes: edits are rough)"}
-    note = f" (shipped denoiser {model.shipped!r})" if model.shipped else notes.get(model.preset.name.split(",")[0], "")
+    note = notes.get(model.preset.name.split(",")[0], "")
+    if "start" in model.options: note = f" (denoiser trained on from the shipped {model.options['start']})"
+    if model.shipped: note = f" (shipped denoiser {model.shipped!r})"
     name, simulated = model.recording.name, model.recording.simulated
     kind = "" if "simulated" in name else "simulated recording " if simulated else "recording "
     return f"{kind}{name}; {model.preset.name} preset{note}; seed {model.seed}; {mode} guidance"
@@ -421,7 +461,8 @@ def judge_for(
     parts = [model.recording.select(images=rows) for rows in (model.split.train, model.split.validation)]
     (images, labels), validation = ((part.images, part.labels) for part in parts)
     config = ReadoutConfig(steps=max(100, 30 * len(images) // ReadoutConfig.batch_size)) # thirty times through the images
-    return train_readouts(images, labels, config, validation=validation, seed=model.seed, device=model.device, progress=progress)
+    return train_readouts(images, labels, config, validation=validation, start=load_readouts("demo", "cpu"), seed=model.seed,
+                          device=model.device, progress=progress)
 
 # %% ../nbs/05c_pipeline.ipynb #71db38ad
 def save_run(model: MIGVis, folder: Path) -> Path:

@@ -8,8 +8,8 @@ __all__ = ['SYMMETRY_ANGLES', 'OBJECT_SCALE', 'READABLE', 'COLUMNS', 'CLASSES', 
            'ReadoutConfig', 'encode_labels', 'ResidualBlock', 'ReadoutNet', 'rotation_from_6d', 'rotation_loss',
            'readout_loss', 'blur_images', 'augment', 'Readings', 'as_images', 'read_rotation', 'Readouts',
            'decode_outputs', 'write_readouts', 'read_file', 'r_squared', 'score_readings', 'calibrate', 'standardised',
-           'train_readouts', 'with_descriptors', 'shipped_images', 'train_shipped_readouts', 'load_readouts', 'mmd2',
-           'kid', 'precision_recall', 'nearest']
+           'take_body', 'train_readouts', 'with_descriptors', 'shipped_images', 'train_shipped_readouts',
+           'load_readouts', 'mmd2', 'kid', 'precision_recall', 'nearest']
 
 # %% ../nbs/03b_readouts.ipynb #40c4e289
 import json
@@ -551,12 +551,24 @@ def _set_aside(images: Tensor, labels: pd.DataFrame, seed: int) -> tuple:
     train, held = ((images[rows], labels.iloc[rows.numpy()].reset_index(drop=True)) for rows in (order[cut:], order[:cut]))
     return train, held
 
-# %% ../nbs/03b_readouts.ipynb #052c379b
-def _fit_options(config: ReadoutConfig, size: int) -> dict[str, Any]:
+# %% ../nbs/03b_readouts.ipynb #a2a6f7df
+def _fit_options(config: ReadoutConfig, size: int, start: "Readouts | None" = None) -> dict[str, Any]:
     "What `training.fit` is told by the settings."
+    weights = {} if start is None else {"start": float(sum(p.detach().double().sum() for p in start.net.parameters()))}
+    mark = {"config": asdict(config), "size": size} | weights
     taken = {name: getattr(config, name) for name in ("steps", "batch_size", "lr", "weight_decay", "ema", "precision")}
-    return taken | {"clip": 5.0, "betas": (0.9, 0.99), "schedule": warmup_cosine(config.steps, 300), "desc": "readouts",
-                    "fingerprint": {"config": asdict(config), "size": size}}
+    return taken | {"clip": 5.0, "betas": (0.9, 0.99), "schedule": warmup_cosine(config.steps, min(300, config.steps // 10)), "desc": "readouts",
+                    "fingerprint": mark}
+
+
+def take_body(net: ReadoutNet, start: "Readouts") -> None:
+    "Copy all weights but those of the heads from a judge. Raises ValueError if its network is another one."
+    body = {k: v for k, v in start.net.state_dict().items() if not k.startswith("heads.")}
+    own = net.state_dict()
+    if set(body) != {k for k in own if not k.startswith("heads.")} or any(own[k].shape != v.shape for k, v in body.items()):
+        raise ValueError(f"`start` has another network ({start.config.widths}, {start.config.depths}, {start.config.features} features, patches of "
+                         f"{start.config.patch}); use the same settings, or leave out start=")
+    net.load_state_dict(body, strict=False)
 
 
 def _validator(images: Tensor, targets: Mapping[str, Tensor], device: torch.device, most: int = 1024) -> Callable[[nn.Module], Tensor]:
@@ -573,6 +585,7 @@ def train_readouts(
     *,
     validation: "tuple[Any, pd.DataFrame] | None" = None, # images and labels for the abstention; None: a tenth of the images
     readable: "Mapping[str, bool] | None" = None, # objects whose rotation can be seen, as of `symmetry_table`; None: all
+    start: "Readouts | None" = None, # a judge whose network is trained on, with new heads: for few images; not changed
     seed: int = 0,
     device: "str | torch.device" = "auto",
     card: "Mapping[str, Any] | None" = None, # noted in the judge
@@ -588,15 +601,17 @@ def train_readouts(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         net = ReadoutNet(config, outputs).to(memory_format=torch.channels_last)
+    if start is not None: take_body(net, start)
     images, targets = images.to(device), {k: v.to(device) for k, v in targets.items()}
-    check = standardised(encode_labels(held_labels, classes, config.descriptors), scale, held_labels, readable)
+    check = encode_labels(held_labels, classes, config.descriptors)
+    check = standardised({k: v for k, v in check.items() if k in outputs}, scale, held_labels, readable)
 
     def loss(net: nn.Module, batch: Batch) -> tuple[Tensor, Mapping[str, Tensor]]:
         x = augment(_unit_range(images[batch.index]), batch, config)
         return readout_loss(net(x.contiguous(memory_format=torch.channels_last)), {k: v[batch.index] for k, v in targets.items()})
 
     done = fit(net, loss, len(images), seed=seed, device=device,
-               **_fit_options(config, size) | {"validate": _validator(held, check, device)} | options)
+               **_fit_options(config, size, start) | {"validate": _validator(held, check, device)} | options)
     judge = Readouts(done.model, config, size, classes, scale, readable, card=card)
     judge.history = done.history
     return _calibrated(judge, held, held_labels)

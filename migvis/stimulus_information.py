@@ -10,12 +10,13 @@ __all__ = ['Estimate', 'Conditional', 'Encoder', 'Draw', 'Gain', 'Posterior', 'c
            'draw_from_estimate', 'draw_from_stimulus', 'draw_recorded', 'diffusion_posterior', 'InformationResult',
            'information', 'information_sets', 'check_resolution', 'plot_maps', 'line_estimates', 'neighbour_gain',
            'combine', 'eps_difference', 'denoiser_estimates', 'check_conditional', 'ResponseDenoiser',
-           'LinearCorrection', 'small_unet', 'train_responses', 'draw_rows', 'even_times', 'information_bound',
-           'error_gain', 'denoiser_gain', 'GainNet', 'learned_gains', 'train_gain', 'level_means', 'LNP',
-           'retinotopic_population', 'random_subsets', 'group_subsets', 'posterior_draws', 'information_table',
-           'shared_information', 'plot_group_maps', 'plot_matrix', 'GroupInformation', 'fit_groups']
+           'LinearCorrection', 'small_unet', 'train_responses', 'draw_rows', 'level_errors', 'even_times',
+           'information_bound', 'error_gain', 'denoiser_gain', 'GainNet', 'learned_gains', 'train_gain', 'level_means',
+           'LNP', 'retinotopic_population', 'random_subsets', 'LatentDenoiser', 'group_subsets', 'posterior_draws',
+           'used_latents', 'information_table', 'shared_information', 'plot_group_maps', 'plot_matrix',
+           'GroupInformation', 'fit_groups', 'group_bounds']
 
-# %% ../nbs/07_stimulus_information.ipynb #5facdd1b
+# %% ../nbs/07_stimulus_information.ipynb #44355f86
 import json
 import math
 import warnings
@@ -34,7 +35,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from .denoiser import Denoiser, NoiseSchedule, check_images, initial_weights
+from .denoiser import Denoiser, NoiseSchedule, add_condition, check_images, initial_weights
 from .figures import show_image, style
 from .pretrained import digest_weights
 from .training import Batch, Fit, atomic_write, fit, generator, progress_bar, resolve_device, warmup_cosine
@@ -766,6 +767,7 @@ def train_responses(
     batch_size: int = 64,
     lr: float = 2e-3,
     high: float = 1e3,                          # largest c trained on
+    balance: bool = False,                      # weigh each noise level by the inverse of the error there before training, see `level_errors`
     seed: int = 0,
     device: str | torch.device = "auto",
     **options: Any,                             # for `migvis.training.fit`: checkpoint, callback, progress, ...
@@ -786,12 +788,13 @@ def train_responses(
         r = draw(batch.index.cpu(), generator(seed, batch.step, 76)).to(device)
         known = subsets.to(device)[batch.randint(len(subsets))] & (batch.rand(1) >= drop)
         eps = model(schedule.add_noise(y, noise, t), t, torch.where(known, r, math.nan))
-        loss = (eps - noise).square().mean()
-        return loss, {"eps_loss": loss}
+        loss = (eps.float() - noise).square().flatten(1).mean(1)
+        return (loss * weights[t]).mean(), {"eps_loss": loss.mean()}
 
+    weights = (1 / level_errors(denoiser.to(device), y0[:1024], high, seed)).to(device) if balance else torch.ones(schedule.T + 1, device=device)
     bound = information_bound(*(v.to(device) for v in held_out), high=high, seed=seed)
     mark = {"drop": drop, "high": high, "lr": lr, "n_condition": denoiser.n_condition, "responses": float(sample.double().sum()),
-            "base": digest_weights(denoiser.base), "parameters": sum(p.numel() for p in denoiser.parameters())}
+            **({"balance": True} if balance else {}), "base": digest_weights(denoiser.base), "parameters": sum(p.numel() for p in denoiser.parameters())}
     options = {"desc": "response denoiser", "ema": 0.995, "clip": 1.0, "validate_every": max(1, steps // 10), "keep_best": True,
                "schedule": warmup_cosine(steps, min(100, steps // 10)), "betas": (0.9, 0.99), "fingerprint": mark} | options
     return fit(denoiser, loss_fn, len(y0), steps=steps, batch_size=batch_size, lr=lr, seed=seed, device=device,
@@ -801,6 +804,25 @@ def draw_rows(responses: Tensor, n: int) -> Callable[[Tensor, torch.Generator], 
     "Recorded responses as a function of their rows. Raises ValueError unless (n, N)."
     if responses.ndim != 2 or len(responses) != n: raise ValueError(f"responses must be ({n}, N), one row for each image, got {tuple(responses.shape)}")
     return lambda rows, stream: responses[rows]
+
+# %% ../nbs/07_stimulus_information.ipynb #0263de59
+@torch.no_grad()
+def level_errors(
+    denoiser: nn.Module,     # asked without any response
+    y0: Tensor,              # (n, C, H, W) images in [-1, 1]
+    high: float = 1e3,       # largest c
+    seed: int = 0,           # of the noise
+) -> Tensor: # (T + 1,) mean squared error of eps at every time
+    "Errors at some levels, interpolated (as logarithms, in ln c) to every time."
+    schedule, errors = denoiser.schedule, []
+    levels = schedule_levels(schedule, 16, high=high)
+    for k, c in enumerate(levels.tolist()):
+        noise = torch.randn(min(64, len(y0)), *y0.shape[1:], generator=generator(seed, 86, k)).to(y0)
+        y, t = y0.roll(-64 * k, 0)[:64], time_of_level(c, schedule)
+        errors.append(float((denoiser(schedule.add_noise(y, noise, torch.full((len(y),), t, device=y.device)), t) - noise).square().mean()))
+    c = c_from_alpha_bar(schedule.alpha_bar[1:]).log().numpy()
+    every = np.exp(np.interp(c, levels.log().numpy(), np.log(errors)))
+    return torch.from_numpy(np.pad(every, (1, 0), constant_values=1.0)).float()
 
 # %% ../nbs/07_stimulus_information.ipynb #8e9a6006
 def even_times(
@@ -1044,6 +1066,42 @@ def random_subsets(
     order = torch.rand(n, n_units, generator=stream).argsort(1).argsort(1)
     return order < size[:, None]
 
+# %% ../nbs/07_stimulus_information.ipynb #af35a3e3
+class LatentDenoiser(nn.Module):
+    "A copy of a denoiser, tuned to take latents; NaN entries are unknown."
+    def __init__(
+        self,
+        base: Denoiser,   # unconditional; not changed
+        n_condition: int, # number of latents
+        seed: int = 0,    # of the weights that are new
+    ) -> None:
+        super().__init__()
+        self.base, self.schedule, self.n_condition = add_condition(base, 2 * n_condition, seed).requires_grad_(True), base.schedule, n_condition
+        self.register_buffer("mean", torch.zeros(n_condition)), self.register_buffer("std", torch.ones(n_condition))
+
+    def start(
+        self,
+        y0: Tensor,         # (n, C, H, W) images, not used
+        latents: Tensor,    # (n, n_condition)
+        seed: int = 0,      # not used
+    ) -> None:
+        "Scales of the latents."
+        self.mean.copy_(latents.mean(0)), self.std.copy_(latents.std(0).clamp(min=1e-6))
+
+    def forward(
+        self,
+        y_t: Tensor,                     # (B, C, H, W)
+        t: int | Tensor,                 # time, or (B,) times
+        condition: Tensor | None = None, # (B, n_condition), NaN where unknown; None: nothing is known
+    ) -> Tensor: # (B, C, H, W)
+        "Noise estimate given the latents that are known."
+        condition = y_t.new_full((len(y_t), self.n_condition), math.nan) if condition is None else condition
+        if condition.shape != (len(y_t), self.n_condition):
+            raise ValueError(f"latents must have shape ({len(y_t)}, {self.n_condition}), got {tuple(condition.shape)}")
+        known = torch.isfinite(condition)
+        z = torch.where(known, (condition - self.mean) / self.std, 0)
+        return self.base(y_t, t, torch.cat([z, known.to(z)], 1).to(y_t.dtype))
+
 # %% ../nbs/07_stimulus_information.ipynb #412ea23f
 def group_subsets(
     groups: Sequence[int],  # size of each group
@@ -1063,6 +1121,15 @@ def posterior_draws(
     "Latents drawn afresh from the VAE's posterior, as `train_responses` and `train_gain` take them."
     if mean.shape != log_var.shape or mean.ndim != 2: raise ValueError(f"mean and log_var must both be (n, D), got {tuple(mean.shape)}, {tuple(log_var.shape)}")
     return lambda rows, stream: mean[rows] + (log_var[rows] / 2).exp() * torch.randn(len(rows), mean.shape[1], generator=stream)
+
+# %% ../nbs/07_stimulus_information.ipynb #19406966
+def used_latents(
+    mean: Tensor,             # (n, D) of the posteriors
+    log_var: Tensor,          # (n, D)
+    least: float = 0.05,      # nats
+) -> Tensor: # (D,) bool
+    "Latents whose posterior differs from the prior: mean KL(q(z_d | r) || N(0, 1)) above a threshold."
+    return (0.5 * (mean.square() + log_var.exp() - 1 - log_var)).mean(0) > least
 
 # %% ../nbs/07_stimulus_information.ipynb #1bb21a7a
 def information_table(
@@ -1137,11 +1204,16 @@ def plot_matrix(
 @dataclass(frozen=True)
 class GroupInformation:
     "Networks that tell how much each latent group knows about an image."
-    denoiser: ResponseDenoiser
+    denoiser: nn.Module       # `LatentDenoiser` or `ResponseDenoiser`
     net: GainNet
     names: tuple[str, ...]    # of the sets of latents: each group, all, pairs
-    subsets: Tensor           # (S, D) bool: their latents
-    bound: float              # nats that all latents are seen to carry on held-out pairs
+    subsets: Tensor           # (S, D) bool: their latents, without unused ones
+    bounds: dict[str, float]  # nats that each group, and all latents, are seen to carry on held-out pairs
+
+    @property
+    def bound(self) -> float: # nats
+        "What all latents together are seen to carry on held-out pairs."
+        return self.bounds["all"]
 
     def maps(
         self,
@@ -1155,13 +1227,15 @@ class GroupInformation:
         return information_sets(x, learned_gains(self.net), levels, self.names, **options)
 
 def fit_groups(
-    base: Denoiser,                           # unconditional, of the images' size; frozen
+    base: Denoiser,                           # unconditional, of the images' size; not changed
     train: tuple[Any, Tensor, Tensor],        # images (n, 1, H, W) in [0, 1]; mean and log variance (n, D) of their latents
-    held_out: tuple[Any, Tensor, Tensor],     # the same of other images, for the regression and the bound
+    held_out: tuple[Any, Tensor, Tensor],     # the same of other images, for the regression and the bounds
     groups: Sequence[int],                    # size of each group
     *,
+    denoiser: nn.Module | None = None,        # that takes the latents, trained in place; None: a `LatentDenoiser` of the base
     pairs: bool = True,                       # also every two groups together
-    steps: tuple[int, int] = (2000, 1000),    # of the denoiser's correction, of the regression
+    steps: tuple[int, int] = (4000, 1000),    # of the denoiser, of the regression
+    precision: str = "float32",               # of the denoiser's training; the regression, of small differences, needs float32
     checkpoint: str | Path | None = None,     # folder for both; an interrupted fit goes on
     seed: int = 0,
     **options: Any,                           # for both trainings: batch_size, lr, device, progress, ...
@@ -1170,12 +1244,26 @@ def fit_groups(
     names, subsets = group_subsets(groups, pairs)
     for _, mean, log_var in (train, held_out):
         if mean.shape[1] != subsets.shape[1]: raise ValueError(f"groups {tuple(groups)} make {subsets.shape[1]} latents, got {mean.shape[1]}")
+    subsets = subsets & used_latents(*train[1:])
     at = lambda name: None if checkpoint is None else Path(checkpoint) / name
     latents, other = (posterior_draws(*part[1:]) for part in (train, held_out))
     test = held_out[0][:512], other(torch.arange(min(512, len(held_out[0]))), generator(seed, 83))
-    denoiser = train_responses(ResponseDenoiser(base, subsets.shape[1], seed=seed), train[0], latents, validation=test, subsets=subsets,
-                               n_start=768, steps=steps[0], checkpoint=at("responses"), seed=seed, **options).model
+    denoiser = LatentDenoiser(base, subsets.shape[1], seed) if denoiser is None else denoiser
+    denoiser = train_responses(denoiser, train[0], latents, validation=test, subsets=subsets, n_start=768, steps=steps[0],
+                               checkpoint=at("responses"), seed=seed, **{"lr": 1e-3, "precision": precision, "balance": True} | options).model
     net = train_gain(GainNet(base, len(names), seed=seed), denoiser, held_out[0], other, subsets=subsets, steps=steps[1],
                      checkpoint=at("gain"), seed=seed, **options).model
-    bound = information_bound(check_images(test[0], base.image_size), test[1], n=2048, seed=seed + 1)(denoiser.cpu())
-    return GroupInformation(denoiser, net.cpu(), names, subsets, float(bound))
+    return GroupInformation(denoiser.cpu(), net.cpu(), names, subsets, group_bounds(denoiser, *test, dict(zip(names, subsets)), seed + 1))
+
+def group_bounds(
+    denoiser: nn.Module,          # takes latents
+    images: Any,                  # (n, 1, H, W) in [0, 1], held out
+    latents: Tensor,              # (n, D)
+    subsets: Mapping[str, Tensor], # name -> (D,) bool; pairs (names with a "+") are left out
+    seed: int = 0,
+    n: int = 2048,                # blurred images for each set
+) -> dict[str, float]: # nats
+    "Information that sets of latents are seen to carry on held-out pairs: lower bounds, but for sampling."
+    y0 = check_images(images, denoiser.base.image_size)
+    given = lambda known: torch.where(known, latents, math.nan)
+    return {name: float(information_bound(y0, given(known), n=n, seed=seed)(denoiser)) for name, known in subsets.items() if "+" not in name}

@@ -85,6 +85,7 @@ def test_convert_real_recording(realdata, tmp_path, capsys):
     (["fit", "--recording", "{saved}", "--out", "{file}/run"], "cannot write into the folder"),
     (["fit", "--recording", "{saved}", "--out", "{tmp}/run", "--preset", "huge"], "preset must be one of"),
     (["fit", "--recording", "{saved}", "--out", "{tmp}/run", "--preset", "tiny", "--device", "abacus"], "device must be"),
+    (["fit", "--recording", "{saved}", "--out", "{tmp}/run", "--preset", "tiny", "--start", "none"], "there is no shipped denoiser 'none'"),
     (["demo", "--out", "{file}"], "cannot write into the folder"),
     (["edit", "--run", "{tmp}", "--original", "1", "--target", "2", "--out", "{tmp}/x.png"], "is not a run"),
     (["scores", "--run", "{tmp}"], "is not a run"),

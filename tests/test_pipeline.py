@@ -9,6 +9,7 @@ import torch
 
 from migvis import MIGVis, Recording, simulate_hvm
 from migvis.pipeline import Edits, Split, as_groups, as_indices, claim_folder, fingerprint, pair_up
+from migvis.pretrained import load_pretrained
 from migvis.training import get_preset
 
 TINY = get_preset("tiny")
@@ -85,9 +86,45 @@ def test_critics_through_the_denoiser_come_back_with_the_run(recording, tmp_path
     assert again.critics.encoder.config == first.critics.encoder.config and again.critics.encoder.config["kind"] == "denoiser"
     a, b, plain = (m.edit(0, 1, gammas=[0.0, 0.3], steps=4, progress=False, **more).images for m, more in ((first, {}), (again, {}), (again, {"begin": 0, "eta": 0})))
     assert np.array_equal(a, b) and not np.allclose(a[:, :, 1], plain[:, :, 1], atol=1e-3) # the preset's levers are on unless told otherwise
-    with pytest.raises(ValueError, match="encoder must be one of"):
-        MIGVis(replace(SMALL, critic=replace(SMALL.critic, encoder="eyes")), device="cpu").fit(recording, progress=False)
     assert not list(tmp_path.glob("*.checkpoints"))
+
+
+@pytest.mark.parametrize("stage, wrong, match", [
+    ("critic", dict(encoder="eyes"), "encoder must be one of .*conv.*denoiser.*got 'eyes'"),
+    ("critic", dict(batch_size=1), "batch_size must be at least 2"),
+    ("critic", dict(features=0), "critic.features must be positive, got 0"),
+    ("vae", dict(lr=-1), "vae.lr must be positive"),
+    ("denoiser", dict(schedule="steep"), "schedule must be one of"),
+    ("denoiser", dict(precision="half"), "precision must be"),
+    ("denoiser", dict(multipliers=(1,) * 6), "image_size must be a multiple of 64"),
+    ("denoiser", dict(image_size=64), "must be the preset's, 32"),
+    ("denoiser", dict(T=10), "t_edit must be between 1 and T = 10, got 20"),
+])
+def test_settings_of_late_stages_are_refused_before_the_first(recording, tmp_path, stage, wrong, match):
+    preset = replace(SMALL, **{stage: replace(getattr(SMALL, stage), **wrong)})
+    with pytest.raises(ValueError, match=match): MIGVis(preset, device="cpu").fit(recording, out=tmp_path / "run", progress=False)
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_image_size_no_critic_can_see_is_refused_early(recording, tmp_path):
+    preset = replace(SMALL, image_size=48, denoiser=replace(SMALL.denoiser, image_size=48))
+    with pytest.raises(ValueError, match="image_size must be 8, 16, 32"): MIGVis(preset).fit(recording, out=tmp_path / "run", progress=False)
+    assert not (tmp_path / "run").exists()
+
+
+def test_training_goes_on_from_shipped_weights(tmp_path):
+    demo, tiny = get_preset("demo"), get_preset("tiny")
+    short = replace(demo, vae=tiny.vae, critic=replace(tiny.critic, steps=5),
+                    denoiser=replace(demo.denoiser, steps=1, batch_size=4, lr=1e-6, ema=0.0, precision="float32"))
+    photographs = simulate_hvm(200, size=64, seed=3, background="natural", progress=False)
+    model = MIGVis(short, device="cpu").fit(photographs, out=tmp_path, start="demo", progress=False)
+    shipped = load_pretrained("demo", "cpu")[0].state_dict()
+    moved = [(v - shipped[k]).abs().max() for k, v in model.denoiser.state_dict().items()]
+    assert model.shipped is None and 0 < max(moved) < 1e-4
+    assert "trained on from the shipped 'demo'" in model.caption("selective") == MIGVis.load(tmp_path, "cpu").caption("selective")
+    with pytest.raises(ValueError, match="another run|differ"): MIGVis(short, device="cpu").fit(photographs, out=tmp_path, progress=False)
+    with pytest.raises(ValueError, match="another network than the one of preset 'tiny'"): MIGVis("tiny").fit(photographs, start="demo")
+    with pytest.raises(ValueError, match="no shipped denoiser 'none'"): MIGVis("tiny").fit(photographs, start="none")
 
 
 def test_without_a_folder_nothing_is_left_behind(recording, tmp_path, monkeypatch):

@@ -258,6 +258,23 @@ def test_interrupted_training_resumes_exactly(rendered, tmp_path):
     with pytest.raises(ValueError, match="another run"): train_readouts(images, labels, replace(config, noise=0.3), checkpoint=tmp_path, **options)
 
 
+def test_a_judge_can_go_on_from_another(judge, rendered):
+    images, labels = rendered
+    before = copy.deepcopy(judge.net.state_dict())
+    few = dict(validation=(images[:40], labels[:40]), **QUIET)
+    still = replace(SMALL, steps=1, lr=1e-9, ema=0.0, weight_decay=0.0)
+    new = train_readouts(images, labels[["category", "ty", "tz"]], still, start=judge, **few)
+    assert set(new.net.heads) == {"category", "position"}
+    for name, p in new.net.named_parameters():
+        if not name.startswith("heads."): assert torch.allclose(p, before[name], atol=1e-6), name
+    assert all(torch.equal(v, before[k]) for k, v in judge.net.state_dict().items())
+    with pytest.raises(ValueError, match="another network"): train_readouts(images, labels, replace(SMALL, features=16), start=judge, **few)
+
+
+def test_short_trainings_leave_the_warm_up():
+    assert readouts._fit_options(replace(SMALL, steps=100), 32)["schedule"](15) > 0.9 and readouts._fit_options(replace(SMALL, steps=8000), 32)["schedule"](150) < 0.6
+
+
 def test_calibration_of_known_errors():
     rng = np.random.default_rng(0)
     predicted = rng.uniform(5, 100, 20_000)

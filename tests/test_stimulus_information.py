@@ -11,9 +11,9 @@ from scipy.linalg import logm
 
 from migvis.denoiser import NoiseSchedule, build_denoiser, train_denoiser
 from migvis.stimulus_information import (
-    LNP, GainNet, InformationResult, Line, LinearCorrection, ResponseDenoiser, alpha_bar_from_c, both, c_from_alpha_bar,
+    LNP, GainNet, InformationResult, LatentDenoiser, Line, LinearCorrection, ResponseDenoiser, alpha_bar_from_c, both, c_from_alpha_bar,
     check_conditional, check_resolution, combine, denoiser_estimates, denoiser_gain, diffusion_posterior, draw_from_estimate, draw_from_posterior, draw_from_stimulus, draw_recorded,
-    error_gain, eps_difference, even_times, fit_groups, gaussian_information_map, group_subsets, halved_weights, information,
+    error_gain, eps_difference, even_times, fit_groups, gaussian_information_map, group_bounds, group_subsets, halved_weights, information,
     information_sets, information_table, integrate, learned_gains, level_weights, line_curve, line_estimates, line_information,
     line_information_given, neighbour_gain, noise_levels, plot_group_maps, plot_matrix, posterior_draws, random_subsets, response_gain,
     retinotopic_population, schedule_levels, shared_information, time_of_level, train_gain, train_responses)
@@ -568,6 +568,37 @@ def test_tables_of_groups():
     assert len(figure.axes) == 20
 
 
+def test_a_latent_denoiser_starts_as_its_base_and_ignores_what_is_unknown(world):
+    base, _, _, test, *_ = world
+    before, model = copy.deepcopy(base.state_dict()), LatentDenoiser(base, 3)
+    y, t, z = test[:4], torch.tensor([1, 5, 20, 40]), torch.randn(4, 3, generator=generator(0, 1))
+    model.start(y, 5 + 2 * torch.randn(200, 3, generator=generator(0, 2)))
+    assert torch.allclose(model.mean, torch.full((3,), 5.0), atol=0.6) and torch.allclose(model.std, torch.full((3,), 2.0), atol=0.4)
+    with torch.no_grad(): assert torch.allclose(model(y, t), base(y, t), atol=1e-5)
+    torch.manual_seed(0)
+    for p in model.base.embedding.parameters(): torch.nn.init.normal_(p, std=0.5)
+    half = torch.where(torch.tensor([True, False, True]), z, math.nan)
+    with torch.no_grad():
+        assert torch.equal(model(y, t), model(y, t, torch.full_like(z, math.nan)))
+        assert (model(y, t, half) - model(y, t, z)).abs().max() > 1e-4 < (model(y, t, half) - model(y, t)).abs().max()
+        moved = torch.where(torch.tensor([True, False, True]), z, z + 3)
+        assert torch.equal(model(y, t, half), model(y, t, torch.where(torch.isfinite(half), moved, math.nan)))
+    assert all(torch.equal(v, base.state_dict()[k]) for k, v in before.items())
+    with pytest.raises(ValueError, match=r"shape \(4, 3\), got \(4, 2\)"): model(y, t, z[:, :2])
+
+
+def test_what_a_group_is_seen_to_carry_comes_from_its_own_latents(world):
+    base, _, _, test, *_ = world
+    model, z = LatentDenoiser(base, 2), torch.randn(64, 2, generator=generator(0, 3))
+    sets = {"group 1": torch.tensor([True, False]), "all": torch.tensor([True, True]), "groups 2+1": torch.tensor([True, True])}
+    images = (test[:64] + 1) / 2
+    assert group_bounds(model, images, z, sets, n=64) == {"group 1": 0.0, "all": 0.0}  # not trained: nothing is carried
+    torch.manual_seed(0)
+    for p in model.base.embedding.parameters(): torch.nn.init.normal_(p, std=0.5)
+    told, other = (group_bounds(model, images, v, sets, n=64) for v in (z, z * torch.tensor([1.0, -1.0])))
+    assert told["group 1"] == pytest.approx(other["group 1"]) and abs(told["all"] - other["all"]) > 1e-6
+
+
 def test_groups_of_a_recording_end_to_end(world, tmp_path):
     base, _, train, test, r, *_ = world
     mean = train[:600].flatten(1)[:, [18, 45]] * 3
@@ -575,7 +606,7 @@ def test_groups_of_a_recording_end_to_end(world, tmp_path):
     part = lambda rows: (image[rows], mean[rows], log_var[rows])
     ask = lambda: fit_groups(base, part(slice(0, 400)), part(slice(400, 600)), (1, 1), pairs=False, steps=(60, 10), checkpoint=tmp_path, device="cpu", progress=False)
     told = ask()
-    assert told.names == ("group 1", "group 2", "all") and math.isfinite(told.bound)
+    assert told.names == ("group 1", "group 2", "all") == tuple(told.bounds) and told.bound == told.bounds["all"] and math.isfinite(told.bound)
     maps = told.maps(image[:4], n_samples=4, progress=False)
     assert set(maps) == set(told.names) and maps["all"].map.shape == (4, 1, 8, 8)
     again = ask().maps(image[:4], n_samples=4, progress=False)  # from the checkpoints
