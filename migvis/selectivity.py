@@ -10,8 +10,9 @@ __all__ = ['ATTRIBUTES', 'PAPER_TABLE_2', 'PAPER_TABLES_3_4', 'COLUMNS', 'r2_rms
            'subspace_table', 'Fitted', 'usable_factors', 'gap_scores', 'score_members', 'mean_sd', 'beside', 'table_1',
            'table_2', 'partial_table', 'table_3', 'table_4', 'table_scores']
 
-# %% ../nbs/05b_selectivity.ipynb #4060d233
+# %% ../nbs/05b_selectivity.ipynb #28f731b4
 import math
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -122,12 +123,18 @@ def group_slices(
 def probe_information(
     z: np.ndarray, # (n, d)
     classes: np.ndarray, # (n,) integers
-    folds: int = 3,
+    folds: int = 3, # fewer where the rarest class is smaller
     probe: Any = None, # scikit-learn classifier; None: quadratic_probe()
 ) -> float: # nats, between 0 and the entropy of the classes
-    "Information that a probe finds: entropy minus cross-validated cross-entropy."
+    "Information that a probe finds: entropy minus cross-validated cross-entropy. NaN, with a warning, if a class has a single member."
     from sklearn.model_selection import StratifiedKFold, cross_val_score
-    splits = StratifiedKFold(folds, shuffle=True, random_state=0)
+    counts = np.bincount(classes)
+    rarest = int(counts[counts > 0].min())
+    if rarest < 2:
+        warnings.warn("a class with a single image cannot be cross-validated, so its information is NaN; give more held-out images, "
+                      "or fewer classes (factor_bins)", stacklevel=2)
+        return float("nan")
+    splits = StratifiedKFold(min(folds, rarest), shuffle=True, random_state=0)
     loss = -cross_val_score(probe or quadratic_probe(), z, classes, cv=splits, scoring="neg_log_loss").mean()
     return float(np.clip(entropy(classes) - loss, 0, None))
 

@@ -88,6 +88,15 @@ def test_probe_information_of_known_channels():
     assert probe_information((2.0 * flipped - 1)[:, None], bit) == pytest.approx(exact, abs=0.04)
 
 
+def test_information_about_rare_classes():
+    "Fewer folds where a class has fewer members than folds; a class of one is told, with the remedy, and is no number."
+    rng = np.random.default_rng(0)
+    classes = np.repeat([0, 1, 2], [20, 20, 2])
+    z = classes[:, None] + 0.05 * rng.standard_normal((42, 1))
+    assert probe_information(z, classes) > 0.5 * entropy(classes)
+    with pytest.warns(UserWarning, match="single image.*more held-out images"): assert math.isnan(probe_information(z[:-1], classes[:-1]))
+
+
 def test_the_quadratic_probe_sees_a_factor_in_the_spread():
     rng = np.random.default_rng(0)
     wide = rng.integers(0, 2, 2000)
