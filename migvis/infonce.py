@@ -7,8 +7,8 @@ __all__ = ['N_LEVEL_FEATURES', 'DINO', 'IMAGENET', 'ENCODERS', 'FROZEN', 'Latent
            'mi_lower_bound', 'MIBound', 'mi_bound', 'candidate_columns', 'level_features', 'ConvBlock', 'ConvEncoder',
            'find_dino_weights', 'load_dino', 'DINOEncoder', 'middle_features', 'DenoiserEncoder', 'GroupLinear',
            'SeparableScore', 'JointScore', 'resolve_groups', 'Heads', 'Critics', 'Critic', 'select_critic',
-           'build_encoder', 'save_critics', 'load_critics', 'add_noise', 'held_out_mi', 'early_times', 'random_shift',
-           'train_critics']
+           'build_encoder', 'save_critics', 'load_critics', 'Pairs', 'add_noise', 'held_out_mi', 'early_times',
+           'random_shift', 'train_critics']
 
 # %% ../nbs/04_infonce.ipynb #b9816771
 import copy
@@ -617,19 +617,23 @@ def load_critics(
 Latents = Tensor | tuple[Tensor, Tensor]
 
 @dataclass(frozen=True)
-class _Data:
-    "Images and Gaussian latents of the same rows, checked and on one device."
+class Pairs:
+    "Images with the Gaussian latents of the responses to them, on one device."
     images: Tensor   # (n, 1, H, W) in [-1, 1]
     mean: Tensor     # (n, D)
     std: Tensor      # (n, D)
 
     def draw(self, index: Tensor, noise: Tensor) -> Tensor: # (b,), (b, D) standard normal -> (b, D)
-        "z ~ q(z | x) of these rows."
+        "Latents z ~ q(z | x) of some rows."
         return self.mean[index] + self.std[index] * noise
 
-    def rows(self, index: Tensor) -> "_Data":
+    def rows(self, index: Tensor) -> "Pairs":
         "Some of the rows."
-        return _Data(self.images[index], self.mean[index], self.std[index])
+        return Pairs(self.images[index], self.mean[index], self.std[index])
+
+    def scale(self) -> tuple[Tensor, Tensor]: # center (D,), scale (D,)
+        "Mean and standard deviation of the latents over images and their posteriors."
+        return self.mean.mean(0), (self.mean.var(0) + self.std.square().mean(0)).sqrt().clamp(min=1e-3)
 
 # %% ../nbs/04_infonce.ipynb #7ab4ec97
 def _read_data(
@@ -637,7 +641,7 @@ def _read_data(
     z: Latents,       # (n, D), or (mean, log_var)
     device: torch.device,
     what: str = "images",
-) -> _Data:
+) -> Pairs:
     "Images and latents, checked. Raises ValueError for shapes, ranges or values that cannot be meant."
     mean, log_var = z if isinstance(z, (tuple, list)) else (z, None)
     images, mean = (torch.as_tensor(x).detach().float() for x in (images, mean))
@@ -653,13 +657,13 @@ def _read_data(
     if images.abs().max() > 1.001:
         raise ValueError(f"{what} must lie in [-1, 1], got {images.min():.3g} to {images.max():.3g}; map [0, 1] by 2 * images - 1")
     if images.min() >= 0: warnings.warn(f"{what} hold no value below 0; critics expect [-1, 1]: map [0, 1] by 2 * images - 1", stacklevel=3)
-    return _Data(images.to(device), mean.to(device), std.to(device))
+    return Pairs(images.to(device), mean.to(device), std.to(device))
 
-# %% ../nbs/04_infonce.ipynb #d38163c4
+# %% ../nbs/04_infonce.ipynb #ebcc05c1
 @torch.no_grad()
 def _held_out_scores(
     critics: Critics,
-    data: _Data,
+    data: Pairs,
     columns: Tensor,           # (n, B)
     t: int | Tensor | None,    # int, (n,), or None
     random: torch.Generator,   # for the latents and the noise, on the CPU
@@ -732,7 +736,7 @@ def random_shift(
 
 # %% ../nbs/04_infonce.ipynb #c9aa81b2
 def _contrastive_loss(
-    data: _Data,
+    data: Pairs,
     n_negatives: int | None,  # None: all others of the batch
     pixel_noise: float,       # s.d. of noise on clean images
     shift: int,               # largest shift in pixels
@@ -757,7 +761,7 @@ def _contrastive_loss(
 # %% ../nbs/04_infonce.ipynb #f7133371
 class _Watch:
     "Held-out loss of all groups during training, on fixed draws; adds the bounds to the history."
-    def __init__(self, data: _Data, n_candidates: int, n_times: int | None, seed: int) -> None:
+    def __init__(self, data: Pairs, n_candidates: int, n_times: int | None, seed: int) -> None:
         n, self.data, self.seed = len(data.images), data, seed
         order = torch.randperm(n, generator=generator(seed, 0))
         self.columns = candidate_columns(n, min(n, n_candidates), order).to(data.mean.device)
@@ -808,8 +812,8 @@ def train_critics(
                batch_size=config.batch_size, lr=config.lr, weight_decay=weight_decay, seed=seed, device=device, keep_best=True,
                validate=watch.validate, callback=watch.record, fingerprint=marks, **(defaults | options))
 
-# %% ../nbs/04_infonce.ipynb #c4561e1f
-def _split(data: _Data, held_out: tuple[Tensor, Latents] | None, seed: int) -> tuple[_Data, _Data]:
+# %% ../nbs/04_infonce.ipynb #c1e08155
+def _split(data: Pairs, held_out: tuple[Tensor, Latents] | None, seed: int) -> tuple[Pairs, Pairs]:
     "Rows to train on and rows that choose the weights."
     if held_out is not None: return data, _read_data(*held_out, data.mean.device, "held-out images")
     order = torch.randperm(len(data.images), generator=generator(seed, 2)).to(data.mean.device)
@@ -817,7 +821,7 @@ def _split(data: _Data, held_out: tuple[Tensor, Latents] | None, seed: int) -> t
     if len(order) - cut < 2: raise ValueError(f"{len(order)} images are too few to train and hold some out; give at least 4, or held_out=")
     return data.rows(order[cut:]), data.rows(order[:cut])
 
-def _new_critics(data: _Data, groups: Sequence, schedule: Any, config: CriticConfig, encoder: nn.Module | None, score: str,
+def _new_critics(data: Pairs, groups: Sequence, schedule: Any, config: CriticConfig, encoder: nn.Module | None, score: str,
                  dropout: float, seed: int) -> Critics:
     "Critics with initial weights that depend on the seed alone, standardised to these latents."
     alpha_bar, (n_latents, size) = getattr(schedule, "alpha_bar", None), (data.mean.shape[1], data.images.shape[-1])
@@ -826,6 +830,6 @@ def _new_critics(data: _Data, groups: Sequence, schedule: Any, config: CriticCon
         encoder = encoder or ConvEncoder(size, config.width, 2 * config.features, noise_aware=schedule is not None)
         critics = Critics(encoder, groups, n_latents, config.features, score, alpha_bar, dropout)
     _check_images(data.images, encoder.image_size)
-    critics.center.copy_(data.mean.mean(0))
-    critics.scale.copy_((data.mean.var(0) + data.std.square().mean(0)).sqrt().clamp(min=1e-3))
+    center, scale = data.scale()
+    critics.center.copy_(center), critics.scale.copy_(scale)
     return critics

@@ -114,13 +114,20 @@ def test_round_trip_of_a_mixture():
     assert literal > 0.2 and blown_up > 5
 
 
-def test_strided_steps_visit_fewer_times_and_still_return():
-    exact, seen = mixture_denoiser(torch.zeros(1, 2), 0.4, SCHEDULE), []
-    def counting(y, t):
+def watched(denoiser):
+    "The same denoiser, and the list of times that it is asked for."
+    seen = []
+    def watching(y, t):
         seen.append(t)
-        return exact(y, t)
+        return denoiser(y, t)
+    return watching, seen
+
+
+def test_strided_steps_visit_fewer_times_and_still_return():
+    exact = mixture_denoiser(torch.zeros(1, 2), 0.4, SCHEDULE)
+    watching, seen = watched(exact)
     y0 = 0.4 * randn(50, 2)
-    y_t = dg.invert(y0, counting, SCHEDULE, 120, steps=24, fixed_point=2)
+    y_t = dg.invert(y0, watching, SCHEDULE, 120, steps=24, fixed_point=2)
     assert len(seen) == 24 * 3 and sorted(set(seen)) == list(range(5, 121, 5))
     back = dg.sample(y_t, exact, SCHEDULE, 120, steps=24)
     assert (back - y0).square().mean().sqrt() < 0.02
@@ -139,10 +146,8 @@ def test_noise_does_not_come_from_nothing():
 
 
 def test_where_an_inversion_begins():
-    exact, seen = mixture_denoiser(torch.zeros(1, 3), 0.4, SCHEDULE), []
-    def watching(y, t):
-        seen.append(t)
-        return exact(y, t)
+    exact = mixture_denoiser(torch.zeros(1, 3), 0.4, SCHEDULE)
+    watching, seen = watched(exact)
     y0 = 0.4 * randn(4, 3)
     whole = dg.invert(y0, watching, SCHEDULE, 120, steps=24, begin=7)
     assert seen == list(range(15, 121, 5))          # 10 is the first of the strided times from 7 on
