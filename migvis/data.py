@@ -271,7 +271,8 @@ def describe_lines(
         ("images", f"{facts['n_images']} of {height} x {width}"),
         ("units", f"{facts['n_units']}" + (f" ({facts['silent_units']} silent)" if facts["silent_units"] else "")),
         ("categories", f"{len(facts['categories'])}{objects}: " + ", ".join(list(facts["categories"])[:10]) + (", ..." if len(facts["categories"]) > 10 else "")),
-        ("repeats", "averages only" if repeats is None else f"{repeats['min']} to {repeats['max']} per image, median {repeats['median']:g}"),
+        ("repeats", "averages only" if repeats is None else f"{repeats['min']} per image" if repeats["min"] == repeats["max"]
+            else f"{repeats['min']} to {repeats['max']} per image, median {repeats['median']:g}"),
         ("noise ceiling", "unknown without repeats" if ceiling is None else f"median R^2 {ceiling:.2f}"),
     ]
     if facts["variations"]:

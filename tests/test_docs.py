@@ -109,6 +109,17 @@ def test_links_between_pages_lead_somewhere(pages, site):
             if place and target.endswith(".ipynb"): assert place in known[Path(target).stem], f"{name}: {link} is none of {sorted(known[Path(target).stem])}"
 
 
+def test_no_link_is_made_of_a_name_that_becomes_a_link_itself(pages):
+    "A name in backquotes is linked to its documentation, and a link within a link is none."
+    for page in pages.glob("*.ipynb"):
+        text = "\n".join(c.source for c in nbformat.read(page, 4).cells if c.cell_type == "markdown")
+        assert not (nested := re.findall(r"\[\[`[^]]*`\]\([^)]*\)\]\([^)]*\)", text)), f"{page.name}: {nested}; leave out the outer link"
+
+
+def test_outputs_hold_no_progress_bars():
+    for notebook in NOTEBOOKS: assert not re.search(r"\d+%\|.*\|", notebook.read_text(encoding="utf-8")), notebook.name
+
+
 def test_readme_links_to_pages_of_the_site(pages):
     named = {re.search(r"^output-file: (\S+)", nbformat.read(page, 4).cells[0].source, re.M)[1] for page in pages.glob("*.ipynb")}
     linked = set(re.findall(re.escape(make_readme.site()) + r"/(\w+\.html)", (ROOT / "README.md").read_text(encoding="utf-8")))
