@@ -8,9 +8,9 @@ __all__ = ['Shift', 'KEYS', 'Cells', 'OWN', 'spread_order', 'choose_pairs', 'cla
            'moved', 'changed', 'beyond', 'share_of', 'turned', 'quantities', 'add_beyond', 'selectivity_scores',
            'LatentReadout', 'fit_latent_readout', 'within_manifold', 'image_shifts', 'critic_scores', 'EditsLike',
            'edit_rows_table', 'measure_one', 'kernel_distances', 'measure_edits', 'SelectivityResult', 'save_result',
-           'load_result', 'Criterion', 'criteria', 'part_of', 'check_criteria', 'report_criteria', 'draw_matrix',
-           'draw_curve', 'draw_trade', 'draw_critic', 'draw_realism', 'plot_selectivity', 'plot_sheet', 'Editor',
-           'held_out_pairs', 'edit_pairs', 'StoredEdits', 'save_edits', 'load_edits', 'run_selectivity']
+           'load_result', 'Criterion', 'criteria', 'part_of', 'check_criteria', 'report_criteria', 'style_colour',
+           'draw_matrix', 'draw_curve', 'draw_trade', 'draw_critic', 'draw_realism', 'plot_selectivity', 'plot_sheet',
+           'Editor', 'held_out_pairs', 'edit_pairs', 'StoredEdits', 'save_edits', 'load_edits', 'run_selectivity']
 
 # %% ../nbs/05b1_edit_selectivity.ipynb #bd2d4ac4
 import json
@@ -549,7 +549,12 @@ def report_criteria(summary: pd.DataFrame) -> pd.DataFrame:
     wide = told.pivot_table(index=keys, columns="gamma", values="text", aggfunc="first", sort=False)
     return wide[sorted(wide)].fillna("")
 
-# %% ../nbs/05b1_edit_selectivity.ipynb #06321146
+# %% ../nbs/05b1_edit_selectivity.ipynb #4c456ed7
+def style_colour(k: int) -> str:
+    "The k-th colour of the style in force. (A name like C0 is looked up when the figure is drawn, and the style is no longer in force then.)"
+    cycle = plt.rcParams["axes.prop_cycle"].by_key()["color"]
+    return cycle[k % len(cycle)]
+
 def draw_matrix(ax: Axes, values: pd.DataFrame, low: pd.DataFrame, high: pd.DataFrame) -> None:
     "Shares as colours, with half the width of their interval."
     ax.imshow(values, cmap="RdBu_r", vmin=-1, vmax=1, aspect="auto", interpolation="nearest")
@@ -575,8 +580,8 @@ OWN = {"pose": ("rotation", "moved"), "category": ("category", "moved"), "free":
 def draw_trade(ax: Axes, result: SelectivityResult, mode: str) -> None:
     "What each group should move, and whether the category stays where it should."
     for g, group in enumerate(result.groups):
-        draw_curve(ax, result.curve(mode, group, *OWN[part_of(group)]), f"{group}: {OWN[part_of(group)][0]}", f"C{g}")
-        if part_of(group) != "category": draw_curve(ax, result.curve(mode, group, "category", "kept"), "_", f"C{g}", ls=":", lw=1)
+        draw_curve(ax, result.curve(mode, group, *OWN[part_of(group)]), f"{group}: {OWN[part_of(group)][0]}", style_colour(g))
+        if part_of(group) != "category": draw_curve(ax, result.curve(mode, group, "category", "kept"), "_", style_colour(g), ls=":", lw=1)
     ax.axhline(0, color="0.7", lw=0.6)
     ax.set(title="moved\n(dotted: category kept)", ylim=(-0.15, 1.05))
 
@@ -585,13 +590,13 @@ def draw_critic(ax: Axes, result: SelectivityResult, mode: str) -> None:
     for g, group in enumerate(result.groups):
         critic, judge = result.curve(mode, group, "critic", "mean"), result.curve(mode, group, *OWN[part_of(group)])
         if critic["value"].isna().all() or judge.empty: return ax.set_visible(False) # there is nothing to compare
-        ax.plot(critic["value"], judge["value"], "o-", ms=3, color=f"C{g}")
-        ax.plot(critic["value"].iloc[-1], judge["value"].iloc[-1], "o", ms=6, color=f"C{g}")
+        ax.plot(critic["value"], judge["value"], "o-", ms=3, color=style_colour(g))
+        ax.plot(critic["value"].iloc[-1], judge["value"].iloc[-1], "o", ms=6, color=style_colour(g))
     ax.set(title="judge against critic\n(large dot: strongest)", xlabel="critic: log p(target's latents)", ylabel="judge: moved")
 
 def draw_realism(ax: Axes, result: SelectivityResult, mode: str) -> None:
     "Improved precision over the strengths."
-    for g, group in enumerate(result.groups): draw_curve(ax, result.curve(mode, group, "realism", "mean"), group, f"C{g}")
+    for g, group in enumerate(result.groups): draw_curve(ax, result.curve(mode, group, "realism", "mean"), group, style_colour(g))
     ax.axhline(result.settings["reference"]["realism"], color="0.5", ls=":")
     ax.set(title="realism: precision\n(dotted: held-out images)", ylim=(-0.02, 1.02))
 

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from matplotlib.colors import same_color
 from matplotlib.figure import Figure
 
 from migvis import edit_selectivity as es
@@ -402,6 +403,7 @@ def test_damaged_results_are_refused(result, tmp_path):
 def test_figures(result, world):
     figure = result.plot(1.0)
     assert isinstance(figure, Figure) and len(figure.axes) == 8
+    assert same_color(figure.axes[1].lines[0].get_color(), "#0072B2")               # the style's, though it is no longer in force
     titles = [ax.get_title() for ax in figure.axes]
     assert sum("judge against critic" in t for t in titles) == 1                    # only one mode has critic scores
     assert any("selective, γ = 1" in t for t in titles)
