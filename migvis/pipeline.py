@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['fingerprint', 'Split', 'run_stage', 'claim_folder', 'cache_folder', 'Edits', 'as_indices', 'pair_up', 'as_groups',
-           'prepare', 'to_model_range', 'check_critics', 'check_preset', 'fit_vae_stage', 'critic_encoder',
-           'fit_critics_stage', 'fit_denoiser_stage', 'schedule_of', 'MIGVis', 'fit_run', 'check_start', 'make_edits',
-           'computing_in', 'describe_run', 'judge_for', 'save_run', 'load_run', 'report_vae', 'score_labels',
+           'prepare', 'to_model_range', 'fit_vae_stage', 'critic_encoder', 'fit_critics_stage', 'fit_denoiser_stage',
+           'schedule_of', 'MIGVis', 'fit_run', 'check_start', 'make_edits', 'computing_in', 'describe_run',
+           'check_critics', 'check_preset', 'judge_for', 'save_run', 'load_run', 'report_vae', 'score_labels',
            'make_report', 'name_of_labels']
 
 # %% ../nbs/05c_pipeline.ipynb #833dae56
@@ -220,30 +220,6 @@ def to_model_range(images: np.ndarray) -> Tensor: # (n, 1, H, W) in [0, 1] -> [-
     "Images as critics take them."
     return torch.as_tensor(images).float() * 2 - 1
 
-# %% ../nbs/05c_pipeline.ipynb #ed70e198
-def check_critics(
-    preset: Preset,
-) -> None:
-    "Raise ValueError for critics that no preset can have."
-    config, known = preset.critic, ("conv", "denoiser")
-    if config.encoder not in known: raise ValueError(f"encoder must be one of {known}, got {config.encoder!r}; give others to `train_critics`")
-    if config.batch_size < 2: raise ValueError(f"the critics' batch_size must be at least 2: the others of a batch are the negatives, got {config.batch_size}")
-
-def check_preset(
-    preset: Preset,
-) -> None:
-    "Raise ValueError for settings that a stage would refuse only after earlier ones were trained."
-    config, stages = preset.denoiser, {"vae": preset.vae, "critic": preset.critic, "denoiser": preset.denoiser}
-    for (stage, part), name in product(stages.items(), ("hidden", "seeds", "width", "features", "layers", "patch", "steps", "batch_size", "lr")):
-        if not getattr(part, name, 1) > 0: raise ValueError(f"{stage}.{name} must be positive, got {getattr(part, name)!r}")
-    check_critics(preset)
-    computing_in(config.precision, torch.device("cpu"))
-    if config.image_size != preset.image_size:
-        raise ValueError(f"the denoiser's image_size must be the preset's, {preset.image_size}, got {config.image_size}")
-    if not 1 <= preset.t_edit <= config.T: raise ValueError(f"t_edit must be between 1 and T = {config.T}, got {preset.t_edit}")
-    build_denoiser(config)
-    ConvEncoder(preset.image_size, preset.critic.width)
-
 # %% ../nbs/05c_pipeline.ipynb #ac44d75c
 def fit_vae_stage(path: Path, recording: Recording, split: Split, preset: Preset, options: Mapping) -> FittedVAE:
     "The neural VAE: several seeds at once, of which validation picks one."
@@ -449,6 +425,30 @@ def describe_run(model: MIGVis, mode: str) -> str:
     name, simulated = model.recording.name, model.recording.simulated
     kind = "" if "simulated" in name else "simulated recording " if simulated else "recording "
     return f"{kind}{name}; {model.preset.name} preset{note}; seed {model.seed}; {mode} guidance"
+
+# %% ../nbs/05c_pipeline.ipynb #ed70e198
+def check_critics(
+    preset: Preset,
+) -> None:
+    "Raise ValueError for critics that no preset can have."
+    config, known = preset.critic, ("conv", "denoiser")
+    if config.encoder not in known: raise ValueError(f"encoder must be one of {known}, got {config.encoder!r}; give others to `train_critics`")
+    if config.batch_size < 2: raise ValueError(f"the critics' batch_size must be at least 2: the others of a batch are the negatives, got {config.batch_size}")
+
+def check_preset(
+    preset: Preset,
+) -> None:
+    "Raise ValueError for settings that a stage would refuse only after earlier ones were trained."
+    config, stages = preset.denoiser, {"vae": preset.vae, "critic": preset.critic, "denoiser": preset.denoiser}
+    for (stage, part), name in product(stages.items(), ("hidden", "seeds", "width", "features", "layers", "patch", "steps", "batch_size", "lr")):
+        if not getattr(part, name, 1) > 0: raise ValueError(f"{stage}.{name} must be positive, got {getattr(part, name)!r}")
+    check_critics(preset)
+    computing_in(config.precision, torch.device("cpu"))
+    if config.image_size != preset.image_size:
+        raise ValueError(f"the denoiser's image_size must be the preset's, {preset.image_size}, got {config.image_size}")
+    if not 1 <= preset.t_edit <= config.T: raise ValueError(f"t_edit must be between 1 and T = {config.T}, got {preset.t_edit}")
+    build_denoiser(config)
+    ConvEncoder(preset.image_size, preset.critic.width)
 
 # %% ../nbs/05c_pipeline.ipynb #931dd805
 def judge_for(
