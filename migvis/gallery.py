@@ -441,8 +441,8 @@ def doubts(
     told = f"the maps add up to {total:.2g} nats, and held-out pairs show {bound:.2g}"
     found = {f"held-out pairs show {bound:.2g} nats about an image, which is near 0: the maps mean nothing yet; take more steps, "
              "more images or a better denoiser": bound < 0.2,
-             f"{told}: maps are inflated by overfitting": total > 2 * max(bound, 0),
-             f"{told}: the regression needs more steps": total < bound / 2}
+             f"{told}: maps are inflated by overfitting": total > 2 * bound >= 0.4,
+             f"{told}: the difference is still too small, the denoiser needs more steps": 0.2 <= bound > 2 * total}
     return [doubt for doubt, there in found.items() if there]
 
 # %% ../nbs/06b_gallery.ipynb #7180a2d3

@@ -340,3 +340,9 @@ def test_overview_shows_recorded_images_and_edits(run):
     assert len(shown) == 4 + 2 + 4 * 2
     assert all(min(np.abs(picture - image[0]).max() for image in run.recording.images) < 1e-6 for picture in shown[:4])
     assert sum("turned" in t or "from the front" in t for t in texts(figure)) == 4 and "In: a recording" in texts(figure)
+
+
+@pytest.mark.parametrize("bound, total, told", [(3.0, 2.5, []), (0.1, 0.1, ["near 0"]), (-0.5, 0.3, ["near 0"]), (1.0, 2.1, ["inflated"]), (1.0, 0.4, ["more steps"])])
+def test_one_doubt_for_each_way_in_which_maps_can_fail(bound, total, told):
+    found = gallery.doubts(bound, total)
+    assert len(found) == len(told) and all(word in text for word, text in zip(told, found))
