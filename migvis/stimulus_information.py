@@ -10,11 +10,11 @@ __all__ = ['Estimate', 'Conditional', 'Encoder', 'Draw', 'Gain', 'Posterior', 'c
            'draw_from_estimate', 'draw_from_stimulus', 'draw_recorded', 'diffusion_posterior', 'InformationResult',
            'information', 'information_sets', 'check_resolution', 'plot_maps', 'line_estimates', 'neighbour_gain',
            'combine', 'eps_difference', 'denoiser_estimates', 'check_conditional', 'ResponseDenoiser',
-           'LinearCorrection', 'small_unet', 'train_responses', 'draw_rows', 'level_errors', 'even_times',
-           'information_bound', 'error_gain', 'denoiser_gain', 'GainNet', 'learned_gains', 'train_gain', 'level_means',
-           'LNP', 'retinotopic_population', 'random_subsets', 'LatentDenoiser', 'group_subsets', 'posterior_draws',
-           'used_latents', 'information_table', 'shared_information', 'plot_group_maps', 'plot_matrix',
-           'GroupInformation', 'fit_groups', 'group_bounds']
+           'LinearCorrection', 'small_unet', 'train_responses', 'check_known', 'draw_rows', 'level_errors',
+           'even_times', 'information_bound', 'error_gain', 'denoiser_gain', 'GainNet', 'learned_gains', 'train_gain',
+           'level_means', 'LNP', 'retinotopic_population', 'random_subsets', 'LatentDenoiser', 'group_subsets',
+           'posterior_draws', 'used_latents', 'information_table', 'shared_information', 'plot_group_maps',
+           'plot_matrix', 'GroupInformation', 'fit_groups', 'group_bounds']
 
 # %% ../nbs/07_stimulus_information.ipynb #44355f86
 import json
@@ -759,7 +759,7 @@ def train_responses(
     images: Tensor | Any,                       # (n, 1, H, W) in [0, 1]
     responses: Tensor | Callable[[Tensor, torch.Generator], Tensor], # (n, N), or a function of (rows, generator): fresh ones each step
     *,
-    validation: tuple[Tensor, Tensor] | None = None, # held-out images and responses; None: the first 512 training images
+    validation: tuple[Tensor, Tensor] | None = None, # held-out images and responses (NaN: unknown); None: the first 512 training images
     subsets: Tensor | None = None,              # (S, N) bool: which entries are known together, one drawn for each image; None: all
     drop: float = 0.15,                         # how often nothing is known
     n_start: int = 2048,                        # at most this many images for the linear start
@@ -779,7 +779,7 @@ def train_responses(
     if sample.shape[1] != denoiser.n_condition: raise ValueError(f"the denoiser takes {denoiser.n_condition} responses, got {sample.shape[1]}")
     denoiser.start(y0[: min(n_start, 2048)], sample[:n_start], seed)
     held_out = (y0[:512], draw(torch.arange(min(len(y0), 512)), generator(seed, 75))) if validation is None else \
-        (check_images(validation[0], denoiser.base.image_size), check_draw(torch.as_tensor(validation[1]).float(), len(validation[0])))
+        (check_images(validation[0], denoiser.base.image_size), check_known(torch.as_tensor(validation[1]).float(), len(validation[0])))
     subsets = torch.ones(1, denoiser.n_condition, dtype=torch.bool) if subsets is None else subsets
     times, y0, schedule = even_times(denoiser.schedule, high), y0.to(device), denoiser.schedule
 
@@ -799,6 +799,11 @@ def train_responses(
                "schedule": warmup_cosine(steps, min(100, steps // 10)), "betas": (0.9, 0.99), "fingerprint": mark} | options
     return fit(denoiser, loss_fn, len(y0), steps=steps, batch_size=batch_size, lr=lr, seed=seed, device=device,
                validate=lambda model: -bound(model), **options)
+
+def check_known(responses: Tensor, n: int) -> Tensor:
+    "Raise ValueError unless the known ones of (n, N) responses are finite."
+    check_draw(torch.nan_to_num(responses, posinf=math.inf, neginf=-math.inf), n)
+    return responses
 
 def draw_rows(responses: Tensor, n: int) -> Callable[[Tensor, torch.Generator], Tensor]:
     "Recorded responses as a function of their rows. Raises ValueError unless (n, N)."
@@ -1247,9 +1252,10 @@ def fit_groups(
     subsets = subsets & used_latents(*train[1:])
     at = lambda name: None if checkpoint is None else Path(checkpoint) / name
     latents, other = (posterior_draws(*part[1:]) for part in (train, held_out))
-    test = held_out[0][:512], other(torch.arange(min(512, len(held_out[0]))), generator(seed, 83))
+    test = held_out[0][:512], torch.where(subsets.any(0), other(torch.arange(min(512, len(held_out[0]))), generator(seed, 83)), math.nan)
     denoiser = LatentDenoiser(base, subsets.shape[1], seed) if denoiser is None else denoiser
-    denoiser = train_responses(denoiser, train[0], latents, validation=test, subsets=subsets, n_start=768, steps=steps[0],
+    shown = torch.cat([subsets, subsets[names.index("all")].expand(len(subsets), -1)]) # all together half of the time
+    denoiser = train_responses(denoiser, train[0], latents, validation=test, subsets=shown, n_start=768, steps=steps[0],
                                checkpoint=at("responses"), seed=seed, **{"lr": 1e-3, "precision": precision, "balance": True} | options).model
     net = train_gain(GainNet(base, len(names), seed=seed), denoiser, held_out[0], other, subsets=subsets, steps=steps[1],
                      checkpoint=at("gain"), seed=seed, **options).model
