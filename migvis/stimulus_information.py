@@ -1259,7 +1259,8 @@ def fit_groups(
                                checkpoint=at("responses"), seed=seed, **{"lr": 1e-3, "precision": precision, "balance": True} | options).model
     net = train_gain(GainNet(base, len(names), seed=seed), denoiser, held_out[0], other, subsets=subsets, steps=steps[1],
                      checkpoint=at("gain"), seed=seed, **options).model
-    return GroupInformation(denoiser.cpu(), net.cpu(), names, subsets, group_bounds(denoiser, *test, dict(zip(names, subsets)), seed + 1))
+    bounds = group_bounds(denoiser, *test, dict(zip(names, subsets)), seed + 1)
+    return GroupInformation(denoiser.cpu(), net.cpu(), names, subsets, bounds)
 
 def group_bounds(
     denoiser: nn.Module,          # takes latents
@@ -1270,6 +1271,7 @@ def group_bounds(
     n: int = 2048,                # blurred images for each set
 ) -> dict[str, float]: # nats
     "Information that sets of latents are seen to carry on held-out pairs: lower bounds, but for sampling."
-    y0 = check_images(images, denoiser.base.image_size)
-    given = lambda known: torch.where(known, latents, math.nan)
+    device = next(denoiser.parameters()).device
+    y0, latents = check_images(images, denoiser.base.image_size).to(device), latents.to(device)
+    given = lambda known: torch.where(known.to(device), latents, math.nan)
     return {name: float(information_bound(y0, given(known), n=n, seed=seed)(denoiser)) for name, known in subsets.items() if "+" not in name}
