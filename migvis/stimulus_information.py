@@ -9,7 +9,7 @@ __all__ = ['Estimate', 'Conditional', 'Encoder', 'Draw', 'Gain', 'Posterior', 'c
            'line_information_given', 'gaussian_information_map', 'response_gain', 'check_draw', 'draw_from_posterior',
            'draw_from_estimate', 'draw_from_stimulus', 'draw_recorded', 'diffusion_posterior', 'InformationResult',
            'information', 'information_sets', 'check_resolution', 'plot_maps', 'line_estimates', 'neighbour_gain',
-           'combine', 'eps_difference', 'denoiser_estimates', 'check_conditional', 'ResponseDenoiser',
+           'combine', 'eps_difference', 'denoiser_estimates', 'check_conditional', 'or_unknown', 'ResponseDenoiser',
            'LinearCorrection', 'small_unet', 'train_responses', 'check_known', 'draw_rows', 'level_errors',
            'even_times', 'information_bound', 'error_gain', 'denoiser_gain', 'GainNet', 'learned_gains', 'train_gain',
            'level_means', 'LNP', 'retinotopic_population', 'random_subsets', 'LatentDenoiser', 'group_subsets',
@@ -589,6 +589,17 @@ def check_conditional(
     if unconditional is not None and unconditional.schedule != denoiser.schedule:
         raise ValueError(f"the two denoisers are for different schedules: {unconditional.schedule} and {denoiser.schedule}")
 
+# %% ../nbs/07_stimulus_information.ipynb #99909b42
+def or_unknown(
+    condition: Tensor | None, # (B, n_condition), or None: nothing is known
+    y_t: Tensor,              # (B, ...)
+    n_condition: int,
+) -> Tensor: # (B, n_condition), NaN where unknown
+    "A condition, or one that says nothing. Raises ValueError for another shape."
+    if condition is None: return y_t.new_full((len(y_t), n_condition), math.nan)
+    if condition.shape == (len(y_t), n_condition): return condition
+    raise ValueError(f"the condition must have shape ({len(y_t)}, {n_condition}), got {tuple(condition.shape)}")
+
 # %% ../nbs/07_stimulus_information.ipynb #73bdb90e
 class ResponseDenoiser(nn.Module):
     "A frozen denoiser with a learned correction from the response; NaN entries of the response are unknown."
@@ -669,9 +680,7 @@ class ResponseDenoiser(nn.Module):
 
     def correction(self, y_t: Tensor, t: int | Tensor, eps: Tensor, condition: Tensor | None) -> Tensor: # (B, C, H, W)
         "What is added to the base's estimate."
-        condition = y_t.new_full((len(y_t), self.n_condition), math.nan) if condition is None else condition
-        if condition.shape != (len(y_t), self.n_condition):
-            raise ValueError(f"responses must have shape ({len(y_t)}, {self.n_condition}), got {tuple(condition.shape)}")
+        condition = or_unknown(condition, y_t, self.n_condition)
         t = torch.as_tensor(t, device=y_t.device).expand(len(y_t))
         ab, std = self.schedule.alpha_bar, self.base.data_std or 1.0
         var = ab * std**2 + 1 - ab
@@ -1100,9 +1109,7 @@ class LatentDenoiser(nn.Module):
         condition: Tensor | None = None, # (B, n_condition), NaN where unknown; None: nothing is known
     ) -> Tensor: # (B, C, H, W)
         "Noise estimate given the latents that are known."
-        condition = y_t.new_full((len(y_t), self.n_condition), math.nan) if condition is None else condition
-        if condition.shape != (len(y_t), self.n_condition):
-            raise ValueError(f"latents must have shape ({len(y_t)}, {self.n_condition}), got {tuple(condition.shape)}")
+        condition = or_unknown(condition, y_t, self.n_condition)
         known = torch.isfinite(condition)
         z = torch.where(known, (condition - self.mean) / self.std, 0)
         return self.base(y_t, t, torch.cat([z, known.to(z)], 1).to(y_t.dtype))

@@ -505,7 +505,7 @@ def test_networks_refuse_what_does_not_fit(world):
     with pytest.raises(ValueError, match="one row for each image"): train_responses(ResponseDenoiser(base, 4, width=16), images, r[:5], steps=1)
     with pytest.raises(ValueError, match="responses must be finite"): train_responses(ResponseDenoiser(base, 4, width=16), images, r * math.nan, steps=1)
     with pytest.raises(ValueError, match="n_condition must be"): ResponseDenoiser(base, 0)
-    with pytest.raises(ValueError, match="responses must have shape"): fitted.model(test[:3], 5, r[:2])
+    with pytest.raises(ValueError, match="condition must have shape"): fitted.model(test[:3], 5, r[:2])
     with pytest.raises(ValueError, match="cannot be halved"): ResponseDenoiser(base, 4, multipliers=(1, 1, 1, 1))
     with pytest.raises(ValueError, match="no noise level"): information(test[:2], denoiser_gain(fitted.model, draw_recorded(r)), LEVELS, 4, **QUIET)
 
