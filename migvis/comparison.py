@@ -588,7 +588,7 @@ def plot_trade_off(
         lines, names = axes[0, 0].get_legend_handles_labels()
         figure.legend(lines, names, loc="outside right center", frameon=False, fontsize=8)
         dots = "" if chosen is None else "large dots: the strength chosen on validation pairs, with 95 % intervals. "
-        figure.supxlabel(textwrap.fill(dots + caption, int(27 * len(groups) + 16) * 2), fontsize=7.5, color="0.35")
+        figure.supxlabel(textwrap.fill(dots + caption, 54 * len(groups) + 32), fontsize=7.5, color="0.35")
     return figure
 
 # %% ../nbs/05d_comparison.ipynb #d98bd527

@@ -14,9 +14,9 @@ from migvis.stimulus_information import (
     LNP, GainNet, InformationResult, LatentDenoiser, Line, LinearCorrection, ResponseDenoiser, alpha_bar_from_c, both, c_from_alpha_bar,
     check_conditional, check_resolution, combine, denoiser_estimates, denoiser_gain, diffusion_posterior, draw_from_estimate, draw_from_posterior, draw_from_stimulus, draw_recorded,
     error_gain, eps_difference, even_times, fit_groups, gaussian_information_map, group_bounds, group_subsets, halved_weights, information,
-    information_sets, information_table, integrate, learned_gains, level_weights, line_curve, line_estimates, line_information,
+    information_sets, information_table, integrate, learned_gains, level_errors, level_weights, line_curve, line_estimates, line_information,
     line_information_given, neighbour_gain, noise_levels, plot_group_maps, plot_matrix, posterior_draws, random_subsets, response_gain,
-    retinotopic_population, schedule_levels, shared_information, time_of_level, train_gain, train_responses)
+    retinotopic_population, schedule_levels, shared_information, time_of_level, train_gain, train_responses, used_latents)
 from migvis.training import DenoiserConfig, generator
 
 QUIET = {"progress": False}
@@ -581,10 +581,26 @@ def test_a_latent_denoiser_starts_as_its_base_and_ignores_what_is_unknown(world)
     with torch.no_grad():
         assert torch.equal(model(y, t), model(y, t, torch.full_like(z, math.nan)))
         assert (model(y, t, half) - model(y, t, z)).abs().max() > 1e-4 < (model(y, t, half) - model(y, t)).abs().max()
-        moved = torch.where(torch.tensor([True, False, True]), z, z + 3)
-        assert torch.equal(model(y, t, half), model(y, t, torch.where(torch.isfinite(half), moved, math.nan)))
     assert all(torch.equal(v, base.state_dict()[k]) for k, v in before.items())
     with pytest.raises(ValueError, match=r"shape \(4, 3\), got \(4, 2\)"): model(y, t, z[:, :2])
+
+
+def test_errors_of_every_level_are_those_of_a_known_denoiser():
+    schedule = NoiseSchedule(60)
+    class Partly(torch.nn.Module): # of images that are 0 it knows the noise, but for a share of sqrt(1 - alpha_bar)
+        def __init__(self):
+            super().__init__()
+            self.schedule = schedule
+        def forward(self, y_t, t, condition=None):
+            left = float(1 - schedule.alpha_bar[t]) ** 0.5
+            return (1 - left) * y_t / left
+    errors = level_errors(Partly(), torch.zeros(200, 1, 16, 16), seed=1)
+    assert errors.shape == (61,) and torch.allclose(errors[1:], (1 - schedule.alpha_bar[1:]).float(), rtol=0.05)
+
+
+def test_unused_latents_are_those_whose_posterior_is_the_prior():
+    mean, log_var = torch.randn(500, 3, generator=generator(0, 4)) * torch.tensor([0.9, 0.0, 0.02]), torch.tensor([math.log(0.19), 0.0, 0.0]).expand(500, 3)
+    assert used_latents(mean, log_var).tolist() == [True, False, False] and used_latents(mean, log_var, least=1e-5).tolist() == [True, False, True]
 
 
 def test_what_a_group_is_seen_to_carry_comes_from_its_own_latents(world):
