@@ -1,15 +1,17 @@
 """How much faster a whole figure of edits is in one batched call than one image, group and strength at a time. Prints ratios.
 
-    python benchmarks/guidance.py [--mode selective] [--steps N] [--threads 1] [--device auto] [--run RUN] [--pairs 16]
+    python benchmarks/guidance.py [--mode selective] [--steps N] [--threads 1] [--device auto] [--run RUN] [--pairs 16] [--double]
 
 1. The paper's Fig. 4: two originals, four groups, three strengths, T = 150, t' = 135. One call of `edit`, against 24 calls that make
    one image each with the same function and the same settings; after a check that both give the same images. The batched call is
    timed between the single ones, so that a change of the machine's speed meets both. Models are those of the demo preset with
-   random weights (time does not depend on them), or those of a fitted run.
+   random weights (time does not depend on them), or those of a fitted run. With --double also in double precision, where rounding
+   is too small to be amplified by 135 guided steps: there an edit is the same whatever is edited beside it.
 2. With --run, a folder of `MIGVis.save` or `migvis demo`: 25 strided steps against all 135, on held-out pairs: time, and what the
    judge reads from both.
 """
 import argparse
+import copy
 import time
 
 import numpy as np
@@ -66,6 +68,22 @@ def one_call_or_many(mode: str, device: torch.device, steps: int | None, models:
           f"{alone / np.mean(batched):.1f}x (largest difference of a pixel {worst:.1e})", flush=True)
 
 
+def in_double(mode: str, device: torch.device, steps: int | None, models: tuple | None) -> None:
+    "Edits of one batch against the same edits made alone, in double precision."
+    denoiser, critics = (copy.deepcopy(model).double() for model in models or random_models(device))
+    images = torch.rand(2, 1, denoiser.image_size, denoiser.image_size, generator=generator(0, 1))
+    z = torch.randn(131, critics.n_latents, generator=generator(0, 2))
+
+    def call(rows: slice, groups) -> torch.Tensor:
+        return edit(images[rows], z[:2][rows], critics, denoiser, denoiser.schedule, groups, GAMMAS[mode][-1:], z_originals=z[2:4][rows],
+                    negatives=z[4:], mode=mode, t_edit=135, steps=steps, pairs=True, progress=False)
+    start = cpu_or_wall(device)
+    whole = call(slice(0, 2), "all")
+    seconds = cpu_or_wall(device) - start
+    worst = max((whole[i, g] - call(slice(i, i + 1), [g])[0, 0]).abs().max().item() for i, g in np.ndindex(2, 4))
+    print(f"the 8 strongest edits of Fig. 4 in float64, one call ({seconds:.1f} s) and 8 calls: largest difference of a pixel {worst:.1e}", flush=True)
+
+
 def fewer_steps(run: str, mode: str, n_pairs: int, device: torch.device) -> None:
     "25 strided steps against 135, as the judge sees them."
     model, judge = MIGVis.load(run, device), load_readouts("demo", device)
@@ -97,6 +115,7 @@ if __name__ == "__main__":
     parser.add_argument("--device", default="auto")
     parser.add_argument("--run", default=None)
     parser.add_argument("--pairs", type=int, default=16)
+    parser.add_argument("--double", action="store_true", help="also compare batches in double precision (slow)")
     arguments = parser.parse_args()
     if arguments.threads: torch.set_num_threads(arguments.threads)
     device = resolve_device(arguments.device)
@@ -106,4 +125,5 @@ if __name__ == "__main__":
         models = fitted.denoiser, fitted.critics
     for mode in arguments.mode:
         one_call_or_many(mode, device, arguments.steps, models)
+        if arguments.double: in_double(mode, device, arguments.steps, models)
         if arguments.run: fewer_steps(arguments.run, mode, arguments.pairs, device)

@@ -437,7 +437,7 @@ def run_rows(
     **options: Any,           # for `sample`: steps, batch_size, progress
 ) -> Tensor: # (R, 1, H, W) in about [-1, 1]
     "Sample all rows; those with gamma = 0 are the same for every group and target, so they are computed once an original."
-    out, original = torch.empty(len(rows.gamma), *start.shape[1:], device=start.device), rows.original.to(start.device)
+    out, original = start.new_empty(len(rows.gamma), *start.shape[1:]), rows.original.to(start.device)
     still = (rows.gamma == 0).to(start.device)
     if still.any(): out[still] = sample(start, denoiser, schedule, t_edit, **options)[original[still]]
     if not still.all():
@@ -481,11 +481,11 @@ def edit(
     groups = check_groups(groups, critics.groups, dims)
     check_latents(len(y0), z_targets, z_originals, negatives, critics.n_latents, pairs, needs_originals=how.hold > 0 or dims is not None)
     rows = edit_rows(len(y0), len(z_targets), groups, check_gamma(gammas, len(gammas)).tolist(), pairs)
-    device = _device_of(denoiser)
-    z_targets, negatives, *own = (z.to(device, torch.float32) for z in (z_targets, negatives, z_originals) if z is not None)
+    place = _place_of(denoiser)
+    z_targets, negatives, *own = (z.to(*place) for z in (z_targets, negatives, z_originals) if z is not None)
     guide = edit_guide(rows, critics, z_targets, own[0] if own else None,
                        draw_negatives(negatives, n_negatives, seed, torch.cat([z_targets, *own])), how, dims)
-    start = invert(y0.to(device), denoiser, schedule, t_edit, fixed_point, begin=how.begin, noise_seed=how.noise_seed, **options)
+    start = invert(y0.to(*place), denoiser, schedule, t_edit, fixed_point, begin=how.begin, noise_seed=how.noise_seed, **options)
     y = run_rows(start, rows, guide, denoiser, schedule, t_edit, how, **options)
     shape = (len(y0), *([] if single or pairs else [len(z_targets)]), len(groups), len(gammas), *y0.shape[1:])
     return ((y + 1) / 2).clamp(0, 1).cpu().reshape(shape)
@@ -574,7 +574,7 @@ def check_latents(
     if z_originals is not None and len(z_originals) != n: raise ValueError(f"{n} originals, but latents of {len(z_originals)} in z_originals")
     if pairs and len(z_targets) != n: raise ValueError(f"pairs=True needs one target for each of the {n} originals, got {len(z_targets)}")
 
-def _device_of(denoiser: Any) -> torch.device:
-    "Device of a module's parameters; the CPU for a plain function."
+def _place_of(denoiser: Any) -> tuple[torch.device, torch.dtype]:
+    "Device of a module's parameters and their type, at least float32; the CPU and float32 for a plain function."
     first = next(denoiser.parameters(), None) if isinstance(denoiser, torch.nn.Module) else None
-    return torch.device("cpu") if first is None else first.device
+    return (torch.device("cpu"), torch.float32) if first is None else (first.device, torch.promote_types(first.dtype, torch.float32))

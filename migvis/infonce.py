@@ -136,7 +136,8 @@ def level_features(
     alpha_bar: Tensor, # (B,) in [0, 1]; 1 is a clean image
 ) -> Tensor: # (B, 16)
     "Sines and cosines of the log signal-to-noise ratio log(alpha_bar / (1 - alpha_bar)), clipped to [-10, 10]."
-    ratio = torch.logit(alpha_bar.float().clamp(0, 1), eps=4.5e-5)
+    exact = alpha_bar.to(torch.promote_types(alpha_bar.dtype, torch.float32))
+    ratio = torch.logit(exact.clamp(0, 1), eps=4.5e-5)
     angle = ratio[:, None] * (math.pi / 20) * 2.0 ** torch.arange(N_LEVEL_FEATURES // 2, device=ratio.device).div(2)
     return torch.cat([angle.sin(), angle.cos()], 1)
 

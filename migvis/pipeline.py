@@ -5,11 +5,12 @@
 # %% auto #0
 __all__ = ['fingerprint', 'Split', 'run_stage', 'claim_folder', 'cache_folder', 'Edits', 'as_indices', 'pair_up', 'as_groups',
            'prepare', 'to_model_range', 'fit_vae_stage', 'critic_encoder', 'fit_critics_stage', 'fit_denoiser_stage',
-           'schedule_of', 'MIGVis', 'fit_run', 'check_start', 'make_edits', 'computing_in', 'describe_run',
-           'check_critics', 'check_preset', 'judge_for', 'save_run', 'load_run', 'report_vae', 'score_labels',
-           'make_report', 'name_of_labels']
+           'schedule_of', 'MIGVis', 'fit_run', 'check_start', 'make_edits', 'networks_in', 'computing_in',
+           'describe_run', 'check_critics', 'check_preset', 'judge_for', 'save_run', 'load_run', 'report_vae',
+           'score_labels', 'make_report', 'name_of_labels']
 
-# %% ../nbs/05c_pipeline.ipynb #833dae56
+# %% ../nbs/05c_pipeline.ipynb #da25fb38
+import copy
 import hashlib
 import json
 import os
@@ -25,7 +26,7 @@ import pandas as pd
 import platformdirs
 import torch
 from matplotlib.figure import Figure
-from torch import Tensor
+from torch import Tensor, nn
 
 from .data import Recording, check_recording, resize_images, split_indices
 from .ddim_guidance import edit as guided_edit, invert, sample
@@ -317,7 +318,7 @@ class MIGVis:
         gammas: Sequence[float] | None = None,     # guidance scales; None: the preset's for this mode
         mode: str = "selective",                   # or "paper"
         seed: int = 0,                             # of the negatives
-        **options: Any,                            # for `ddim_guidance.edit`: hold, scale, t_edit, steps, dims, batch_size, ...; precision
+        **options: Any,                            # for `ddim_guidance.edit`: hold, scale, t_edit, steps, dims, ...; precision (`networks_in`)
     ) -> Edits:
         "Edit images until their critics say they carry the target's latents (paper Algorithm 1, exact)."
         self.require_fitted()
@@ -405,11 +406,18 @@ def make_edits(model: MIGVis, originals: tuple, targets: tuple, groups: tuple, g
     "Edit images of the run's recording; everything is checked."
     z, images = model.latents(), model.recording.images
     options = {"t_edit": model.preset.t_edit} | model.preset.levers_of(mode) | dict(options)
-    with computing_in(options.pop("precision", "float32"), model.device):
-        edited = guided_edit(images[list(originals)], z[list(targets)], model.critics, model.denoiser, model.denoiser.schedule, groups,
-                             gammas, negatives=z[model.split.train], z_originals=z[list(originals)], mode=mode, pairs=True, **options)
-    return Edits(edited.numpy(), images[list(originals)], images[list(targets)], originals, targets, groups,
+    (critics, denoiser), context = networks_in(options.pop("precision", "float32"), model.critics, model.denoiser, device=model.device)
+    with context:
+        edited = guided_edit(images[list(originals)], z[list(targets)], critics, denoiser, denoiser.schedule, groups, gammas,
+                             negatives=z[model.split.train], z_originals=z[list(originals)], mode=mode, pairs=True, **options)
+    return Edits(edited.float().numpy(), images[list(originals)], images[list(targets)], originals, targets, groups,
                  tuple(model.group_names[g] for g in groups), gammas, mode, model.caption(mode))
+
+def networks_in(precision: str, *networks: nn.Module, device: torch.device) -> tuple[tuple[nn.Module, ...], torch.autocast]:
+    "Networks and the context to call them in; float64: copies in double precision, slow, whose edits do not depend on the batch."
+    if precision not in ("float32", "bfloat16", "float64"): raise ValueError(f"precision must be 'float32', 'bfloat16' or 'float64', got {precision!r}")
+    if precision != "float64": return networks, computing_in(precision, device)
+    return tuple(copy.deepcopy(network).double() for network in networks), computing_in("float32", device)
 
 def computing_in(precision: str, device: torch.device) -> torch.autocast: # a context manager
     "Networks compute in float32, or in bfloat16 (autocast): faster where the processor can, and about as good. Raises ValueError."

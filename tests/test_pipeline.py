@@ -203,6 +203,14 @@ def test_edits_in_bfloat16_are_about_the_same(run):
     assert fast.dtype == np.float32 and 0 < np.abs(exact - fast).max() and np.sqrt(((exact - fast) ** 2).mean()) < 0.02
     with pytest.raises(ValueError, match="precision must be"): run.edit(0, 1, precision="half", progress=False)
 
+def test_edits_in_double_precision_do_not_depend_on_the_batch(run):
+    test, options = run.split.test, dict(gammas=[0.1, 0.4], precision="float64", progress=False)
+    whole = run.edit(test[:3], test[3:6], batch_size=5, **options).images
+    single = run.edit(test[1], test[4], groups=[2], **options | {"gammas": [0.4]}).images
+    np.testing.assert_allclose(whole[1, 2, 1], single[0, 0, 0], atol=2e-7)
+    np.testing.assert_allclose(whole, run.edit(test[:3], test[3:6], **options | {"precision": "float32"}).images, atol=1e-2)
+    assert next(run.denoiser.parameters()).dtype == torch.float32
+
 def test_edits_file_round_trip(run, tmp_path):
     edits = edit(run)
     loaded = Edits.load(edits.save(tmp_path / "edits.npz"))
