@@ -282,7 +282,8 @@ def information(args: argparse.Namespace) -> None:
     bound, results = make_information(model, writable(args.folder), args.n_images, args.steps, args.again, args.seed,
                                       progress=not args.quiet)
     for name, result in results.items(): print(f"{name}: maps of {result.total.mean():.2g} bits, mean over images")
-    print(f"held-out pairs show that all groups tell at least {bound:.2g} nats about an image")
+    print(f"held-out pairs show that all groups tell at least {bound:.2g} nats about an image" if bound > 0 else
+          f"held-out pairs show nothing that the groups tell about an image (bound {bound:.2g} nats): more images or more steps would help")
     print(f"{args.folder / 'information'}   for the figure: migvis figures --run {args.folder} --out figures --only pixel_information")
 
 # %% ../nbs/09_cli.ipynb #36d8239e

@@ -643,7 +643,8 @@ def plot_sheet(
             picture = np.concatenate([np.pad(edits.images[pair, group, k, 0], ((0, 0), (0, 2)), constant_values=1), small], 1)
             ax.imshow(picture, cmap="gray", vmin=0, vmax=1)
             ax.set_title(f"{number}  group {group + 1}", fontsize=7, pad=2, loc="left")
-        figure.suptitle(f"{edits.mode} guidance, γ = {gamma:g}; beside each edit: original (top), target. {getattr(edits, 'caption', '')}", fontsize=8)
+        told = getattr(edits, "caption", "").removesuffix(f"; {edits.mode} guidance")
+        figure.suptitle(f"{edits.mode} guidance, γ = {gamma:g}; beside each edit: original (top), target. {told}", fontsize=8)
     return figure
 
 # %% ../nbs/05b1_edit_selectivity.ipynb #1b853ad9
