@@ -206,9 +206,10 @@ def plot_manifolds(
     colours: Sequence[str],                 # label columns; one row of panels each
     caption: str = "",
 ) -> Figure:
-    "Pairs of latent dimensions, coloured by labels (paper Fig. 7B). Raises ValueError for columns that are not there."
+    "Pairs of latent dimensions on one scale, coloured by labels (paper Fig. 7B). Raises ValueError for columns that are not there."
     missing = {*colours, *(c for pair in pairs for c in pair)} - set(table)
     if missing: raise ValueError(f"the table has no columns {sorted(missing)}; it has {list(table)}")
+    reach = 1.05 * table[[c for pair in pairs for c in pair]].abs().to_numpy().max() # one scale: what carries nothing looks like it
     with style():
         size = (2.3 * len(pairs) + 1.4, 2.2 * len(colours) + 0.4)
         figure, axes = plt.subplots(len(colours), len(pairs), figsize=size, squeeze=False, layout="constrained")
@@ -221,7 +222,7 @@ def plot_manifolds(
                     points = ax.scatter(table[x], table[y], c=values, s=4, cmap=cmap, linewidths=0)
                 for k, kind in enumerate(kinds or ()):
                     ax.scatter(*table.loc[values == kind, [x, y]].T.to_numpy(), s=4, color=plt.cm.tab10(k % 10), label=kind, linewidths=0)
-                ax.set(xlabel=x, ylabel=y)
+                ax.set(xlabel=x, ylabel=y, xlim=(-reach, reach), ylim=(-reach, reach))
             if kinds is None: figure.colorbar(points, ax=row, label=label, aspect=30)
             else: row[-1].legend(title=label, fontsize=6, markerscale=2.5, loc="center left", bbox_to_anchor=(1.02, 0.5))
         figure.supxlabel(caption, fontsize=7.5, color="0.35")
