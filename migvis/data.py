@@ -1053,7 +1053,8 @@ def load_hvm_hdf5(
     return finish(recording, background, size)
 
 # %% ../nbs/00_data.ipynb #81ff1377
-AUTHORS_FILES = {"images": "stimulus_data_cleaned.npy", "pose": "stimulus_pose_features.npy", "category": "stimulus_category_ids.npy", "responses": "sorted_it_avg_data.npy"}
+AUTHORS_FILES = {"images": "stimulus_data_cleaned.npy", "pose": "stimulus_pose_features.npy", "category": "stimulus_category_ids.npy",
+                 "responses": "sorted_it_avg_data.npy"}
 
 
 def read_npy(
@@ -1716,6 +1717,7 @@ def without_background(
     counts = result.quality["flag"].value_counts()
     failed, doubtful = (int(counts.get(flag, 0)) for flag in ("failed", "doubtful"))
     if failed or doubtful:
-        warnings.warn(f"backgrounds of {failed} of {len(recording)} images could not be removed well and {doubtful} are doubtful; labels.foreground_flag says which", stacklevel=3)
+        warnings.warn(f"backgrounds of {failed} of {len(recording)} images could not be removed well and {doubtful} are doubtful; "
+                      "labels.foreground_flag says which", stacklevel=3)
     quality = result.quality[["method", "contrast", "flag"]].add_prefix("foreground_")
     return replace(recording, images=result.images, labels=pd.concat([recording.labels, quality], axis=1))

@@ -738,7 +738,8 @@ def run_selectivity(
     negatives = draw_negatives(z[model.split.train], 127, seed, z[pairs.ravel()])
     groups = range(len(edits[0].group_names))
     critic = {e.mode: critic_scores(e.images, model.critics, z[pairs[:, 1]], negatives, groups) for e in edits}
-    told, extra = {"min_angle": min_angle, "modes": {n: repr(o) for n, o in modes.items()}, "caption": getattr(edits[0], "caption", "").removesuffix(f"; {edits[0].mode} guidance")}, None
+    caption = getattr(edits[0], "caption", "").removesuffix(f"; {edits[0].mode} guidance")
+    told, extra = {"min_angle": min_angle, "modes": {n: repr(o) for n, o in modes.items()}, "caption": caption}, None
     if latent_images:
         rows = np.asarray(model.split.train)[:latent_images]
         latents = fit_latent_readout(judge.read(images[rows]).features, z[rows].numpy(), [len(g) for g in model.critics.groups])

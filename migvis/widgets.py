@@ -911,7 +911,8 @@ def manifold_data(choices: Choices) -> dict[str, Any]: # JSON-able
         names = tuple(f"z{k + 1} of group {group + 1}" for k in dims)
         planes[f"{g},{d}"] = manifold_svg(manifold.plane(group, dims), colours[0][0], ends[0], ends[0, 2:], limit, names, palette()[group % 8])
         for p, pair in enumerate(ends): points[f"{p},{g},{d}"] = to_svg(pair.reshape(2, 2), limit).round(1).ravel().tolist()
-    return {"title": f"The images of the recording on the {manifold.name}", "planes": planes, "points": points, "labels": list(manifold.labels), "fills": [c for c, _ in colours], "legends": [l for _, l in colours]}
+    return {"title": f"The images of the recording on the {manifold.name}", "planes": planes, "points": points, "labels": list(manifold.labels),
+            "fills": [c for c, _ in colours], "legends": [l for _, l in colours]}
 
 # %% ../nbs/06a_widgets.ipynb #1ab38bfb
 def explorer_html(
