@@ -215,7 +215,7 @@ def labelled_loss(
 # %% ../nbs/03a_pretrained.ipynb #3cc3094e
 def train_pretrained(
     checkpoint: str | Path | None,             # folder of checkpoints; a run found there is resumed
-    config: DenoiserConfig | None = None,      # None: that of the demo preset, without flips, EMA 0.999, 26,000 steps
+    config: DenoiserConfig | None = None,      # None: that of the demo preset, without flips, EMA 0.9995, 34,000 steps
     n_images: int | None = None,               # renders, None: all of the pool
     start: Denoiser | None = None,             # weights to go on from: the shipped ones; not changed
     path: str | Path | None = None,            # where to write weights and card; None: nowhere
@@ -224,7 +224,7 @@ def train_pretrained(
     **options: Any,                            # for `training.fit`: device, progress, callback, ...
 ) -> tuple[Denoiser, Fit]:
     "Train a denoiser of the simulated HvM on fresh renders: the command behind the shipped weights."
-    config = config or replace(get_preset("demo").denoiser, flips=False, ema=0.999, steps=26_000)
+    config = config or replace(get_preset("demo").denoiser, flips=False, ema=0.9995, steps=34_000)
     images, labels = pool("train", config.image_size, n_images, fixed_views, progress=options.get("progress", True))
     held_out, tested = (pool(part, config.image_size, n_images)[0] for part in ("validation", "test"))
     some = model_range(images[:20_000])
