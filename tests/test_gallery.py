@@ -268,7 +268,7 @@ def test_information_command_maps_groups_and_its_figure_is_drawn(little, tmp_pat
     command = ["information", "--run", str(folder), "--n-images", "2", "--steps", "2", "2", *COMMON]
     assert main(command) == 0
     out, notes = capsys.readouterr()
-    assert "nats about an image" in out and str(folder / "information") in out and "migvis: note: " in notes and "held-out pairs show" in notes
+    assert "about an image" in out and "nats" in out and str(folder / "information") in out and "migvis: note: " in notes and "held-out pairs show" in notes
     images, maps, unit, caption = gallery.load_information(folder / "information")
     assert list(maps) == [*model.group_names, "All groups"] and unit == "bits" and "held-out" in caption and "tiny preset" in caption
     np.testing.assert_array_equal(images, model.recording.images[gallery.varied(model, 2)].astype(np.float32))
