@@ -275,7 +275,8 @@ def make_card(
             "images": {"family": "simulated HvM", "renderer": RENDERER, "background": "none", "size": config.image_size},
             "data": f"{len(labels)} renders (seed {POOLS['train'][1]}), {int((labels['variation'] == 'V0').sum())} of them standard views",
             "seeds": {"training": seed, **{part: number for part, (_, number) in POOLS.items()}}, "commit": commit(), "config": asdict(config),
-            "start": None if start is None else digest_weights(start), "steps": run.steps, "test_eps_loss": tested_loss,
+            "start": None if start is None else digest_weights(start), "steps": run.steps,
+            "images_seen": run.steps * config.batch_size, "test_eps_loss": tested_loss,
             "history": {"step": held_out["step"].tolist(), "held_out_eps_loss": held_out["validation"].round(5).tolist()}}
 
 def commit() -> str | None:

@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+from bisect import bisect_left
 from collections import Counter
 from html.parser import HTMLParser
 from pathlib import Path
@@ -119,6 +120,32 @@ def test_no_link_is_made_of_a_name_that_becomes_a_link_itself(pages):
 def test_outputs_hold_no_progress_bars():
     for notebook in NOTEBOOKS: assert not re.search(r"\d+%\|.*\|", notebook.read_text(encoding="utf-8")), notebook.name
 
+
+CITED = {"00a_simulate": {"83.7"}, "08_dina": {".71"}}     # numbers of the literature, said to be that where they stand
+
+def unprinted(notebook) -> list[str]:
+    "Decimal numbers in a notebook's prose that neither its outputs nor its code show, at the precision of the prose."
+    shown = "\n".join(re.sub(r"<[^>]+>", " ", text) for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs
+                      for text in [output.get("text", ""), *(v for k, v in output.get("data", {}).items() if k.startswith("text/"))])
+    shown += "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "code")
+    known = sorted({float(n) for n in re.findall(r"\d*\.?\d+(?:e[-+]?\d+)?", shown)})
+    prose = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
+    prose = re.sub(r"```.*?```|\$[^$]*\$|`[^`]*`|\]\([^)]*\)|Sections? [\d., -]+", " ", prose, flags=re.DOTALL)
+    missing = []
+    for number in re.findall(r"(?<![\w.-])(\d*\.\d+)(?!\w|\.\d)", prose):
+        reach = 0.51 * 10.0 ** -len(number.split(".")[1])
+        places = [(bisect_left(known, scale * (float(number) - reach)), scale * (float(number) + reach)) for scale in (1, 100, 0.01)]
+        if not any(i < len(known) and known[i] <= high for i, high in places): missing.append(number)
+    return missing
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_numbers_in_the_prose_are_printed_by_the_notebook(path):
+    assert set(unprinted(nbformat.read(path, 4))) <= CITED.get(path.stem, set())
+
+def test_a_number_that_nothing_printed_is_found():
+    cells = [nbformat.v4.new_markdown_cell("It is .37 here, 12.5 % there, but 0.99 at $t = 1.5$ (the paper, Section 3.2)."),
+             nbformat.v4.new_code_cell("x = 1", outputs=[nbformat.v4.new_output("stream", text="0.3712 and 0.125")])]
+    assert unprinted(nbformat.v4.new_notebook(cells=cells)) == ["0.99"]
 
 def test_readme_links_to_pages_of_the_site(pages):
     named = {re.search(r"^output-file: (\S+)", nbformat.read(page, 4).cells[0].source, re.M)[1] for page in pages.glob("*.ipynb")}
