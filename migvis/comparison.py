@@ -861,7 +861,8 @@ def plot_ablations(
             ax, part = axes[len(groups) * (j // width) + i, j % width], table[(table["group"] == group) & (table["ablation"] == name)]
             ax.set_visible(True)
             draw_ablation(ax, part, name)
-            if i == 0: ax.set_title(name)
+            if i == 0: ax.legend(title=name, title_fontsize=9, fontsize=6.5, loc="lower center", bbox_to_anchor=(0.5, 1), frameon=False,
+                                 ncols=3 if part["value"].astype(str).str.len().max() <= len(name) + 5 else 1, handlelength=1, columnspacing=1)
             ax.set(xlabel="reached" if i == len(groups) - 1 else "", ylabel=f"{group}\nkept" if j % width == 0 else "")
             ax.tick_params(labelbottom=i == len(groups) - 1)
         figure.supxlabel(textwrap.fill(caption, 55 * width), fontsize=7.5, color="0.35")
@@ -872,13 +873,12 @@ def draw_ablation(
     part: pd.DataFrame,      # rows of one group and ablation
     name: str,               # of the ablation
 ) -> None:
-    "One line for each value."
+    "One line for each value, labelled for a legend."
     values = list(dict.fromkeys(part["value"]))
     for k, value in enumerate(values):
         line = part[part["value"] == value].sort_values("gamma")
         ax.plot(line["reached"], line["kept"], ".-", ms=4, lw=1.2, color=plt.get_cmap("viridis")(0.9 * k / max(len(values) - 1, 1)),
                 label=value.removeprefix(f"{name} "))
-    ax.legend(fontsize=6.5, loc="best", frameon=False, handlelength=1)
 
 def plot_values(
     edits: Sequence[StoredEdits],   # one entry a value

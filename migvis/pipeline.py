@@ -413,13 +413,21 @@ def make_edits(model: MIGVis, originals: tuple, targets: tuple, groups: tuple, g
     return Edits(edited.float().numpy(), images[list(originals)], images[list(targets)], originals, targets, groups,
                  tuple(model.group_names[g] for g in groups), gammas, mode, model.caption(mode))
 
-def networks_in(precision: str, *networks: nn.Module, device: torch.device) -> tuple[tuple[nn.Module, ...], torch.autocast]:
-    "Networks and the context to call them in; float64: copies in double precision, slow, whose edits do not depend on the batch."
-    if precision not in ("float32", "bfloat16", "float64"): raise ValueError(f"precision must be 'float32', 'bfloat16' or 'float64', got {precision!r}")
+def networks_in(
+    precision: str,           # "float32", "bfloat16" (autocast) or "float64"
+    *networks: nn.Module,     # not changed
+    device: torch.device,
+) -> tuple[tuple[nn.Module, ...], torch.autocast]: # the networks to call, and the context manager to call them in
+    "Networks for a precision; float64: copies in double precision, slow, whose edits do not depend on the batch. Raises ValueError."
+    known = ("float32", "bfloat16", "float64")
+    if precision not in known: raise ValueError(f"precision must be one of {known}, got {precision!r}")
     if precision != "float64": return networks, computing_in(precision, device)
     return tuple(copy.deepcopy(network).double() for network in networks), computing_in("float32", device)
 
-def computing_in(precision: str, device: torch.device) -> torch.autocast: # a context manager
+def computing_in(
+    precision: str,           # "float32" or "bfloat16"
+    device: torch.device,
+) -> torch.autocast: # a context manager
     "Networks compute in float32, or in bfloat16 (autocast): faster where the processor can, and about as good. Raises ValueError."
     if precision not in ("float32", "bfloat16"): raise ValueError(f"precision must be 'float32' or 'bfloat16', got {precision!r}")
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
