@@ -6,11 +6,11 @@
 __all__ = ['sigmoid_alpha_bar', 'cosine_alpha_bar', 'linear_alpha_bar', 'clip_steps', 'NoiseSchedule', 'check_time',
            'mixture_denoiser', 'mixture_posterior', 'Denoiser', 'ConditionEmbedding', 'check_condition', 'check_unet',
            'build_denoiser', 'initial_weights', 'add_condition', 'loss_weights', 'denoising_loss', 'check_images',
-           'model_range', 'validation_loss', 'train_denoiser', 'as_condition', 'check_share', 'fingerprint', 'digest',
-           'describe', 'sample_images', 'training_pictures', 'record_row', 'write_figure', 'draw_sheet', 'draw_losses',
-           'condition_on', 'save_denoiser', 'load_denoiser']
+           'model_range', 'validation_loss', 'train_denoiser', 'as_condition', 'check_share', 'pixel_statistics',
+           'fingerprint', 'digest', 'describe', 'sample_images', 'training_pictures', 'record_row', 'write_figure',
+           'draw_sheet', 'draw_losses', 'condition_on', 'save_denoiser', 'load_denoiser']
 
-# %% ../nbs/03_denoiser.ipynb #181ea0dc
+# %% ../nbs/03_denoiser.ipynb #2a0ff09a
 import contextlib
 import hashlib
 import json
@@ -28,7 +28,7 @@ from accelerate import PartialState
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from .training import (Batch, DenoiserConfig, Fit, atomic_write, fit, generator, load_tensors, progress_bar, resolve_device,
+from .training import (Batch, DenoiserConfig, Fit, atomic_write, fit, generator, list_checkpoints, load_tensors, progress_bar, resolve_device,
                              save_tensors, warmup_cosine)
 
 # %% ../nbs/03_denoiser.ipynb #c3beaca8
@@ -450,8 +450,7 @@ def train_denoiser(
     held_out = y0 if validation is None else check_images(validation, config.image_size)
     z, held_out_z = as_condition(condition, len(y0)), as_condition(condition if validation is None else validation_condition, len(held_out))
     if denoiser is None:
-        some = model_range(y0[:20_000])
-        denoiser = build_denoiser(config, max(some.std().item(), 1e-3), some.mean().item(), seed, 0 if z is None else z.shape[1])
+        denoiser = build_denoiser(config, *pixel_statistics(y0, options.get("checkpoint")), seed, 0 if z is None else z.shape[1])
     if denoiser.image_size != config.image_size:
         raise ValueError(f"the denoiser is for images of side {denoiser.image_size}, the configuration for {config.image_size}")
     schedule, device = denoiser.schedule, resolve_device(device)
@@ -486,6 +485,22 @@ def check_share(drop: float) -> float:
     "Return `drop` if it is in [0, 1); raises ValueError otherwise."
     if not 0 <= drop < 1: raise ValueError(f"drop must be in [0, 1), got {drop!r}")
     return float(drop)
+
+# %% ../nbs/03_denoiser.ipynb #78153a46
+def pixel_statistics(
+    y0: Tensor,                           # (n, 1, H, W) in [-1, 1], or uint8
+    checkpoint: str | Path | None = None, # folder of the run; its own numbers count if it has begun
+) -> tuple[float, float]: # standard deviation, mean
+    "What a denoiser of these images is preconditioned by."
+    some = model_range(y0[:20_000])
+    own = max(some.std().item(), 1e-3), some.mean().item()
+    for path in reversed([] if checkpoint is None else list_checkpoints(checkpoint)):
+        try: begun = load_tensors(path, "checkpoint")[1]["fingerprint"].get("denoiser")
+        except ValueError: continue # `fit` warns of it
+        told = (begun.get("data_std"), begun.get("data_mean")) if isinstance(begun, dict) else (None,)
+        near = None not in told and all(math.isclose(*pair, rel_tol=1e-4, abs_tol=1e-5) for pair in zip(own, told))
+        return told if near else own
+    return own
 
 # %% ../nbs/03_denoiser.ipynb #da41a99e
 def fingerprint(

@@ -8,7 +8,7 @@ __all__ = ['POSE', 'FINGERPRINT', 'POOLS', 'weights_file', 'list_pretrained', 'l
            'pool', 'WithLabelHead', 'label_targets', 'time_density', 'labelled_loss', 'train_pretrained',
            'fit_labelled', 'digest_weights', 'make_card', 'commit']
 
-# %% ../nbs/03a_pretrained.ipynb #002fa63f
+# %% ../nbs/03a_pretrained.ipynb #65f4a0b5
 import copy
 import math
 import subprocess
@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from .data import Recording, resize_images
 from .denoiser import (Denoiser, NoiseSchedule, build_denoiser, denoising_loss, describe, digest, fingerprint, load_denoiser, loss_weights,
-                             model_range, save_denoiser, validation_loss)
+                             pixel_statistics, save_denoiser, validation_loss)
 from .simulate import RENDERER, object_names, render_labels, rotation_matrix, sample_labels
 from .training import Batch, DenoiserConfig, Fit, Preset, fit, get_preset, load_tensors, resolve_device, warmup_cosine
 
@@ -227,8 +227,7 @@ def train_pretrained(
     config = config or replace(get_preset("demo").denoiser, flips=False, ema=0.9995, steps=34_000)
     images, labels = pool("train", config.image_size, n_images, fixed_views, progress=options.get("progress", True))
     held_out, tested = (pool(part, config.image_size, n_images)[0] for part in ("validation", "test"))
-    some = model_range(images[:20_000])
-    denoiser = build_denoiser(config, float(some.std()), float(some.mean()), seed) if start is None else copy.deepcopy(start)
+    denoiser = build_denoiser(config, *pixel_statistics(images, checkpoint), seed) if start is None else copy.deepcopy(start)
     if denoiser.image_size != config.image_size:
         raise ValueError(f"`start` is for images of side {denoiser.image_size}, the configuration for {config.image_size}")
     run = fit_labelled(denoiser, images, labels, held_out, config, checkpoint, seed, **options)

@@ -9,7 +9,7 @@ from diffusers import DDPMScheduler, UNet2DModel
 
 from migvis import denoiser as dn
 from migvis.denoiser import Denoiser, NoiseSchedule, build_denoiser
-from migvis.training import DenoiserConfig, generator, get_preset
+from migvis.training import DenoiserConfig, generator, get_preset, list_checkpoints, load_tensors, save_tensors
 
 SMALL = DenoiserConfig(image_size=16, width=8, multipliers=(1, 2), layers=1, patch=2, attention=False, T=20, steps=40, batch_size=16, lr=2e-3)
 
@@ -254,6 +254,32 @@ def test_interrupted_training_ends_with_the_same_weights(tmp_path, trained):
     assert all(torch.equal(a, b) for a, b in zip(resumed.model.parameters(), trained.model.parameters()))
     for change in (dict(images=bars(65)), dict(config=replace(SMALL, width=16)), dict(weighting="eps")):
         with pytest.raises(ValueError): train(checkpoint=tmp_path, **change)
+
+
+def begun_elsewhere(folder, factor):
+    "Rewrite the checkpoints as those of a machine whose sums over the pixels differ."
+    for path in list_checkpoints(folder):
+        tensors, meta = load_tensors(path)
+        for name in ("data_std", "data_mean"): meta["fingerprint"]["denoiser"][name] *= factor
+        save_tensors(path, tensors, meta)
+    return meta["fingerprint"]["denoiser"]
+
+
+def test_last_digits_of_the_pixel_statistics_do_not_stop_a_run(tmp_path):
+    "They depend on device and threads: the resumed network keeps those it began with."
+    train(config=replace(SMALL, steps=4), checkpoint=tmp_path)
+    told = begun_elsewhere(tmp_path, 1 + 1e-6)
+    resumed = train(config=replace(SMALL, steps=4), checkpoint=tmp_path)
+    assert resumed.resumed_from == 4 and (resumed.model.data_std, resumed.model.data_mean) == (told["data_std"], told["data_mean"])
+    assert dn.pixel_statistics(dn.check_images(bars(), 16)) != (told["data_std"], told["data_mean"])
+    begun_elsewhere(tmp_path, 1.01)
+    with pytest.raises(ValueError, match="another run"): train(config=replace(SMALL, steps=4), checkpoint=tmp_path)
+
+
+def test_a_plain_network_in_the_folder_is_not_taken_for_ours(tmp_path):
+    short = replace(SMALL, steps=1)
+    train(config=short, denoiser=build_denoiser(SMALL), checkpoint=tmp_path)
+    with pytest.raises(ValueError, match="another run"): train(config=short, checkpoint=tmp_path)
 
 
 def test_own_denoiser_and_bfloat16():

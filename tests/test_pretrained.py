@@ -11,7 +11,7 @@ from migvis import pretrained as pt
 from migvis.data import Recording
 from migvis.denoiser import build_denoiser, load_denoiser, save_denoiser
 from migvis.simulate import RENDERER, object_names, sample_labels, simulate_hvm
-from migvis.training import get_preset
+from migvis.training import get_preset, list_checkpoints, load_tensors, save_tensors
 
 QUICK = replace(get_preset("tiny").denoiser, width=8, steps=6, batch_size=8, flips=False)
 SIMULATED = {"family": "simulated HvM", "renderer": RENDERER, "background": "none", "size": 64}
@@ -195,3 +195,13 @@ def test_going_on_from_weights_leaves_them_as_they_were(tmp_path):
 def test_a_checkpoint_of_other_weights_is_refused(tmp_path):
     train(tmp_path)
     with pytest.raises(ValueError, match="weights"): train(tmp_path, start=build_denoiser(QUICK, 0.3, -0.9, seed=5))
+
+
+def test_last_digits_of_the_pixel_statistics_do_not_stop_a_run(tmp_path):
+    train(tmp_path)
+    for path in list_checkpoints(tmp_path):
+        tensors, meta = load_tensors(path)
+        meta["fingerprint"]["denoiser"]["data_std"] *= 1 + 1e-6
+        save_tensors(path, tensors, meta)
+    denoiser, run = train(tmp_path)
+    assert run.resumed_from == 6 and denoiser.data_std == meta["fingerprint"]["denoiser"]["data_std"]
