@@ -11,7 +11,7 @@ __all__ = ['SYMMETRY_ANGLES', 'OBJECT_SCALE', 'READABLE', 'COLUMNS', 'CLASSES', 
            'take_body', 'train_readouts', 'with_descriptors', 'shipped_images', 'train_shipped_readouts',
            'load_readouts', 'mmd2', 'kid', 'precision_recall', 'nearest']
 
-# %% ../nbs/03b_readouts.ipynb #40c4e289
+# %% ../nbs/03b_readouts.ipynb #73cacb4d
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -26,6 +26,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .denoiser import digest
 from .simulate import (CATEGORIES, RENDERER, make_object, object_features, object_names, render, render_hvm, rotation_matrix,
                              sample_labels, standard_size)
 from .training import Batch, fit, generator, load_tensors, progress_bar, resolve_device, save_tensors, warmup_cosine
@@ -551,11 +552,24 @@ def _set_aside(images: Tensor, labels: pd.DataFrame, seed: int) -> tuple:
     train, held = ((images[rows], labels.iloc[rows.numpy()].reset_index(drop=True)) for rows in (order[cut:], order[:cut]))
     return train, held
 
-# %% ../nbs/03b_readouts.ipynb #a2a6f7df
-def _fit_options(config: ReadoutConfig, size: int, start: "Readouts | None" = None) -> dict[str, Any]:
+# %% ../nbs/03b_readouts.ipynb #d3c5c3ef
+def _mark(
+    config: ReadoutConfig,
+    images: Tensor,
+    classes: Mapping[str, Sequence[str]],
+    targets: Mapping[str, Tensor], # of `standardised`
+    readable: "Mapping[str, bool] | None",
+    start: "Readouts | None",
+) -> dict[str, Any]: # JSON-able
+    "What must agree for a checkpoint to be of this training."
+    unseen = None if readable is None else sorted(name for name, seen in readable.items() if not seen)
+    data = {"images": digest(images), "targets": {head: digest(target) for head, target in sorted(targets.items())}}
+    weights = {} if start is None else {"start": digest(torch.cat([p.detach().flatten().cpu() for p in start.net.parameters()]))}
+    return {"config": asdict(config), "size": images.shape[-1], "classes": {k: list(v) for k, v in classes.items()}, "unreadable": unseen} | data | weights
+
+
+def _fit_options(config: ReadoutConfig, mark: Mapping[str, Any]) -> dict[str, Any]:
     "What `training.fit` is told by the settings."
-    weights = {} if start is None else {"start": float(sum(p.detach().double().sum() for p in start.net.parameters()))}
-    mark = {"config": asdict(config), "size": size} | weights
     taken = {name: getattr(config, name) for name in ("steps", "batch_size", "lr", "weight_decay", "ema", "precision")}
     return taken | {"clip": 5.0, "betas": (0.9, 0.99), "schedule": warmup_cosine(config.steps, min(300, config.steps // 10)), "desc": "readouts",
                     "fingerprint": mark}
@@ -602,6 +616,7 @@ def train_readouts(
         torch.manual_seed(seed)
         net = ReadoutNet(config, outputs).to(memory_format=torch.channels_last)
     if start is not None: take_body(net, start)
+    mark = _mark(config, images, classes, targets, readable, start)
     images, targets = images.to(device), {k: v.to(device) for k, v in targets.items()}
     check = encode_labels(held_labels, classes, config.descriptors)
     check = standardised({k: v for k, v in check.items() if k in outputs}, scale, held_labels, readable)
@@ -611,7 +626,7 @@ def train_readouts(
         return readout_loss(net(x.contiguous(memory_format=torch.channels_last)), {k: v[batch.index] for k, v in targets.items()})
 
     done = fit(net, loss, len(images), seed=seed, device=device,
-               **_fit_options(config, size, start) | {"validate": _validator(held, check, device)} | options)
+               **_fit_options(config, mark) | {"validate": _validator(held, check, device)} | options)
     judge = Readouts(done.model, config, size, classes, scale, readable, card=card)
     judge.history = done.history
     return _calibrated(judge, held, held_labels)

@@ -10,7 +10,8 @@ __all__ = ['ANGLES', 'POSE_AND_CATEGORY', 'LabelCode', 'LIKELIHOODS', 'CODES', '
            'elbo_terms', 'negative_objective', 'FittedVAE', 'save_vae', 'load_vae', 'ablation', 'member_table',
            'hold_out', 'Objective', 'make_objective', 'fit_vae', 'trial_table', 'latent_table', 'widest_pair']
 
-# %% ../nbs/01_vae.ipynb #e5c3eeca
+# %% ../nbs/01_vae.ipynb #e9d01238
+import hashlib
 import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -61,12 +62,12 @@ def matrix_columns(
 
 ANGLES = {"linear": standardized_columns, "sincos": sincos_columns, "matrix": matrix_columns}
 
-# %% ../nbs/01_vae.ipynb #62966eea
+# %% ../nbs/01_vae.ipynb #6282e5f0
 @dataclass(frozen=True)
 class Continuous:
     "A group predicts numeric label columns through a linear head."
     group: int # index of the group, from 0
-    columns: tuple[str, ...] = ("rxy", "rxz", "ryz") # label columns; rows with NaN are left out
+    columns: tuple[str, ...] = ("rxy", "rxz", "ryz") # label columns; NaN entries are left out (mean and scale are of the rows without any)
     angles: str = "linear" # "linear" for plain numbers; "sincos" or "matrix" for angles in degrees
     weight: float = 1.0 # multiplies this term's log likelihood
     aligned: bool = False # target k is predicted from dimension k of the group alone, so that dimensions have meanings
@@ -597,7 +598,7 @@ def hold_out(
     cut = max(1, round(fraction * len(order)))
     return recording.select(images=np.sort(order[cut:])), recording.select(images=np.sort(order[:cut]))
 
-# %% ../nbs/01_vae.ipynb #6282e5f0
+# %% ../nbs/01_vae.ipynb #6144ae88
 @dataclass(frozen=True)
 class Objective:
     "Loss of a batch and validation score of an ensemble; all tensors live on one device."
@@ -619,8 +620,8 @@ class Objective:
 
     def terms(self, model: NeuralVAE, targets: Targets, noise: Tensor) -> dict[str, Tensor]: # (E,) each
         "Terms of the objective; noise is (B, streams, D)."
-        noise = noise.movedim(1, 0).index_select(0, self.stream)
-        return elbo_terms(model, targets, noise, self.codes, len(self.train), self.likelihood, self.estimator, self.pc_members)
+        noise, n_data = noise.movedim(1, 0).index_select(0, self.stream), max(len(self.train), len(targets))
+        return elbo_terms(model, targets, noise, self.codes, n_data, self.likelihood, self.estimator, self.pc_members)
 
     def loss(self, model: NeuralVAE, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]: # () summed over members; terms to log
         "For `migvis.training.fit`. Members do not interact: the gradient of the sum is that of each."
@@ -652,6 +653,12 @@ def make_objective(
     stream = torch.as_tensor(pd.factorize(members.seed)[0], device=device)
     return Objective(codes, data, held, beta, label_weight, stream, likelihood, estimator)
 
+
+def _digest(recording: Recording, targets: Targets) -> str: # 16 hexadecimal digits
+    "Digest of the responses of a recording and of the labels that supervise; the same on any device."
+    parts = [np.asarray(recording.responses, np.float32), *(label.cpu().numpy() for label in targets.labels)]
+    return hashlib.sha1(b"".join(part.tobytes() for part in parts)).hexdigest()[:16]
+
 # %% ../nbs/01_vae.ipynb #24dfe2a8
 def fit_vae(
     train: Recording, # training split
@@ -678,7 +685,7 @@ def fit_vae(
     model = seeded_ensemble(members.seed.tolist(), n_units=train.responses.shape[1], groups=config.groups, hidden=config.hidden,
                             heads=tuple((code.spec.group, code.width, code.spec.aligned) for code in codes))
     fingerprint = {"config": asdict(config), "members": members.to_dict("list"), "codes": repr(codes), "likelihood": likelihood,
-                   "estimator": estimator, "data": float(objective.train.x.double().square().sum())}
+                   "estimator": estimator, "train": _digest(train, objective.train), "validation": _digest(validation, objective.validation)}
     run = fit(model, objective.loss, len(objective.train), **{
         "steps": config.steps, "batch_size": config.batch_size, "lr": config.lr, "schedule": warmup_cosine(config.steps), "seed": seed,
         "device": device, "validate": objective.score, "keep_best": True, "fingerprint": fingerprint, "desc": "neural VAE", **training})

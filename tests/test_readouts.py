@@ -271,8 +271,22 @@ def test_a_judge_can_go_on_from_another(judge, rendered):
     with pytest.raises(ValueError, match="another network"): train_readouts(images, labels, replace(SMALL, features=16), start=judge, **few)
 
 
+@pytest.mark.parametrize("other", ["images", "targets", "classes", "unreadable"])
+def test_checkpoints_of_other_data_are_refused(rendered, tmp_path, other):
+    images, labels = rendered[0][:64], rendered[1][:64]
+    ask = lambda images, labels, **kw: train_readouts(images, labels, replace(SMALL, steps=1), validation=(images[:40], labels[:40]), checkpoint=tmp_path,
+                                                      **kw, **QUIET)
+    ask(images, labels)
+    assert len(ask(images, labels).history) == 1 and len(list(tmp_path.iterdir())) == 1 # taken up again
+    changed = {"images": (images[:, :, ::-1], labels), "targets": (images, labels.assign(rxy=labels["rxy"] + 5)),
+               "classes": (images, labels.assign(category="the " + labels["category"])), "unreadable": (images, labels)}[other]
+    options = {"readable": {labels["object"][0]: False}} if other == "unreadable" else {}
+    with pytest.raises(ValueError, match=f"another run.*{other}"): ask(*changed, **options)
+
+
 def test_short_trainings_leave_the_warm_up():
-    assert readouts._fit_options(replace(SMALL, steps=100), 32)["schedule"](15) > 0.9 and readouts._fit_options(replace(SMALL, steps=8000), 32)["schedule"](150) < 0.6
+    factor = lambda steps, step: readouts._fit_options(replace(SMALL, steps=steps), {})["schedule"](step)
+    assert factor(100, 15) > 0.9 and factor(8000, 150) < 0.6
 
 
 def test_calibration_of_known_errors():

@@ -1,5 +1,6 @@
 "Neural VAE: shapes, terms against distributions, labels, ensembles against single models, fitting, files, bad input."
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -304,6 +305,37 @@ def test_fitting_is_deterministic_and_resumes(tmp_path):
     assert torch.equal(once.latents(validation, 1), resumed.latents(validation, 1))
     with pytest.raises(ValueError, match="another run"):
         fit_vae(toy_recording(150, seed=9), validation, config, **options, **saved)
+
+
+def test_checkpoints_of_other_data_are_refused(tmp_path):
+    "Sums of squares of z-scored responses are alike in all recordings of a size; only the values tell them apart."
+    train, validation = toy_recording(150), toy_recording(60, seed=1)
+    config = VAEConfig(groups=(3, 3), hidden=8, steps=2, batch_size=50)
+    ask = lambda *parts: fit_vae(*parts, config, seeds=1, device="cpu", progress=False, checkpoint=tmp_path)
+    ask(train, validation)
+    ask(train, validation)
+    order = np.random.default_rng(0).permutation(150)
+    moved = lambda part: replace(part, labels=part.labels.assign(rxy=part.labels["rxy"].to_numpy()[::-1]))
+    for parts in ((replace(train, responses=train.responses[order]), validation), (moved(train), validation), (train, moved(validation)),
+                  (train, toy_recording(60, seed=2))):
+        with pytest.raises(ValueError, match="another run"):
+            ask(*parts)
+
+
+def test_what_tells_data_apart_does_not_depend_on_sums(tmp_path, monkeypatch):
+    "Reductions differ in their last digits between devices and numbers of threads."
+    train, validation, config = toy_recording(150), toy_recording(60, seed=1), VAEConfig(groups=(3, 3), hidden=8, steps=2, batch_size=50)
+    ask = lambda: fit_vae(train, validation, config, seeds=1, device="cpu", progress=False, checkpoint=tmp_path)
+    ask()
+    whole = torch.Tensor.sum
+    monkeypatch.setattr(torch.Tensor, "sum", lambda x, *args, **kw: whole(x, *args, **kw) * (1 + 1e-9))
+    ask()
+
+
+def test_the_validation_split_may_be_the_larger_one():
+    fitted = fit_vae(toy_recording(100), toy_recording(400, seed=1), VAEConfig(groups=(3, 3), hidden=8, steps=2, batch_size=50, beta=0.5), seeds=1,
+                     device="cpu", progress=False)
+    assert np.isfinite(fitted.members.validation).all()
 
 
 def test_save_and_load(fitted, tmp_path):
