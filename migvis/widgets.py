@@ -4,15 +4,15 @@
 
 # %% auto #0
 __all__ = ['FrameSource', 'Row', 'FrameKey', 'FrameCache', 'frames', 'frame', 'edit_calls', 'ModelFrames', 'wanted_latents',
-           'Album', 'Manifold', 'Choices', 'varied_images', 'guidance_choices', 'FrameGrid', 'precompute',
-           'precompute_guidance', 'save_grid', 'load_grid', 'palette', 'label_colours', 'to_svg', 'plane_limit',
-           'manifold_svg', 'dimension_choices', 'precompute_dimension_pairs', 'png_uri', 'difference_image',
-           'picture_html', 'make_controls', 'FrameWorker', 'Explorer', 'explorer_status', 'describe',
-           'explorer_picture', 'explore_guidance', 'explore_dimension_pairs', 'as_grid', 'Sheet', 'make_sheet',
-           'smallest_encoding', 'explorer_data', 'start_of', 'manifold_data', 'explorer_html', 'explorer_texts',
-           'to_html']
+           'Album', 'Manifold', 'Choices', 'varied_images', 'other_images', 'guidance_choices', 'FrameGrid',
+           'precompute', 'precompute_guidance', 'save_grid', 'load_grid', 'palette', 'label_colours', 'to_svg',
+           'plane_limit', 'manifold_svg', 'dimension_choices', 'precompute_dimension_pairs', 'png_uri',
+           'difference_image', 'picture_html', 'make_controls', 'FrameWorker', 'Explorer', 'explorer_status',
+           'describe', 'explorer_picture', 'explore_guidance', 'explore_dimension_pairs', 'as_grid', 'Sheet',
+           'make_sheet', 'smallest_encoding', 'explorer_data', 'start_of', 'manifold_data', 'explorer_html',
+           'explorer_texts', 'to_html']
 
-# %% ../nbs/06a_widgets.ipynb #dfdd5a14
+# %% ../nbs/06a_widgets.ipynb #325acbd8
 import base64
 import html
 import io
@@ -22,6 +22,7 @@ import time
 import traceback
 import warnings
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -73,11 +74,18 @@ class FrameCache:
         max_frames: int = 4096,  # 128 x 128 pixels: 64 KiB each
     ) -> None:
         if max_frames < 1: raise ValueError(f"max_frames must be positive, got {max_frames}")
-        self.max_frames, self._frames = max_frames, {}
+        self.max_frames, self._frames, self.made = max_frames, {}, None # made: how, as sources say it; None: nobody said
 
     def __len__(self) -> int: return len(self._frames)
     def __contains__(self, key: FrameKey) -> bool: return key.plain in self._frames
     def __getitem__(self, key: FrameKey) -> np.ndarray: return self._frames[key.plain]
+
+    def claim(self, source: Any) -> None: # a `FrameSource`
+        "Note how a source makes its frames, if it says so in `made`. Raises ValueError if those that are here were made otherwise."
+        made = getattr(source, "made", None)
+        if made and self.made and made != self.made:
+            raise ValueError(f"the cache holds frames of: {self.made}; but wanted are: {made}; use another cache for them")
+        self.made = self.made or made
 
     def put(self, key: FrameKey, frame: np.ndarray) -> None: # frame: (1, H, W)
         "Keep a frame."
@@ -88,7 +96,7 @@ class FrameCache:
         "Write all frames to one file, atomically."
         keys = json.dumps([vars(key) for key in self._frames])
         with atomic_write(path) as temporary, open(temporary, "wb") as f:
-            np.savez_compressed(f, keys=keys, **{f"frame{i}": frame for i, frame in enumerate(self._frames.values())})
+            np.savez_compressed(f, keys=keys, made=self.made or "", **{f"frame{i}": frame for i, frame in enumerate(self._frames.values())})
         return Path(path)
 
     @classmethod
@@ -98,6 +106,7 @@ class FrameCache:
         with _open_arrays(path, "frames written by FrameCache.save") as f:
             for i, key in enumerate(json.loads(str(f["keys"]))):
                 cache.put(FrameKey(**{k: tuple(v) if isinstance(v, list) else v for k, v in key.items()}), f[f"frame{i}"])
+            cache.made = str(f["made"]) or None if "made" in f else None
         return cache
 
 # %% ../nbs/06a_widgets.ipynb #27c1d98e
@@ -110,7 +119,7 @@ def _open_arrays(
     try:
         with np.load(path, allow_pickle=False) as arrays: yield arrays
     except FileNotFoundError: raise
-    except (KeyError, ValueError, TypeError, AttributeError, OSError, zipfile.BadZipFile) as e:
+    except (KeyError, ValueError, TypeError, AttributeError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as e:
         raise ValueError(f"{path} does not hold {what} ({e})") from e
 
 # %% ../nbs/06a_widgets.ipynb #bd85f77e
@@ -123,6 +132,7 @@ def frames(
 ) -> np.ndarray: # (n, 1, H, W) in [0, 1]
     "Frames from the cache; those that it lacks are computed in one call of the source. Raises ValueError if there is none."
     cache = FrameCache() if cache is None else cache
+    cache.claim(source)
     missing = [key for key in dict.fromkeys(keys) if key not in cache]
     if missing and source is None:
         raise ValueError(f"{missing[0]} is not among the {len(cache)} stored frames, and there is no model to compute it")
@@ -160,7 +170,7 @@ def edit_calls(
             calls.setdefault((row[2], *part), []).append(row)
     return [(rows, groups, gammas) for (_, groups, gammas), rows in calls.items()]
 
-# %% ../nbs/06a_widgets.ipynb #47f46a67
+# %% ../nbs/06a_widgets.ipynb #29b17c3f
 @dataclass(frozen=True)
 class ModelFrames:
     "Frames by editing with a fitted model: a source."
@@ -169,6 +179,12 @@ class ModelFrames:
     mode: str = "selective"         # or "paper"
     seed: int = 0                   # of the negatives
     options: Mapping[str, Any] = field(default_factory=dict) # for `ddim_guidance.edit`: hold, scale, t_edit, steps, ...
+
+    @property
+    def made(self) -> str:
+        "How these frames are made: what a cache must not mix."
+        told = {k: v for k, v in self.options.items() if k not in ("progress", "batch_size")} | {"seed": self.seed}
+        return f"{self.model.caption(self.mode)}; " + ", ".join(f"{k}={told[k]!r}" for k in sorted(told))
 
     @property
     def ahead(self) -> bool:
@@ -192,7 +208,7 @@ class ModelFrames:
         originals, goals = (list(dict.fromkeys(part)) for part in ([row[0] for row in rows], [row[1:] for row in rows]))
         crossed = len(originals) * len(goals) == len(rows) and (not dims or len(originals) == 1) # then each original is inverted once
         start, ends = (originals, [(originals[0], *goal) for goal in goals]) if crossed else ([row[0] for row in rows], rows)
-        wanted = torch.stack([wanted_latents(z, row, model.critics.groups[groups[0]]) for row in ends])
+        wanted = torch.stack([wanted_latents(z, row, *(model.critics.groups[g] for g in groups)) for row in ends])
         edited = edit(images[start], wanted, model.critics, model.denoiser, model.denoiser.schedule, groups, gammas, negatives=self.pool(z),
                       z_originals=z[start], mode=self.mode, pairs=not crossed, dims=dims or None, seed=self.seed,
                       **{"t_edit": model.preset.t_edit, "batch_size": 64} | model.preset.levers_of(self.mode) | dict(self.options)).numpy()
@@ -205,13 +221,13 @@ class ModelFrames:
 def wanted_latents(
     z: torch.Tensor,             # (n, D) latents of the recording
     row: Row,
-    group_dims: Sequence[int],   # latent dimensions of the group
+    *group_dims: Sequence[int],  # latent dimensions of each group that is edited
 ) -> torch.Tensor: # (D,)
     "The target's latents, or for single dimensions the point between original and target that the strengths name."
     original, target, dims, strengths = row
     wanted = z[target].clone()
-    for dim, strength in zip(dims, strengths):
-        at = group_dims[dim]
+    for of_group, (dim, strength) in product(group_dims, zip(dims, strengths)):
+        at = of_group[dim]
         wanted[at] = z[original, at] + strength * (z[target, at] - z[original, at])
     return wanted
 
@@ -326,6 +342,17 @@ def varied_images(
     order = np.argsort(categories.groupby(categories).cumcount().to_numpy(), kind="stable")
     return [int(i) for i in test[order][:n]]
 
+def other_images(
+    model: MIGVis,
+    originals: Sequence[int],
+    n: int = 3,
+) -> list[int]:
+    "Test images of other categories than the originals; of the same ones, but not the originals, where there are no others."
+    category, test = model.recording.labels["category"], varied_images(model, len(model.split.test))
+    others = [i for i in test if category.iloc[i] not in set(category.iloc[list(originals)])] or [i for i in test if i not in originals]
+    few = [i for i in others if i in test[:6]][-n:]
+    return few + [i for i in others if i not in few][: n - len(few)]
+
 def guidance_choices(
     model: MIGVis,
     originals: int | Sequence[int] | None = None,   # image numbers; None: three test images
@@ -337,19 +364,20 @@ def guidance_choices(
     "Every original with every target, every group, every strength. Raises ValueError for images or groups that do not exist."
     varied, n = varied_images(model), len(model.recording)
     originals = as_indices(varied[:3] if originals is None else originals, n, "originals")
-    targets = as_indices([i for i in varied if i not in originals][-3:] if targets is None else targets, n, "targets")
+    targets = as_indices(other_images(model, originals) if targets is None else targets, n, "targets")
     groups = as_groups(groups, len(model.vae.groups))
     pairs = tuple((o, t) for o, t in product(originals, targets) if o != t)
     gammas = tuple(sorted({float(g) for g in (model.preset.gammas_of(mode) if gammas is None else gammas)}))
     return Choices(Album.of(model.recording, originals + targets), pairs, groups, tuple(model.group_names[g] for g in groups), gammas,
                    caption=model.caption(mode))
 
-# %% ../nbs/06a_widgets.ipynb #6b539011
+# %% ../nbs/06a_widgets.ipynb #d3489d12
 @dataclass(frozen=True)
 class FrameGrid:
     "Every frame that an explorer offers. Raises ValueError if there are more or fewer."
     choices: Choices
     frames: np.ndarray  # (K, 1, H, W) in [0, 1], in the order of choices.keys()
+    made: str | None = None # how, as sources say it; None: not known
 
     def __post_init__(self) -> None:
         wanted = (len(self.choices.keys()), *self.choices.album.images.shape[1:])
@@ -363,6 +391,7 @@ class FrameGrid:
         "The frames by what they show."
         cache = FrameCache(max(len(self), 4096))
         for key, image in zip(self.choices.keys(), self.frames): cache.put(key, image)
+        cache.made = self.made
         return cache
 
     def at(self, key: FrameKey) -> np.ndarray: # (1, H, W)
@@ -385,7 +414,7 @@ def precompute(
     cache: FrameCache | None = None,  # of frames that are there already; is filled
 ) -> FrameGrid:
     "Compute every frame on offer, in one call of the source."
-    return FrameGrid(choices, frames(choices.keys(), source, cache))
+    return FrameGrid(choices, frames(choices.keys(), source, cache), getattr(source, "made", None))
 
 def precompute_guidance(
     model: MIGVis,
@@ -406,7 +435,7 @@ def save_grid(grid: FrameGrid, path: str | Path) -> Path: # .npz, without pickle
     "Write frames, images, latents and names to one file, atomically."
     c, m = grid.choices, grid.choices.manifold
     meta = {k: getattr(c, k) for k in ("pairs", "groups", "group_names", "gammas", "dims", "strengths", "caption")}
-    meta |= {"numbers": c.album.numbers, "names": c.album.names}
+    meta |= {"numbers": c.album.numbers, "names": c.album.names, "made": grid.made}
     arrays = {"frames": grid.frames, "images": c.album.images}
     if m is not None:
         meta |= {"group_dims": m.group_dims, "labels": m.labels.to_dict("list"), "manifold": m.name}
@@ -419,9 +448,9 @@ def load_grid(path: str | Path) -> FrameGrid:
     with _open_arrays(path, "frames written by save_grid") as f:
         meta = {k: v if k == "labels" else _tuples(v) for k, v in json.loads(str(f["meta"])).items()}
         album = Album(meta.pop("numbers"), f["images"], meta.pop("names"))
-        labels, group_dims, name = (meta.pop(part, None) for part in ("labels", "group_dims", "manifold"))
+        labels, group_dims, name, made = (meta.pop(part, None) for part in ("labels", "group_dims", "manifold", "made"))
         manifold = None if labels is None else Manifold(f["latents"], group_dims, f["image_numbers"], pd.DataFrame(labels), name)
-        return FrameGrid(Choices(album, manifold=manifold, **meta), f["frames"])
+        return FrameGrid(Choices(album, manifold=manifold, **meta), f["frames"], made)
 
 def _plain(value: Any) -> Any:
     "NumPy numbers as JSON can hold them."
@@ -505,8 +534,8 @@ def dimension_choices(
     mode: str = "selective",
 ) -> Choices:
     "Two dimensions of a group, each at every strength. Raises ValueError for dimensions that the group does not have."
-    base = guidance_choices(model, original if original is not None else varied_images(model)[0],
-                            target if target is not None else varied_images(model)[-1], group,
+    original = as_indices(varied_images(model)[0] if original is None else original, len(model.recording), "original")
+    base = guidance_choices(model, original, other_images(model, original, 1) if target is None else target, group,
                             [max(model.preset.gammas_of(mode))] if gamma is None else np.atleast_1d(gamma).tolist(), mode)
     smallest = min(len(model.critics.groups[g]) for g in base.groups)
     dims = tuple((d, d + 1) for d in range(0, smallest - 1, 2)) if dims is None else tuple((int(i), int(j)) for i, j in dims)
@@ -662,6 +691,7 @@ class Explorer(ipywidgets.VBox):
         width: int = 256,                    # of the edit on the screen, in pixels
     ) -> None:
         self.choices, self.cache, self.width = choices, FrameCache() if cache is None else cache, width
+        self.cache.claim(source)
         ahead = bool(getattr(source, "ahead", False)) if ahead is None else ahead
         self.worker = FrameWorker(choices, source, self.cache, self.show, ahead, background)
         self.controls, self.picture, self.status = make_controls(choices), ipywidgets.HTML(), ipywidgets.HTML()
@@ -821,7 +851,7 @@ def as_grid(what: Edits | FrameGrid) -> FrameGrid:
     if isinstance(what, Edits): return FrameGrid.of_edits(what)
     raise TypeError(f"expected a fitted MIGVis, Edits or a FrameGrid, got {type(what).__name__}; precompute frames with precompute_guidance")
 
-# %% ../nbs/06a_widgets.ipynb #29b17c3f
+# %% ../nbs/06a_widgets.ipynb #47f46a67
 @dataclass(frozen=True)
 class Sheet:
     "Many small pictures in one, compressed."

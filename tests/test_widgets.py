@@ -1,5 +1,6 @@
 """Explorers without a browser: frames and their cache, choices, sliders, the sheet of pictures, the page."""
 import base64
+import copy
 import io
 import json
 import re
@@ -107,6 +108,11 @@ def test_damaged_files_are_named(tmp_path):
     (tmp_path / "cut.npz").write_bytes(b"PK\x03\x04 and then nothing")
     np.savez(tmp_path / "other.npz", a=np.zeros(2))
     np.save(tmp_path / "array.npy", np.zeros(2))
+    grid = precompute(choices(), lambda keys: np.random.default_rng(0).random((len(keys), 1, 16, 16)))
+    whole = save_grid(grid, tmp_path / "flipped.npz").read_bytes()
+    for start in range(200, len(whole) - 2000, 997): # damage anywhere: wrong checksums, streams that cannot be unpacked
+        (tmp_path / "flipped.npz").write_bytes(whole[:start] + bytes(255 - b for b in whole[start:start + 60]) + whole[start + 60:])
+        with pytest.raises(ValueError, match="flipped.npz does not hold frames"): load_grid(tmp_path / "flipped.npz")
     for name, load in product(("text.npz", "cut.npz", "other.npz", "array.npy"), (FrameCache.load, load_grid)):
         with pytest.raises(ValueError, match=f"{name} does not hold frames"): load(tmp_path / name)
     with pytest.raises(FileNotFoundError): load_grid(tmp_path / "none.npz")
@@ -187,6 +193,44 @@ def test_dimension_pairs_of_a_model_are_one_call_each(model, monkeypatch):
     key = grid.choices.key(grid.choices.pairs[0], 2, grid.choices.gammas[0], (4, 2), 1, 0)
     assert key.strengths == (0.0, 1.0)
     np.testing.assert_allclose(grid.at(key), frame(key, ModelFrames(model, grid.choices.album.numbers)), atol=1e-4)
+
+
+def test_strengths_reach_every_group(model):
+    o, t = (int(i) for i in model.split.test[[0, 4]])
+    both = precompute_dimension_pairs(model, o, t, group=[0, 2], dims=[(0, 1)], strengths=(0, 1), progress=False)
+    for group in (0, 2):
+        alone = precompute_dimension_pairs(model, o, t, group=group, dims=[(0, 1)], strengths=(0, 1), progress=False)
+        for key in alone.choices.keys(): np.testing.assert_allclose(both.at(key), alone.at(key), atol=1e-4)
+        ends = [alone.at(FrameKey(o, t, group, alone.choices.gammas[0], (0, 1), s)) for s in ((0, 0), (1, 1))]
+        assert np.abs(ends[0] - ends[1]).max() > 1e-3
+
+
+def test_a_cache_is_of_one_way_to_make_frames(model, tmp_path):
+    o, t = (int(i) for i in model.split.test[[0, 4]])
+    grid = precompute_guidance(model, o, t, groups=[1], gammas=[0.0, 1.0], steps=4, progress=False)
+    common = dict(originals=o, targets=t, groups=[1], gammas=[0.0, 1.0], background=False)
+    filled = [grid.cache(), load_grid(save_grid(grid, tmp_path / "grid.npz")).cache(), FrameCache.load(grid.cache().save(tmp_path / "cache.npz"))]
+    for cache in filled:
+        assert explore_guidance(model, steps=4, progress=False, cache=cache, **common).worker.seconds is None, "all frames were there"
+        for other, match in [(dict(steps=4, mode="paper"), "paper guidance"), (dict(steps=5), "steps=5"), (dict(steps=4, seed=3), "seed=3")]:
+            with pytest.raises(ValueError, match=f"the cache holds frames of: .*selective guidance.*{match}.*use another cache"):
+                explore_guidance(model, cache=cache, **common | other)
+    own = FrameCache()
+    frame(FrameKey(o, t, 1, 1.0), drawn, own) # a source that does not say how
+    Explorer(choices(), drawn, own, background=False)
+
+
+def test_targets_are_of_other_categories(model):
+    category, test = model.recording.labels["category"], model.split.test
+    for original in test:
+        chosen = guidance_choices(model, original)
+        wanted = {t for _, t in chosen.pairs}
+        assert len(wanted) == 3 and category[original] not in set(category[list(wanted)])
+        (o, t), = dimension_choices(model, original).pairs
+        assert o == original and category[o] != category[t]
+    alike = copy.copy(model)
+    alike.recording = replace(model.recording, labels=model.recording.labels.assign(category="one"))
+    assert all(o != t for o, t in guidance_choices(alike).pairs) and len(dimension_choices(alike).pairs) == 1
 
 
 # choices and grids
