@@ -59,7 +59,7 @@ def invert(
     fixed_point: int = 0,             # iterations that refine each step; 3 is plenty
     steps: int | None = None,         # strided: how many steps to t'; None: every time is visited
     *,
-    begin: int = 0,                   # time at which the inversion begins, with seeded noise; 0: the image as it is
+    begin: int = 0,                   # it begins at the first visited time not below this, with seeded noise; 0: the image as it is
     noise_seed: int = 0,              # of that noise, which is the same for all images
     step: Callable = ddim_step,       # or `literal_step`, to see what it does
     batch_size: int | None = None,    # images at once; None: all
@@ -118,15 +118,24 @@ def guided_eps(
     grad: Tensor,           # (B, ...) of the log density at y_t
     gamma: Tensor,          # (B,)
     alpha_bar: float,       # at t
-    scale: str = "none",    # "eps": the gradient is first given the norm of eps; "clip": the guidance is at most `limit` times as long
+    scale: str = "none",    # v = gamma sqrt(1 - alpha_bar) grad (paper Eq. 1 in eps form); "eps": v = gamma |eps| grad / |grad|;
+                            # "clip": v as for "none", but at most `limit` |eps| long
     limit: float = 1.0,     # for "clip": longest guidance, in norms of eps
 ) -> Tensor: # (B, ...)
-    "Noise estimate bent towards higher log density: eps - gamma sqrt(1 - alpha_bar) grad (paper Eq. 1 in eps form)."
-    plain = gamma * math.sqrt(1 - alpha_bar)
-    ratio = eps.flatten(1).norm(dim=1) / grad.flatten(1).norm(dim=1).clamp(min=1e-30)
+    "Noise estimate bent towards higher log density: eps - v, with the guidance v that `scale` says. Zero gradients give none."
+    each = lambda x: x.reshape(-1, *[1] * (eps.ndim - 1))
+    size = _unit_of(grad)
+    grad = grad / each(size)
+    length, plain = grad.flatten(1).norm(dim=1), gamma * math.sqrt(1 - alpha_bar) * size
+    ratio = eps.flatten(1).norm(dim=1) / length.masked_fill(length == 0, math.inf)
     factor = {"none": plain, "eps": gamma * ratio, "clip": torch.minimum(plain, limit * ratio)}
     if scale not in factor: raise ValueError(f"scale must be one of {sorted(factor)}, got {scale!r}")
-    return eps - factor[scale].reshape(-1, *[1] * (eps.ndim - 1)) * grad
+    return eps - each(factor[scale]) * grad
+
+def _unit_of(grad: Tensor) -> Tensor: # (B,)
+    "What to divide rows by before their norm is taken: the largest entry where squares could leave the range of float32, otherwise 1."
+    peak = grad.flatten(1).abs().amax(1)
+    return torch.where((peak > 1e-15) & (peak < 1e15), 1, peak).clamp(min=torch.finfo(grad.dtype).tiny)
 
 # %% ../nbs/05_ddim_guidance.ipynb #311219ea
 @dataclass(frozen=True)
@@ -331,9 +340,9 @@ def draw_negatives(
     pool: Tensor,                   # (M, D) latents of many images
     n: int = 127,                   # how many are drawn; all, if the pool is smaller
     seed: int = 0,
-    exclude: Tensor | None = None,  # (m, D) latents that must not be among them
+    exclude: Tensor | None = None,  # (m, D) latents that must not be among them; which rows they leave decides which are drawn
 ) -> Tensor: # (K, D)
-    "Fixed negatives for one edit. Raises ValueError if none are left."
+    "Fixed negatives for one edit; two edits share them if the same rows of the pool are left out. Raises ValueError if none are left."
     if n < 1: raise ValueError(f"n_negatives must be at least 1, got {n}")
     if exclude is not None and len(pool): pool = pool[~(pool[:, None] == exclude.to(pool)[None]).all(-1).any(1)]
     if not len(pool): raise ValueError("no negatives: give the latents of other images (the originals and targets do not count)")
@@ -346,7 +355,7 @@ class EditMode(GuidedStep):
     noisy: bool = False  # critics see (y_t, t) instead of the clean estimate
     hold: float = 0.0    # weight of the other groups' latents, held at the original
     copies: int = 0      # shifted copies over which the guide is averaged (`ShiftedGuide`); 0: none
-    begin: int = 0       # time at which the inversion begins, with seeded noise (`invert`)
+    begin: int = 0       # the inversion begins at the first visited time not below this, with seeded noise (`invert`)
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -208,6 +208,30 @@ def test_guided_eps_is_the_shifted_score():
     torch.testing.assert_close(clipped, (gamma > 0) * eps.flatten(1).norm(dim=1))
 
 
+@pytest.mark.parametrize("size", [1e-45, 1e-40, 1e-38, 1e-30, 1e-24, 1e-19, 1e-15, 1e-8, 1.0, 1e8, 1e15, 1e20, 1e38])
+def test_relative_guidance_has_the_length_of_gamma_whatever_the_gradients_size(size):
+    eps, gamma, direction = randn(2, 1, 8, 8), torch.tensor([0.1, 2.0]), randn(2, 1, 8, 8, seed=1).clamp(-2, 2)
+    length = lambda v: v.flatten(1).norm(dim=1)
+    grad = direction * size
+    shift = {scale: dg.guided_eps(torch.zeros_like(eps) + eps, grad, gamma, 0.36, scale) - eps for scale in ("eps", "clip")}
+    ratio = length(shift["eps"]) / length(eps)
+    assert torch.isfinite(ratio).all() and ((ratio / gamma - 1).abs() < 1e-4).logical_or((ratio == 0) & (size < 1e-38)).all()
+    expected = torch.minimum(0.8 * gamma * length(grad.double()).float(), length(eps))
+    torch.testing.assert_close(length(shift["clip"]), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_zero_gradients_give_no_guidance_however_large_the_estimate():
+    eps, zero = 1e10 * randn(2, 1, 8, 8), torch.zeros(2, 1, 8, 8)
+    for scale in ("none", "eps", "clip"): assert torch.equal(dg.guided_eps(eps, zero, torch.ones(2), 0.36, scale), eps)
+
+
+def test_ordinary_gradients_are_guided_as_before_to_the_bit():
+    eps, grad, gamma = randn(3, 1, 8, 8), 1e-3 * randn(3, 1, 8, 8, seed=1), torch.tensor([0.1, 1.0, 2.5])
+    ratio = eps.flatten(1).norm(dim=1) / grad.flatten(1).norm(dim=1)
+    for scale, factor in {"none": 0.8 * gamma, "eps": gamma * ratio, "clip": torch.minimum(0.8 * gamma, ratio)}.items():
+        assert torch.equal(dg.guided_eps(eps, grad, gamma, 0.36, scale), eps - factor.view(-1, 1, 1, 1) * grad)
+
+
 def test_guidance_raises_the_log_density_more_the_stronger_it_is():
     exact = mixture_denoiser(torch.tensor([[-0.6], [0.6]]), 0.15, SCHEDULE)
     y_t = dg.invert(-0.6 + 0.1 * randn(64, 1), exact, SCHEDULE, 135, fixed_point=3)
