@@ -8,7 +8,7 @@ __all__ = ['N_LEVEL_FEATURES', 'DINO', 'IMAGENET', 'ENCODERS', 'FROZEN', 'Latent
            'find_dino_weights', 'load_dino', 'DINOEncoder', 'middle_features', 'DenoiserEncoder', 'GroupLinear',
            'SeparableScore', 'JointScore', 'resolve_groups', 'Heads', 'Critics', 'Critic', 'select_critic',
            'build_encoder', 'save_critics', 'load_critics', 'Pairs', 'add_noise', 'held_out_mi', 'early_times',
-           'random_shift', 'train_critics']
+           'random_shift', 'data_marks', 'train_critics']
 
 # %% ../nbs/04_infonce.ipynb #b9816771
 import copy
@@ -572,11 +572,13 @@ def select_critic(
     "The critic of one group, for that group's latents alone."
     if not 0 <= group < len(critics.groups): raise ValueError(f"group must be between 0 and {len(critics.groups) - 1}, got {group}")
     dims = list(critics.groups[group])
-    one = Critic(critics.encoder, len(dims), alpha_bar=critics.alpha_bar, **critics.config).to(critics.center.device)
+    one = Critic(critics.encoder, len(dims), alpha_bar=critics.alpha_bar, **critics.config)
+    one.critics.heads.to(next(critics.heads.parameters())) # device and type; the encoder is the critics' own
     own = {k: v[group:group + 1] for k, v in critics.heads.state_dict().items()}
     own["latent.0.weight"] = own["latent.0.weight"][:, :len(dims)]
     one.critics.heads.load_state_dict(own)
-    one.critics.center.copy_(critics.center[dims]), one.critics.scale.copy_(critics.scale[dims])
+    one.critics.center, one.critics.scale = critics.center[dims], critics.scale[dims]
+    if critics.noise_aware: one.critics.alpha_bar = critics.alpha_bar.clone()
     return one.train(critics.training)
 
 # %% ../nbs/04_infonce.ipynb #16b866c8
@@ -702,9 +704,10 @@ def held_out_mi(
     repeats: int = 8,             # draws of latents, negatives and noise
     seed: int = 0,
 ) -> tuple[MIBound, ...]: # one for each group
-    "Bound on the mutual information of image and latent group, on held-out images, with standard errors over images."
+    "Bound on the mutual information of image and latent group, with standard errors over images. Raises ValueError for a bad t."
     device = critics.center.device
     data = _read_data(images, z, device)
+    _check_level(critics, t)
     n, was_training = len(data.images), critics.training
     critics.eval()
     scores = []
@@ -714,6 +717,14 @@ def held_out_mi(
         scores.append(_held_out_scores(critics, data, columns, t, random).cpu())
     critics.train(was_training)
     return tuple(mi_bound(s, "first") for s in torch.stack(scores, 1))
+
+def _check_level(critics: Critics, t: int | None) -> None:
+    "Raise ValueError unless images noised to t can be shown to these critics."
+    if t is None: return
+    if not critics.noise_aware:
+        raise ValueError(f"these critics were trained on clean images and cannot look at noised ones (t={t}); leave t out, or train them "
+                         "with schedule=")
+    if not 0 <= t < len(critics.alpha_bar): raise ValueError(f"t must be between 0 and {len(critics.alpha_bar) - 1}, got {t}")
 
 # %% ../nbs/04_infonce.ipynb #04b540aa
 def early_times(
@@ -780,6 +791,18 @@ class _Watch:
         "Put the bounds beside the validation score."
         if "validation" in row: row["held_out_mi"] = self.bounds
 
+# %% ../nbs/04_infonce.ipynb #3c35f91d
+def data_marks(
+    images: Tensor | Any,                          # (n, 1, H, W), as given to a training
+    z: Latents,                                    # (n, D), or (mean, log_var)
+    held_out: tuple[Any, Latents] | None = None,   # images and latents that choose the weights
+) -> dict[str, dict[str, str]]: # JSON-able, for the fingerprint of `migvis.training.fit`
+    "Digests of the images and latents that a model is trained on and chosen by."
+    def told(images: Any, z: Latents) -> dict[str, str]:
+        latents = dict(zip(("mean", "log_var"), z)) if isinstance(z, (tuple, list)) else {"mean": z}
+        return {name: digest(torch.as_tensor(x).detach().float()) for name, x in {"images": images, **latents}.items()}
+    return {"data": told(images, z)} | ({} if held_out is None else {"held_out": told(*held_out)})
+
 # %% ../nbs/04_infonce.ipynb #a14aabec
 def train_critics(
     images: Tensor,                                  # (n, 1, H, W) in [-1, 1]
@@ -807,7 +830,8 @@ def train_critics(
     critics = _new_critics(kept, groups, schedule, config, encoder, score, dropout, seed).to(device)
     watch = _Watch(watched, (n_negatives or config.batch_size - 1) + 1, None if schedule is None else len(critics.alpha_bar), seed)
     shift = images.shape[-1] // 32 if shift is None else shift
-    marks = {"critics": critics.meta(), "n_negatives": n_negatives, "pixel_noise": pixel_noise, "shift": shift, "steps": config.steps}
+    marks = {"critics": critics.meta(), "n_negatives": n_negatives, "pixel_noise": pixel_noise, "shift": shift, "steps": config.steps,
+             **data_marks(images, z, held_out)}
     defaults = {"desc": "critics", "clip": 1.0, "schedule": warmup_cosine(config.steps, warmup=min(100, config.steps // 10))}
     return fit(critics, _contrastive_loss(kept, n_negatives, pixel_noise, shift), len(kept.images), steps=config.steps,
                batch_size=config.batch_size, lr=config.lr, weight_decay=weight_decay, seed=seed, device=device, keep_best=True,

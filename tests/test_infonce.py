@@ -1,4 +1,5 @@
 """InfoNCE against closed forms, enumeration and slow references; critics against one another; files; bad input."""
+import copy
 import math
 
 import pytest
@@ -290,11 +291,22 @@ def test_schedule_that_belongs_passes(critics):
     critics.check_schedule(NoiseSchedule(T=20))
 
 
+def test_a_single_critic_has_the_type_of_all(critics, rows):
+    y, z = rows
+    double = copy.deepcopy(critics).double()
+    for g, dims in enumerate(critics.groups):
+        own = double.critic(g).scores(z[:, list(dims)].double(), y.double(), t=3)
+        assert own.dtype == torch.float64
+        torch.testing.assert_close(own, double(z.double(), y.double(), t=3)[g])
+        torch.testing.assert_close(own.float(), critics.critic(g).scores(z[:, list(dims)], y, t=3), atol=1e-4, rtol=1e-4)
+
+
 def test_clean_critics_take_no_t(rows):
     y, z = rows
     clean = Critics(ConvEncoder(16, width=4), (3, 3))
     assert clean(z, y).shape == (2, 5, 7) and not clean.noise_aware
     with pytest.raises(ValueError, match="clean images"): clean(z, y, t=3)
+    with pytest.raises(ValueError, match="clean images.*leave t out"): held_out_mi(clean, y.clamp(-1, 1), z[:5], t=3)
     with pytest.raises(ValueError, match="clean images"): clean.check_schedule(NoiseSchedule(T=20))
 
 
@@ -387,6 +399,17 @@ def test_checkpoint_of_other_groups_is_refused(small, tmp_path):
     images, z = small
     train_critics(images, z, (2, 1), config=CONFIG, checkpoint=tmp_path, checkpoint_every=6, **QUIET)
     with pytest.raises(ValueError, match="another run"): train_critics(images, z, (1, 2), config=CONFIG, checkpoint=tmp_path, **QUIET)
+
+
+@pytest.mark.parametrize("other", ["images", "mean", "log_var", "held-out images", "held-out mean"])
+def test_checkpoint_of_other_data_is_refused(small, tmp_path, other):
+    images, (mean, log_var) = small
+    data = {"images": images, "mean": mean, "log_var": log_var, "held-out images": images[:20], "held-out mean": mean[:20]}
+    def train(images, mean, log_var, held_images, held_mean):
+        return train_critics(images, (mean, log_var), (2, 1), config=CONFIG, held_out=(held_images, held_mean), checkpoint=tmp_path, **QUIET)
+    train(*data.values())
+    assert train(*(x.clone() for x in data.values())).resumed_from == CONFIG.steps
+    with pytest.raises(ValueError, match="another run"): train(*(data | {other: 0.9 * data[other]}).values())
 
 
 def test_latents_are_standardised_inside(small):
