@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from migvis import baselines as bl
-from migvis.ddim_guidance import edit
+from migvis.ddim_guidance import EditMode, edit, invert, sample
 from migvis.denoiser import NoiseSchedule, build_denoiser, condition_on, mixture_denoiser
 from migvis.infonce import ConvEncoder, Critics
 from migvis.training import CriticConfig, DenoiserConfig, generator
@@ -124,6 +124,16 @@ def test_linear_readout_is_ridge_regression():
     assert not any(p.requires_grad for p in readout.parameters())
 
 
+def test_linear_readout_leaves_the_encoder_as_it_is():
+    encoder, images = ConvEncoder(16, width=8).train(), rand(20, 1, 16, 16)
+    before = {k: v.clone() for k, v in encoder.state_dict().items()}
+    readout = bl.fit_linear_readout(encoder, images, randn(20, 4), SIZES)
+    assert encoder.training and all(p.requires_grad for p in encoder.parameters())
+    assert all(torch.equal(v, before[k]) for k, v in encoder.state_dict().items())
+    for p in encoder.parameters(): p.data.zero_()  # nor does the readout change with it
+    assert readout.encoder(images, None).abs().sum() > 0
+
+
 def test_linear_readout_chooses_its_strength():
     images = rand(60, 1, 16, 16)
     noise = bl.fit_linear_readout(Flat(256), images, randn(60, 4), SIZES)           # nothing to learn
@@ -145,6 +155,22 @@ def test_regressor_learns_and_is_saved(pictures, schedule, tmp_path):
     again = bl.load_baseline(bl.save_baseline(model, tmp_path / "regressor.safetensors"), "cpu")
     with torch.no_grad(): assert torch.equal(again(y[:4]), model(y[:4]))
     assert again.groups == model.groups and again.noise_aware == model.noise_aware
+
+
+@pytest.mark.parametrize("other", ["images", "mean", "log_var", "held-out images"])
+@pytest.mark.parametrize("train", [
+    lambda *data, **options: bl.train_regressor(*data, SIZES, None, CriticConfig(width=8, features=8, steps=3, batch_size=8), **options),
+    lambda *data, **options: bl.train_decoder(*data, SIZES, width=8, steps=3, batch_size=8, **options),
+], ids=["regressor", "decoder"])
+def test_checkpoint_of_other_data_is_refused(pictures, tmp_path, train, other):
+    images, (mean, log_var) = pictures
+    data = {"images": images[:40].numpy(), "mean": mean[:40], "log_var": log_var[:40] + mean[:40], "held-out images": images[40:50]}
+    def call(images, mean, log_var, held_images):
+        return train(images, (mean, log_var), held_out=(held_images, z), checkpoint=tmp_path, device="cpu", progress=False)
+    z = mean[40:50]
+    call(*data.values())
+    assert call(*data.values()).resumed_from == 3
+    with pytest.raises(ValueError, match="another run"): call(*(data | {other: data[other][::-1].copy() if other == "images" else data[other].flip(0)}).values())
 
 
 def test_saved_decoder_decodes_the_same(tmp_path):
@@ -281,6 +307,26 @@ def test_batches_do_not_change_conditional_edits(reference):
     whole = cfg(y0, goals, (0.0, 0.5, 2.0), z, reference=reference, pairs=True, steps=10)
     torch.testing.assert_close(cfg(y0, goals, (0.0, 0.5, 2.0), z, reference=reference, pairs=True, steps=10, batch_size=2), whole, atol=1e-5, rtol=0)
     torch.testing.assert_close(cfg(y0[1:2], goals[1:2], (2.0,), z[1:2], reference=reference, pairs=True, steps=10)[0, :, 0], whole[1, :, 2], atol=1e-5, rtol=0)
+
+
+def test_conditional_edits_begin_where_they_are_told():
+    y0, z = 0.2 * randn(2, 4), randn(2, 4, seed=1)
+    out = cfg(y0, z[0], (0.0,), z, begin=5, noise_seed=3)[:, 0, 0]
+    free = bl.conditional_eps(Conditional(), torch.full_like(z, math.nan), z, torch.zeros(2))
+    there = invert(y0.view(-1, 1, 2, 2), free, SCHEDULE, 135, 5, begin=5, noise_seed=3)
+    torch.testing.assert_close(out, sample(there, free, SCHEDULE, 135).flatten(1))
+    assert (out - cfg(y0, z[0], (0.0,), z)[:, 0, 0]).abs().max() > 1e-3
+    assert (out - cfg(y0, z[0], (0.0,), z, begin=5, noise_seed=4)[:, 0, 0]).abs().max() > 1e-4
+
+
+@pytest.mark.parametrize("lever", [dict(eta=0.5), dict(until=9), dict(renoise="unguided"), dict(recurrence=2), dict(clamp=True), dict(scale="eps"),
+                                   dict(limit=2.0), dict(gradient="around"), dict(noisy=True), dict(hold=1.0), dict(copies=2)], ids=lambda d: next(iter(d)))
+def test_levers_that_a_conditional_edit_cannot_honour_are_refused(lever):
+    y0, z = 0.2 * randn(2, 4), randn(2, 4, seed=1)
+    with pytest.raises(ValueError, match=next(iter(lever))): cfg(y0, z[0], (1.0,), z, **lever)
+    with pytest.raises(ValueError, match="hold.*mode='paper'"): cfg(y0, z[0], (1.0,), z, mode="selective")
+    plain = {k: getattr(EditMode(), k) for k in lever}
+    assert torch.equal(cfg(y0, z[0], (1.0,), z, steps=5, mode="paper", **plain), cfg(y0, z[0], (1.0,), z, steps=5))
 
 
 def test_conditional_training_uses_the_latents(pictures):
