@@ -334,6 +334,26 @@ def test_images_are_of_the_category_and_turned_as_asked(run):
     assert gallery.find_image(run, "no such category") in test
 
 
+@pytest.mark.parametrize("labels", [lambda n: {"category": ["own"] * n}, lambda n: {"category": np.arange(n) % 3},
+                                    lambda n: {"category": ["Faces", "tools"] * (n // 2), "rxy": [np.nan, 3.0, np.nan, np.nan] * (n // 4), "rxz": 0.0}],
+                         ids=["one", "numbers", "poses are missing"])
+def test_own_recordings_are_edited_toward_another_image(run, labels):
+    own = copy.copy(run)
+    own.recording = replace(run.recording, labels=pd.DataFrame(labels(len(run.recording))))
+    own.latents = run.latents # the images are the same
+    category = own.recording.labels["category"]
+    for wanted in [(("Faces", "Tables"), "Fruits"), (("Cars", "Animals"), "Planes"), (("Chairs", "Boats"), "Cars"), (("Cars",), "Chairs"), (("Tables",), "Planes")]:
+        originals, target = gallery.find_pair(own, *wanted)
+        assert len({*originals, target}) == len(originals) + 1 and {*originals, target} <= set(own.split.test.tolist())
+        assert len(set(category[[*originals, target]])) == min(len(originals) + 1, category.nunique())
+    angles = gallery.turned(own.recording.labels)
+    if np.isfinite(angles).any():
+        assert angles[gallery.find_image(own, "tools")] == 3
+    else:
+        figure = gallery.figure_overview(own, n=2, gammas=(0.0,), steps=3)
+        assert not any("front" in t or "turned" in t for t in texts(figure))
+
+
 def test_overview_shows_recorded_images_and_edits(run):
     figure = gallery.figure_overview(run, gammas=(0.0, 0.3), steps=3)
     shown = pictures(figure)
