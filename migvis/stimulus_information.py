@@ -16,7 +16,9 @@ __all__ = ['Estimate', 'Conditional', 'Encoder', 'Draw', 'Gain', 'Posterior', 'c
            'posterior_draws', 'used_latents', 'information_table', 'shared_information', 'plot_group_maps',
            'plot_matrix', 'GroupInformation', 'fit_groups', 'group_bounds']
 
-# %% ../nbs/07_stimulus_information.ipynb #44355f86
+# %% ../nbs/07_stimulus_information.ipynb #a376096c
+import copy
+import hashlib
 import json
 import math
 import warnings
@@ -35,7 +37,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from .denoiser import Denoiser, NoiseSchedule, add_condition, check_images, initial_weights
+from .denoiser import Denoiser, NoiseSchedule, add_condition, check_images, digest, initial_weights
 from .figures import show_image, style
 from .pretrained import digest_weights
 from .training import Batch, Fit, atomic_write, fit, generator, progress_bar, resolve_device, warmup_cosine
@@ -605,7 +607,7 @@ class ResponseDenoiser(nn.Module):
     "A frozen denoiser with a learned correction from the response; NaN entries of the response are unknown."
     def __init__(
         self,
-        base: Denoiser,                          # unconditional; frozen
+        base: Denoiser,                          # unconditional; a copy of it is frozen
         n_condition: int,                        # length of the response
         width: int = 32,                         # channels of the small U-Net
         multipliers: tuple[int, ...] = (1, 2),
@@ -616,7 +618,7 @@ class ResponseDenoiser(nn.Module):
     ) -> None:
         super().__init__()
         if n_condition < 1: raise ValueError(f"n_condition must be at least 1, got {n_condition!r}")
-        self.base, self.schedule, self.n_condition = base.requires_grad_(False).eval(), base.schedule, n_condition
+        self.base, self.schedule, self.n_condition = copy.deepcopy(base).requires_grad_(False).eval(), base.schedule, n_condition
         self.patch = patch or base.patch
         pixels, side = base.channels * base.image_size**2, base.image_size // self.patch
         self.grid = (painted, side, side)
@@ -638,7 +640,7 @@ class ResponseDenoiser(nn.Module):
     ) -> None:
         "Scales of the responses, the readout by ridge regression, and the linear correction."
         self.mean.copy_(responses.mean(0)), self.std.copy_(responses.std(0).clamp(min=1e-6))
-        x, r = y0.flatten(1).double(), ((responses - self.mean) / self.std).double()
+        x, r = y0.flatten(1).cpu().double(), ((responses - self.mean) / self.std).cpu().double()
         centre = x.mean(0)
         kernel = (x - centre) @ (x - centre).T
         weight = (x - centre).T @ torch.linalg.solve(kernel + 0.05 * kernel.trace() / len(x) * torch.eye(len(x)).to(x), r)
@@ -646,7 +648,7 @@ class ResponseDenoiser(nn.Module):
         for k, t in enumerate(self.linear.times.tolist()):
             y_t = self.schedule.add_noise(y0, torch.randn(y0.shape, generator=generator(seed, 85, k)).to(y0), torch.full((len(y0),), t).to(y0.device))
             clean = torch.cat([self.clean(part, self.frozen(part, t), t) for part in y_t.split(128)]).flatten(1)
-            self.linear.fit(k, r.float() - self.readout(clean), y0.flatten(1) - clean)
+            self.linear.fit(k, r.to(clean) - self.readout(clean), y0.flatten(1) - clean)
         self.reach.copy_(1 / self.linear.cross[-1].square().sum(0).mean().sqrt().clamp(min=1e-6))
 
     def train(self, mode: bool = True) -> "ResponseDenoiser":
@@ -786,10 +788,12 @@ def train_responses(
     draw = responses if callable(responses) else draw_rows(torch.as_tensor(responses).float(), len(y0))
     sample = check_draw(draw(torch.arange(min(len(y0), 2048)), generator(seed, 74)), min(len(y0), 2048))
     if sample.shape[1] != denoiser.n_condition: raise ValueError(f"the denoiser takes {denoiser.n_condition} responses, got {sample.shape[1]}")
-    denoiser.start(y0[: min(n_start, 2048)], sample[:n_start], seed)
+    denoiser.to(device).start(y0[: min(n_start, 2048)].to(device), sample[:n_start].to(device), seed)
     held_out = (y0[:512], draw(torch.arange(min(len(y0), 512)), generator(seed, 75))) if validation is None else \
         (check_images(validation[0], denoiser.base.image_size), check_known(torch.as_tensor(validation[1]).float(), len(validation[0])))
     subsets = torch.ones(1, denoiser.n_condition, dtype=torch.bool) if subsets is None else subsets
+    mark = {"images": digest(y0), "responses": _digest_responses(responses, sample), "subsets": digest(subsets),
+            "validation": None if validation is None else [digest(part) for part in held_out]}
     times, y0, schedule = even_times(denoiser.schedule, high), y0.to(device), denoiser.schedule
 
     def loss_fn(model: nn.Module, batch: Batch) -> tuple[Tensor, Mapping[str, Tensor]]:
@@ -800,10 +804,10 @@ def train_responses(
         loss = (eps.float() - noise).square().flatten(1).mean(1)
         return (loss * weights[t]).mean(), {"eps_loss": loss.mean()}
 
-    weights = (1 / level_errors(denoiser.to(device), y0[:1024], high, seed)).to(device) if balance else torch.ones(schedule.T + 1, device=device)
+    weights = (1 / level_errors(denoiser, y0[:1024], high, seed)).to(device) if balance else torch.ones(schedule.T + 1, device=device)
     bound = information_bound(*(v.to(device) for v in held_out), high=high, seed=seed)
-    mark = {"drop": drop, "high": high, "lr": lr, "n_condition": denoiser.n_condition, "responses": float(sample.double().sum()),
-            **({"balance": True} if balance else {}), "base": digest_weights(denoiser.base), "parameters": sum(p.numel() for p in denoiser.parameters())}
+    mark |= {"drop": drop, "high": high, "lr": lr, "n_condition": denoiser.n_condition, "n_start": n_start, **({"balance": True} if balance else {}),
+             "base": digest_weights(denoiser.base), "parameters": sum(p.numel() for p in denoiser.parameters())}
     options = {"desc": "response denoiser", "ema": 0.995, "clip": 1.0, "validate_every": max(1, steps // 10), "keep_best": True,
                "schedule": warmup_cosine(steps, min(100, steps // 10)), "betas": (0.9, 0.99), "fingerprint": mark} | options
     return fit(denoiser, loss_fn, len(y0), steps=steps, batch_size=batch_size, lr=lr, seed=seed, device=device,
@@ -818,6 +822,13 @@ def draw_rows(responses: Tensor, n: int) -> Callable[[Tensor, torch.Generator], 
     "Recorded responses as a function of their rows. Raises ValueError unless (n, N)."
     if responses.ndim != 2 or len(responses) != n: raise ValueError(f"responses must be ({n}, N), one row for each image, got {tuple(responses.shape)}")
     return lambda rows, stream: responses[rows]
+
+def _digest_responses(responses: Tensor | Callable, sample: Tensor) -> str: # 16 hexadecimal digits
+    "Digest of recorded responses; of drawn ones, of mean and spread of a sample (rounded: a drift of last digits tells no one apart)."
+    if not callable(responses): return digest(torch.as_tensor(responses).float())
+    mean, std = sample.double().mean(0), sample.double().std(0).clamp(min=1e-6)
+    told = [f"{v:.3g}" for v in torch.cat([(mean / std).round(decimals=2) + 0.0, std]).tolist()]
+    return hashlib.sha1(" ".join(told).encode()).hexdigest()[:16]
 
 # %% ../nbs/07_stimulus_information.ipynb #0263de59
 @torch.no_grad()
@@ -856,7 +867,7 @@ def information_bound(
     n: int = 512,            # blurred images, all levels together
     seed: int = 0,
 ) -> Callable[[nn.Module], Tensor]: # denoiser -> () nats
-    "Information that the responses are seen to carry on held-out pairs, on a fixed set of images, times and noises."
+    "Information seen on held-out pairs, at a fixed set of times and noises; a lower bound only if the unconditional denoiser is exact."
     stream = generator(seed, 77)
     rows = torch.arange(n) % len(y0)
     noise = torch.randn(n, *y0.shape[1:], generator=stream)
@@ -880,7 +891,7 @@ def error_gain(
     x: Tensor,            # (n, C, H, W) stimuli of recorded pairs, in [-1, 1]
     responses: Tensor,    # (n, N)
 ) -> Gain:
-    "Squared error saved by the recorded response: noisy, may be negative, but not inflated by overfitting when the pairs are held out."
+    "Squared error saved by the recorded response: noisy, may be negative; on held-out pairs only errors of the unconditional guess add to it."
     estimate, conditional = denoiser_estimates(denoiser)
     def gain(x_c: Tensor, c: float, index: Tensor, stream: torch.Generator) -> Tensor:
         return (estimate(x_c, c) - x[index]).square() - (conditional(x_c, c, responses[index]) - x[index]).square()
@@ -907,7 +918,7 @@ class GainNet(nn.Module):
     "Expected squared change of the noise estimate at every pixel, given the blurred image."
     def __init__(
         self,
-        base: Denoiser,          # frozen, unconditional
+        base: Denoiser,          # unconditional; a copy of it is frozen
         n_outputs: int = 1,      # sets of known responses
         width: int = 32,
         multipliers: tuple[int, ...] = (1, 2),
@@ -916,7 +927,8 @@ class GainNet(nn.Module):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        self.base, self.schedule, self.patch, self.n_outputs = base.requires_grad_(False).eval(), base.schedule, patch or base.patch, n_outputs
+        self.base, self.schedule = copy.deepcopy(base).requires_grad_(False).eval(), base.schedule
+        self.patch, self.n_outputs = patch or base.patch, n_outputs
         cells = base.channels * self.patch**2
         with initial_weights(seed, 79):
             self.unet = small_unet(base.image_size // self.patch, 2 * cells, n_outputs * cells, width, multipliers, layers)
@@ -970,6 +982,9 @@ def train_gain(
     subsets = torch.ones(1, denoiser.n_condition, dtype=torch.bool) if subsets is None else subsets
     if subsets.shape != (net.n_outputs, denoiser.n_condition):
         raise ValueError(f"subsets must be ({net.n_outputs}, {denoiser.n_condition}) (outputs, responses), got {tuple(subsets.shape)}")
+    sample = check_draw(draw(torch.arange(min(len(y0), 2048)), generator(seed, 87)), min(len(y0), 2048))
+    mark = {"images": digest(y0), "responses": _digest_responses(responses, sample), "subsets": digest(subsets), "high": high,
+            "n_outputs": net.n_outputs, "denoiser": digest_weights(denoiser)}
     denoiser, net, y0, schedule = denoiser.to(device).eval(), net.to(device), y0.to(device), net.schedule
     times = even_times(schedule, high).to(device)
 
@@ -988,7 +1003,7 @@ def train_gain(
 
     net.scale.copy_(level_means(net, squared, len(y0), high, seed)[0])
     options = {"desc": "regression", "ema": 0.995, "clip": 1.0, "schedule": warmup_cosine(steps, min(100, steps // 10)),
-               "fingerprint": {"high": high, "n_outputs": net.n_outputs, "denoiser": digest_weights(denoiser)}} | options
+               "fingerprint": mark} | options
     done = fit(net, loss_fn, len(y0), steps=steps, batch_size=batch_size, lr=lr, seed=seed, device=device, **options)
     true, predicted = level_means(done.model, squared, len(y0), high, seed + 1)
     done.model.scale.mul_(true / predicted)
@@ -1277,7 +1292,7 @@ def group_bounds(
     seed: int = 0,
     n: int = 2048,                # blurred images for each set
 ) -> dict[str, float]: # nats
-    "Information that sets of latents are seen to carry on held-out pairs: lower bounds, but for sampling."
+    "Information that sets of latents are seen to carry on held-out pairs: estimates, as of `information_bound`."
     device = next(denoiser.parameters()).device
     y0, latents = check_images(images, denoiser.base.image_size).to(device), latents.to(device)
     given = lambda known: torch.where(known.to(device), latents, math.nan)

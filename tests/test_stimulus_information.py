@@ -13,7 +13,7 @@ from migvis.denoiser import NoiseSchedule, build_denoiser, train_denoiser
 from migvis.stimulus_information import (
     LNP, GainNet, InformationResult, LatentDenoiser, Line, LinearCorrection, ResponseDenoiser, alpha_bar_from_c, both, c_from_alpha_bar,
     check_conditional, check_resolution, combine, denoiser_estimates, denoiser_gain, diffusion_posterior, draw_from_estimate, draw_from_posterior, draw_from_stimulus, draw_recorded,
-    error_gain, eps_difference, even_times, fit_groups, gaussian_information_map, group_bounds, group_subsets, halved_weights, information,
+    error_gain, eps_difference, even_times, fit_groups, gaussian_information_map, group_bounds, group_subsets, halved_weights, information, information_bound,
     information_sets, information_table, integrate, learned_gains, level_errors, level_weights, line_curve, line_estimates, line_information,
     line_information_given, neighbour_gain, noise_levels, plot_group_maps, plot_matrix, posterior_draws, random_subsets, response_gain,
     retinotopic_population, schedule_levels, shared_information, time_of_level, train_gain, train_responses, used_latents)
@@ -349,6 +349,7 @@ def test_maps_need_pixels(gaussian):
 
 # Networks
 
+CPU = {"device": "cpu", "progress": False}
 CONFIG = DenoiserConfig(image_size=8, width=16, multipliers=(1, 2), layers=1, patch=2, attention=False, T=60, steps=300, batch_size=64, lr=3e-3,
                         ema=0.98, flips=False)
 
@@ -442,6 +443,71 @@ def test_a_checkpoint_of_another_base_is_refused(world, tmp_path):
     other = copy.deepcopy(base)
     with torch.no_grad(): next(other.parameters()).mul_(1.01)
     with pytest.raises(ValueError, match="another run"): ask(other)
+
+
+@pytest.mark.parametrize("other", ["images", "responses", "subsets", "validation"])
+def test_checkpoints_of_other_data_are_refused(world, tmp_path, other):
+    base, _, _, test, r, *_ = world
+    given = {"images": (test + 1) / 2, "responses": r, "subsets": torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]]).bool(), "validation": None}
+    def ask(images, responses, **options):
+        return train_responses(ResponseDenoiser(base, 4, width=16), images, responses, steps=1, n_start=64, checkpoint=tmp_path, **options, **CPU)
+    ask(**given)
+    assert ask(**given).resumed_from == 1
+    changed = {"images": given["images"].flip(-1), "responses": r.flip(0), "subsets": ~given["subsets"][:, [2, 3, 0, 1]], "validation": (given["images"], r)}
+    with pytest.raises(ValueError, match=f"another run.*{other}"): ask(**given | {other: changed[other]})
+
+
+@pytest.mark.parametrize("other", ["images", "responses", "subsets"])
+def test_checkpoints_of_regressions_on_other_data_are_refused(world, tmp_path, other):
+    base, fitted, _, test, r, *_ = world
+    given = {"images": (test + 1) / 2, "responses": r, "subsets": torch.tensor([[1, 1, 0, 0]]).bool()}
+    ask = lambda images, responses, subsets: train_gain(GainNet(base, width=16), fitted.model, images, responses, subsets=subsets, steps=1,
+                                                        checkpoint=tmp_path, **CPU)
+    ask(**given)
+    assert ask(**given).resumed_from == 1
+    changed = {"images": given["images"].flip(-1), "responses": r.flip(0), "subsets": ~given["subsets"]}
+    with pytest.raises(ValueError, match=f"another run.*{other}"): ask(**given | {other: changed[other]})
+
+
+def test_drawn_responses_are_told_apart_by_what_they_are_like(world, tmp_path):
+    base, _, _, test, r, *_ = world
+    def ask(gain):
+        draw = lambda rows, stream: gain * r[rows] + 0.1 * torch.randn(len(rows), 4, generator=stream)
+        return train_responses(ResponseDenoiser(base, 4, width=16), (test + 1) / 2, draw, steps=1, n_start=64, checkpoint=tmp_path, **CPU)
+    ask(1.0)
+    assert ask(1.0 + 1e-8).resumed_from == 1  # last digits, as they differ with the number of threads
+    with pytest.raises(ValueError, match="another run.*responses"): ask(1.1)
+
+
+def test_the_start_happens_on_the_device_of_the_training(world):
+    base, _, _, test, r, *_ = world
+    class Started(Exception): ...
+    class Spy(ResponseDenoiser):
+        def start(self, y0, responses, seed=0): raise Started({v.device.type for v in (y0, responses, *self.parameters(), *self.buffers())})
+    with pytest.raises(Started, match="{'meta'}"): train_responses(Spy(base, 4, width=16), (test + 1) / 2, r, steps=1, device="meta")
+
+
+@pytest.mark.parametrize("make", [lambda base: ResponseDenoiser(base, 4, width=16), lambda base: GainNet(base, width=16)], ids=["responses", "gain"])
+def test_the_base_that_was_given_stays_as_it_was(make):
+    base = build_denoiser(CONFIG, 0.3).train()
+    own = make(base).to("meta").base
+    assert base.training and all(p.requires_grad and p.device.type == "cpu" for p in base.parameters())
+    assert not own.training and not any(p.requires_grad for p in own.parameters())
+
+
+def test_errors_of_the_unconditional_denoiser_add_to_the_information_seen():
+    "Gaussian pixels, everything exact but the variance that the unconditional denoiser believes: no lower bound."
+    schedule, noise, stream = NoiseSchedule(), 4.37, generator(12)
+    class Pixels(torch.nn.Module):
+        def __init__(self, believed): super().__init__(); self.believed, self.schedule = believed, schedule
+        def forward(self, y_t, t, r):
+            mean, var = (0, self.believed) if r is None else (r.view_as(y_t) / (1 + noise**2), noise**2 / (1 + noise**2))
+            ab = schedule.at(schedule.alpha_bar, t, y_t)
+            return (1 - ab).sqrt() / (ab * var + 1 - ab) * (y_t - ab.sqrt() * mean)
+    x = torch.randn(8192, 1, 8, 8, generator=stream)
+    r, exact = (x + noise * torch.randn(x.shape, generator=stream)).flatten(1), 32 * math.log(1 + noise**-2)
+    right, wrong = (float(information_bound(x, r, n=len(x))(Pixels(believed))) for believed in (1.0, 1.2))
+    assert right == pytest.approx(exact, rel=0.1) and wrong > 1.15 * exact
 
 
 def test_noise_beyond_the_range_is_no_reason_to_warn():
