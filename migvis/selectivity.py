@@ -126,7 +126,7 @@ def probe_information(
     folds: int = 3, # fewer where the rarest class is smaller
     probe: Any = None, # scikit-learn classifier; None: quadratic_probe()
 ) -> float: # nats, between 0 and the entropy of the classes
-    "Information that a probe finds: entropy minus cross-validated cross-entropy. NaN, with a warning, if a class has a single member."
+    "Information that a probe finds: entropy minus cross-validated cross-entropy, at least 0. Warns if it overfits; NaN if a class has one member."
     from sklearn.model_selection import StratifiedKFold, cross_val_score
     counts = np.bincount(classes)
     rarest = int(counts[counts > 0].min())
@@ -136,7 +136,10 @@ def probe_information(
         return float("nan")
     splits = StratifiedKFold(min(folds, rarest), shuffle=True, random_state=0)
     loss = -cross_val_score(probe or quadratic_probe(), z, classes, cv=splits, scoring="neg_log_loss").mean()
-    return float(np.clip(entropy(classes) - loss, 0, None))
+    if (found := entropy(classes) - loss) < -0.02:
+        warnings.warn("a probe overfits: it predicts images it has not seen worse than the class frequencies do, so its information is given as 0, "
+                      "which does not say that there is none; use fewer dimensions, more images, or a linear probe (probe=probes()[0])", stacklevel=2)
+    return float(max(found, 0.0))
 
 # %% ../nbs/05b_selectivity.ipynb #4a10b603
 def group_information(

@@ -1,5 +1,6 @@
 "Scores of latents: closed forms, extreme codes, subspaces with known angles, tables, bad input."
 import math
+import warnings
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 from migvis.data import Recording, Standardizer
 from migvis.selectivity import (bin_factor, dci, entropy, gap, group_information, group_mig, group_probe_matrix, group_slices,
                                 group_subspace, histogram_information, mean_sd, mig, orthonormal, principal_angles, probe_attribute,
-                                probe_information, r2_rmse, sap, score_members, subspace_table, table_1, table_2, table_3, table_4,
+                                probe_information, probes, r2_rmse, sap, score_members, subspace_table, table_1, table_2, table_3, table_4,
                                 table_scores, usable_factors)
 
 
@@ -95,6 +96,20 @@ def test_information_about_rare_classes():
     z = classes[:, None] + 0.05 * rng.standard_normal((42, 1))
     assert probe_information(z, classes) > 0.5 * entropy(classes)
     with pytest.warns(UserWarning, match="single image.*more held-out images"): assert math.isnan(probe_information(z[:-1], classes[:-1]))
+
+
+def test_a_zero_of_an_overfitted_probe_comes_with_a_warning():
+    "Half-known positions in groups of six, as at the edge of what a few hundred images allow."
+    rng = np.random.default_rng(0)
+    place = rng.standard_normal(384)
+    z = np.c_[place + 1.2 * rng.standard_normal(384), rng.standard_normal((384, 11))]
+    classes = bin_factor(place, 8)
+    with pytest.warns(UserWarning, match="overfits.*linear probe"): assert probe_information(z[:, :6], classes) == 0
+    with pytest.warns(UserWarning, match="overfits"): group_information(z, (6, 6), pd.DataFrame({"place": place}))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert probe_information(z[:, :6], classes, probe=probes()[0]) > 0.1 # the remedy
+        assert probe_information(z[:, :1], classes) > 0.1
 
 
 def test_the_quadratic_probe_sees_a_factor_in_the_spread():
