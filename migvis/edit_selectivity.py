@@ -4,16 +4,19 @@
 
 # %% auto #0
 __all__ = ['Shift', 'KEYS', 'Cells', 'OWN', 'spread_order', 'choose_pairs', 'class_shift', 'vector_shift', 'rotation_shift',
-           'descriptor_groups', 'attribute_shifts', 'bootstrap_counts', 'weighted_ratio', 'weighted_median', 'interval',
-           'moved', 'changed', 'beyond', 'share_of', 'turned', 'quantities', 'add_beyond', 'selectivity_scores',
-           'LatentReadout', 'fit_latent_readout', 'within_manifold', 'image_shifts', 'critic_scores', 'EditsLike',
-           'edit_rows_table', 'measure_one', 'kernel_distances', 'measure_edits', 'SelectivityResult', 'save_result',
-           'load_result', 'Criterion', 'criteria', 'part_of', 'check_criteria', 'report_criteria', 'style_colour',
-           'draw_matrix', 'draw_curve', 'draw_trade', 'draw_critic', 'draw_realism', 'plot_selectivity', 'plot_sheet',
-           'Editor', 'held_out_pairs', 'edit_pairs', 'StoredEdits', 'save_edits', 'load_edits', 'run_selectivity']
+           'descriptor_groups', 'other_targets', 'specific_shift', 'attribute_vectors', 'attribute_shifts',
+           'bootstrap_counts', 'weighted_ratio', 'weighted_median', 'interval', 'moved', 'changed', 'beyond',
+           'specific', 'share_of', 'turned', 'quantities', 'add_beyond', 'selectivity_scores', 'LatentReadout',
+           'fit_latent_readout', 'within_manifold', 'image_shifts', 'critic_scores', 'EditsLike', 'edit_rows_table',
+           'measure_one', 'kernel_distances', 'measure_edits', 'SelectivityResult', 'save_result', 'load_result',
+           'Criterion', 'criteria', 'part_of', 'check_criteria', 'report_criteria', 'style_colour', 'draw_matrix',
+           'draw_curve', 'own_score', 'draw_trade', 'draw_critic', 'draw_realism', 'plot_selectivity', 'plot_sheet',
+           'Editor', 'held_out_pairs', 'edit_pairs', 'group_numbers', 'model_digest', 'StoredEdits', 'save_edits',
+           'load_edits', 'run_selectivity']
 
-# %% ../nbs/05b1_edit_selectivity.ipynb #bd2d4ac4
+# %% ../nbs/05b1_edit_selectivity.ipynb #6cd3bee8
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.resources import files
@@ -29,6 +32,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from .ddim_guidance import MIGuide, draw_negatives
+from .denoiser import digest
 from .readouts import Readings, geodesic_angle, kid
 from .training import atomic_write, progress_bar
 
@@ -53,6 +57,7 @@ def choose_pairs(
     "Originals and targets of different category and distant pose. Raises ValueError if there are not enough."
     if n_pairs < 1: raise ValueError(f"n_pairs must be at least 1, got {n_pairs}")
     rng, read = np.random.default_rng([seed, 51]), readings.category
+    if len(set(read)) < 2: raise ValueError(f"pairs are of different categories, but all {len(read)} images are read as {read[0]!r}; give images of two or more")
     known = np.zeros(len(read), bool) if readings.rotation is None else readings.rotation_known
     order = np.concatenate([rows[spread_order(read[rows], rng)] for rows in (np.flatnonzero(known), np.flatnonzero(~known))])
     if category is not None: order = order[read[order] == np.asarray(category).astype(str)[order]]
@@ -117,27 +122,65 @@ def descriptor_groups(
     firsts = [name.split("_")[0] for name in names]
     return {first: [i for i, other in enumerate(firsts) if other == first] for first in dict.fromkeys(firsts)}
 
-# %% ../nbs/05b1_edit_selectivity.ipynb #710d4630
+# %% ../nbs/05b1_edit_selectivity.ipynb #2c3ffe71
+def other_targets(
+    source: Readings,    # of n originals
+    target: Readings,    # of their n targets
+) -> np.ndarray: # (n, n) bool: target q is another one that could have been chosen for original p
+    "Which targets are exchangeable: of another category than the original, and no closer to its rotation than any pair is, where pairs are so."
+    able = ~np.eye(len(source), dtype=bool)
+    if (source.category != target.category).all(): able &= source.category[:, None] != target.category
+    if source.rotation is not None and target.rotation is not None:
+        both = source.rotation_known[:, None] & target.rotation_known
+        angle = np.where(both, geodesic_angle(source.rotation[:, None], target.rotation[None]), np.nan)
+        able &= ~(angle < np.nanmin([*np.diag(angle), np.inf]))
+    return able
+
+
+def specific_shift(
+    source: np.ndarray,  # (n k, d), NaN where nothing could be read
+    target: np.ndarray,  # (n, d) one for each pair
+    edit: np.ndarray,    # (n k, d) edits, those of one pair one after the other
+    able: np.ndarray,    # (n, n) of `other_targets`
+) -> Shift: # along, way: (n k,) movement of the edit and of the target itself, both along the target less the mean of other targets
+    "How far edits moved in the direction that tells their target from those of other pairs; NaN where there is no other."
+    k, weight = len(edit) // len(target), able * np.isfinite(target).all(1)
+    rest = weight @ np.nan_to_num(target) / np.where(weight.any(1), weight.sum(1), np.nan)[:, None]
+    axis, end, gone = np.repeat(target - rest, k, 0), np.repeat(target, k, 0), edit - source
+    return {"along": (gone * axis).sum(1), "way": np.where(np.isfinite(gone).all(1), ((end - source) * axis).sum(1), np.nan)}
+
+
+def attribute_vectors(
+    descriptors: Sequence[str] = (),  # names of `Readings.descriptors`
+    extra: Mapping[str, Callable[[Readings], np.ndarray]] | None = None,
+) -> dict[str, Callable[[Readings], np.ndarray | None]]: # attribute -> readings of n images -> (n, d), or None if it is not read
+    "Every attribute as numbers: classes as probabilities, rotations as matrices, NaN where a rotation cannot be read."
+    turned = lambda r: None if r.rotation is None else np.where(r.rotation_known[:, None], r.rotation.reshape(len(r.rotation), 9), np.nan)
+    return {"category": lambda r: r.category_prob, "identity": lambda r: r.object_prob, "rotation": turned, "position": lambda r: r.position,
+            "size": lambda r: None if r.size is None else np.log(r.size)[:, None],
+            **{name: lambda r, i=i: r.descriptors[:, i] for name, i in descriptor_groups(descriptors).items()}, **(extra or {})}
+
+
 def attribute_shifts(
     source: Readings,                                       # of n originals
     target: Readings,                                       # of their n targets
     edit: Readings,                                         # of n x k edits, those of one pair one after the other
     descriptors: Sequence[str] = (),                        # names of `Readings.descriptors`
     extra: Mapping[str, Callable[[Readings], np.ndarray]] | None = None, # further attributes: readings of n images -> (n, d) numbers
-) -> pd.DataFrame: # n x k rows: pair, and <attribute>_before, _after, _toward, _change, some also _reached, _kept
+) -> pd.DataFrame: # n x k rows: pair, and <attribute>_before, _after, _toward, _change, _along, _way, some also _reached, _kept
     "What each edit moved and what it kept. Raises ValueError if the numbers of images do not fit."
     n, k = len(source), len(edit) // max(len(source), 1)
     if not n or len(target) != n or len(edit) != n * k:
         raise ValueError(f"each original needs one target and equally many edits: got {n} originals, {len(target)} targets, {len(edit)} edits")
-    source, target = (r[np.repeat(np.arange(n), k)] for r in (source, target))
-    classes = {"category": "category_prob", "identity": "object_prob"}
-    numbers = {"position": lambda r: r.position, "size": lambda r: None if r.size is None else np.log(r.size)[:, None]}
-    numbers |= {name: lambda r, i=i: r.descriptors[:, i] for name, i in descriptor_groups(descriptors).items()} | dict(extra or {})
-    shifts = {a: class_shift(*(getattr(r, field) for r in (source, target, edit))) for a, field in classes.items() if getattr(edit, field) is not None}
-    if edit.rotation is not None: shifts["rotation"] = rotation_shift(source, target, edit)
-    shifts |= {a: vector_shift(*(read(r) for r in (source, target, edit))) for a, read in numbers.items() if read(edit) is not None}
+    rows, shifts, able = np.repeat(np.arange(n), k), {}, other_targets(source, target)
+    known = {"category": class_shift, "identity": class_shift}
+    for attribute, read in attribute_vectors(descriptors, extra).items():
+        if (now := read(edit)) is None: continue
+        first, last = read(source)[rows], read(target)
+        shift = rotation_shift(source[rows], target[rows], edit) if attribute == "rotation" else known.get(attribute, vector_shift)(first, last[rows], now)
+        shifts[attribute] = shift | specific_shift(first, last, now, able)
     columns = {f"{a}_{quantity}": values.astype(float) for a, shift in shifts.items() for quantity, values in shift.items()}
-    return pd.DataFrame({"pair": np.repeat(np.arange(n), k), **columns})
+    return pd.DataFrame({"pair": rows, **columns})
 
 # %% ../nbs/05b1_edit_selectivity.ipynb #85080eef
 def bootstrap_counts(
@@ -211,6 +254,10 @@ def beyond(attribute: str, counts: np.ndarray, cells: Cells) -> np.ndarray: # (b
     "Change beyond that of the unguided round trip, as a share of the distance to the target."
     return weighted_ratio(counts, cells(f"{attribute}_beyond"), cells(f"{attribute}_before"))
 
+def specific(attribute: str, counts: np.ndarray, cells: Cells) -> np.ndarray: # (b, cells)
+    "Share of the way to the target that only its own target explains."
+    return weighted_ratio(counts, cells(f"{attribute}_along"), cells(f"{attribute}_way"))
+
 def share_of(quantity: str) -> Callable[[str, np.ndarray, Cells], np.ndarray]:
     "Mean of a column of each attribute."
     return lambda attribute, counts, cells: weighted_ratio(counts, cells(f"{attribute}_{quantity}"))
@@ -222,7 +269,8 @@ def turned(attribute: str, counts: np.ndarray, cells: Cells) -> np.ndarray: # (b
 # %% ../nbs/05b1_edit_selectivity.ipynb #a3f433d3
 def quantities() -> dict[str, tuple[str, Callable[[str, np.ndarray, Cells], np.ndarray]]]: # name -> column that must be there, statistic
     "The statistics of each attribute."
-    return {"moved": ("toward", moved), "changed": ("change", changed), "beyond": ("beyond", beyond), "kept": ("kept", share_of("kept")),
+    return {"moved": ("toward", moved), "specific": ("along", specific), "changed": ("change", changed), "beyond": ("beyond", beyond),
+            "kept": ("kept", share_of("kept")),
             "reached": ("reached", share_of("reached")), "turned": ("change", turned), "mean": ("mean", share_of("mean"))}
 
 def add_beyond(
@@ -403,7 +451,7 @@ def measure_edits(
                 "judge": dict(getattr(judge, "card", {}) or {}), **(settings or {})}
     return SelectivityResult(table, selectivity_scores(table, n_boot, seed), realism, json.loads(json.dumps(settings, default=str)))
 
-# %% ../nbs/05b1_edit_selectivity.ipynb #7f721e2b
+# %% ../nbs/05b1_edit_selectivity.ipynb #1e09ad4a
 @dataclass(frozen=True)
 class SelectivityResult:
     "What edits moved and kept: `plot`, `matrix`, `summary`, `save`."
@@ -419,7 +467,7 @@ class SelectivityResult:
 
     def matrix(
         self,
-        quantity: str = "moved",       # or "changed", "beyond", "kept", "reached"
+        quantity: str = "moved",       # or "specific", "changed", "beyond", "kept", "reached"
         mode: str | None = None,       # default: the first
         gamma: float | None = None,    # default: `best_gamma`
         value: str = "value",          # or "low", "high"
@@ -490,7 +538,7 @@ def load_result(cls: type[SelectivityResult], folder: Path) -> SelectivityResult
         return cls(*tables, json.loads((folder / "settings.json").read_text()))
     except (ValueError, pd.errors.ParserError) as e: raise ValueError(f"the result in {folder} is damaged: {e}") from e
 
-# %% ../nbs/05b1_edit_selectivity.ipynb #f85e3327
+# %% ../nbs/05b1_edit_selectivity.ipynb #ca898c6d
 @dataclass(frozen=True)
 class Criterion:
     "A bound on one score of the groups of one kind."
@@ -511,9 +559,7 @@ def criteria() -> tuple[Criterion, ...]:
         Criterion("category", "rotation", "turned", 30.0, "<=", name="rotation from the original, median degrees"),
         Criterion("free", "category", "kept", 0.9, name="category kept"),
         Criterion("free", "rotation", "turned", 30.0, "<=", name="rotation from the original, median degrees"),
-        Criterion("free", "identity", "beyond", 0.0, detail, name="identity changed, beyond the round trip"),
-        Criterion("free", "shape", "moved", 0.0, detail, name="shape moved"),
-        Criterion("free", "albedo", "moved", 0.0, detail, name="albedo moved"),
+        *(Criterion("free", a, "specific", 0.0, detail, name=f"{a} moved, specifically") for a in ("identity", "shape", "albedo")),
         Criterion("any", "realism", "mean", 0.7, name="improved precision"))
 
 
@@ -574,13 +620,18 @@ def draw_curve(ax: Axes, curve: pd.DataFrame, label: str, color: str, **line: An
     ax.fill_between(at, curve["low"], curve["high"], color=color, alpha=0.15, lw=0)
     ax.set(xticks=at, xticklabels=[f"{g:g}" for g in curve.index], xlabel="strength γ")
 
-# %% ../nbs/05b1_edit_selectivity.ipynb #d6ba30dc
-OWN = {"pose": ("rotation", "moved"), "category": ("category", "moved"), "free": ("identity", "beyond")} # what each kind of group should move
+# %% ../nbs/05b1_edit_selectivity.ipynb #b7d029ba
+OWN = {"pose": ("rotation", "moved"), "category": ("category", "moved")} # what groups with labels should move
+
+def own_score(result: SelectivityResult, group: str) -> tuple[str, str]: # attribute, quantity
+    "What a group should move: what its labels say, or else its own latents, as they are read from the image."
+    latents = "latents " + "".join(re.findall(r"\d+", group)[:1])
+    return OWN.get(part_of(group)) or (latents if latents in set(result.scores["attribute"]) else "shape", "specific")
 
 def draw_trade(ax: Axes, result: SelectivityResult, mode: str) -> None:
     "What each group should move, and whether the category stays where it should."
     for g, group in enumerate(result.groups):
-        draw_curve(ax, result.curve(mode, group, *OWN[part_of(group)]), f"{group}: {OWN[part_of(group)][0]}", style_colour(g))
+        draw_curve(ax, result.curve(mode, group, *own_score(result, group)), f"{group}: {own_score(result, group)[0]}", style_colour(g))
         if part_of(group) != "category": draw_curve(ax, result.curve(mode, group, "category", "kept"), "_", style_colour(g), ls=":", lw=1)
     ax.axhline(0, color="0.7", lw=0.6)
     ax.set(title="moved\n(dotted: category kept)", ylim=(-0.15, 1.05))
@@ -588,7 +639,7 @@ def draw_trade(ax: Axes, result: SelectivityResult, mode: str) -> None:
 def draw_critic(ax: Axes, result: SelectivityResult, mode: str) -> None:
     "The judge's opinion against the critic's, weak to strong: where a line turns down, guidance is adversarial."
     for g, group in enumerate(result.groups):
-        critic, judge = result.curve(mode, group, "critic", "mean"), result.curve(mode, group, *OWN[part_of(group)])
+        critic, judge = result.curve(mode, group, "critic", "mean"), result.curve(mode, group, *own_score(result, group))
         if critic["value"].isna().all() or judge.empty: return ax.set_visible(False) # there is nothing to compare
         ax.plot(critic["value"], judge["value"], "o-", ms=3, color=style_colour(g))
         ax.plot(critic["value"].iloc[-1], judge["value"].iloc[-1], "o", ms=6, color=style_colour(g))
@@ -613,8 +664,8 @@ def plot_selectivity(
         for row, mode in zip(axes, result.modes):
             at = gamma.get(mode) if isinstance(gamma, Mapping) else gamma
             at = result.best_gamma(mode) if at is None else at
-            draw_matrix(row[0], *(result.matrix("moved", mode, at, value) for value in ("value", "low", "high")))
-            row[0].set_title(f"{mode}, γ = {at:g}\nshare of the way to the target")
+            draw_matrix(row[0], *(result.matrix("specific", mode, at, value) for value in ("value", "low", "high")))
+            row[0].set_title(f"{mode}, γ = {at:g}\nshare of the way that is specific to the target")
             for ax, draw in zip(row[1:], draws): draw(ax, result, mode)
         lines, names = axes[0, 1].get_legend_handles_labels()
         s = result.settings
@@ -666,6 +717,8 @@ def held_out_pairs(
 ) -> np.ndarray: # (n_pairs, 2) rows of the recording
     "Originals and targets among the test images of a model."
     test = np.asarray(model.split.test)
+    if not 4 <= n_pairs <= len(test) // 2 - 2:
+        raise ValueError(f"n_pairs must be from 4 to {len(test) // 2 - 2} (two of {len(test)} test images each, and a few that say what is real), got {n_pairs}")
     labels = model.recording.labels.iloc[test]["category"].to_numpy()
     return test[choose_pairs(judge.read(model.recording.images[test]), n_pairs, min_angle, seed, labels)]
 
@@ -678,16 +731,26 @@ def edit_pairs(
     progress: bool = True,
 ) -> list[EditsLike]:
     "Edits of all pairs in every mode, read from the folder where they are already there."
-    done = []
+    done, used = [], model_digest(model)
     for name, options in modes.items():
-        path = None if folder is None else folder / f"edits-{name.replace(' ', '-')}.npz"
+        path, told = None if folder is None else folder / f"edits-{name.replace(' ', '-')}.npz", dict(options) | {"model": used}
         if path is None or not path.exists():
             made = replace(model.edit(pairs[:, 0].tolist(), pairs[:, 1].tolist(), progress=progress, **options), mode=name)
-            if path is not None: save_edits(path, made, pairs, options)
-        done.append(made if path is None else load_edits(path, pairs, options))
+            if path is not None: save_edits(path, made, pairs, told)
+        done.append(made if path is None else load_edits(path, pairs, told))
     return done
 
-# %% ../nbs/05b1_edit_selectivity.ipynb #1e09ad4a
+def group_numbers(edits: EditsLike) -> tuple[int, ...]: # from 0
+    "Numbers of the latent groups that were edited; all of them, where edits do not say."
+    return tuple(getattr(edits, "groups", ())) or tuple(range(len(edits.group_names)))
+
+def model_digest(model: Editor) -> str: # 16 hexadecimal digits
+    "Digest of everything that edits depend on: latents and the weights of critics and denoiser."
+    networks = [network for network in (model.critics, getattr(model, "denoiser", None)) if isinstance(network, torch.nn.Module)]
+    weights = [w.detach().cpu().double().flatten() for network in networks for w in network.state_dict().values()]
+    return digest(torch.cat([model.latents().cpu().double().flatten(), *weights]))
+
+# %% ../nbs/05b1_edit_selectivity.ipynb #0b8b62ae
 @dataclass(frozen=True)
 class StoredEdits:
     "Edits read from a file."
@@ -698,20 +761,22 @@ class StoredEdits:
     group_names: tuple[str, ...]
     mode: str
     caption: str = ""
+    groups: tuple[int, ...] = () # numbers of the latent groups, from 0
 
 def save_edits(path: Path, edits: EditsLike, pairs: np.ndarray, options: Mapping[str, Any]) -> None:
     "Write edits with the pairs and options that they were made for, as 16-bit images."
     meta = {"pairs": pairs.tolist(), "options": repr(sorted(options.items())), "gammas": list(edits.gammas),
-            "group_names": list(edits.group_names), "mode": edits.mode, "caption": getattr(edits, "caption", "")}
+            "group_names": list(edits.group_names), "mode": edits.mode, "caption": getattr(edits, "caption", ""),
+            "groups": list(getattr(edits, "groups", ()))}
     pictures = {name: np.round(65535 * getattr(edits, name)).astype(np.uint16) for name in ("images", "originals", "targets")}
     with atomic_write(path) as temporary, open(temporary, "wb") as f: np.savez_compressed(f, meta=json.dumps(meta), **pictures)
 
 def load_edits(path: Path, pairs: np.ndarray, options: Mapping[str, Any]) -> StoredEdits:
-    "Read them. Raises ValueError if they were made for other pairs or in another way."
+    "Read them. Raises ValueError if they were made for other pairs, in another way, or by another model."
     with np.load(path, allow_pickle=False) as f:
         meta, pictures = json.loads(str(f["meta"])), {name: f[name].astype(np.float32) / 65535 for name in ("images", "originals", "targets")}
     if meta.pop("pairs") != pairs.tolist() or meta.pop("options") != repr(sorted(options.items())):
-        raise ValueError(f"{path} holds edits of other pairs or options; delete it, or choose another folder")
+        raise ValueError(f"{path} holds edits of other pairs or options, or of another model; delete it, or choose another folder")
     return StoredEdits(**pictures, **{k: tuple(v) if isinstance(v, list) else v for k, v in meta.items()})
 
 # %% ../nbs/05b1_edit_selectivity.ipynb #24980268
@@ -736,8 +801,7 @@ def run_selectivity(
     pairs = held_out_pairs(model, judge, n_pairs, min_angle, seed)
     edits = edit_pairs(model, pairs, modes, folder, progress)
     negatives = draw_negatives(z[model.split.train], 127, seed, z[pairs.ravel()])
-    groups = range(len(edits[0].group_names))
-    critic = {e.mode: critic_scores(e.images, model.critics, z[pairs[:, 1]], negatives, groups) for e in edits}
+    critic = {e.mode: critic_scores(e.images, model.critics, z[pairs[:, 1]], negatives, group_numbers(e)) for e in edits}
     caption = getattr(edits[0], "caption", "").removesuffix(f"; {edits[0].mode} guidance")
     told, extra = {"min_angle": min_angle, "modes": {n: repr(o) for n, o in modes.items()}, "caption": caption}, None
     if latent_images:
