@@ -5,16 +5,18 @@
 # %% auto #0
 __all__ = ['fingerprint', 'Split', 'run_stage', 'claim_folder', 'cache_folder', 'Edits', 'as_indices', 'pair_up', 'as_groups',
            'prepare', 'to_model_range', 'fit_vae_stage', 'critic_encoder', 'fit_critics_stage', 'fit_denoiser_stage',
-           'schedule_of', 'MIGVis', 'fit_run', 'check_start', 'make_edits', 'networks_in', 'computing_in',
-           'describe_run', 'check_critics', 'check_preset', 'judge_for', 'save_run', 'load_run', 'report_vae',
-           'score_labels', 'make_report', 'name_of_labels']
+           'schedule_of', 'MIGVis', 'fit_run', 'check_seed', 'check_start', 'make_edits', 'networks_in', 'computing_in',
+           'describe_run', 'check_critics', 'check_preset', 'judge_for', 'save_run', 'model_of', 'load_run',
+           'report_vae', 'score_labels', 'make_report', 'name_of_labels']
 
-# %% ../nbs/05c_pipeline.ipynb #da25fb38
+# %% ../nbs/05c_pipeline.ipynb #e01159be
 import copy
 import hashlib
 import json
 import os
 import shutil
+import zipfile
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import product
@@ -28,12 +30,13 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
+from . import __version__
 from .data import Recording, check_recording, resize_images, split_indices
 from .ddim_guidance import edit as guided_edit, invert, sample
 from .denoiser import Denoiser, NoiseSchedule, build_denoiser, initial_weights, load_denoiser, save_denoiser, train_denoiser, validation_loss
 from .edit_selectivity import SelectivityResult, run_selectivity
 from .infonce import ConvEncoder, Critics, DenoiserEncoder, held_out_mi, load_critics, save_critics, train_critics
-from .pretrained import load_pretrained, pretrained_for, same_network, weights_file
+from .pretrained import digest_weights, load_pretrained, pretrained_for, same_network, weights_file
 from .readouts import ReadoutConfig, Readouts, load_readouts, train_readouts
 from .training import Preset, atomic_write, get_preset, load_tensors, resolve_device
 from .vae import FittedVAE, fit_vae, load_vae, save_vae
@@ -92,15 +95,17 @@ def claim_folder(
     "Make a run's folder or enter it again. Raises ValueError if it cannot be written or holds another run."
     folder = Path(folder)
     told, identity = folder / "run.json", json.loads(json.dumps(identity))
-    if not told.exists():
-        with atomic_write(told) as temporary: temporary.write_text(json.dumps(identity, indent=1))
+    begun = any(file.suffix == ".safetensors" or file.parent != folder for file in folder.rglob("*") if file.is_file())
+    if not told.exists() or not begun: # a call that failed early, as for a mistyped argument, leaves nothing to protect
+        with atomic_write(told) as temporary: temporary.write_text(json.dumps(identity | {"migvis": __version__}, indent=1))
         return folder
     try: found = json.loads(told.read_text())
     except json.JSONDecodeError as e: raise ValueError(f"{told} is damaged ({e}); delete the folder or choose another one") from e
-    different = [k for k in identity if found.get(k) != identity[k]]
+    untold = {"shipped_weights"} - set(found) # runs of before it was noted
+    different = [k for k in identity if found.get(k) != identity[k] and k not in untold]
     if different:
-        raise ValueError(f"{folder} holds another run: its {', '.join(different)} differ{'s' if len(different) == 1 else ''}; "
-                         "choose another folder, or delete it")
+        verb = "differ" if len(different) > 1 or different[0].endswith("s") else "differs"
+        raise ValueError(f"{folder} holds another run: its {', '.join(different)} {verb}; choose another folder, or delete it")
     return folder
 
 # %% ../nbs/05c_pipeline.ipynb #5d059446
@@ -159,11 +164,12 @@ class Edits:
 
     @classmethod
     def load(cls, path: str | Path) -> "Edits":
-        "Read what `save` wrote. Raises ValueError for another kind of file."
+        "Read what `save` wrote. Raises ValueError for another kind of file, or a damaged one."
         try:
             with np.load(path, allow_pickle=False) as f:
                 meta = {k: tuple(v) if isinstance(v, list) else v for k, v in json.loads(str(f["meta"])).items()}
                 return cls(f["images"], f["originals"], f["targets"], **meta)
+        except (zipfile.BadZipFile, zlib.error, EOFError) as e: raise ValueError(f"{path} is damaged ({e}); save the edits again") from e
         except (KeyError, ValueError, TypeError, OSError) as e:
             if isinstance(e, FileNotFoundError): raise
             raise ValueError(f"{path} does not hold edits written by Edits.save ({e})") from e
@@ -246,7 +252,9 @@ def fit_critics_stage(path: Path, recording: Recording, split: Split, preset: Pr
                                held_out=part(split.validation), checkpoint=checkpoints, desc="3/3 critics", **(encoder | dict(options)))
         return fitted.model, fitted.history
     encoder = {"encoder": critic_encoder(preset, denoiser, options["seed"])}
-    load = lambda path: load_critics(path, options["device"], denoiser)
+    def load(path: Path) -> Critics:
+        try: return load_critics(path, options["device"], denoiser)
+        except ValueError as e: raise ValueError(f"{e}; fit into a new folder, or delete {path} to train the critics again") from e
     return run_stage(path, train, lambda path, critics: save_critics(critics, path), load)
 
 def fit_denoiser_stage(path: Path, recording: Recording, split: Split, preset: Preset, shipped: str | None, start: str | None,
@@ -257,7 +265,7 @@ def fit_denoiser_stage(path: Path, recording: Recording, split: Split, preset: P
         fitted = train_denoiser(recording.images[split.train], preset.denoiser, validation=recording.images[split.validation], denoiser=first,
                                 checkpoint=checkpoints, desc="2/3 denoiser", **options)
         return fitted.model, fitted.history
-    if shipped is not None:
+    if shipped is not None and not path.exists():
         if options["progress"]: print(f"2/3 denoiser: the shipped weights {shipped!r} fit these images; train=True trains one anew")
         return load_pretrained(shipped, options["device"])[0]
     save = lambda path, denoiser: save_denoiser(path, denoiser, {"preset": preset.name, "recording": recording.name})
@@ -279,9 +287,10 @@ class MIGVis:
         seed: int = 0,                        # of everything random
         device: str | torch.device = "auto",  # CUDA, then MPS, then the CPU
     ) -> None:
-        self.preset, self.seed, self.device = get_preset(preset), seed, resolve_device(device)
+        self.preset, self.seed, self.device = get_preset(preset), check_seed(seed), resolve_device(device)
         self.options: dict[str, str] = {}       # what `fit` was told beside the recording
         self.shipped: str | None = None         # name of the shipped denoiser, if one is used
+        self.weights: str | None = None         # digest of its weights; None also for runs of before it was noted
         self.recording: Recording | None = None # at the preset's resolution
         self.split: Split | None = None
         self.vae: FittedVAE | None = None
@@ -304,11 +313,17 @@ class MIGVis:
     def identity(self, recording: Recording) -> dict[str, Any]: # JSON-able
         "What must agree for a folder to hold this run."
         return {"preset": self.preset.to_dict(), "seed": self.seed, "recording": recording.name, "fingerprint": fingerprint(recording),
-                "options": self.options, "shipped_denoiser": self.shipped}
+                "options": self.options, "shipped_denoiser": self.shipped} | ({"shipped_weights": self.weights} if self.weights else {})
 
     def require_fitted(self) -> None:
-        "Raise ValueError before `fit` or `load`."
-        if self.denoiser is None: raise ValueError("this MIGVis is not fitted yet: call .fit(recording), or MIGVis.load(folder)")
+        "Raise ValueError before `fit` or `load`, and after a fit that was interrupted."
+        if any(part is None for part in (self.recording, self.split, self.vae, self.denoiser, self.critics)):
+            raise ValueError("this MIGVis is not fitted yet: call .fit(recording), or MIGVis.load(folder)")
+
+    def forget(self) -> None:
+        "Drop what was fitted, so that parts of two fits never meet."
+        self.recording = self.split = self.vae = self.critics = self.denoiser = self.shipped = self.weights = None
+        self.options = {}
 
     def edit(
         self,
@@ -383,18 +398,27 @@ def fit_run(model: MIGVis, recording: Recording, out: str | Path | None, silent:
     "Fit all stages of a run in its folder, which is removed again if nobody asked for it."
     check_preset(model.preset)
     if start is not None: check_start(start, model.preset)
-    recording, model.options = prepare(recording, model.preset, silent), {k: repr(v) for k, v in (vae | ({"start": start} if start else {})).items()}
+    recording = prepare(recording, model.preset, silent)
+    split = Split.of(recording, model.seed)
+    model.forget()
+    model.options = {k: repr(v) for k, v in (vae | ({"start": start} if start else {})).items()}
     model.shipped = None if train or start else pretrained_for(recording, model.preset)
+    model.weights = None if model.shipped is None else digest_weights(load_pretrained(model.shipped, "cpu")[0])
     identity = model.identity(recording)
     folder = claim_folder(out or cache_folder() / "runs" / hashlib.sha256(repr(identity).encode()).hexdigest()[:16], identity)
     options = {"seed": model.seed, "device": model.device, "progress": progress}
-    model.recording, model.split = recording, Split.of(recording, model.seed)
+    model.recording, model.split = recording, split
     model.vae = fit_vae_stage(folder / "vae.safetensors", recording, model.split, model.preset, options | vae)
     model.denoiser = fit_denoiser_stage(folder / "denoiser.safetensors", recording, model.split, model.preset, model.shipped, start, options)
     model.critics = fit_critics_stage(folder / "critics.safetensors", recording, model.split, model.preset, model.vae, model.denoiser, options)
     if out is None: shutil.rmtree(folder)
     else: model.save(folder)
     return model
+
+def check_seed(seed: int) -> int:
+    "Raise ValueError unless it is a whole number that is not negative."
+    if isinstance(seed, (int, np.integer)) and seed >= 0: return int(seed)
+    raise ValueError(f"seed must be a whole number, 0 or more, got {seed!r}")
 
 def check_start(start: str, preset: Preset) -> None:
     "Raise ValueError unless shipped weights of that name fit the preset's network."
@@ -490,16 +514,28 @@ def save_run(model: MIGVis, folder: Path) -> Path:
     with atomic_write(folder / "report.json") as temporary: temporary.write_text(json.dumps(model.report(), indent=1))
     return folder
 
+def model_of(cls: type[MIGVis], told: Path, device: str | torch.device) -> MIGVis: # not fitted yet
+    "A run as its `run.json` describes it. Raises ValueError for a file that is damaged, or of another version of migvis."
+    try: identity = json.loads(told.read_text())
+    except json.JSONDecodeError as e: raise ValueError(f"{told} is damaged: {e}") from e
+    device = resolve_device(device)
+    try:
+        model = cls(Preset.from_dict(identity["preset"]), identity["seed"], device)
+        model.options, model.shipped, model.weights = identity["options"], identity.get("shipped_denoiser"), identity.get("shipped_weights")
+    except (KeyError, TypeError, ValueError, AttributeError) as e:
+        version = identity.get("migvis", "of before 0.1.0") if isinstance(identity, dict) else "unknown"
+        raise ValueError(f"{told} does not describe a run for migvis {__version__} ({type(e).__name__}: {e}); it was made by migvis {version}: "
+                         "fit the recording again, or install that version") from e
+    return model
+
 def load_run(cls: type[MIGVis], folder: Path, device: str | torch.device) -> MIGVis:
     "Read what `save_run` wrote."
     if not (folder / "run.json").is_file():
         raise FileNotFoundError(f"{folder} is not a run: it has no run.json; make one with MIGVis.fit(..., out=folder) or `migvis fit`")
-    unfinished = [name for name in ("vae", "critics", "denoiser") if not (folder / f"{name}.safetensors").is_file()]
-    if unfinished: raise FileNotFoundError(f"the run in {folder} is not finished: {', '.join(unfinished)} missing; fit it again to go on")
-    try: identity = json.loads((folder / "run.json").read_text())
-    except json.JSONDecodeError as e: raise ValueError(f"{folder / 'run.json'} is damaged: {e}") from e
-    model = cls(Preset.from_dict(identity["preset"]), identity["seed"], device)
-    model.options, model.shipped = identity["options"], identity.get("shipped_denoiser")
+    files = ("vae.safetensors", "critics.safetensors", "denoiser.safetensors", "recording.npz")
+    missing = [name.split(".")[0] for name in files if not (folder / name).is_file()]
+    if missing: raise FileNotFoundError(f"the run in {folder} is not finished: {', '.join(missing)} missing; fit again with the same folder")
+    model = model_of(cls, folder / "run.json", device)
     model.recording = Recording.load(folder / "recording.npz")
     model.split, model.vae = Split.of(model.recording, model.seed), load_vae(folder / "vae.safetensors")
     model.denoiser = load_denoiser(folder / "denoiser.safetensors", model.device)[0]
@@ -508,18 +544,25 @@ def load_run(cls: type[MIGVis], folder: Path, device: str | torch.device) -> MIG
 
 # %% ../nbs/05c_pipeline.ipynb #dcf5ddbf
 def report_vae(vae: FittedVAE, test: Recording) -> dict[str, Any]:
-    "Held-out R^2 (mean over units, per cent) and what the label heads read."
+    "Held-out R^2 (mean over units that vary, per cent) and what the label heads read; None for what cannot be computed."
     x, predicted = vae.standardizer.transform(test.responses), vae.reconstruct(test)
-    r2 = 1 - ((x - predicted) ** 2).mean(0) / x.var(0).clip(min=1e-12)
+    varies = np.ptp(test.responses, axis=0) > 0
+    r2 = 1 - ((x - predicted) ** 2).mean(0)[varies] / x.var(0)[varies].clip(min=1e-12)
     heads = {name: score_labels(test.labels, name, values) for name, values in vae.predict_labels(test).items()}
-    return {"r2_percent": 100 * float(r2.mean()), "labels": heads}
+    return {"r2_percent": 100 * float(r2.mean()) if varies.any() else None, "labels": heads}
 
-def score_labels(labels: pd.DataFrame, name: str, predicted: np.ndarray) -> dict[str, float]:
-    "Share correct of a category, or R^2 of numbers (mean over columns)."
-    if predicted.ndim == 1: return {"correct": float(np.mean(predicted == labels[name].to_numpy()))}
+def score_labels(labels: pd.DataFrame, name: str, predicted: np.ndarray) -> dict[str, float | None]:
+    "Share correct of a category, or R^2 of numbers (mean over columns that vary), of the images whose labels are known."
+    if predicted.ndim == 1:
+        known = labels[name].notna().to_numpy()
+        return {"correct": float(np.mean(predicted[known] == labels[name].to_numpy()[known])) if known.any() else None}
     true = labels[name.split("+")].to_numpy(float)
     if true.shape != predicted.shape: return {}
-    return {"r2": float(np.mean(1 - ((true - predicted) ** 2).mean(0) / true.var(0)))}
+    known = np.isfinite(true).all(1)
+    true, predicted = true[known], predicted[known]
+    varies = np.ptp(true, axis=0) > 0 if known.any() else np.zeros(true.shape[1], bool)
+    r2 = 1 - ((true - predicted) ** 2).mean(0)[varies] / true.var(0)[varies] if known.any() else np.empty(0)
+    return {"r2": float(np.mean(r2)) if varies.any() else None}
 
 # %% ../nbs/05c_pipeline.ipynb #0d2b1d65
 def make_report(model: MIGVis, n_trip: int = 8) -> dict[str, Any]:

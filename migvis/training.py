@@ -81,7 +81,7 @@ class DenoiserConfig:
     precision: str = "float32"             # or "bfloat16": autocast
     flips: bool = True                     # random horizontal flips
 
-# %% ../nbs/00b_training.ipynb #b218ce99
+# %% ../nbs/00b_training.ipynb #b0483a7b
 @dataclass(frozen=True)
 class Preset:
     "Everything that decides a run, by name."
@@ -110,10 +110,11 @@ class Preset:
 
     @classmethod
     def from_dict(cls, entries: Mapping[str, Any]) -> "Preset":
-        "Inverse of `to_dict`."
+        "Inverse of `to_dict`. Raises ValueError for entries that are not those of this version."
         tuples = lambda d: {k: tuple(v) if isinstance(v, list) else v for k, v in d.items()}
         parts = {"vae": VAEConfig, "critic": CriticConfig, "denoiser": DenoiserConfig}
-        return cls(**{k: parts[k](**tuples(v)) if k in parts else v for k, v in tuples(entries).items()})
+        try: return cls(**{k: parts[k](**tuples(v)) if k in parts else v for k, v in tuples(entries).items()})
+        except (TypeError, AttributeError) as e: raise ValueError(f"these entries do not make a preset of this version of migvis: {e}") from e
 
 # %% ../nbs/00b_training.ipynb #00d7e0fc
 def _presets() -> dict[str, Preset]:
@@ -146,11 +147,14 @@ def resolve_device(
         if parse_flag_from_env("ACCELERATE_USE_CPU"): return torch.device("cpu") # set by `accelerate launch --cpu`
         if torch.cuda.is_available(): return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    forms = f"device must be 'auto', 'cpu', 'cuda', 'cuda:<index>' or 'mps', got {device!r}"
     try: resolved = torch.device(device)
-    except (RuntimeError, TypeError) as e:
-        raise ValueError(f"device must be 'auto', 'cpu', 'cuda', 'cuda:<index>' or 'mps', got {device!r}") from e
+    except (RuntimeError, TypeError) as e: raise ValueError(forms) from e
+    if resolved.type not in ("cpu", "cuda", "mps", "meta"): raise ValueError(forms)
     if resolved.type == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"device {device!r} was asked for, but torch sees no CUDA device; use device='auto' or 'cpu'")
+    if resolved.type == "cuda" and resolved.index is not None and resolved.index >= torch.cuda.device_count():
+        raise ValueError(f"device {device!r} was asked for, but torch sees only {torch.cuda.device_count()}, numbered from 0")
     if resolved.type == "mps" and not torch.backends.mps.is_available():
         raise ValueError(f"device {device!r} was asked for, but torch has no MPS here; use device='auto' or 'cpu'")
     return resolved
@@ -383,7 +387,7 @@ def warmup_cosine(
         return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
     return factor
 
-# %% ../nbs/00b_training.ipynb #b0483a7b
+# %% ../nbs/00b_training.ipynb #edc91f12
 @dataclass(frozen=True)
 class Fit:
     "What training gave."

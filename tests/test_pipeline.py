@@ -1,4 +1,5 @@
 """From a recording to edited images: the stages, files, errors, determinism."""
+import copy
 import json
 from dataclasses import replace
 
@@ -7,8 +8,9 @@ import pandas as pd
 import pytest
 import torch
 
+import migvis
 from migvis import MIGVis, Recording, simulate_hvm
-from migvis.pipeline import Edits, Split, as_groups, as_indices, claim_folder, fingerprint, pair_up
+from migvis.pipeline import Edits, Split, as_groups, as_indices, claim_folder, fingerprint, pair_up, report_vae, score_labels
 from migvis.pretrained import load_pretrained
 from migvis.training import get_preset
 
@@ -78,6 +80,106 @@ def test_interrupted_fit_goes_on_and_ends_the_same(recording, run, tmp_path, mon
         patch.setattr(pipeline, "fit_vae", interrupted), patch.setattr(pipeline, "train_denoiser", interrupted)
         again = MIGVis(SMALL, seed=1, device="cpu").fit(recording, out=tmp_path, progress=False)
     for a, b in zip(again.critics.parameters(), run.critics.parameters()): assert torch.equal(a, b)
+
+@pytest.mark.parametrize("wrong", [dict(likelihood="gausian"), dict(supervison=()), dict(seeds=0), dict(estimator="miss")])
+def test_after_a_mistyped_argument_the_corrected_call_goes_on(recording, tmp_path, monkeypatch, wrong):
+    import migvis.pipeline as pipeline
+    with pytest.raises((ValueError, TypeError, KeyError)): MIGVis(SMALL, seed=1, device="cpu").fit(recording, out=tmp_path, progress=False, **wrong)
+    class Reached(Exception): pass
+    def reached(*_, **__): raise Reached
+    monkeypatch.setattr(pipeline, "fit_vae", reached)
+    with pytest.raises(Reached): MIGVis(SMALL, seed=1, device="cpu").fit(recording, out=tmp_path, progress=False)
+    (tmp_path / "vae.checkpoints").mkdir()
+    (tmp_path / "vae.checkpoints" / "step-1.safetensors").write_text("")
+    with pytest.raises(ValueError, match="its options differ;"): MIGVis(SMALL, seed=1, device="cpu").fit(recording, out=tmp_path, likelihood="poisson")
+
+
+@pytest.mark.parametrize("seed", [-1, 1.5, "0", None])
+def test_a_seed_that_is_none_is_refused(seed):
+    with pytest.raises(ValueError, match="seed must be a whole number, 0 or more"): MIGVis("tiny", seed=seed)
+
+
+def test_an_interrupted_fit_leaves_nothing_of_the_one_before(run, recording, tmp_path, monkeypatch):
+    import migvis.pipeline as pipeline
+    def interrupted(*_, **__): raise KeyboardInterrupt
+    for stage in ("fit_vae", "train_critics"):
+        model = copy.copy(run)
+        with monkeypatch.context() as patch:
+            patch.setattr(pipeline, stage, interrupted)
+            with pytest.raises(KeyboardInterrupt): model.fit(recording.select(images=range(100)), out=tmp_path / stage, progress=False)
+        for call in (lambda: model.edit(0, 1), model.report, model.latents, lambda: model.save(tmp_path / "x"), model.explore):
+            with pytest.raises(ValueError, match="not fitted"): call()
+    with pytest.raises(TypeError): (model := copy.copy(run)).fit(recording.images)
+    assert model.vae is run.vae and model.recording is run.recording, "a call that was refused changes nothing"
+
+
+def test_runs_tell_their_version_and_unfinished_ones_how_to_go_on(run, folder):
+    assert json.loads((folder / "run.json").read_text())["migvis"] == migvis.__version__
+    (folder / "recording.npz").unlink()
+    with pytest.raises(FileNotFoundError, match="not finished: recording missing; fit again with the same folder"): MIGVis.load(folder, "cpu")
+
+
+@pytest.mark.parametrize("change", [lambda d: d.pop("preset"), lambda d: d.pop("seed"), lambda d: d.pop("options"), lambda d: d["preset"].pop("vae"),
+                                    lambda d: d["preset"].update(strength=3), lambda d: d["preset"]["critic"].update(depth=3), lambda d: d.update(preset=3)])
+def test_runs_of_other_versions_say_so(folder, change):
+    told = json.loads((folder / "run.json").read_text())
+    change(told)
+    (folder / "run.json").write_text(json.dumps(told | {"migvis": "7.8"}))
+    with pytest.raises(ValueError, match="made by migvis 7.8: fit the recording again, or install that version"): MIGVis.load(folder, "cpu")
+
+
+@pytest.fixture(scope="module")
+def shipped(tmp_path_factory):
+    "A run with the shipped denoiser, and how to fit it again."
+    demo, tiny = get_preset("demo"), get_preset("tiny")
+    preset = replace(demo, vae=replace(tiny.vae, steps=5), critic=replace(demo.critic, steps=2, batch_size=8), t_edit=2)
+    rendered = simulate_hvm(60, size=64, seed=3, progress=False)
+    fit = lambda folder: MIGVis(preset, device="cpu").fit(rendered, out=folder, progress=False)
+    return fit, fit(tmp_path_factory.mktemp("shipped") / "run")
+
+
+def test_shipped_weights_that_changed_are_noticed(shipped, tmp_path, monkeypatch):
+    import migvis.pipeline as pipeline
+    fit, first = shipped
+    assert first.shipped == "demo" and len(first.weights) == 16
+    new, old = first.save(tmp_path / "new"), first.save(tmp_path / "old")
+    told = json.loads((old / "run.json").read_text())
+    assert told.pop("shipped_weights") == first.weights and told.pop("migvis")
+    (old / "run.json").write_text(json.dumps(told)) # as before this was noted
+    assert MIGVis.load(new, "cpu").weights == first.weights and MIGVis.load(old, "cpu").weights is None
+    def other(name, device): # newer weights under the same name
+        denoiser, card = load_pretrained(name, device)
+        with torch.no_grad(): next(denoiser.parameters()).add_(0.1)
+        return denoiser, card
+    monkeypatch.setattr(pipeline, "load_pretrained", other)
+    with pytest.raises(ValueError, match="its shipped_weights differ; choose another folder"): fit(new)
+    again = fit(old) # a finished run goes on with the weights that it keeps
+    assert all(torch.equal(a, b) for a, b in zip(again.denoiser.parameters(), first.denoiser.parameters()))
+    (old / "denoiser.safetensors").unlink()
+    with pytest.raises(ValueError, match="another denoiser.*fit into a new folder, or delete .*critics.safetensors"): fit(old)
+    (old / "critics.safetensors").unlink()
+    fit(old)
+    assert MIGVis.load(old, "cpu").denoiser is not None
+
+
+def test_a_report_leaves_out_what_cannot_be_computed(run):
+    test = run.recording.select(images=run.split.test)
+    whole = report_vae(run.vae, test)
+    quiet = test.responses.copy()
+    quiet[:, 3] = 7.5 # answers every image alike
+    x, predicted = run.vae.standardizer.transform(quiet), run.vae.reconstruct(quiet)
+    others = [u for u in range(x.shape[1]) if u != 3]
+    wanted = 100 * np.mean(1 - ((x - predicted) ** 2).mean(0)[others] / x.var(0)[others])
+    silent = report_vae(run.vae, replace(test, responses=quiet, trials=None, truth=None))
+    assert silent["r2_percent"] == pytest.approx(wanted, rel=1e-4) and set(silent["labels"]) == set(whole["labels"])
+    assert report_vae(run.vae, replace(test, responses=np.ones_like(quiet), trials=None, truth=None))["r2_percent"] is None
+    labels = pd.DataFrame({"a": [1.0, 2.0, np.nan, 4.0], "b": 5.0, "kind": ["x", None, "y", "y"]})
+    numbers = np.array([[1.5, 5], [2, 5], [9, 9], [3, 5]])
+    assert score_labels(labels, "a+b", numbers)["r2"] == pytest.approx(1 - (0.25 + 0 + 1) / (((np.array([1, 2, 4]) - 7 / 3) ** 2).sum()))
+    assert score_labels(labels, "b", numbers[:, :1]) == {"r2": None} == score_labels(labels.assign(a=np.nan), "a", numbers[:, :1])
+    assert score_labels(labels, "kind", np.array(["x", "x", "x", "y"])) == {"correct": pytest.approx(2 / 3)}
+    assert score_labels(labels.assign(kind=None), "kind", np.array(list("xxxx"))) == {"correct": None}
+
 
 def test_critics_through_the_denoiser_come_back_with_the_run(recording, tmp_path):
     preset = replace(SMALL, critic=replace(SMALL.critic, encoder="denoiser"), levers={"begin": 1, "eta": 0.5})
@@ -217,6 +319,12 @@ def test_edits_file_round_trip(run, tmp_path):
     assert np.array_equal(loaded.images, edits.images) and loaded.group_names == edits.group_names and loaded.caption == edits.caption
     np.savez(tmp_path / "other.npz", a=np.zeros(2))
     with pytest.raises(ValueError, match="does not hold edits"): Edits.load(tmp_path / "other.npz")
+    whole = (tmp_path / "edits.npz").read_bytes()
+    for start in range(300, len(whole) - 2000, len(whole) // 7):
+        (tmp_path / "cut.npz").write_bytes(whole[:start] + bytes(255 - b for b in whole[start:start + 60]) + whole[start + 60:])
+        with pytest.raises(ValueError, match="cut.npz is damaged"): Edits.load(tmp_path / "cut.npz")
+    (tmp_path / "cut.npz").write_bytes(whole[:1000])
+    with pytest.raises(ValueError, match="cut.npz is damaged"): Edits.load(tmp_path / "cut.npz")
     with pytest.raises(FileNotFoundError): Edits.load(tmp_path / "none.npz")
 
 
@@ -238,6 +346,7 @@ def test_small_helpers():
 
 def test_claiming_a_folder_twice(tmp_path):
     claim_folder(tmp_path / "a", {"seed": 1})
+    (tmp_path / "a" / "vae.safetensors").write_text("")
     claim_folder(tmp_path / "a", {"seed": 1})
     with pytest.raises(ValueError, match="another run"): claim_folder(tmp_path / "a", {"seed": 2})
     (tmp_path / "a" / "run.json").write_text("nonsense")

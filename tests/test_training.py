@@ -285,3 +285,22 @@ def test_auto_is_the_cpu_when_accelerate_was_told_so(monkeypatch):
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA")
 def test_a_device_that_is_not_there_is_refused():
     with pytest.raises(ValueError, match="sees no CUDA device"): resolve_device("cuda")
+
+
+@pytest.mark.parametrize("device", ["xpu", "vulkan", "abacus", "cuda:x", "", None, 1.5])
+def test_other_devices_are_refused(device):
+    with pytest.raises(ValueError, match="device must be 'auto'"): resolve_device(device)
+
+
+def test_a_cuda_index_that_is_not_there_is_refused(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert resolve_device("cuda:1") == torch.device("cuda", 1) and resolve_device("cuda").type == "cuda"
+    with pytest.raises(ValueError, match="sees only 2"): resolve_device("cuda:2")
+
+
+@pytest.mark.parametrize("change", [lambda d: d.pop("t_edit"), lambda d: d.update(strength=3), lambda d: d["vae"].update(depth=2), lambda d: d.update(vae=5)])
+def test_presets_of_other_versions_are_named(change):
+    entries = get_preset("tiny").to_dict()
+    change(entries)
+    with pytest.raises(ValueError, match="not make a preset of this version"): Preset.from_dict(entries)
