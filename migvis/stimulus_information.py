@@ -982,9 +982,9 @@ def train_gain(
     subsets = torch.ones(1, denoiser.n_condition, dtype=torch.bool) if subsets is None else subsets
     if subsets.shape != (net.n_outputs, denoiser.n_condition):
         raise ValueError(f"subsets must be ({net.n_outputs}, {denoiser.n_condition}) (outputs, responses), got {tuple(subsets.shape)}")
-    sample = check_draw(draw(torch.arange(min(len(y0), 2048)), generator(seed, 87)), min(len(y0), 2048))
-    mark = {"images": digest(y0), "responses": _digest_responses(responses, sample), "subsets": digest(subsets), "high": high,
-            "n_outputs": net.n_outputs, "denoiser": digest_weights(denoiser)}
+    told = _digest_responses(responses, draw(torch.arange(min(len(y0), 2048)), generator(seed, 87)))
+    mark = {"images": digest(y0), "responses": told, "subsets": digest(subsets), "high": high, "n_outputs": net.n_outputs,
+            "denoiser": digest_weights(denoiser)}
     denoiser, net, y0, schedule = denoiser.to(device).eval(), net.to(device), y0.to(device), net.schedule
     times = even_times(schedule, high).to(device)
 
