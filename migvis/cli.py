@@ -40,11 +40,11 @@ def _commands() -> dict[str, tuple[Callable, Callable]]:
             "scores": (scores, _scores_arguments), "information": (information, _information_arguments),
             "figures": (figures, _figures_arguments), "convert": (convert, _convert_arguments), "info": (info, _info_arguments)}
 
-# %% ../nbs/09_cli.ipynb #14518661
-def _common(parser: argparse.ArgumentParser, preset: bool = True) -> None:
+# %% ../nbs/09_cli.ipynb #73dc0d19
+def _common(parser: argparse.ArgumentParser, preset: bool = True, seed: bool = True) -> None:
     "Arguments that several commands share."
     if preset: parser.add_argument("--preset", default="demo", help="tiny, demo (default) or paper")
-    parser.add_argument("--seed", type=int, default=0, help="of everything random (default 0)")
+    if seed: parser.add_argument("--seed", type=int, default=0, help="of everything random (default 0)")
     parser.add_argument("--device", default="auto", help="auto (default), cpu, cuda, cuda:<index>, mps")
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
 
@@ -91,7 +91,7 @@ def _figures_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder for the figures")
     parser.add_argument("--only", nargs="+", metavar="NAME", help="figures to make (default: all)")
     parser.add_argument("--formats", nargs="+", default=["png", "pdf"], help="file types (default png pdf)")
-    _common(parser, preset=False)
+    _common(parser, preset=False, seed=False)
 
 def _compare_arguments(parser: argparse.ArgumentParser) -> None:
     "Arguments of `migvis compare`."
@@ -102,7 +102,7 @@ def _compare_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of the pairs (default 0 1 2)")
     parser.add_argument("--ablations", action="store_true", help="also vary guidance, negatives, groups (Figs. 9 and 10)")
     parser.add_argument("--steps", type=int, help="strided DDIM steps")
-    _common(parser, preset=False)
+    _common(parser, preset=False, seed=False)
 
 def _scores_arguments(parser: argparse.ArgumentParser) -> None:
     "Arguments of `migvis scores`."
@@ -302,9 +302,11 @@ def loaders() -> dict[str, str]:
             "cowley-v4": "load_cowley_v4", "nwb": "load_nwb"}
 
 def _option(text: str) -> tuple[str, Any]:
-    "NAME=VALUE with a JSON value, or plain text. Raises ValueError without '='."
+    "NAME=VALUE with a JSON value, True, False or None in any case, or plain text. Raises ValueError without '='."
     name, separator, value = text.partition("=")
     if not separator: raise ValueError(f"--option must be NAME=VALUE, got {text!r}")
+    words = {"true": True, "false": False, "none": None, "null": None}
+    if value.lower() in words: return name, words[value.lower()]
     try: return name, json.loads(value)
     except json.JSONDecodeError: return name, value
 

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from migvis import simulate_hvm
-from migvis.cli import build_parser, choose_pair, main
+from migvis.cli import _option, build_parser, choose_pair, main
 
 
 def migvis(*arguments, **kw):
@@ -110,6 +110,19 @@ def test_help_and_version():
     for command in ("demo", "fit", "edit", "selectivity", "compare", "scores", "information", "figures", "convert", "info"): assert command in done.stdout
     assert migvis("--version").stdout.startswith("migvis 0.")
     assert migvis("nonsense").returncode == 2
+
+
+@pytest.mark.parametrize("text, value", [("trials=False", False), ("trials=TRUE", True), ("region=None", None), ("region=null", None), ("size=32", 32),
+                                         ("subject=M1", "M1"), ("window=[0.1, 0.2]", [0.1, 0.2]), ("name=a=b", "a=b")])
+def test_options_of_loaders_are_values(text, value):
+    assert _option(text) == (text.partition("=")[0], value)
+
+
+def test_no_command_takes_a_seed_that_it_does_not_use(capsys):
+    call = lambda command, *more: build_parser().parse_args([command, "--run", "a", "--out", "b", "--quiet", *more])
+    with pytest.raises(SystemExit): call("figures", "--seed", "1")
+    assert "--seed" in capsys.readouterr().err and call("figures").quiet
+    assert call("compare", "--seed", "7").seeds == [7] and not hasattr(call("compare"), "seed") # short for --seeds
 
 
 def test_parser_knows_every_command():

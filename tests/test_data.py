@@ -2,6 +2,7 @@
 import json
 import warnings
 import zipfile
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -60,7 +61,8 @@ def test_images_come_in_many_forms_and_leave_in_one(images):
     (np.full((2, 4, 4), 1.5), r"from 1.5 to 1.5.*divide by 255"),
     (np.full((2, 4, 4), -0.1), "divide by 255"),
     (np.full((2, 4, 4), np.nan), "missing pixels"),
-    (np.zeros((2, 4, 4), dtype=np.int64), r"astype\('uint8'\)"),
+    (np.zeros((2, 4, 4), dtype=np.int64), r"astype\('uint8'\) if they run from 0 to 255, images.astype\('float32'\) if they hold 0 and 1"),
+    (np.eye(4, dtype=np.uint8)[None], "hold only 0 and 1, which is black; multiply by 255, or give floats"),
 ])
 def test_images_outside_the_form_are_refused(images, message):
     with pytest.raises(ValueError, match=message):
@@ -502,6 +504,36 @@ def test_xarray_with_averages_missing_repeats_and_multiindex(recording):
     holes = make_recording(trials=trials, responses=np.nanmean(trials, 1))
     assembly = holes.to_xarray().set_index(presentation=["stimulus_id", "repetition"], neuroid=["neuroid_id", "depth"])
     np.testing.assert_array_equal(Recording.from_xarray(assembly, holes.images).trials, trials)
+
+
+def test_xarray_drops_responses_without_image_and_images_without_responses(recording):
+    pytest.importorskip("xarray")
+    ids = recording.labels["image_id"].to_numpy()
+    part, rows = recording.to_xarray(), np.arange(10, 60)
+    part = part.isel(presentation=np.flatnonzero(part["stimulus_id"].to_numpy() != ids[20]))
+    with pytest.raises(ValueError, match="46 ids have responses but no image"): Recording.from_xarray(part, recording.images[rows], ids[rows])
+    with pytest.warns(UserWarning, match="1 images and 0 units"):
+        found = Recording.from_xarray(part, recording.images[rows], ids[rows], missing="drop")
+    kept = rows[rows != 20]
+    assert list(found.labels["image_id"]) == list(ids[kept])
+    np.testing.assert_array_equal(found.images, recording.images[kept])
+    np.testing.assert_array_equal(found.trials, recording.trials[kept])
+    with pytest.raises(ValueError, match="none of the ids"): Recording.from_xarray(part, recording.images[:2], ["a", "b"], missing="drop")
+
+
+def test_pictures_that_are_not_square_are_not_stretched(recording):
+    with pytest.raises(ValueError, match="24 x 40, and would be stretched to 32 x 32; crop or pad to a square first"): resize_images(np.zeros((2, 24, 40)), 32)
+    wide = replace(recording, images=np.zeros((len(recording), 12, 16), np.float32))
+    assert wide.images.shape[2:] == (12, 16) # a container may hold them
+
+
+def test_dark_recordings_come_back_and_damaged_ones_are_named(recording, tmp_path):
+    dark = replace(recording, images=np.indices((len(recording), 12, 12)).sum(0) % 2 / np.float32(255))
+    np.testing.assert_array_equal(Recording.load(dark.save(tmp_path / "dark.npz")).images, dark.images)
+    whole = recording.save(tmp_path / "flipped.npz").read_bytes()
+    for start in range(300, len(whole) - 2000, len(whole) // 11): # wrong checksums, streams that cannot be unpacked
+        (tmp_path / "flipped.npz").write_bytes(whole[:start] + bytes(255 - b for b in whole[start:start + 60]) + whole[start + 60:])
+        with pytest.raises(ValueError, match="flipped.npz is damaged"): Recording.load(tmp_path / "flipped.npz")
 
 
 def test_group_trials_sorts_presentations():

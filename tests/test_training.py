@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import nn
 
-from migvis.training import (Best, DenoiserConfig, batch_rows, fit, generator, get_preset, list_checkpoints,
+from migvis.training import (Best, DenoiserConfig, Preset, batch_rows, fit, generator, get_preset, list_checkpoints,
                              load_tensors, make_batch, resolve_device, save_tensors, warmup_cosine)
 from tests.conftest import ROOT
 
