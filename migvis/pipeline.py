@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['fingerprint', 'Split', 'run_stage', 'claim_folder', 'cache_folder', 'Edits', 'as_indices', 'pair_up', 'as_groups',
            'prepare', 'to_model_range', 'fit_vae_stage', 'critic_encoder', 'fit_critics_stage', 'fit_denoiser_stage',
-           'schedule_of', 'MIGVis', 'fit_run', 'check_seed', 'check_start', 'make_edits', 'networks_in', 'computing_in',
-           'describe_run', 'check_critics', 'check_preset', 'judge_for', 'save_run', 'model_of', 'load_run',
-           'report_vae', 'score_labels', 'make_report', 'name_of_labels']
+           'schedule_of', 'MIGVis', 'fit_run', 'forget', 'check_fitted', 'check_seed', 'check_start', 'make_edits',
+           'networks_in', 'computing_in', 'describe_run', 'check_critics', 'check_preset', 'judge_for', 'save_run',
+           'model_of', 'load_run', 'report_vae', 'score_labels', 'make_report', 'name_of_labels']
 
 # %% ../nbs/05c_pipeline.ipynb #e01159be
 import copy
@@ -317,13 +317,7 @@ class MIGVis:
 
     def require_fitted(self) -> None:
         "Raise ValueError before `fit` or `load`, and after a fit that was interrupted."
-        if any(part is None for part in (self.recording, self.split, self.vae, self.denoiser, self.critics)):
-            raise ValueError("this MIGVis is not fitted yet: call .fit(recording), or MIGVis.load(folder)")
-
-    def forget(self) -> None:
-        "Drop what was fitted, so that parts of two fits never meet."
-        self.recording = self.split = self.vae = self.critics = self.denoiser = self.shipped = self.weights = None
-        self.options = {}
+        check_fitted(self)
 
     def edit(
         self,
@@ -400,7 +394,7 @@ def fit_run(model: MIGVis, recording: Recording, out: str | Path | None, silent:
     if start is not None: check_start(start, model.preset)
     recording = prepare(recording, model.preset, silent)
     split = Split.of(recording, model.seed)
-    model.forget()
+    forget(model)
     model.options = {k: repr(v) for k, v in (vae | ({"start": start} if start else {})).items()}
     model.shipped = None if train or start else pretrained_for(recording, model.preset)
     model.weights = None if model.shipped is None else digest_weights(load_pretrained(model.shipped, "cpu")[0])
@@ -414,6 +408,16 @@ def fit_run(model: MIGVis, recording: Recording, out: str | Path | None, silent:
     if out is None: shutil.rmtree(folder)
     else: model.save(folder)
     return model
+
+def forget(model: MIGVis) -> None:
+    "Drop what was fitted, so that parts of two fits never meet."
+    for part in ("recording", "split", "vae", "critics", "denoiser", "shipped", "weights"): setattr(model, part, None)
+    model.options = {}
+
+def check_fitted(model: MIGVis) -> None:
+    "Raise ValueError unless every stage is there."
+    if any(part is None for part in (model.recording, model.split, model.vae, model.denoiser, model.critics)):
+        raise ValueError("this MIGVis is not fitted yet: call .fit(recording), or MIGVis.load(folder)")
 
 def check_seed(seed: int) -> int:
     "Raise ValueError unless it is a whole number that is not negative."
