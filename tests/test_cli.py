@@ -64,7 +64,7 @@ def test_fit_edit_info(tmp_path, saved, capsys):
     assert all(np.asarray(Image.open(tmp_path / "figures" / f"figure_{k}.png").convert("L")).std() > 10 for k in (3, 8))
     assert main(drawn[:5] + ["--only", "figure_13", "--quiet", "--device", "cpu"]) == 2 and "figure_13" in capsys.readouterr().err
     judged = ["selectivity", "--run", str(run), "--out", str(tmp_path / "judged"), "--pairs", "500", "--quiet", "--device", "cpu"]
-    assert main(judged) == 2 and "of 500 pairs" in capsys.readouterr().err, "the tiny run has not that many pairs"
+    assert main(judged) == 2 and "got 500" in capsys.readouterr().err, "the tiny run has not that many pairs"
     assert main(["info", str(saved)]) == 0 and "simulated" in capsys.readouterr().out
     for bad, told in [(["--groups", "0"], "numbered from 1"), (["--groups", "7"], "numbers from 0 to 3"), (["--target", "500"], "target must be"),
                       (["--gammas", "-1"], "not negative"), (["--out", str(tmp_path / "edit.doc")], "must be a picture"), (["--mode", "x"], "mode")]:
