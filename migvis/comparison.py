@@ -223,7 +223,7 @@ def compared_groups(
 TRADE = { # kind of group -> (attribute, quantity) of what should change, and of what should stay, the first that was measured
     "pose": (("rotation", "moved"), [("category", "kept")]),
     "category": (("category", "reached"), [("rotation", "kept"), ("position", "changed")]),
-    "position": (("position", "moved"), [("category", "kept")]),
+    "position": (("position", "specific"), [("category", "kept")]),
 }
 
 def part_of(
@@ -340,8 +340,8 @@ class Comparison:
 # %% ../nbs/05d_comparison.ipynb #daa16ca0
 MEASURES = { # name in the table -> attribute, quantity
     "category kept": ("category", "kept"), "identity kept": ("identity", "kept"), "rotation kept": ("rotation", "kept"),
-    "position moved": ("position", "changed"), "size moved": ("size", "changed"), "shape moved": ("shape", "changed"),
-    "albedo moved": ("albedo", "changed"), "precision": ("realism", "mean"), "texture precision": ("texture", "mean"),
+    "position changed": ("position", "changed"), "size changed": ("size", "changed"), "shape changed": ("shape", "changed"),
+    "albedo changed": ("albedo", "changed"), "precision": ("realism", "mean"), "texture precision": ("texture", "mean"),
     "pixel distance": ("pixels", "mean"), "feature distance": ("features", "mean"),
 }
 
@@ -370,7 +370,9 @@ def report_table(
     "A table as text: value and interval."
     def cell(row: pd.Series) -> str:
         if np.isnan(row["value"]): return "-"
-        return f"{row['value']:.2f}" + ("" if np.isnan(row["low"]) else f" [{row['low']:.2f}, {row['high']:.2f}]")
+        some = f" ({row['n']:.0f} read)" if row["n"] < most else ""
+        return f"{row['value']:.2f}" + ("" if np.isnan(row["low"]) else f" [{row['low']:.2f}, {row['high']:.2f}]") + some
+    most = table["n"].max()
     order = {name: list(dict.fromkeys(table[name])) for name in ("group", "method", "measure")}
     wide = table.assign(text=table.apply(cell, axis=1)).pivot(index=["group", "method", "gamma"], columns="measure", values="text")
     rows = sorted(wide.index, key=lambda r: (order["group"].index(r[0]), order["method"].index(r[1])))
@@ -561,8 +563,8 @@ def method_colors(
     with house_style(): rest = iter(["0.6", *(style_colour(k) for k in (4, 2, 5, 3, 0))] * 10)
     return {name: {REFERENCE: "k", "MIG-Vis, paper": "#D55E00"}.get(name) or next(rest) for name in names}
 
-REACHED = {"pose": "rotation error removed", "category": "target's category read", "position": "way to the target"}
-KEPT = {"category": "same category read", "rotation": "rotation within 30°", "position": "1 - way moved"}
+REACHED = {"pose": "rotation error removed", "category": "target's category read", "position": "way specific to the target"}
+KEPT = {"category": "same category read", "rotation": "rotation within 30°", "position": "1 - way changed"}
 
 def plot_trade_off(
     curves: pd.DataFrame,                # of `trade_off`

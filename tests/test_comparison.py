@@ -157,7 +157,7 @@ def test_comparison_holds_all_pairs_methods_and_strengths(comparison, run):
 
 def test_table_has_every_measure_at_the_chosen_strength(comparison):
     table = comparison.table()
-    measures = {"reached", "category kept", "identity kept", "rotation kept", "position moved", "size moved", "precision", "texture precision", "KID", "pixel distance",
+    measures = {"reached", "category kept", "identity kept", "rotation kept", "position changed", "size changed", "precision", "texture precision", "KID", "pixel distance",
                 "feature distance", "time, relative"}
     assert set(table["measure"]) == measures
     assert not table.duplicated(["group", "method", "measure"]).any() and len(table) == 2 * len(FEW) * len(measures)
@@ -170,6 +170,12 @@ def test_table_has_every_measure_at_the_chosen_strength(comparison):
     s = comparison.result.scores.set_index(["mode", "group", "gamma", "attribute", "quantity"])["value"]
     row = comparison.chosen.iloc[3]
     assert table.set_index(["group", "method", "measure"])["value"][row["group"], row["method"], "category kept"] == s[row["method"], row["group"], row["gamma"], "category", "kept"]
+
+
+def test_the_report_says_from_how_many_edits_a_share_was_read():
+    rows = [("g", "m", 1.0, "category kept", 0.5, 0.4, 0.6, 72), ("g", "m", 1.0, "rotation kept", 0.55, 0.4, 0.7, 55), ("g", "m", 1.0, "KID", 0.1, np.nan, np.nan, np.nan)]
+    report = cp.report_table(pd.DataFrame(rows, columns=["group", "method", "gamma", "measure", "value", "low", "high", "n"])).iloc[0]
+    assert report.tolist() == ["0.50 [0.40, 0.60]", "0.55 [0.40, 0.70] (55 read)", "0.10"]
 
 
 def test_an_interrupted_comparison_goes_on(run, judge, folder, comparison, monkeypatch):
@@ -279,5 +285,5 @@ def test_bad_input_is_refused_early(run, judge, folder, comparison):
     with pytest.raises(ValueError, match="unknown ablations"): cp.ablate(run, ["holding"], judge=judge)
     with pytest.raises(ValueError, match="at least one ablation"): cp.ablate(run, [], judge=judge)
     other = MIGVis(SMALL, seed=2, device="cpu")
-    other.recording, other.denoiser, other.vae, other.split = run.recording, run.denoiser, run.vae, run.split
+    other.recording, other.denoiser, other.vae, other.split, other.critics = run.recording, run.denoiser, run.vae, run.split, run.critics
     with pytest.raises(ValueError, match="another run"): cp.compare_methods(other, FEW[-1:], 2, (0,), judge=judge, folder=folder, **OPTIONS)
