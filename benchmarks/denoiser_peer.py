@@ -9,8 +9,8 @@ low resolution, float32), and a step as its `Trainer` makes it, only fed from me
 forward pass has no more multiply-accumulates than ours; what difference is left is in its favour, and divided out in the last column. Ours is the preset
 as `train_denoiser` runs it: through the project's training loop, logging at every step. Same images, same batch, same number of
 time steps; the entries alternate, and ratios are taken within a repeat. Printed: images a second (median over repeats), the ratio to
-the peer (median, smallest and largest over repeats), and the largest memory above what the imports take, measured in a process of its own.
-On CUDA ours also runs channels_last and compiled.
+the peer (median, smallest and largest over repeats), and the largest memory above what the imports take, measured in a process of its own
+(on CUDA: above what is held before training). On CUDA ours is compiled, too.
 """
 import argparse
 import math
@@ -133,12 +133,19 @@ def resident(entry: str) -> float: # MiB
     return int(re.search(rf"{entry}:\s+(\d+) kB", Path("/proc/self/status").read_text())[1]) / 1024
 
 
+def cuda_memory(contest: Contest, name: str) -> float: # MiB
+    "Largest memory while an entry trains, above what is held before: both models' weights."
+    torch.cuda.reset_peak_memory_stats()
+    held = torch.cuda.memory_allocated()
+    contest.train(name, 0)
+    return (torch.cuda.max_memory_allocated() - held) / 2**20
+
+
 def peak_memory(name: str, options: argparse.Namespace) -> float: # MiB
-    "Largest memory while an entry trains two steps, above what the imports took, in this process."
-    cuda, before = resolve_device(options.device).type == "cuda", 0.0
-    if not cuda: before = resident("VmRSS")
+    "Largest memory while an entry trains two steps, above what the imports took, in this process on a CPU."
+    before = resident("VmRSS")
     Contest(options).train(name, 0)
-    return torch.cuda.max_memory_allocated() / 2**20 if cuda else resident("VmHWM") - before
+    return resident("VmHWM") - before
 
 
 def compare(speeds: dict[str, list[float]], title: str, memory: dict[str, float], work: float) -> pd.DataFrame:
@@ -178,7 +185,8 @@ def main() -> None:
           f"peer {theirs:.0f} M (dim {contest.dim}, {count(contest.peer.model):.1f} M parameters)")
     own = [sys.executable, __file__, *(f"--{k}={getattr(options, k)}" for k in ("preset", "device", "batch", "threads")),
            f"--image-size={size}", f"--dim={contest.dim}"]
-    memory = {name: float(subprocess.run([*own, "--memory", name], capture_output=True, text=True, check=True).stdout.split()[-1]) for name in TRAINED}
+    separate = lambda name: float(subprocess.run([*own, "--memory", name], capture_output=True, text=True, check=True).stdout.split()[-1])
+    memory = {name: cuda_memory(contest, name) if contest.device.type == "cuda" else separate(name) for name in TRAINED}
     work, training, sampling = ours / theirs, {name: [] for name in TRAINED}, {name: [] for name in TRAINED}
     for _ in range(options.repeats):
         for name in TRAINED: training[name].append(contest.train(name, options.steps))

@@ -17,7 +17,7 @@ import json
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -95,15 +95,27 @@ class NoiseSchedule:
         "Signal-to-noise ratio alpha_bar / (1 - alpha_bar)."
         return self.alpha_bar / (1 - self.alpha_bar)
 
+    @cached_property
+    def signal(self) -> Tensor: # (T + 1,) float64
+        "Amplitude of the image, sqrt(alpha_bar)."
+        return self.alpha_bar.sqrt()
+
+    @cached_property
+    def noise(self) -> Tensor: # (T + 1,) float64
+        "Amplitude of the noise, sqrt(1 - alpha_bar)."
+        return (1 - self.alpha_bar).sqrt()
+
     def at(
         self,
-        table: Tensor,    # (T + 1,) a function of t, such as `alpha_bar.sqrt()`
-        t: int | Tensor,  # time, or (B,) times
-        like: Tensor,     # (B, ...) images whose type, device and rank the result takes
+        table: Tensor | str, # (T + 1,) a function of t; or "alpha_bar", "signal", "noise", "snr", of which a copy stays on the device
+        t: int | Tensor,     # time, or (B,) times
+        like: Tensor,        # (B, ...) images whose type, device and rank the result takes
     ) -> Tensor: # (1, 1, ...) or (B, 1, ...)
         "Entries of a table over time, ready to be multiplied with images."
-        t = torch.as_tensor(t, device=like.device).reshape(-1, *[1] * (like.ndim - 1))
-        return table.to(like.dtype).to(like.device)[t]
+        if isinstance(table, str): table = _table_on(self, table, like.dtype, like.device)
+        shape = [1] * (like.ndim - 1)
+        if isinstance(t, int): return table[t].to(like.dtype).to(like.device).reshape(1, *shape) # nothing has to reach the device
+        return table.to(like.dtype).to(like.device)[torch.as_tensor(t, device=like.device).reshape(-1, *shape)]
 
     def add_noise(
         self,
@@ -112,7 +124,7 @@ class NoiseSchedule:
         t: int | Tensor,  # time, or (B,) times
     ) -> Tensor: # (B, ...) y_t
         "Noisy images y_t = sqrt(alpha_bar) y_0 + sqrt(1 - alpha_bar) noise."
-        return self.at(self.alpha_bar.sqrt(), t, y0) * y0 + self.at((1 - self.alpha_bar).sqrt(), t, y0) * noise
+        return self.at("signal", t, y0) * y0 + self.at("noise", t, y0) * noise
 
     def y0_hat(
         self,
@@ -121,7 +133,7 @@ class NoiseSchedule:
         t: int | Tensor,
     ) -> Tensor: # (B, ...)
         "Clean image implied by a noise estimate (paper, below Eq. 6): (y_t - sqrt(1 - alpha_bar) eps) / sqrt(alpha_bar)."
-        return (y_t - self.at((1 - self.alpha_bar).sqrt(), t, y_t) * eps) / self.at(self.alpha_bar.sqrt(), t, y_t)
+        return (y_t - self.at("noise", t, y_t) * eps) / self.at("signal", t, y_t)
 
     def eps_hat(
         self,
@@ -130,7 +142,7 @@ class NoiseSchedule:
         t: int | Tensor,  # from 1 on
     ) -> Tensor: # (B, ...)
         "Noise implied by a clean image: (y_t - sqrt(alpha_bar) y_0) / sqrt(1 - alpha_bar)."
-        return (y_t - self.at(self.alpha_bar.sqrt(), t, y_t) * y0) / self.at((1 - self.alpha_bar).sqrt(), t, y_t)
+        return (y_t - self.at("signal", t, y_t) * y0) / self.at("noise", t, y_t)
 
     def times(
         self,
@@ -145,6 +157,11 @@ class NoiseSchedule:
         return [round(t_edit * (steps - i) / steps) for i in range(steps + 1)]
 
 # %% ../nbs/03_denoiser.ipynb #d3776525
+@lru_cache(maxsize=64)
+def _table_on(schedule: NoiseSchedule, name: str, dtype: torch.dtype, device: torch.device) -> Tensor: # (T + 1,)
+    "A table of a schedule on a device, copied once: every copy makes a GPU wait for the processor."
+    return getattr(schedule, name).to(dtype).to(device)
+
 def check_time(
     t: int,
     schedule: NoiseSchedule,
@@ -165,7 +182,7 @@ def mixture_denoiser(
     "The exact denoiser of a mixture of isotropic Gaussians: eps* = -sqrt(1 - alpha_bar) * score."
     def eps(y_t: Tensor, t: int | Tensor) -> Tensor:
         y = y_t.flatten(1)
-        signal, noise = (schedule.at(table.sqrt(), t, y) for table in (schedule.alpha_bar, 1 - schedule.alpha_bar))
+        signal, noise = (schedule.at(name, t, y) for name in ("signal", "noise"))
         r = mixture_posterior(y, means.to(y).flatten(1), signal, signal**2 * std**2 + noise**2, weights).exp()
         apart = y - signal * (r @ means.to(y).flatten(1))
         return (noise / (signal**2 * std**2 + noise**2) * apart).view_as(y_t)
@@ -201,6 +218,7 @@ class Denoiser(nn.Module):
         self.unet, self.schedule, self.patch, self.first_time = unet, schedule, patch, first_time
         self.data_std, self.data_mean, self.n_condition = data_std, data_mean, n_condition
         self.embedding = ConditionEmbedding(n_condition, unet.time_embedding.linear_2.out_features) if n_condition else None
+        self._tabulate()
 
     @property
     def image_size(self) -> int:
@@ -222,11 +240,25 @@ class Denoiser(nn.Module):
         if y_t.shape[1:] != (want := (self.channels, self.image_size, self.image_size)):
             raise ValueError(f"this denoiser takes images of shape (B, {', '.join(map(str, want))}), got {tuple(y_t.shape)}")
         check_condition(condition, self.n_condition, len(y_t), values=y_t.device.type == "cpu" and not torch.compiler.is_compiling())
-        t = torch.as_tensor(t, device=y_t.device).expand(len(y_t))
+        t = t.to(y_t.device).expand(len(y_t)) if isinstance(t, Tensor) else torch.full((len(y_t),), t, device=y_t.device)
         if self.data_std is None: return self.network(y_t, t, condition)
-        ab, var, centred = self.schedule.alpha_bar, self.variance(), self.centre(y_t, t)
+        centred = self.centre(y_t, t)
         scale = lambda table: self.schedule.at(table, t, y_t)
-        return scale(((1 - ab) / var).sqrt()) * centred + scale((ab / var).sqrt() * self.data_std) * self.network(centred, t, condition)
+        return scale(self.keep) * centred + scale(self.reach) * self.network(centred, t, condition)
+
+    def _tabulate(self) -> None:
+        "What `forward` multiplies by, over t, where the weights are: a GPU should not wait for numbers from the processor."
+        if self.data_std is None: return
+        like, ab, var = next(self.unet.parameters()), self.schedule.alpha_bar, self.variance()
+        tables = {"shift": ab.sqrt() * self.data_mean, "shrink": var.rsqrt(), "keep": ((1 - ab) / var).sqrt(), "reach": (ab / var).sqrt() * self.data_std}
+        dtype = torch.promote_types(like.dtype, torch.float32)
+        for name, table in tables.items(): self.register_buffer(name, table.to(dtype).to(like.device), persistent=False)
+
+    def _apply(self, *args: Any, **options: Any) -> "Denoiser": # what `to`, `cuda`, `double`, ... call
+        "Move or convert; the tables are made anew, from double precision."
+        super()._apply(*args, **options)
+        self._tabulate()
+        return self
 
     def variance(self) -> Tensor: # (T + 1,)
         "Variance of the noisy pixels at every time, if preconditioned."
@@ -240,7 +272,7 @@ class Denoiser(nn.Module):
         "What the U-Net is shown: images of mean 0 and variance 1 at every time, if preconditioned."
         if self.data_std is None: return y_t
         scale = lambda table: self.schedule.at(table, t, y_t)
-        return (y_t - scale(self.schedule.alpha_bar.sqrt()) * self.data_mean) * scale(self.variance().rsqrt())
+        return (y_t - scale(self.shift)) * scale(self.shrink)
 
     def network(self, y: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
         "The U-Net on patches."
@@ -327,13 +359,15 @@ def build_denoiser(
     levels = len(config.multipliers)
     if config.image_size % (side := config.patch * 2**(levels - 1)):
         raise ValueError(f"image_size must be a multiple of {side} (patch {config.patch}, {levels} resolutions), got {config.image_size}")
-    widths = tuple(config.width * m for m in config.multipliers)
+    if not 0 <= config.attention_levels <= levels: raise ValueError(f"attention_levels must be in 0..{levels}, got {config.attention_levels!r}")
+    widths, attend = tuple(round(config.width * m) for m in config.multipliers), config.attention_levels
     with initial_weights(seed, 31):
         unet = UNet2DModel(
             sample_size=config.image_size // config.patch, in_channels=config.patch**2, out_channels=config.patch**2,
             layers_per_block=config.layers, block_out_channels=widths, attention_head_dim=math.gcd(widths[-1], 32),
-            down_block_types=("DownBlock2D",) * levels, up_block_types=("UpBlock2D",) * levels,
-            norm_num_groups=math.gcd(config.width, 8), add_attention=config.attention)
+            down_block_types=("DownBlock2D",) * (levels - attend) + ("AttnDownBlock2D",) * attend,
+            up_block_types=("AttnUpBlock2D",) * attend + ("UpBlock2D",) * (levels - attend),
+            norm_num_groups=math.gcd(8, *widths), add_attention=config.attention)
     denoiser = Denoiser(unet.to(memory_format=torch.channels_last), NoiseSchedule(config.T, config.schedule), config.patch, data_std, data_mean)
     return add_condition(denoiser, n_condition, seed) if n_condition else denoiser
 
@@ -457,7 +491,7 @@ def train_denoiser(
     weighting = weighting or ("eps" if denoiser.data_std is None else "v")
     for given, y in ((z, y0), (held_out_z, held_out)): check_condition(given, denoiser.n_condition, len(y))
     told = {} if z is None else {"condition": digest(z), "drop": check_share(drop)}
-    weights, mark = loss_weights(schedule, weighting), fingerprint(y0, config, denoiser, weighting=weighting, decay=decay, **told)
+    weights, mark = loss_weights(schedule, weighting).float().to(device), fingerprint(y0, config, denoiser, weighting=weighting, decay=decay, **told)
     y0, held_out, z, held_out_z = (None if x is None else x.to(device) for x in (y0, held_out, z, held_out_z))
 
     def loss_fn(model: nn.Module, batch: Batch) -> tuple[Tensor, Mapping[str, Tensor]]:

@@ -189,25 +189,24 @@ def time_density(
 
 # %% ../nbs/03a_pretrained.ipynb #e11c8166
 def labelled_loss(
-    images: Tensor,             # (n, 1, H, W) uint8
+    images: Tensor,             # (n, 1, H, W) uint8, on the device of the training
     labels: pd.DataFrame,
     schedule: NoiseSchedule,
     label_weight: float = 0.03,
 ) -> Callable[[WithLabelHead, Batch], tuple[Tensor, Mapping[str, Tensor]]]:
     "Loss for `training.fit`: v-weighted noise error and, where the image can be seen, the label head's."
-    (objects, values), weights = label_targets(labels), loss_weights(schedule, "v")
-    cumulative, n_objects = time_density(schedule).cumsum(0).float(), len(object_names())
+    (objects, values), weights = (x.to(images.device) for x in label_targets(labels)), loss_weights(schedule, "v").float().to(images.device)
+    cumulative, n_objects = time_density(schedule).cumsum(0).float().to(images.device), len(object_names())
 
     def loss(model: WithLabelHead, batch: Batch) -> tuple[Tensor, Mapping[str, Tensor]]:
-        y = images[batch.index.cpu()].to(batch.index.device).float() / 127.5 - 1
-        t = 1 + torch.searchsorted(cumulative.to(y.device), batch.rand()).clamp(max=schedule.T - 1)
+        y = images[batch.index].float() / 127.5 - 1
+        t = 1 + torch.searchsorted(cumulative, batch.rand()).clamp(max=schedule.T - 1)
         noise = batch.randn(*y.shape[1:])
         eps, outputs = model(schedule.add_noise(y, noise, t), t)
         error = (eps.float() - noise).square().flatten(1).mean(1)
-        rows = batch.index.cpu()
-        named = F.cross_entropy(outputs[:, :n_objects], objects[rows].to(y.device), reduction="none") / math.log(n_objects)
-        placed = (outputs[:, n_objects:] - values[rows].to(y.device)).square().mean(1)
-        seen = schedule.at(schedule.alpha_bar, t, error)
+        named = F.cross_entropy(outputs[:, :n_objects], objects[batch.index], reduction="none") / math.log(n_objects)
+        placed = (outputs[:, n_objects:] - values[batch.index]).square().mean(1)
+        seen = schedule.at("alpha_bar", t, error)
         total = (error * schedule.at(weights, t, error)).mean() + label_weight * (seen * (named + placed)).mean()
         return total, {"eps_loss": error.mean(), "object": named.mean(), "pose": placed.mean()}
     return loss
@@ -251,7 +250,7 @@ def fit_labelled(
     check, told = validation_loss(held_out.to(device), denoiser.schedule), fingerprint(images, config, denoiser, weights=digest_weights(denoiser))
     defaults = {"schedule": warmup_cosine(config.steps, min(200, config.steps // 10)), "validate_every": max(1, min(500, config.steps // 5)),
                 "desc": "pretraining"}
-    return fit(WithLabelHead(denoiser, len(object_names()) + 12), labelled_loss(images, labels, denoiser.schedule), len(images), steps=config.steps,
+    return fit(WithLabelHead(denoiser, len(object_names()) + 12), labelled_loss(images.to(device), labels, denoiser.schedule), len(images), steps=config.steps,
                batch_size=config.batch_size, lr=config.lr, betas=config.betas, clip=config.clip, ema=config.ema, precision=config.precision,
                checkpoint=checkpoint, seed=seed, device=device, validate=lambda m: check(m.denoiser), fingerprint=told, **(defaults | options))
 

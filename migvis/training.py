@@ -30,7 +30,7 @@ from accelerate.utils import parse_flag_from_env
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 from tqdm.auto import tqdm
 
 from .data import atomic_write
@@ -66,10 +66,11 @@ class DenoiserConfig:
     "Settings of the noise schedule and of the denoiser (`migvis.denoiser`)."
     image_size: int = 128
     width: int = 64                        # channels at full resolution
-    multipliers: tuple[int, ...] = (1, 2, 4, 8)
+    multipliers: tuple[float, ...] = (1, 2, 4, 8) # channels at each resolution, in units of `width`
     layers: int = 2                        # residual blocks at each resolution
     patch: int = 1                         # side of the pixel-unshuffled patches the U-Net works on
-    attention: bool = True                 # self-attention at the lowest resolution
+    attention: bool = True                 # self-attention in the middle, at the lowest resolution
+    attention_levels: int = 0              # so many of the lowest resolutions attend in their blocks, too
     T: int = 150                           # diffusion steps
     schedule: str = "sigmoid"
     steps: int = 40_000
@@ -237,7 +238,7 @@ def make_batch(
         raise ValueError(f"a batch of {len(rows)} cannot be shared evenly by {n_processes} processes; change batch_size")
     share = len(rows) // n_processes
     shard = slice(process * share, (process + 1) * share)
-    return Batch(rows[shard].to(device), step, generator(seed, step, 2, device=device), len(rows), shard)
+    return Batch(rows[shard].to(device, non_blocking=True), step, generator(seed, step, 2, device=device), len(rows), shard)
 
 # %% ../nbs/00b_training.ipynb #8255b6ad
 def progress_bar(
@@ -397,14 +398,31 @@ class Fit:
     resumed_from: int       # step of the checkpoint it went on from, 0 if none
 
 # %% ../nbs/00b_training.ipynb #40f96177
+class _Average(AveragedModel):
+    "Moving average of a model's weights and buffers, updated by one operation and without a GPU having to wait."
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        super().__init__(model, use_buffers=True)
+        self.decay = decay
+
+    @torch.no_grad()
+    def update_parameters(self, model: nn.Module) -> None:
+        "average <- decay average + (1 - decay) model; the first time, a copy. What does not float is copied."
+        share = 1.0 if self.n_averaged == 0 else 1 - self.decay
+        own, new = ([p.detach() for p in (*m.parameters(), *m.buffers())] for m in (self.module, model))
+        floats = [i for i, p in enumerate(own) if p.is_floating_point()]
+        torch._foreach_lerp_([own[i] for i in floats], [new[i] for i in floats], share)
+        for i in set(range(len(own))) - set(floats): own[i].copy_(new[i])
+        self.n_averaged += 1
+
 class _Run:
     "State of a training run: model, optimiser, moving average, best weights, history."
     def __init__(self, model: nn.Module, *, lr: float, betas: tuple[float, float], weight_decay: float, ema: float | None,
                  accelerator: Accelerator) -> None:
         self.raw, self.accelerator, self.parameters = model, accelerator, list(model.parameters())
-        self.optimizer = torch.optim.AdamW(self.parameters, lr=lr, betas=betas, weight_decay=weight_decay)
+        fused = {"fused": True} if self.parameters and self.parameters[0].is_cuda else {}
+        self.optimizer = torch.optim.AdamW(self.parameters, lr=lr, betas=betas, weight_decay=weight_decay, **fused)
         self.model = accelerator.prepare_model(model, device_placement=False)
-        self.ema = None if ema is None else AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(ema), use_buffers=True)
+        self.ema = None if ema is None else _Average(model, ema)
         self.best, self.history, self.step = Best(), [], 0
 
     @property
