@@ -364,7 +364,7 @@ def build_denoiser(
     with initial_weights(seed, 31):
         unet = UNet2DModel(
             sample_size=config.image_size // config.patch, in_channels=config.patch**2, out_channels=config.patch**2,
-            layers_per_block=config.layers, block_out_channels=widths, attention_head_dim=math.gcd(widths[-1], 32),
+            layers_per_block=config.layers, block_out_channels=widths, attention_head_dim=math.gcd(32, *widths[-max(1, attend):]),
             down_block_types=("DownBlock2D",) * (levels - attend) + ("AttnDownBlock2D",) * attend,
             up_block_types=("AttnUpBlock2D",) * attend + ("UpBlock2D",) * (levels - attend),
             norm_num_groups=math.gcd(8, *widths), add_attention=config.attention)

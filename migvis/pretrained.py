@@ -5,13 +5,16 @@
 # %% auto #0
 __all__ = ['POSE', 'FINGERPRINT', 'POOLS', 'weights_file', 'list_pretrained', 'load_pretrained', 'save_pretrained',
            'render_again', 'image_fingerprint', 'shows_simulated_hvm', 'same_network', 'pretrained_for', 'same_views',
-           'pool', 'WithLabelHead', 'label_targets', 'time_density', 'labelled_loss', 'train_pretrained',
-           'fit_labelled', 'digest_weights', 'make_card', 'commit']
+           'pool', 'pool_labels', 'WithLabelHead', 'label_targets', 'time_density', 'labelled_loss', 'train_pretrained',
+           'fit_labelled', 'digest_weights', 'make_card', 'commit', 'GrowingPool', 'clocked', 'snapshots',
+           'train_by_the_clock']
 
 # %% ../nbs/03a_pretrained.ipynb #65f4a0b5
 import copy
 import math
 import subprocess
+import threading
+import time
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
@@ -19,6 +22,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import joblib
 import numpy as np
 import pandas as pd
 import torch
@@ -128,7 +132,8 @@ def pretrained_for(
     return None
 
 # %% ../nbs/03a_pretrained.ipynb #eb3c9685
-POOLS = {"train": (131_072, 900_000), "validation": (4096, 900_001), "test": (4096, 900_002)} # renders and seed of each
+POOLS = {"train": (131_072, 900_000), "validation": (4096, 900_001), "test": (4096, 900_002), # renders and seed of each
+         "large": (524_288, 900_003)} # for training by the clock
 
 def same_views(
     labels: pd.DataFrame,   # n rows
@@ -139,17 +144,25 @@ def same_views(
     return np.asarray(view(labels).isin(view(others)))
 
 def pool(
-    part: str = "test",          # "train", "validation" or "test"
+    part: str = "test",          # "train", "validation", "test" or "large"
     size: int = 64,
     n_images: int | None = None, # the first so many; None: all
     fixed_views: bool = False,   # keep level V0: the standard views, which are in every set and in every recording
     **options: Any,              # of `render_labels`: workers, progress
 ) -> tuple[Tensor, pd.DataFrame]: # (n, 1, size, size) uint8, labels
     "Renders kept for pretraining. Raises ValueError for an unknown part."
+    labels = pool_labels(part, n_images, fixed_views)
+    return torch.from_numpy(render_labels(labels, size, **{"progress": False} | options)[0])[:, None], labels
+
+def pool_labels(
+    part: str,
+    n_images: int | None = None,
+    fixed_views: bool = False,
+) -> pd.DataFrame:
+    "Labels of the renders kept for pretraining, without the renders."
     if part not in POOLS: raise ValueError(f"part must be one of {', '.join(POOLS)}, got {part!r}")
     labels = sample_labels(*POOLS[part])
-    labels = labels[fixed_views | (labels["variation"] != "V0")].iloc[:n_images].reset_index(drop=True)
-    return torch.from_numpy(render_labels(labels, size, **{"progress": False} | options)[0])[:, None], labels
+    return labels[fixed_views | (labels["variation"] != "V0")].iloc[:n_images].reset_index(drop=True)
 
 # %% ../nbs/03a_pretrained.ipynb #851f78a8
 class WithLabelHead(nn.Module):
@@ -193,19 +206,21 @@ def labelled_loss(
     labels: pd.DataFrame,
     schedule: NoiseSchedule,
     label_weight: float = 0.03,
+    ready: Callable[[], int] | None = None, # how many of the images are there; None: all
 ) -> Callable[[WithLabelHead, Batch], tuple[Tensor, Mapping[str, Tensor]]]:
     "Loss for `training.fit`: v-weighted noise error and, where the image can be seen, the label head's."
     (objects, values), weights = (x.to(images.device) for x in label_targets(labels)), loss_weights(schedule, "v").float().to(images.device)
     cumulative, n_objects = time_density(schedule).cumsum(0).float().to(images.device), len(object_names())
 
     def loss(model: WithLabelHead, batch: Batch) -> tuple[Tensor, Mapping[str, Tensor]]:
-        y = images[batch.index].float() / 127.5 - 1
+        index = batch.index if ready is None else batch.index % ready()
+        y = images[index].float() / 127.5 - 1
         t = 1 + torch.searchsorted(cumulative, batch.rand()).clamp(max=schedule.T - 1)
         noise = batch.randn(*y.shape[1:])
         eps, outputs = model(schedule.add_noise(y, noise, t), t)
         error = (eps.float() - noise).square().flatten(1).mean(1)
-        named = F.cross_entropy(outputs[:, :n_objects], objects[batch.index], reduction="none") / math.log(n_objects)
-        placed = (outputs[:, n_objects:] - values[batch.index]).square().mean(1)
+        named = F.cross_entropy(outputs[:, :n_objects], objects[index], reduction="none") / math.log(n_objects)
+        placed = (outputs[:, n_objects:] - values[index]).square().mean(1)
         seen = schedule.at("alpha_bar", t, error)
         total = (error * schedule.at(weights, t, error)).mean() + label_weight * (seen * (named + placed)).mean()
         return total, {"eps_loss": error.mean(), "object": named.mean(), "pose": placed.mean()}
@@ -243,14 +258,16 @@ def fit_labelled(
     checkpoint: str | Path | None,
     seed: int,
     device: str | torch.device = "auto",
+    ready: Callable[[], int] | None = None, # how many of the images are there; None: all
     **options: Any,                # for `training.fit`
 ) -> Fit: # .model is the `WithLabelHead`
     "Train a denoiser together with a label head; a checkpoint of other images, weights or settings is refused."
     device = resolve_device(device)
-    check, told = validation_loss(held_out.to(device), denoiser.schedule), fingerprint(images, config, denoiser, weights=digest_weights(denoiser))
+    check = validation_loss(held_out.to(device), denoiser.schedule)
+    told = None if checkpoint is None else fingerprint(images, config, denoiser, weights=digest_weights(denoiser))
     defaults = {"schedule": warmup_cosine(config.steps, min(200, config.steps // 10)), "validate_every": max(1, min(500, config.steps // 5)),
                 "desc": "pretraining"}
-    return fit(WithLabelHead(denoiser, len(object_names()) + 12), labelled_loss(images.to(device), labels, denoiser.schedule), len(images), steps=config.steps,
+    return fit(WithLabelHead(denoiser, len(object_names()) + 12), labelled_loss(images.to(device), labels, denoiser.schedule, ready=ready), len(images), steps=config.steps,
                batch_size=config.batch_size, lr=config.lr, betas=config.betas, clip=config.clip, ema=config.ema, precision=config.precision,
                checkpoint=checkpoint, seed=seed, device=device, validate=lambda m: check(m.denoiser), fingerprint=told, **(defaults | options))
 
@@ -266,12 +283,14 @@ def make_card(
     run: Fit,
     tested_loss: float,        # loss of eps on the test renders
     start: Denoiser | None,    # what was trained on
+    part: str = "train",       # whose renders they are
+    command: str = "train_pretrained",
 ) -> dict[str, Any]: # JSON-able
     "What there is to know about a pretrained denoiser: images, seeds, commit, settings, losses."
     held_out = run.history.dropna(subset="validation")
-    return {"what": "denoiser of the simulated HvM, without background", "command": "migvis.pretrained.train_pretrained",
+    return {"what": "denoiser of the simulated HvM, without background", "command": f"migvis.pretrained.{command}",
             "images": {"family": "simulated HvM", "renderer": RENDERER, "background": "none", "size": config.image_size},
-            "data": f"{len(labels)} renders (seed {POOLS['train'][1]}), {int((labels['variation'] == 'V0').sum())} of them standard views",
+            "data": f"{len(labels)} renders (seed {POOLS[part][1]}), {int((labels['variation'] == 'V0').sum())} of them standard views",
             "seeds": {"training": seed, **{part: number for part, (_, number) in POOLS.items()}}, "commit": commit(), "config": asdict(config),
             "start": None if start is None else digest_weights(start), "steps": run.steps,
             "images_seen": run.steps * config.batch_size, "test_eps_loss": tested_loss,
@@ -283,3 +302,94 @@ def commit() -> str | None:
     if not (root / ".git").exists(): return None
     found = subprocess.run(["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True)
     return found.stdout.strip() or None
+
+# %% ../nbs/03a_pretrained.ipynb #c10c0002
+class GrowingPool:
+    "Renders in the order of their labels, made by other processes meanwhile; the first `ready` of `images` are there."
+    def __init__(
+        self,
+        labels: pd.DataFrame,         # n rows
+        size: int,
+        device: str | torch.device = "cpu",
+        workers: int | None = None,   # processes; None: one for each core but one
+        chunk: int = 4096,            # images that come at once
+    ) -> None:
+        self.images, self.ready, self.error = torch.zeros(len(labels), 1, size, size, dtype=torch.uint8, device=device), 0, None
+        workers = max(1, joblib.cpu_count() - 1) if workers is None else workers
+        self.thread = threading.Thread(target=self._render, args=(labels, size, workers, chunk), daemon=True)
+        self.thread.start()
+
+    def _render(self, labels: pd.DataFrame, size: int, workers: int, chunk: int) -> None:
+        "Fill `images`, chunk after chunk."
+        parts = [labels.iloc[i:i + chunk] for i in range(0, len(labels), chunk)]
+        jobs = (joblib.delayed(render_labels)(part, size, workers=1, progress=False) for part in parts)
+        try:
+            for made, _ in joblib.Parallel(workers, return_as="generator")(jobs):
+                self.images[self.ready:self.ready + len(made), 0] = torch.from_numpy(made).to(self.images.device)
+                self.ready += len(made)
+        except Exception as e: self.error = e # told by `wait`, where somebody listens
+
+    def wait(self, n: int) -> None:
+        "Return once `n` images are there. Raises RuntimeError if rendering failed."
+        while self.ready < min(n, len(self.images)):
+            if self.error is not None: raise RuntimeError(f"rendering failed after {self.ready} images") from self.error
+            time.sleep(0.05)
+
+# %% ../nbs/03a_pretrained.ipynb #c10c0003
+def clocked(
+    seconds: float,     # until the rate is 0, from the third step on (the first ones may compile)
+    warmup: int = 200,  # steps of linear increase
+) -> Callable[[int], float]: # factor of the learning rate at a step
+    "Learning-rate schedule by the clock: linear warm-up, then a half cosine down to 0 when the time is over."
+    begun, called = [], time.monotonic()
+    def factor(step: int) -> float:
+        warm = min(1.0, (step + 1) / max(1, warmup))
+        if step < 2: return warm
+        now = time.monotonic()
+        begun.append(now) if not begun else None
+        done = (now - begun[0]) / max(called + seconds - begun[0], 1e-9)
+        return warm * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+    return factor
+
+def snapshots(
+    path: Path,           # gets the denoiser's weights, in half precision
+    every: float = 60.0,  # seconds
+) -> Callable[[int, "WithLabelHead", Mapping], None]: # `callback` of `fit`
+    "Callback that keeps the weights, so that a killed run is not for nothing."
+    last = [time.monotonic()]
+    def callback(step: int, model: WithLabelHead, row: Mapping) -> None:
+        if time.monotonic() - last[0] < every: return
+        last[0] = time.monotonic()
+        save_denoiser(path, model.denoiser, {"step": step, "losses": dict(row)}, torch.float16)
+        print(f"step {step}: loss of eps {row['eps_loss']:.4f}, object {row['object']:.2f}, pose {row['pose']:.2f}", flush=True)
+    return callback
+
+# %% ../nbs/03a_pretrained.ipynb #c10c0004
+def train_by_the_clock(
+    seconds: float,                        # rendering and compilation included
+    path: str | Path,                      # where to write weights and card; snapshots lie beside it
+    config: DenoiserConfig | None = None,  # None: the demo preset's network, without flips, batches of 1024, rate 2e-3, EMA 0.998; its `steps` do not count
+    n_images: int | None = None,           # renders, None: all of the large pool
+    seed: int = 0,
+    device: str | torch.device = "auto",
+    workers: int | None = None,            # processes that render; None: one for each core but one
+    chunk: int = 4096,                     # images that each of them makes at once
+    compile: bool | None = None,           # None: on CUDA
+    **options: Any,                        # for `training.fit`: progress, log_every, ...
+) -> tuple[Denoiser, Fit]:
+    "Train a denoiser of the simulated HvM for so long, on renders that are being made: for a GPU that is lent by the minute."
+    end, device, path = time.monotonic() + seconds, resolve_device(device), Path(path)
+    config = config or replace(get_preset("demo").denoiser, flips=False, ema=0.998, batch_size=1024, lr=2e-3)
+    labels = pool_labels("large", n_images)
+    growing = GrowingPool(labels, config.image_size, device, workers, chunk)
+    held_out, tested = (pool(part, config.image_size, n, workers=1)[0] for part, n in (("validation", 256), ("test", 1024)))
+    growing.wait(chunk)
+    denoiser = build_denoiser(config, *pixel_statistics(growing.images[:growing.ready].cpu()), seed)
+    left = max(end - time.monotonic(), 1e-3) # one step at least
+    defaults = {"schedule": clocked(left), "callback": snapshots(path.with_suffix(".snapshot.safetensors")), "log_every": 50, "validate_every": 500}
+    run = fit_labelled(denoiser, growing.images, labels, held_out, replace(config, steps=10**9), None, seed, device, lambda: growing.ready,
+                       seconds=left, compile=device.type == "cuda" if compile is None else compile, **(defaults | options))
+    tested_loss = validation_loss(tested.to(device), denoiser.schedule, n=1024)(denoiser.eval())
+    card = make_card(replace(config, steps=run.steps), labels.iloc[:growing.ready], seed, run, float(tested_loss), None, "large", "train_by_the_clock")
+    save_pretrained(path, denoiser, card)
+    return denoiser, run

@@ -14,6 +14,7 @@ import math
 import os
 import signal
 import threading
+import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -508,6 +509,7 @@ def fit(
     fingerprint: Mapping[str, Any] | None = None,  # what must agree for a checkpoint to be of this run
     callback: Callable[[int, nn.Module, Mapping], None] | None = None, # called with (step, model, row) at every log
     log_every: int | None = None,                  # default: two hundred times a run
+    seconds: float | None = None,                  # stop after so long, though `steps` are not reached; the end is then not reproducible
     desc: str = "training",
     progress: bool = True,
 ) -> Fit:
@@ -522,12 +524,14 @@ def fit(
     resumed_from, take = run.step, torch.compile(run.model) if compile else run.model
     log_every, validate_every = log_every or max(1, steps // 200), validate_every or max(1, steps // 20)
     cuda = [device.index or 0] if device.type == "cuda" else []
-    bar = progress_bar(total=steps, initial=run.step, desc=desc, unit="step", progress=progress and accelerator.is_main_process)
+    bar = progress_bar(total=None if seconds else steps, initial=run.step, desc=desc, unit="step", progress=progress and accelerator.is_main_process)
+    over = _clock(seconds, accelerator.num_processes)
     with torch.random.fork_rng(devices=cuda), deferred_signals() as signals, bar:
         while run.step < steps:
             batch = make_batch(n, batch_size, run.step, seed, device, accelerator.process_index, accelerator.num_processes)
             (torch.default_generator if device.type == "cpu" else torch).manual_seed(batch.generator.initial_seed())
             with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"): loss, logs = loss_fn(take, batch)
+            steps = run.step + 1 if over() else steps
             due = _due(run.step + 1, steps, log=log_every, validate=validate_every, save=checkpoint_every)
             if (device.type == "cpu" or any(due.values())) and not torch.isfinite(loss):
                 loss, logs = loss.item(), {} # else the error would keep the graph
@@ -558,6 +562,13 @@ def _check_fit(*, n: int, steps: int, batch_size: int, lr: float, precision: str
 def _due(step: int, steps: int, **every: int) -> dict[str, bool]:
     "What is to be done after a step: each at multiples of its interval, all at the end."
     return {name: step == steps or not step % interval for name, interval in every.items()}
+
+def _clock(seconds: float | None, n_processes: int) -> Callable[[], bool]:
+    "Whether the time is over. Raises ValueError for several processes: they would not stop at the same step."
+    if seconds is None: return lambda: False
+    if n_processes > 1 or not seconds > 0: raise ValueError(f"seconds must be positive, for one process, got {seconds!r} for {n_processes}; give steps instead")
+    end = time.monotonic() + seconds
+    return lambda: time.monotonic() >= end
 
 def _stop_not_finite(step: int, loss: float, folder: Path | None) -> None:
     "Raise FloatingPointError, naming the last good checkpoint."

@@ -1,4 +1,5 @@
 """Schedules against formulas and diffusers; the denoiser's algebra, training, resuming and files."""
+import copy
 import math
 from dataclasses import replace
 
@@ -187,6 +188,40 @@ def test_presets_build_with_wide_heads(name):
     unet = build_denoiser(config).unet
     lowest, heads = config.width * config.multipliers[-1], unet.mid_block.attentions[0].heads if config.attention else 1
     assert unet.config.attention_head_dim == min(32, lowest) and (not config.attention or heads * 32 == lowest)
+
+
+def test_attention_in_the_lowest_resolutions_and_widths_between_whole_multiples():
+    config = replace(SMALL, width=16, multipliers=(1, 1.5, 2), attention=True, attention_levels=2)
+    denoiser = build_denoiser(config)
+    unet = denoiser.unet
+    assert list(unet.config.block_out_channels) == [16, 24, 32]
+    assert [hasattr(block, "attentions") for block in unet.down_blocks] == [False, True, True]
+    assert [hasattr(block, "attentions") for block in unet.up_blocks] == [True, True, False]
+    assert denoiser(torch.randn(2, 1, 16, 16), 5).shape == (2, 1, 16, 16)
+    with pytest.raises(ValueError, match="attention_levels must be in 0..3"): build_denoiser(replace(config, attention_levels=4))
+
+
+def test_tables_follow_the_weights_and_are_made_in_double_precision():
+    y = torch.randn(3, 1, 16, 16)
+    denoiser = build_denoiser(SMALL, 0.4, -0.8).eval()
+    s, var = denoiser.schedule, denoiser.variance()
+    double = copy.deepcopy(denoiser).double()
+    assert torch.equal(double.shrink, var.rsqrt()) and torch.equal(denoiser.keep, ((1 - s.alpha_bar) / var).sqrt().float())
+    assert torch.equal(copy.deepcopy(double).float().shift, denoiser.shift)
+    assert not {"shift", "shrink", "keep", "reach"} & set(denoiser.state_dict())
+    torch.testing.assert_close(double(y.double(), 7).float(), denoiser(y, 7), atol=1e-5, rtol=1e-4)
+    half = copy.deepcopy(denoiser).to(torch.bfloat16)
+    assert half.keep.dtype == torch.float32 and next(half.parameters()).dtype == torch.bfloat16
+    moved = copy.deepcopy(denoiser).to("meta")
+    assert moved.reach.device.type == "meta"
+
+
+def test_a_schedule_reads_its_own_tables_by_name():
+    s, like = NoiseSchedule(20), torch.zeros(4, 1, 2, 2)
+    t = torch.tensor([1, 5, 20, 3])
+    for name, table in {"alpha_bar": s.alpha_bar, "signal": s.alpha_bar.sqrt(), "noise": (1 - s.alpha_bar).sqrt()}.items():
+        assert torch.equal(s.at(name, t, like), s.at(table, t, like)) and torch.equal(s.at(name, 5, like), s.at(table, t, like)[1:2])
+        assert s.at(name, t, like.double()).dtype == torch.float64 and s.at(name, 3, like).shape == (1, 1, 1, 1)
 
 
 def test_networks_that_do_not_fit_are_refused():

@@ -205,3 +205,62 @@ def test_last_digits_of_the_pixel_statistics_do_not_stop_a_run(tmp_path):
         save_tensors(path, tensors, meta)
     denoiser, run = train(tmp_path)
     assert run.resumed_from == 6 and denoiser.data_std == meta["fingerprint"]["denoiser"]["data_std"]
+
+
+# --- training by the clock -----------------------------------------------------------------------------------------------
+
+def test_a_growing_pool_ends_as_the_renders_of_its_labels():
+    labels = pt.pool_labels("large", 40)
+    growing = pt.GrowingPool(labels, 16, workers=1, chunk=16)
+    growing.wait(16)
+    assert 16 <= growing.ready <= 40
+    growing.wait(1000) # no more than there are
+    assert growing.ready == 40
+    assert torch.equal(growing.images, pt.pool("large", 16, 40)[0])
+
+
+def test_a_growing_pool_tells_why_it_stopped():
+    labels = pt.pool_labels("large", 40)
+    labels.loc[30, "object"] = "unicorn"
+    with pytest.raises(RuntimeError, match="after 16 images") as told: pt.GrowingPool(labels, 16, workers=1, chunk=16).wait(40)
+    assert told.value.__cause__ is not None
+
+
+def test_the_clock_moves_the_learning_rate(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(pt.time, "monotonic", lambda: now[0])
+    rate = pt.clocked(60, warmup=4)
+    assert [rate(0), rate(1)] == [0.25, 0.5]
+    now[0] = 120.0                 # compilation took 20 s: they do not count
+    assert rate(2) == pytest.approx(0.75)
+    now[0] = 140.0                 # half of the other 40
+    assert rate(100) == pytest.approx(0.5)
+    for late in (160.0, 170.0):
+        now[0] = late
+        assert rate(200) == pytest.approx(0, abs=1e-9)
+
+
+def test_training_by_the_clock_keeps_snapshots_and_writes_a_card(tmp_path, capsys):
+    config = replace(QUICK, batch_size=32)
+    _, run = pt.train_by_the_clock(1, tmp_path / "w.safetensors", config, n_images=64, device="cpu", workers=1, chunk=32, progress=False, log_every=1,
+                                   callback=pt.snapshots(tmp_path / "w.snapshot.safetensors", every=0))
+    denoiser, card = load_denoiser(tmp_path / "w.safetensors", "cpu")
+    assert denoiser.image_size == QUICK.image_size and card["config"]["steps"] == card["steps"] == run.steps >= 1
+    assert card["images_seen"] == run.steps * 32 and card["start"] is None and math.isfinite(card["test_eps_loss"])
+    assert "seed 900003" in card["data"] and "0 of them standard views" in card["data"] and card["command"] == "migvis.pretrained.train_by_the_clock"
+    assert load_denoiser(tmp_path / "w.snapshot.safetensors", "cpu")[1]["step"] == run.steps
+    assert "loss of eps" in capsys.readouterr().out
+
+
+def test_only_renders_that_are_there_are_trained_on():
+    labels = pt.pool_labels("large", 40)
+    images = torch.zeros(40, 1, 32, 32, dtype=torch.uint8)
+    images[8:] = 255 # not there yet
+    seen = []
+    class Spy(torch.nn.Module):
+        def forward(self, y, t): seen.append(y); return torch.zeros_like(y), torch.zeros(len(y), len(object_names()) + 12)
+    from migvis.denoiser import NoiseSchedule
+    from migvis.training import make_batch
+    pt.labelled_loss(images, labels, NoiseSchedule(20), ready=lambda: 8)(Spy(), make_batch(40, 40, 0))
+    pt.labelled_loss(images, labels, NoiseSchedule(20))(Spy(), make_batch(40, 40, 0))
+    assert seen[0].mean() < -0.3 < seen[1].mean()

@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import nn
 
+from migvis import training
 from migvis.training import (Best, DenoiserConfig, Preset, batch_rows, fit, generator, get_preset, list_checkpoints,
                              load_tensors, make_batch, resolve_device, save_tensors, warmup_cosine)
 from tests.conftest import ROOT
@@ -304,3 +305,26 @@ def test_presets_of_other_versions_are_named(change):
     entries = get_preset("tiny").to_dict()
     change(entries)
     with pytest.raises(ValueError, match="not make a preset of this version"): Preset.from_dict(entries)
+
+
+def test_time_ends_training_with_all_that_the_last_step_brings(tmp_path):
+    done = fit(network(), noisy_loss, len(X), steps=10**9, seconds=0.5, batch_size=16, lr=1e-2, device="cpu", checkpoint=tmp_path, progress=False,
+               validate=lambda m: (m(X) - torch.sin(3 * X)).square().mean(), validate_every=10**9, log_every=10**9)
+    assert 1 <= done.steps < 10**9 and len(done.history) == 1 and np.isfinite(done.history["validation"].iloc[-1])
+    assert load_tensors(list_checkpoints(tmp_path)[-1], "checkpoint")[1]["step"] == done.steps
+    with pytest.raises(ValueError, match="seconds"): fit(network(), noisy_loss, len(X), steps=5, seconds=0, batch_size=16, device="cpu", progress=False)
+
+
+def test_the_moving_average_is_one():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3))
+    average, slow = training._Average(model, 0.9), None
+    for _ in range(4):
+        with torch.no_grad():
+            for p in model.parameters(): p.add_(torch.randn_like(p))
+        model(torch.randn(8, 3))
+        average.update_parameters(model)
+        now = {k: v.clone() for k, v in model.state_dict().items()}
+        slow = now if slow is None else {k: 0.9 * slow[k] + 0.1 * v if v.is_floating_point() else v for k, v in now.items()}
+    for k, v in slow.items(): torch.testing.assert_close(average.module.state_dict()[k], v)
+    assert average.n_averaged == 4 and not any(p.requires_grad and p.grad is not None for p in average.parameters())
