@@ -377,7 +377,7 @@ def train_by_the_clock(
     compile: bool | None = None,           # None: on CUDA
     **options: Any,                        # for `training.fit`: progress, log_every, ...
 ) -> tuple[Denoiser, Fit]:
-    "Train a denoiser of the simulated HvM for so long, on renders that are being made: for a GPU that is lent by the minute."
+    "Train a denoiser of the simulated HvM for so long, on renders that are being made: for a GPU at hand for minutes."
     end, device, path = time.monotonic() + seconds, resolve_device(device), Path(path)
     config = config or replace(get_preset("demo").denoiser, flips=False, ema=0.998, batch_size=1024, lr=2e-3)
     labels = pool_labels("large", n_images)
