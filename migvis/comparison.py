@@ -5,14 +5,15 @@
 # %% auto #0
 __all__ = ['PLAIN', 'SCALED', 'REFERENCE', 'TRADE', 'MEASURES', 'REACHED', 'KEPT', 'Refit', 'Method', 'standard_methods',
            'fit_models', 'images_with_latents', 'fit_linear', 'fit_regressor', 'fit_decoder', 'fit_conditional',
-           'fitted_once', 'Trial', 'draw_trial', 'edit_trial', 'stored_edits', 'file_name', 'pool_edits',
+           'fitted_once', 'Trial', 'draw_trial', 'edit_trial', 'stored_edits', 'made_by', 'file_name', 'pool_edits',
            'compared_groups', 'part_of', 'score_curve', 'trade_off', 'choose_gammas', 'gaps', 'Comparison',
-           'comparison_table', 'report_table', 'compare_methods', 'edit_all', 'draw_trials', 'resolve_methods',
-           'working_folder', 'stored_judge', 'caption_of', 'time_methods', 'example_rows', 'some_edits',
-           'save_comparison', 'load_comparison', 'house_style', 'method_colors', 'plot_trade_off', 'plot_methods',
-           'picture_table', 'rising', 'Variant', 'refit_critics', 'refit_groups', 'standard_ablations', 'dino_is_there',
-           'make_dino', 'Ablations', 'ablation_table', 'ablate', 'choose_ablations', 'edit_variant', 'plot_ablations',
-           'draw_ablation', 'plot_values', 'save_ablations', 'load_ablations', 'main', 'write_figures', 'write_table']
+           'comparison_table', 'report_table', 'compare_methods', 'edit_all', 'draw_trials', 'check_left',
+           'resolve_methods', 'working_folder', 'stored_judge', 'caption_of', 'time_methods', 'example_rows',
+           'some_edits', 'save_comparison', 'load_comparison', 'house_style', 'method_colors', 'plot_trade_off',
+           'plot_methods', 'picture_table', 'rising', 'Variant', 'refit_critics', 'refit_groups', 'standard_ablations',
+           'dino_is_there', 'make_dino', 'Ablations', 'ablation_table', 'ablate', 'choose_ablations', 'edit_variant',
+           'plot_ablations', 'draw_ablation', 'plot_values', 'save_ablations', 'load_ablations', 'main',
+           'write_figures', 'write_table']
 
 # %% ../nbs/05d_comparison.ipynb #2ce22e2e
 import contextlib
@@ -22,6 +23,7 @@ import json
 import tempfile
 import textwrap
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.resources import files
@@ -34,12 +36,12 @@ import pandas as pd
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from torch import Tensor
+from torch import Tensor, nn
 
 from .baselines import (edit_by_condition, edit_by_readout, edit_by_traversal, fit_linear_readout, load_baseline, save_baseline,
                               train_conditional, train_decoder, train_regressor)
 from .ddim_guidance import edit
-from .denoiser import load_denoiser, save_denoiser
+from .denoiser import digest, load_denoiser, save_denoiser
 from .edit_selectivity import SelectivityResult, StoredEdits, choose_pairs, load_edits, measure_edits, save_edits, style_colour
 from .infonce import Critics, DINOEncoder, find_dino_weights
 from .pipeline import MIGVis, claim_folder, computing_in, critic_encoder, fit_critics_stage, fit_vae_stage, judge_for, run_stage, schedule_of
@@ -190,7 +192,7 @@ def stored_edits(
     "Edits of one method and trial, read from their file if it is there."
     told = {"gammas": method.gammas, "groups": tuple(groups), "steps": options.get("steps"), "seed": trial.seed,
             "precision": options.get("precision", "float32"), **model.preset.levers_of(method.options.get("mode", "paper")), **method.options}
-    path = None if folder is None else folder / file_name(trial, name, told)
+    path = None if folder is None else folder / file_name(trial, name, told | made_by(method, fitted))
     if path is not None and path.exists(): return load_edits(path, trial.pairs, told)
     images = edit_trial(model, method, fitted, trial.pairs, groups, trial.seed, **options)
     originals, targets = (model.recording.images[trial.pairs[:, i]] for i in (0, 1))
@@ -200,9 +202,15 @@ def stored_edits(
     save_edits(path, edits, trial.pairs, told)
     return load_edits(path, trial.pairs, told)
 
+def made_by(method: Method, fitted: Any) -> dict[str, str]:
+    "What tells edits of different editors and models apart, whatever the method is called."
+    parts = [p for p in (fitted if isinstance(fitted, (tuple, list)) else [fitted]) if isinstance(p, nn.Module)]
+    weights = [digest(torch.cat([p.detach().flatten().float().cpu() for p in part.parameters()])) for part in parts if any(True for _ in part.parameters())]
+    return {"editor": getattr(method.editor, "__qualname__", repr(method.editor)), "model": f"{method.model} {' '.join(weights)}"}
+
 def file_name(trial: Trial, name: str, told: Mapping[str, Any]) -> str:
-    "Name of the file of some edits: readable, and another one for other pairs or options."
-    digest = hashlib.sha1(repr((trial.pairs.tolist(), sorted(told.items()))).encode()).hexdigest()[:8]
+    "Name of the file of some edits: readable, and another one for other pairs, options or makers."
+    digest = hashlib.sha1(repr((name, trial.pairs.tolist(), sorted(told.items()))).encode()).hexdigest()[:8]
     return f"{trial.part}-{trial.seed}-{''.join(c if c.isalnum() else '-' for c in name).strip('-')}-{digest}.npz"
 
 def pool_edits(
@@ -254,13 +262,15 @@ def trade_off(
         goal, stay = TRADE[part_of(group)]
         reached = score_curve(result.scores, group, *goal)
         measured = {source[0]: score_curve(result.scores, group, *source) for source in stay}
-        kept_by = next((name for name, c in measured.items() if not c.empty and c["n"].max() > 0), None)
+        most = max((c["n"].max() for c in measured.values() if not c.empty), default=0)
+        kept_by = next((name for name, c in measured.items() if not c.empty and c["n"].max() >= max(most / 2, 1)), None)
         if reached.empty or kept_by is None: continue
         kept = measured[kept_by]
         x, y = reached["value"].clip(0, 1), kept["value"].clip(0, 1)
         columns = {f"{name}{end}": frame[c] for name, frame in (("reached", reached), ("kept", kept))
                    for end, c in (("", "value"), ("_low", "low"), ("_high", "high"))}
-        rows = pd.DataFrame({"group": group, **columns, "score": 2 * x * y / (x + y).clip(lower=1e-9), "kept_by": kept_by})
+        score = (2 * x * y / (x + y).clip(lower=1e-9)).where(kept["n"] >= most / 2) # of edits that mostly cannot be read nothing is known
+        rows = pd.DataFrame({"group": group, **columns, "score": score, "kept_by": kept_by})
         parts.append(rows.reset_index().rename(columns={"mode": "method"}))
     if not parts: raise ValueError(f"none of the groups {result.groups} has labels whose change could be judged")
     return pd.concat(parts, ignore_index=True)
@@ -446,7 +456,15 @@ def draw_trials(
     "Validation pairs, and test pairs of every seed. Raises ValueError if a number cannot be meant or there are not enough images."
     if not len(seeds) or len(set(seeds)) < len(seeds): raise ValueError(f"seeds must be distinct, at least one, got {list(seeds)}")
     tests = [draw_trial(model, judge, "test", n_pairs, min_angle, seed) for seed in seeds]
+    check_left(model, tests)
     return [draw_trial(model, judge, "validation", n_validation, min_angle), *tests]
+
+def check_left(model: MIGVis, tests: Sequence[Trial], few: int = 50) -> None:
+    "Test images that are in no pair stand for real images: raise ValueError if there are less than 4, warn if there are few."
+    left = len(np.setdiff1d(model.split.test, np.concatenate([t.pairs.ravel() for t in tests])))
+    told = f"the pairs of all seeds leave {left} of {len(model.split.test)} test images, with which edits are compared as real images"
+    if left < 4: raise ValueError(f"{told}; ask for fewer pairs (n_pairs) or fewer seeds")
+    if left < few: warnings.warn(f"{told}: precision and KID will be rough; fewer pairs or seeds leave more", stacklevel=4)
 
 # %% ../nbs/05d_comparison.ipynb #ac4ad05a
 def resolve_methods(

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PENALTIES', 'SHARES', 'DINAConfig', 'get_dina_config', 'to_grid', 'mixing_head', 'ImageTower', 'ResponseTower',
-           'Decoder', 'DINA', 'alignment_loss', 'resample_trials', 'Pairs', 'check_pairs', 'fit_dina',
+           'Decoder', 'DINA', 'alignment_loss', 'resample_trials', 'Pairs', 'check_pairs', 'digest_pairs', 'fit_dina',
            'wilson_interval', 'Retrieval', 'rank_scores', 'retrieval', 'pool_retrievals', 'compare_retrieval', 'Ridge',
            'PixelFeatures', 'TowerFeatures', 'fit_ridge', 'PixelNetwork', 'fit_cnn', 'retrieval_table', 'PixelProbe',
            'fit_pixel_probe', 'pixel_correlation', 'Axes', 'shared_axes', 'axis_alignment', 'shared_probes', 'saliency',
@@ -13,6 +13,7 @@ __all__ = ['PENALTIES', 'SHARES', 'DINAConfig', 'get_dina_config', 'to_grid', 'm
            'rotation_distance', 'picture_similarity', 'similarities', 'neighbour_scores']
 
 # %% ../nbs/08_dina.ipynb #8be181e4
+import hashlib
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -276,6 +277,10 @@ def check_pairs(
             if shape != wanted: raise ValueError(f"{name} has {what} {shape}, but train has {wanted}; both must come from one recording")
 
 # %% ../nbs/08_dina.ipynb #e82f8561
+def digest_pairs(*parts: Recording) -> list[str]: # 16 hexadecimal digits each
+    "Digests of the images and responses of recordings: checkpoints of other data, or of the same in another order, are refused."
+    return [hashlib.sha1(np.ascontiguousarray(a).tobytes()).hexdigest()[:16] for part in parts for a in (part.images, part.responses)]
+
 def fit_dina(
     train: Recording,
     validation: Recording | None = None,       # chooses the weights; None: a tenth of `train` is held out
@@ -297,7 +302,7 @@ def fit_dina(
     def loss(towers: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         return alignment_loss(towers(*pairs.draw(batch))), {}
 
-    marks = {"dina": asdict(config), "data": [float(np.abs(a).sum(dtype=np.float64)) for part in (train, validation) for a in (part.images, part.responses)]}
+    marks = {"dina": asdict(config), "data": digest_pairs(train, validation)}
     run = fit(model, loss, len(train), **{
         "steps": config.steps, "batch_size": config.batch_size, "lr": config.lr, "weight_decay": config.weight_decay, "clip": 1.0,
         "schedule": warmup_cosine(config.steps, min(50, config.steps // 10)), "seed": seed, "device": device, "keep_best": True, "desc": "DINA",
@@ -506,7 +511,7 @@ def fit_cnn(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(generator(seed, 12).initial_seed())
         network = PixelNetwork(train.responses.shape[1], mean_image, config)
-    marks = {"cnn": asdict(config), "data": float(np.abs(train.responses).sum(dtype=np.float64))}
+    marks = {"cnn": asdict(config), "data": digest_pairs(train, validation)}
     run = fit(network, lambda model, batch: (error(model, *pairs.draw(batch)), {}), len(train), **{
         "steps": config.steps, "batch_size": config.batch_size, "lr": config.lr, "weight_decay": config.weight_decay, "clip": 1.0,
         "schedule": warmup_cosine(config.steps, min(50, config.steps // 10)), "seed": seed, "device": device, "keep_best": True, "desc": "CNN decoder",

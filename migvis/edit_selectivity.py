@@ -560,12 +560,14 @@ def criteria() -> tuple[Criterion, ...]:
         Criterion("free", "category", "kept", 0.9, name="category kept"),
         Criterion("free", "rotation", "turned", 30.0, "<=", name="rotation from the original, median degrees"),
         *(Criterion("free", a, "specific", 0.0, detail, name=f"{a} moved, specifically") for a in ("identity", "shape", "albedo")),
+        Criterion("position", "position", "specific", 0.0, detail, name="position moved, specifically"),
+        Criterion("position", "category", "kept", 0.9, name="category kept"),
         Criterion("any", "realism", "mean", 0.7, name="improved precision"))
 
 
-def part_of(group: str) -> str: # "pose", "category" or "free"
+def part_of(group: str) -> str: # "pose", "position", "category" or "free"
     "What a group is supervised by, from its name."
-    return next((part for part in ("pose", "category") if part in group.lower()), "free")
+    return next((part for part in ("pose", "position", "category") if part in group.lower()), "free")
 
 # %% ../nbs/05b1_edit_selectivity.ipynb #66f75a91
 def check_criteria(result: SelectivityResult) -> pd.DataFrame: # mode, group, gamma, criterion, wanted, value, low, high, n, met
@@ -621,7 +623,7 @@ def draw_curve(ax: Axes, curve: pd.DataFrame, label: str, color: str, **line: An
     ax.set(xticks=at, xticklabels=[f"{g:g}" for g in curve.index], xlabel="strength γ")
 
 # %% ../nbs/05b1_edit_selectivity.ipynb #b7d029ba
-OWN = {"pose": ("rotation", "moved"), "category": ("category", "moved")} # what groups with labels should move
+OWN = {"pose": ("rotation", "moved"), "position": ("position", "specific"), "category": ("category", "moved")} # what groups with labels should move
 
 def own_score(result: SelectivityResult, group: str) -> tuple[str, str]: # attribute, quantity
     "What a group should move: what its labels say, or else its own latents, as they are read from the image."

@@ -743,7 +743,7 @@ class LinearCorrection(nn.Module):
         both = known[:, :, None] & known[:, None]
         spread = torch.where(both, self.spread[level], torch.eye(known.shape[1]).to(innovation))
         weights, out = torch.linalg.solve(spread, torch.where(known, innovation, 0)), innovation.new_zeros(len(level), self.cross.shape[2])
-        for k in level.unique().tolist(): out[level == k] = weights[level == k] @ self.cross[k]
+        for k in level.unique().tolist(): out[level == k] = (weights[level == k] @ self.cross[k]).to(out.dtype)
         return out
 
 # %% ../nbs/07_stimulus_information.ipynb #e8b3e34e

@@ -77,7 +77,8 @@ def _scorer(labels: pd.DataFrame, column: str, fold: np.ndarray) -> tuple[Callab
     if column in ATTRIBUTES["category"]: return lambda r, v: nearest_mean_scores(r, v, fold), pd.factorize(labels[column])[0], None
     if column in ATTRIBUTES["identity"]:
         within = pd.factorize(labels["category"])[0]
-        return lambda r, v: nearest_mean_scores(r, v, fold, within), pd.factorize(labels[column])[0], within
+        both = pd.MultiIndex.from_frame(labels[["category", column]]) # a name may occur in several categories
+        return lambda r, v: nearest_mean_scores(r, v, fold, within), pd.factorize(both)[0], within
     return lambda r, v: line_scores(r, v, fold), labels[column].to_numpy(float), None
 
 def shuffled(
