@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from .ddim_guidance import (Denoise, EditMode, EditRows, ShiftedGuide, check_gamma, check_groups, check_latents, check_models,
                                   check_originals, edit, edit_mode, edit_rows, group_weights, invert, run_rows, sample, wanted_latents)
-from .denoiser import Denoiser, NoiseSchedule, add_condition, check_images, check_time, initial_weights, train_denoiser
+from .denoiser import Denoiser, NoiseSchedule, add_condition, check_images, check_time, digest, digest_weights, initial_weights, train_denoiser
 from .infonce import (ENCODERS, FROZEN, ConvEncoder, Latents, Pairs, add_noise, build_encoder, data_marks, early_times,
                              random_shift, resolve_groups)
 from .training import (Batch, CriticConfig, DenoiserConfig, Fit, fit, generator, load_tensors, progress_bar, resolve_device,
@@ -277,10 +277,10 @@ def fit_linear_readout(
     "Ridge regression from frozen image features to standardised latents, by leave-one-out error."
     from sklearn.linear_model import RidgeCV
     pairs, encoder = pair_images(images, z, device), copy.deepcopy(encoder).to(device).eval()
-    features = torch.cat([encoder(y, None).float() for y in pairs.images.split(256)]).double().cpu()
+    features = torch.cat([encoder(y, None).float() for y in pairs.images.split(256)]).cpu().double()
     center, scale = pairs.scale()
     mean, spread = features.mean(0), features.std(0).clamp(min=1e-8)
-    ridge = RidgeCV(list(strengths)).fit(((features - mean) / spread).numpy(), ((pairs.mean - center) / scale).double().cpu().numpy())
+    ridge = RidgeCV(list(strengths)).fit(((features - mean) / spread).numpy(), ((pairs.mean - center) / scale).cpu().double().numpy())
     weight = torch.as_tensor(ridge.coef_).reshape(len(center), -1) / spread
     readout = Readout(encoder, groups, len(center)).to(device)
     readout.center.copy_(center), readout.scale.copy_(scale)
@@ -296,7 +296,7 @@ def train_regressor(
     config: CriticConfig = CriticConfig(),           # the critics'
     *,
     held_out: tuple[Any, Latents] | None = None,     # images and latents that choose the weights; None: a tenth of the rows
-    encoder: nn.Module | None = None,                # None: a ConvEncoder of the configured width
+    encoder: nn.Module | None = None,                # a copy of it is trained; None: a ConvEncoder of the configured width
     pixel_noise: float = 0.05,                       # s.d. of noise on the images, in units of [-1, 1]
     shift: int | None = None,                        # largest random shift in pixels; None: a 32nd of the side
     dropout: float = 0.2,                            # on the image features
@@ -308,13 +308,14 @@ def train_regressor(
     "Train a network that predicts the latents, as `infonce.train_critics` trains the critics, by squared error."
     pairs, watched = split_pairs(images, z, held_out, seed, resolve_device(device))
     size, alpha_bar = pairs.images.shape[-1], getattr(schedule, "alpha_bar", None)
+    own = None if encoder is None else digest_weights(encoder)
     with initial_weights(seed, 53):
-        encoder = encoder or ConvEncoder(size, config.width, 2 * config.features, noise_aware=schedule is not None)
+        encoder = copy.deepcopy(encoder) or ConvEncoder(size, config.width, 2 * config.features, noise_aware=schedule is not None)
         readout = Readout(encoder, groups, pairs.mean.shape[1], 2 * config.features, dropout, alpha_bar)
     readout.center.copy_(pairs.scale()[0]), readout.scale.copy_(pairs.scale()[1])
     shift, validate = size // 32 if shift is None else shift, regression_error(watched, seed)
     marks = {"readout": readout.config, "pixel_noise": pixel_noise, "shift": shift, "steps": config.steps,
-             "noise_aware": readout.noise_aware, **data_marks(images, z, held_out)}
+             "encoder": own, "noise_aware": readout.noise_aware, "schedule": None if schedule is None else digest(schedule.alpha_bar), **data_marks(images, z, held_out)}
     defaults = {"desc": "regressor", "clip": 1.0, "schedule": warmup_cosine(config.steps, min(100, config.steps // 10))}
     return fit(readout, regression_loss(pairs, pixel_noise, shift), len(pairs.images), steps=config.steps, batch_size=config.batch_size,
                lr=config.lr, weight_decay=weight_decay, seed=seed, device=device, keep_best=True, validate=validate,

@@ -41,7 +41,7 @@ from torch import Tensor, nn
 from .baselines import (edit_by_condition, edit_by_readout, edit_by_traversal, fit_linear_readout, load_baseline, save_baseline,
                               train_conditional, train_decoder, train_regressor)
 from .ddim_guidance import edit
-from .denoiser import digest, load_denoiser, save_denoiser
+from .denoiser import digest, initial_weights, load_denoiser, save_denoiser
 from .edit_selectivity import SelectivityResult, StoredEdits, choose_pairs, load_edits, measure_edits, save_edits, style_colour
 from .infonce import Critics, DINOEncoder, find_dino_weights
 from .pipeline import MIGVis, claim_folder, computing_in, critic_encoder, fit_critics_stage, fit_vae_stage, judge_for, run_stage, schedule_of
@@ -744,7 +744,7 @@ def dino_is_there() -> bool:
 
 def make_dino(model: MIGVis) -> DINOEncoder:
     "An untrained DINO encoder for a run's images."
-    return DINOEncoder(model.preset.image_size, 2 * model.preset.critic.features)
+    with initial_weights(model.seed, 36): return DINOEncoder(model.preset.image_size, 2 * model.preset.critic.features)
 
 # %% ../nbs/05d_comparison.ipynb #9ed512ac
 @dataclass(frozen=True)

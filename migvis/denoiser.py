@@ -7,8 +7,8 @@ __all__ = ['sigmoid_alpha_bar', 'cosine_alpha_bar', 'linear_alpha_bar', 'clip_st
            'mixture_denoiser', 'mixture_posterior', 'Denoiser', 'ConditionEmbedding', 'check_condition', 'check_unet',
            'build_denoiser', 'initial_weights', 'add_condition', 'loss_weights', 'denoising_loss', 'check_images',
            'model_range', 'validation_loss', 'train_denoiser', 'as_condition', 'check_share', 'pixel_statistics',
-           'fingerprint', 'digest', 'describe', 'sample_images', 'training_pictures', 'record_row', 'write_figure',
-           'draw_sheet', 'draw_losses', 'condition_on', 'save_denoiser', 'load_denoiser']
+           'fingerprint', 'digest', 'digest_weights', 'describe', 'sample_images', 'training_pictures', 'record_row',
+           'write_figure', 'draw_sheet', 'draw_losses', 'condition_on', 'save_denoiser', 'load_denoiser']
 
 # %% ../nbs/03_denoiser.ipynb #2a0ff09a
 import contextlib
@@ -86,24 +86,36 @@ class NoiseSchedule:
         return {"sigmoid": sigmoid_alpha_bar, "cosine": cosine_alpha_bar, "linear": linear_alpha_bar}
 
     @cached_property
+    @torch.inference_mode(False)
     def alpha_bar(self) -> Tensor: # (T + 1,) float64
         "Share of the variance that is still image."
         return clip_steps(self._curves()[self.kind](self.T))
 
     @cached_property
+    @torch.inference_mode(False)
     def snr(self) -> Tensor: # (T + 1,) float64, infinite at t = 0
         "Signal-to-noise ratio alpha_bar / (1 - alpha_bar)."
         return self.alpha_bar / (1 - self.alpha_bar)
 
     @cached_property
+    @torch.inference_mode(False)
     def signal(self) -> Tensor: # (T + 1,) float64
         "Amplitude of the image, sqrt(alpha_bar)."
         return self.alpha_bar.sqrt()
 
     @cached_property
+    @torch.inference_mode(False)
     def noise(self) -> Tensor: # (T + 1,) float64
         "Amplitude of the noise, sqrt(1 - alpha_bar)."
         return (1 - self.alpha_bar).sqrt()
+
+    def table(
+        self,
+        name: str,        # "alpha_bar", "signal", "noise" or "snr"
+        like: Tensor,     # whose type and device it takes
+    ) -> Tensor: # (T + 1,)
+        "A table over time, of which a copy stays on the device."
+        return _table_on(self, name, like.dtype, like.device)
 
     def at(
         self,
@@ -112,7 +124,7 @@ class NoiseSchedule:
         like: Tensor,        # (B, ...) images whose type, device and rank the result takes
     ) -> Tensor: # (1, 1, ...) or (B, 1, ...)
         "Entries of a table over time, ready to be multiplied with images."
-        if isinstance(table, str): table = _table_on(self, table, like.dtype, like.device)
+        if isinstance(table, str): table = self.table(table, like)
         shape = [1] * (like.ndim - 1)
         if isinstance(t, int): return table[t].to(like.dtype).to(like.device).reshape(1, *shape) # nothing has to reach the device
         return table.to(like.dtype).to(like.device)[torch.as_tensor(t, device=like.device).reshape(-1, *shape)]
@@ -158,6 +170,7 @@ class NoiseSchedule:
 
 # %% ../nbs/03_denoiser.ipynb #d3776525
 @lru_cache(maxsize=64)
+@torch.inference_mode(False) # what is kept must serve where gradients are taken, too
 def _table_on(schedule: NoiseSchedule, name: str, dtype: torch.dtype, device: torch.device) -> Tensor: # (T + 1,)
     "A table of a schedule on a device, copied once: every copy makes a GPU wait for the processor."
     return getattr(schedule, name).to(dtype).to(device)
@@ -375,7 +388,7 @@ def build_denoiser(
 def initial_weights(seed: int, purpose: int) -> Iterator[None]:
     "What is built within draws its weights from the stream (seed, purpose), and leaves torch's global generator alone."
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(int(torch.randint(2**62, (), generator=generator(seed, purpose))))
+        torch.default_generator.manual_seed(int(torch.randint(2**62, (), generator=generator(seed, purpose))))
         yield
 
 # %% ../nbs/03_denoiser.ipynb #b63c7eb3
@@ -483,6 +496,7 @@ def train_denoiser(
     y0 = check_images(images, config.image_size, keep_bytes=True)
     held_out = y0 if validation is None else check_images(validation, config.image_size)
     z, held_out_z = as_condition(condition, len(y0)), as_condition(condition if validation is None else validation_condition, len(held_out))
+    own = {} if denoiser is None else {"start": digest_weights(denoiser)}
     if denoiser is None:
         denoiser = build_denoiser(config, *pixel_statistics(y0, options.get("checkpoint")), seed, 0 if z is None else z.shape[1])
     if denoiser.image_size != config.image_size:
@@ -491,7 +505,7 @@ def train_denoiser(
     weighting = weighting or ("eps" if denoiser.data_std is None else "v")
     for given, y in ((z, y0), (held_out_z, held_out)): check_condition(given, denoiser.n_condition, len(y))
     told = {} if z is None else {"condition": digest(z), "drop": check_share(drop)}
-    weights, mark = loss_weights(schedule, weighting).float().to(device), fingerprint(y0, config, denoiser, weighting=weighting, decay=decay, **told)
+    weights, mark = loss_weights(schedule, weighting).float().to(device), fingerprint(y0, config, denoiser, weighting=weighting, decay=decay, **told, **own)
     y0, held_out, z, held_out_z = (None if x is None else x.to(device) for x in (y0, held_out, z, held_out_z))
 
     def loss_fn(model: nn.Module, batch: Batch) -> tuple[Tensor, Mapping[str, Tensor]]:
@@ -549,6 +563,10 @@ def fingerprint(
 def digest(x: Tensor) -> str: # 16 hexadecimal digits
     "Digest of the values of a tensor."
     return hashlib.sha1(x.cpu().contiguous().numpy().tobytes()).hexdigest()[:16]
+
+def digest_weights(model: nn.Module) -> str: # 16 hexadecimal digits
+    "Digest of a network's weights, frozen ones included."
+    return digest(torch.cat([p.detach().flatten().cpu() for p in model.parameters()]))
 
 def describe(
     denoiser: Denoiser,

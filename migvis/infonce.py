@@ -25,7 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .denoiser import Denoiser, digest
+from .denoiser import Denoiser, digest, digest_weights
 from .training import (Batch, CriticConfig, Fit, fit, generator, load_tensors, resolve_device, save_tensors,
                              warmup_cosine)
 
@@ -288,7 +288,7 @@ class DenoiserEncoder(nn.Module):
         weights: str | None = None, # digest of the weights that the denoiser must have
     ) -> None:
         super().__init__()
-        found = digest(torch.cat([p.detach().flatten().cpu() for p in denoiser.parameters()]))
+        found = digest_weights(denoiser)
         if weights not in (None, found): raise ValueError(f"these critics look through another denoiser (weights {weights}) than this one ({found})")
         if denoiser.channels != 1 or denoiser.n_condition: raise ValueError("the denoiser must be unconditional and of grey images")
         self.config = {"kind": "denoiser", "width": width, "n_features": n_features, "weights": found}
@@ -308,7 +308,7 @@ class DenoiserEncoder(nn.Module):
     ) -> Tensor: # (B, n_features)
         "Features of images, read at the denoiser's nearest time."
         level = y.new_ones(len(y)) if alpha_bar is None else alpha_bar
-        t = 1 + (level[:, None] - self.backbone.schedule.alpha_bar[1:].to(level)).abs().argmin(1)
+        t = 1 + (level[:, None] - self.backbone.schedule.table("alpha_bar", level)[1:]).abs().argmin(1)
         middle = self.norm(F.adaptive_avg_pool2d(middle_features(self.backbone, y, t), self.side))
         scale, shift = self.modulate(level_features(level))[..., None, None].chunk(2, 1)
         return self.out((middle * (1 + scale) + shift).flatten(1)) + self.conv(y, level)
@@ -812,7 +812,7 @@ def train_critics(
     config: CriticConfig = CriticConfig(),
     *,
     held_out: tuple[Tensor, Latents] | None = None,  # images and latents that choose the best weights; None: a tenth of the rows
-    encoder: nn.Module | None = None,                # None: a ConvEncoder of the configured width
+    encoder: nn.Module | None = None,                # a copy of it is trained; None: a ConvEncoder of the configured width
     score: str = "separable",                        # or "joint"
     n_negatives: int | None = None,                  # negatives of each image; None: all others of the batch
     pixel_noise: float = 0.05,                       # s.d. of noise on the images, in units of [-1, 1]
@@ -830,8 +830,8 @@ def train_critics(
     critics = _new_critics(kept, groups, schedule, config, encoder, score, dropout, seed).to(device)
     watch = _Watch(watched, (n_negatives or config.batch_size - 1) + 1, None if schedule is None else len(critics.alpha_bar), seed)
     shift = images.shape[-1] // 32 if shift is None else shift
-    marks = {"critics": critics.meta(), "n_negatives": n_negatives, "pixel_noise": pixel_noise, "shift": shift, "steps": config.steps,
-             **data_marks(images, z, held_out)}
+    marks = {"critics": critics.meta(), "schedule": None if schedule is None else digest(schedule.alpha_bar), "n_negatives": n_negatives, "pixel_noise": pixel_noise, "shift": shift, "steps": config.steps,
+             "encoder": None if encoder is None else digest_weights(encoder), **data_marks(images, z, held_out)}
     defaults = {"desc": "critics", "clip": 1.0, "schedule": warmup_cosine(config.steps, warmup=min(100, config.steps // 10))}
     return fit(critics, _contrastive_loss(kept, n_negatives, pixel_noise, shift), len(kept.images), steps=config.steps,
                batch_size=config.batch_size, lr=config.lr, weight_decay=weight_decay, seed=seed, device=device, keep_best=True,
@@ -851,8 +851,8 @@ def _new_critics(data: Pairs, groups: Sequence, schedule: Any, config: CriticCon
     "Critics with initial weights that depend on the seed alone, standardised to these latents."
     alpha_bar, (n_latents, size) = getattr(schedule, "alpha_bar", None), (data.mean.shape[1], data.images.shape[-1])
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(generator(seed, 3).initial_seed())
-        encoder = encoder or ConvEncoder(size, config.width, 2 * config.features, noise_aware=schedule is not None)
+        torch.default_generator.manual_seed(generator(seed, 3).initial_seed())
+        encoder = copy.deepcopy(encoder) or ConvEncoder(size, config.width, 2 * config.features, noise_aware=schedule is not None)
         critics = Critics(encoder, groups, n_latents, config.features, score, alpha_bar, dropout)
     _check_images(data.images, encoder.image_size)
     center, scale = data.scale()

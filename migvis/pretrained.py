@@ -6,8 +6,7 @@
 __all__ = ['POSE', 'FINGERPRINT', 'POOLS', 'weights_file', 'list_pretrained', 'load_pretrained', 'save_pretrained',
            'render_again', 'image_fingerprint', 'shows_simulated_hvm', 'same_network', 'pretrained_for', 'same_views',
            'pool', 'pool_labels', 'WithLabelHead', 'label_targets', 'time_density', 'labelled_loss', 'train_pretrained',
-           'fit_labelled', 'digest_weights', 'make_card', 'commit', 'GrowingPool', 'clocked', 'snapshots',
-           'train_by_the_clock']
+           'fit_labelled', 'make_card', 'commit', 'GrowingPool', 'clocked', 'snapshots', 'train_by_the_clock']
 
 # %% ../nbs/03a_pretrained.ipynb #65f4a0b5
 import copy
@@ -30,7 +29,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .data import Recording, resize_images
-from .denoiser import (Denoiser, NoiseSchedule, build_denoiser, denoising_loss, describe, digest, fingerprint, load_denoiser, loss_weights,
+from .denoiser import (Denoiser, NoiseSchedule, build_denoiser, denoising_loss, describe, digest_weights, fingerprint, load_denoiser, loss_weights,
                              pixel_statistics, save_denoiser, validation_loss)
 from .simulate import RENDERER, object_names, render_labels, rotation_matrix, sample_labels
 from .training import Batch, DenoiserConfig, Fit, Preset, fit, get_preset, load_tensors, resolve_device, warmup_cosine
@@ -271,9 +270,6 @@ def fit_labelled(
                batch_size=config.batch_size, lr=config.lr, betas=config.betas, clip=config.clip, ema=config.ema, precision=config.precision,
                checkpoint=checkpoint, seed=seed, device=device, validate=lambda m: check(m.denoiser), fingerprint=told, **(defaults | options))
 
-def digest_weights(denoiser: Denoiser) -> str: # 16 hexadecimal digits
-    "Digest of a denoiser's weights."
-    return digest(torch.cat([p.detach().flatten().cpu() for p in denoiser.parameters()]))
 
 # %% ../nbs/03a_pretrained.ipynb #f63cbb28
 def make_card(

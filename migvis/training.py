@@ -297,8 +297,11 @@ def _restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, T
     for key, value in tensors.items():
         i, name = key.split("/", 1)
         state.setdefault(int(i), {})[name] = value
-    groups = [{**g, "betas": tuple(g["betas"])} if "betas" in g else g for g in groups]
+    here = [{k: g[k] for k in ("fused", "foreach", "capturable") if k in g} for g in optimizer.param_groups] # how to compute is this device's choice
+    groups = [{**g, **own} | ({"betas": tuple(g["betas"])} if "betas" in g else {}) for g, own in zip(groups, here, strict=True)]
     optimizer.load_state_dict({"state": state, "param_groups": groups})
+    for p, entry in optimizer.state.items(): # files hold contiguous tensors; fused kernels go through memory in the weight's order
+        entry |= {k: torch.empty_like(p).copy_(v) for k, v in entry.items() if isinstance(v, Tensor) and v.shape == p.shape and p.ndim}
 
 # %% ../nbs/00b_training.ipynb #725de324
 def _prefixed(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -517,8 +520,9 @@ def fit(
     _check_fit(n=n, steps=steps, batch_size=batch_size, lr=lr, precision=precision, keep=keep, keep_best=keep_best, validate=validate)
     accelerator = _accelerator(device := resolve_device(device))
     run = _Run(model.to(device).train(), lr=lr, betas=betas, weight_decay=weight_decay, ema=ema, accelerator=accelerator)
-    marks = {"seed": seed, "n": n, "batch_size": batch_size, "lr": lr, **(fingerprint or {})}
     folder = None if checkpoint is None else Path(checkpoint)
+    marks = {"seed": seed, "n": n, "batch_size": batch_size, "lr": lr, "betas": list(betas), "weight_decay": weight_decay, "clip": clip, "ema": ema,
+             "precision": precision, **(fingerprint or {})}
     if folder and accelerator.is_main_process: _remove_unfinished(folder)
     if folder and (found := _newest_readable(folder, marks)): run.load(*found, device)
     resumed_from, take = run.step, torch.compile(run.model) if compile else run.model

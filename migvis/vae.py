@@ -24,6 +24,7 @@ import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
+from accelerate import PartialState
 from torch import Tensor, nn
 
 from .data import Recording, Standardizer
@@ -194,6 +195,9 @@ def label_codes(
             codes.append(spec.code(labels))
         except ValueError as problem:
             problems.append(str(problem))
+    if repeated := sorted({code.name for code in codes if sum(code.name == other.name for other in codes) > 1}):
+        raise ValueError(f"two label heads have the same columns ({', '.join(repeated)}), and their terms could not be told apart: give each column to one "
+                         "group, or add a copy of it to the labels under another name")
     free = sorted(set(range(n_groups)) - {code.spec.group for code in codes})
     if problems:
         warnings.warn(f"{'; '.join(problems)}: fitting without; unsupervised groups: {', '.join(f'{g + 1}' for g in free)}", stacklevel=3)
@@ -305,7 +309,7 @@ def take_members(
 ) -> NeuralVAE: # a single model for an int, else an ensemble
     "Copy members out of an ensemble."
     size = None if isinstance(which, int) else len(which)
-    copy = NeuralVAE(**{**model.config, "members": size})
+    with torch.random.fork_rng(devices=[]): copy = NeuralVAE(**{**model.config, "members": size})
     copy.load_state_dict({key: value[which] for key, value in model.state_dict().items()})
     return copy.eval()
 
@@ -318,7 +322,7 @@ def seeded_ensemble(
     states = {}
     with torch.random.fork_rng(devices=[]):
         for seed in set(seeds):
-            torch.manual_seed(generator(seed, 0).initial_seed())
+            torch.default_generator.manual_seed(generator(seed, 0).initial_seed())
             states[seed] = NeuralVAE(**config).state_dict()
         model = NeuralVAE(**config, members=len(seeds))
     model.load_state_dict({key: torch.stack([states[seed][key] for seed in seeds]) for key in model.state_dict()})
@@ -612,6 +616,11 @@ class Objective:
     estimator: str
 
     @cached_property
+    def n_streams(self) -> int:
+        "Noise streams; counted once, since a GPU has to be asked."
+        return int(self.stream.max()) + 1
+
+    @cached_property
     def pc_members(self) -> Tensor | slice:
         "Members with a partial correlation; neighbours as a slice, which copies nothing."
         which = self.beta.nonzero()[:, 0]
@@ -625,14 +634,14 @@ class Objective:
 
     def loss(self, model: NeuralVAE, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]: # () summed over members; terms to log
         "For `migvis.training.fit`. Members do not interact: the gradient of the sum is that of each."
-        noise = batch.randn(int(self.stream.max()) + 1, sum(model.groups))
+        noise = batch.randn(self.n_streams, sum(model.groups))
         terms = self.terms(model, self.train.rows(batch.index), noise)
         return negative_objective(terms, self.codes, self.beta, self.label_weight).sum(), terms
 
     @torch.no_grad()
     def score(self, model: NeuralVAE) -> Tensor: # (E,) lower is better
         "Minus the objective on the validation split, with the same noise every time."
-        shape = (len(self.validation), int(self.stream.max()) + 1, sum(model.groups))
+        shape = (len(self.validation), self.n_streams, sum(model.groups))
         noise = torch.randn(shape, generator=generator(0, 3)).to(self.beta.device)
         return negative_objective(self.terms(model, self.validation, noise), self.codes, self.beta, self.label_weight)
 
@@ -677,6 +686,9 @@ def fit_vae(
     "Train all seeds and variants of the neural VAE at once (paper Eq. 2, Adam). Raises ValueError for bad arguments, early."
     if likelihood not in LIKELIHOODS:
         raise ValueError(f"unknown likelihood {likelihood!r}; choose from {sorted(LIKELIHOODS)}")
+    config = replace(config, **{name: training.pop(name) for name in ("steps", "batch_size", "lr") if name in training})
+    if PartialState().num_processes > 1:
+        raise ValueError("the neural VAE is small and is fitted by one process; run fit_vae without `accelerate launch`, and launch what comes after it")
     if validation is None:
         train, validation = hold_out(train, seed=seed)
     members = member_table(variants or {"full": {"beta": config.beta, "label_weight": config.label_weight}}, seeds)

@@ -386,3 +386,24 @@ def test_bad_training_data_are_refused(pictures):
     with pytest.raises(ValueError, match="image_size"): bl.ImageDecoder(SIZES, 24)
     with pytest.raises(ValueError, match="4 dimensions"): bl.ImageDecoder(SIZES, 16)(randn(2, 5))
     with pytest.raises(ValueError, match="encoders"): bl.save_baseline(pixel_readout(), "x.safetensors")
+
+
+def test_a_regressors_encoder_is_copied_and_tells_checkpoints_apart(tmp_path):
+    images, z = rand(16, 1, 16, 16), randn(16, 4)
+    def encoder(seed):
+        torch.manual_seed(seed)
+        return ConvEncoder(16, 4, 16, noise_aware=True)
+    train = lambda e: bl.train_regressor(images, z, SIZES, SHORT, CriticConfig(width=4, features=8, steps=2, batch_size=8), encoder=e, checkpoint=tmp_path,
+                                         device="cpu", progress=False)
+    own = encoder(0)
+    before = [p.detach().clone() for p in own.parameters()]
+    train(own)
+    assert all(torch.equal(a, b) for a, b in zip(before, own.parameters()))
+    with pytest.raises(ValueError, match="encoder"): train(encoder(1))
+
+
+def test_a_condition_for_another_denoiser_is_another_run(tmp_path):
+    images, z = rand(16, 1, 16, 16), randn(16, 4)
+    train = lambda seed: bl.train_conditional(images, z, build_denoiser(SMALL, 0.4, 0.0, seed), replace(SMALL, steps=2), checkpoint=tmp_path, device="cpu", progress=False)
+    train(0)
+    with pytest.raises(ValueError, match="start"): train(1)

@@ -287,3 +287,30 @@ def test_bad_input_is_refused_early(run, judge, folder, comparison):
     other = MIGVis(SMALL, seed=2, device="cpu")
     other.recording, other.denoiser, other.vae, other.split, other.critics = run.recording, run.denoiser, run.vae, run.split, run.critics
     with pytest.raises(ValueError, match="another run"): cp.compare_methods(other, FEW[-1:], 2, (0,), judge=judge, folder=folder, **OPTIONS)
+
+
+# --- what must not be rewarded or mistaken ---------------------------------------------------------------------------------
+
+def test_a_strength_whose_edits_cannot_be_read_is_not_chosen():
+    result = hand_made()
+    ruined = result.scores["gamma"].eq(4.0) & result.scores["group"].eq("Group 1 (pose)") & result.scores["attribute"].eq("category")
+    table = result.scores.assign(value=result.scores["value"].where(~ruined, 1.0), n=result.scores["n"].where(~ruined, 1)) # kept, as far as one edit tells
+    curves = cp.trade_off(replace(result, scores=table)).set_index(["group", "method", "gamma"])
+    assert math.isnan(curves.loc["Group 1 (pose)", "a", 4.0]["score"])
+    assert cp.choose_gammas(curves.reset_index()).set_index(["group", "method"])["gamma"]["Group 1 (pose)", "a"] == 2.0
+
+
+def test_few_images_left_as_real_are_told_before_anything_is_made():
+    model = SimpleNamespace(split=SimpleNamespace(test=np.arange(100)))
+    trial = lambda *pairs: SimpleNamespace(pairs=np.array(pairs))
+    with pytest.warns(UserWarning, match="leave 30 of 100"): cp.check_left(model, [trial(*[(i, i + 35) for i in range(35)])])
+    with pytest.raises(ValueError, match="leave 2 of 100.*fewer pairs"): cp.check_left(model, [trial(*[(i, i + 49) for i in range(49)])])
+
+
+def test_stored_edits_know_their_editor_and_model():
+    a, b = torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)
+    method = cp.standard_methods()["AP-LR"]
+    assert cp.made_by(method, a) == cp.made_by(method, a) != cp.made_by(method, b)
+    assert cp.made_by(replace(method, editor=print), a) != cp.made_by(method, a) != cp.made_by(replace(method, model="other"), a)
+    trial = cp.Trial("test", 0, np.array([[1, 2]]))
+    assert cp.file_name(trial, "guide 1.0", {}) != cp.file_name(trial, "guide 1-0", {})

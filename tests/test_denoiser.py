@@ -510,3 +510,27 @@ def test_files_that_are_damaged_or_foreign_are_refused(tmp_path, trained):
     header = dn.describe(trained.model)
     save_tensors(path, {"w": torch.zeros(1)}, {"kind": "denoiser", **header, "meta": {}})
     with pytest.raises(ValueError, match="do not fit"): dn.load_denoiser(path)
+
+
+def test_inference_mode_leaves_nothing_behind_that_breaks_gradients():
+    dn._table_on.cache_clear()
+    s, y = NoiseSchedule(17), torch.randn(2, 1, 4, 4)
+    with torch.inference_mode(): s.add_noise(y, y, 5), s.snr
+    leaf = y.clone().requires_grad_()
+    s.add_noise(leaf * leaf, y, torch.tensor([3, 9])).sum().backward()
+    assert leaf.grad.abs().sum() > 0 and not s.alpha_bar.is_inference() and not s.snr.is_inference()
+
+
+def test_a_run_from_other_starting_weights_is_refused(tmp_path):
+    images = torch.rand(16, 1, 16, 16, generator=generator(3))
+    train = lambda seed: dn.train_denoiser(images, replace(SMALL, steps=2), denoiser=build_denoiser(SMALL, 0.4, 0.0, seed), checkpoint=tmp_path,
+                                           device="cpu", progress=False)
+    train(0)
+    with pytest.raises(ValueError, match="start"): train(1)
+
+
+def test_initial_weights_leave_the_global_generators_alone():
+    torch.manual_seed(5)
+    before = torch.random.get_rng_state()
+    build_denoiser(SMALL)
+    assert torch.equal(before, torch.random.get_rng_state())

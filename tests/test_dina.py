@@ -449,3 +449,14 @@ def test_similarities_use_the_labels_there_are():
     found = dina.similarities(replace(rec, labels=labels))
     assert set(found) == {"coarse structure", "fine structure", "category", "identity", "rotation", "position"}
     assert found["rotation"][0, 10] == pytest.approx(-10) and found["identity"][1, 6] == 1 and found["identity"][1, 7] == 0
+
+
+def test_checkpoints_of_shuffled_responses_are_refused(parts, tmp_path):
+    train, validation, _ = parts
+    shuffled = replace(train, responses=train.responses[::-1].copy(), trials=None)
+    config = replace(TINY, steps=3)
+    fit_dina(train, validation, config, checkpoint=tmp_path / "dina", device="cpu", progress=False)
+    with pytest.raises(ValueError, match="another run"): fit_dina(shuffled, validation, config, checkpoint=tmp_path / "dina", device="cpu", progress=False)
+    fit_cnn(train, validation, config, components=(), checkpoint=tmp_path / "cnn", device="cpu", progress=False)
+    inverted = replace(train, images=1 - train.images)
+    with pytest.raises(ValueError, match="another run"): fit_cnn(inverted, validation, config, components=(), checkpoint=tmp_path / "cnn", device="cpu", progress=False)

@@ -521,3 +521,10 @@ def test_pairs_of_a_model_are_test_images():
     labels = sample_labels(700, 9)
     pairs = es.held_out_pairs(Model(labels), LabelJudge(labels), 30, seed=2)
     assert pairs.min() >= 300 and len(set(pairs.ravel())) == 60
+
+
+def test_a_group_taught_positions_is_judged_by_positions():
+    from migvis import edit_selectivity as es
+    assert [es.part_of(g) for g in ("Group 1 (position)", "Group 1 (pose)", "Group 2 (category)", "Group 3 (no labels)")] == ["position", "pose", "category", "free"]
+    assert {(c.attribute, c.quantity) for c in es.criteria() if c.part == "position"} == {("position", "specific"), ("category", "kept")}
+    assert es.OWN["position"] == ("position", "specific")

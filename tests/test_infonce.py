@@ -593,3 +593,22 @@ def test_critics_through_a_denoiser_train_and_round_trip(tmp_path):
     with pytest.raises(ValueError, match="denoiser="): load_critics(path, "cpu")
     with pytest.raises(ValueError, match="another denoiser"): load_critics(path, "cpu", small_denoiser(seed=1))
     with pytest.raises(ValueError, match="unconditional"): DenoiserEncoder(add_condition(denoiser, 3))
+
+
+def test_an_encoder_of_ones_own_is_copied_and_tells_checkpoints_apart(tmp_path):
+    images, z = torch.rand(24, 1, 16, 16, generator=generator(1)) * 2 - 1, torch.randn(24, 4, generator=generator(2))
+    config = CriticConfig(width=4, features=8, steps=3, batch_size=8)
+    def encoder(seed):
+        torch.manual_seed(seed)
+        return ConvEncoder(16, 4, 16, noise_aware=True)
+    train = lambda e, **more: train_critics(images, z, (2, 2), NoiseSchedule(10), config, encoder=e, **QUIET, **more).model
+    own = encoder(0)
+    before = copy.deepcopy(own.state_dict())
+    first, second = train(own), train(own)
+    assert all(torch.equal(v, before[k]) for k, v in own.state_dict().items()) and first.encoder is not own
+    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters()))
+    train(own, checkpoint=tmp_path)
+    with pytest.raises(ValueError, match="encoder"): train(encoder(1), checkpoint=tmp_path)
+    with pytest.raises(ValueError, match="schedule"):
+        train_critics(images, z, (2, 2), NoiseSchedule(10, "cosine"), config, encoder=own, checkpoint=tmp_path, **QUIET)
+    with pytest.raises(ValueError, match="weight_decay"): train(own, checkpoint=tmp_path, weight_decay=1.0)

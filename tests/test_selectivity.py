@@ -302,3 +302,39 @@ def test_bad_input_is_refused():
         subspace_table(lambda z: z, np.zeros((3, 2)), (2,), {}, factors=("rotation",))
     with pytest.raises(ValueError, match="unknown kind of probe"):
         group_probe_matrix(np.zeros((10, 2)), (2,), pd.DataFrame({"category": list("ab") * 5}), ("category",), kind="oracle")
+
+
+def test_categories_by_number_score_as_by_name():
+    from migvis.selectivity import gap_scores, probe_attribute
+    rng = np.random.default_rng(0)
+    code = rng.integers(0, 12, 600)
+    z = np.eye(12)[code] + 0.1 * rng.standard_normal((600, 12))
+    named = pd.DataFrame({"category": [f"c{c:02d}" for c in code]})
+    numbered, shuffled = pd.DataFrame({"category": code}), pd.DataFrame({"category": rng.permutation(12)[code]})
+    assert probe_attribute(z, named, "category") == probe_attribute(z, numbered, "category") == probe_attribute(z, shuffled, "category") == 1
+    expected = gap_scores(z, (6, 6), named, full=True)
+    for labels in (numbered, shuffled): assert gap_scores(z, (6, 6), labels, full=True) == pytest.approx(expected, abs=1e-6)
+
+
+def test_angles_and_places_are_numbers_however_few():
+    from migvis.selectivity import dci, probe_attribute, sap
+    rng = np.random.default_rng(1)
+    labels = pd.DataFrame({"ty": rng.integers(-1, 2, 300), "tz": rng.integers(-1, 2, 300), "rxy": rng.choice([-67.5, -22.5, 22.5, 67.5], 300), "rxz": 0.0, "ryz": 0.0})
+    only = labels[["tz"]].to_numpy(float) + 0.01 * rng.standard_normal((300, 1))
+    assert probe_attribute(only, labels, "position") == pytest.approx(0.5, abs=0.05) # one of two columns
+    turn = labels[["rxy"]].to_numpy() / 50 + 0.01 * rng.standard_normal((300, 1))
+    assert probe_attribute(turn, labels, "rotation") > 0.95 # what does not vary is left out
+    assert np.isnan(probe_attribute(turn, labels.assign(rxy=0.0), "rotation"))
+    z = np.hstack([turn, only])
+    assert sap(z, labels[["rxy"]])["rxy"] > 0.3 and np.isfinite(dci(z, labels[["rxy", "ty"]])["informativeness"])
+
+
+def test_columns_that_hardly_vary_have_no_nonsense():
+    responses = np.random.default_rng(2).standard_normal((100, 3))
+    responses[:, 1] = 0.1
+    scores = r2_rmse(responses, responses * 0.9)
+    assert np.isnan(scores["r2_unit"][1]) and scores["r2"] == pytest.approx(0.99, abs=0.01)
+    mostly = pd.DataFrame({"f": np.r_[np.zeros(370), np.linspace(1, 2, 30)], "one": 1.0})
+    z = np.random.default_rng(3).standard_normal((400, 4))
+    gaps = mig(z, mostly)
+    assert np.isfinite(gaps["f"]) and np.isnan(gaps["one"])

@@ -693,3 +693,13 @@ def test_groups_of_a_recording_end_to_end(world, tmp_path):
     again = ask().maps(image[:4], n_samples=4, progress=False)  # from the checkpoints
     assert np.allclose(again["all"].map, maps["all"].map, rtol=1e-4)
     with pytest.raises(ValueError, match="make 3 latents, got 2"): fit_groups(base, part(slice(0, 400)), part(slice(400, 600)), (1, 2))
+
+
+def test_a_linear_correction_computes_under_autocast():
+    correction = LinearCorrection(NoiseSchedule(30), 3, 16, n=4)
+    e, d = torch.randn(40, 3), torch.randn(40, 16)
+    for k in range(len(correction.times)): correction.fit(k, e, d)
+    known, t = torch.ones(5, 3, dtype=torch.bool), torch.tensor([1, 9, 15, 22, 30])
+    plain = correction(e[:5], known, t)
+    with torch.autocast("cpu", torch.bfloat16): rough = correction(e[:5], known, t)
+    torch.testing.assert_close(rough.float(), plain, atol=0.05, rtol=0.05)

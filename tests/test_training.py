@@ -328,3 +328,36 @@ def test_the_moving_average_is_one():
         slow = now if slow is None else {k: 0.9 * slow[k] + 0.1 * v if v.is_floating_point() else v for k, v in now.items()}
     for k, v in slow.items(): torch.testing.assert_close(average.module.state_dict()[k], v)
     assert average.n_averaged == 4 and not any(p.requires_grad and p.grad is not None for p in average.parameters())
+
+
+def test_a_fused_optimiser_resumes_exactly_though_files_forget_the_layout(tmp_path, monkeypatch):
+    "Weights in channels_last order, moments read back in another: what a GPU's fused kernel would take amiss."
+    plain = torch.optim.AdamW
+    monkeypatch.setattr(torch.optim, "AdamW", lambda *args, **options: plain(*args, **options | {"fused": True}))
+    images = torch.rand(16, 3, 6, 6, generator=generator(0))
+
+    def train(folder, steps):
+        torch.manual_seed(2)
+        model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 3)).to(memory_format=torch.channels_last)
+        loss = lambda m, batch: ((m(images[batch.index]) - batch.randn(2, 2, 2)).square().mean(), {})
+        return fit(model, loss, 16, steps=steps, batch_size=8, lr=1e-2, ema=0.5, device="cpu", checkpoint=folder, progress=False)
+    whole = train(tmp_path / "whole", 12)
+    train(tmp_path / "parts", 6)
+    resumed = train(tmp_path / "parts", 12)
+    assert resumed.resumed_from == 6
+    for a, b in zip(whole.model.parameters(), resumed.model.parameters()): assert torch.equal(a, b)
+
+
+def test_the_device_decides_how_the_optimiser_computes():
+    saved = nn.Linear(2, 2)
+    fused = torch.optim.AdamW(saved.parameters(), fused=True)
+    saved(torch.ones(1, 2)).sum().backward(), fused.step()
+    here = torch.optim.AdamW(saved.parameters(), foreach=True)
+    training._restore_optimizer(here, *training._flatten_optimizer(fused))
+    assert here.param_groups[0]["fused"] is None and here.param_groups[0]["foreach"] is True
+
+
+@pytest.mark.parametrize("change", [{"weight_decay": 0.5}, {"betas": (0.5, 0.9)}, {"clip": 0.1}, {"ema": 0.5}, {"precision": "bfloat16"}])
+def test_checkpoints_of_other_settings_are_refused(tmp_path, change):
+    run(4, tmp_path)
+    with pytest.raises(ValueError, match=next(iter(change))): run(8, tmp_path, **change)

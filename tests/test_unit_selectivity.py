@@ -5,7 +5,7 @@ import pytest
 from sklearn.linear_model import LinearRegression
 from sklearn.neighbors import NearestCentroid
 
-from migvis import simulate_hvm
+from migvis import Recording, simulate_hvm
 from migvis.unit_selectivity import fold_numbers, known_attributes, line_scores, mixing, nearest_mean_scores, shuffled, unit_scores
 
 rng = np.random.default_rng(0)
@@ -78,3 +78,15 @@ def test_real_v4_tells_position_but_not_rotation(realdata):
     scores = unit_scores(load_cowley_v4(realdata / "hvm_v4_session210325.npz"), shuffles=20)
     selective = scores.groupby("attribute")["selective"].sum()
     assert selective["position"] >= 20 and selective["rotation"] <= 5
+
+
+def test_names_that_occur_in_several_categories():
+    rng = np.random.default_rng(0)
+    category, number = np.repeat(np.arange(3), 40), np.tile(np.repeat(np.arange(4), 10), 3)
+    responses = np.c_[number, 10 * category + number] + 0.1 * rng.standard_normal((120, 2))
+    def scores(names):
+        labels = pd.DataFrame({"category": [f"c{c}" for c in category], "object": names})
+        found = unit_scores(Recording(np.zeros((120, 1, 8, 8), np.float32), responses, labels), shuffles=5)
+        return found[found["attribute"] == "identity"]
+    repeated, unique = scores([f"{n}" for n in number]), scores([f"{c}{n}" for c, n in zip(category, number)])
+    assert np.allclose(repeated["score"], unique["score"]) and (repeated["score"] > 0.9).all() and repeated["selective"].all()

@@ -428,3 +428,29 @@ def test_real_v4_recording_fits(realdata):
     x = fitted.standardizer.transform(test.responses)
     assert ((x - fitted.reconstruct(test)) ** 2).mean() < 0.9 * (x**2).mean()
     assert (fitted.predict_labels(test)["category"] == test.labels.category).mean() > 1.5 / recording.labels.category.nunique()
+
+
+def test_heads_that_could_not_be_told_apart_are_refused():
+    labels = toy_recording(40).labels
+    with pytest.raises(ValueError, match="same columns .category."): label_codes(labels, (Categorical(0), Categorical(1)), 3)
+    with pytest.raises(ValueError, match="rxy"): label_codes(labels, (Continuous(0, ("rxy",)), Continuous(1, ("rxy",))), 3)
+
+
+def test_steps_given_to_fit_vae_are_those_of_its_schedule():
+    short = replace(SMALL, steps=4)
+    a = fit_vae(toy_recording(60), toy_recording(30, seed=1), replace(SMALL, steps=4), seeds=1, device="cpu", progress=False)
+    b = fit_vae(toy_recording(60), toy_recording(30, seed=1), replace(short, steps=50, lr=1.0), seeds=1, steps=4, lr=short.lr, device="cpu", progress=False)
+    assert all(torch.equal(p, q) for p, q in zip(a.model.parameters(), b.model.parameters()))
+
+
+def test_reading_latents_leaves_the_global_generator_alone(fitted):
+    torch.manual_seed(3)
+    before = torch.random.get_rng_state()
+    fitted.latents(toy_recording(10), 0)
+    assert torch.equal(before, torch.random.get_rng_state())
+
+
+def test_several_processes_are_refused_with_the_remedy(monkeypatch):
+    from migvis import vae
+    monkeypatch.setattr(vae, "PartialState", lambda: type("Two", (), {"num_processes": 2}))
+    with pytest.raises(ValueError, match="one process"): fit_vae(toy_recording(60), config=SMALL, device="cpu", progress=False)
