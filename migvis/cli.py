@@ -11,6 +11,7 @@ __all__ = ['build_parser', 'writable', 'choose_pair', 'demo', 'explorer', 'measu
 import argparse
 import json
 import os
+import shlex
 import sys
 import tempfile
 import time
@@ -79,7 +80,7 @@ def _selectivity_arguments(parser: argparse.ArgumentParser) -> None:
     "Arguments of `migvis selectivity`."
     parser.add_argument("--run", type=Path, required=True, dest="folder", help="folder of a fitted run")
     parser.add_argument("--out", type=Path, required=True, help="folder for tables and figure; an interrupted evaluation there goes on")
-    parser.add_argument("--pairs", type=int, default=64, help="held-out pairs of original and target (default 64)")
+    parser.add_argument("--pairs", type=int, help="held-out pairs of original and target (default 64, or fewer of few images)")
     parser.add_argument("--modes", nargs="+", default=["selective"], help="selective (default), paper, or both")
     parser.add_argument("--gammas", type=float, nargs="+", help="guidance scales (default: those of the preset and mode)")
     parser.add_argument("--steps", type=int, help="strided DDIM steps (default: every time is visited)")
@@ -184,7 +185,7 @@ def demo(args: argparse.Namespace) -> None:
     report = model.report() | {"edits": describe_edits(edits), "seconds": round(time.time() - started)}
     print(f"\n{picture}   edited images\n{sliders}   the same with sliders, for a browser\n{measured}\n"
           f"{write_json(out / 'report.json', report)}   what was measured\n{out / 'run'}   the fitted run: "
-          f"migvis edit --run {out / 'run'} --original {originals[0]} --target {target} --out edit.png")
+          f"migvis edit --run {shlex.quote(str(out / 'run'))} --original {originals[0]} --target {target} --out edit.png")
 
 # %% ../nbs/09_cli.ipynb #efb67a0c
 def explorer(model: Any, originals: list[int], target: int, path: Path, progress: bool) -> Path:
@@ -227,7 +228,7 @@ def fit(args: argparse.Namespace) -> None:
     model.fit(recording, out=out, progress=not args.quiet, train=args.train, start=args.start)
     print(json.dumps(model.report(), indent=1))
     test = ", ".join(map(str, model.split.test[:8]))
-    print(f"\n{out}   the fitted run. Test images: {test}, ...\nmigvis edit --run {out} --original {model.split.test[0]} "
+    print(f"\n{out}   the fitted run. Test images: {test}, ...\nmigvis edit --run {shlex.quote(str(out))} --original {model.split.test[0]} "
           f"--target {model.split.test[1]} --out edit.png")
 
 def edit(args: argparse.Namespace) -> None:
@@ -238,6 +239,7 @@ def edit(args: argparse.Namespace) -> None:
         raise ValueError(f"--out must be a picture (.png, .pdf, .svg or .jpg), got {args.out.name}")
     if args.groups and min(args.groups) < 1: raise ValueError(f"--groups are numbered from 1, got {args.groups}")
     model = MIGVis.load(args.folder, device=args.device)
+    if args.groups and max(args.groups) > (n := len(model.vae.groups)): raise ValueError(f"--groups are numbered from 1 to {n}, got {args.groups}")
     options = {"mode": args.mode, "gammas": args.gammas, "t_edit": args.t_edit, "groups": args.groups and [g - 1 for g in args.groups]}
     edits = model.edit(args.original, args.target, seed=args.seed, progress=not args.quiet,
                        **{k: v for k, v in options.items() if v is not None})
@@ -272,7 +274,7 @@ def scores(args: argparse.Namespace) -> None:
     model = MIGVis.load(args.folder, device=args.device)
     table = make_scores(model, writable(args.folder), args.seeds, args.steps, args.again, args.seed, progress=not args.quiet)
     print(table.groupby("variant", sort=False)[[c for c in ("r2", "rmse", "mig", "group_mig") if c in table]].mean().round(3).to_string())
-    print(f"{args.folder / 'scores.csv'}   of {args.seeds} seeds; for the tables: migvis figures --run {args.folder} --out figures")
+    print(f"{args.folder / 'scores.csv'}   of {args.seeds} seeds; for the tables: migvis figures --run {shlex.quote(str(args.folder))} --out figures")
 
 def information(args: argparse.Namespace) -> None:
     "Map how much each latent group of a fitted run tells about images."
@@ -284,7 +286,7 @@ def information(args: argparse.Namespace) -> None:
     for name, result in results.items(): print(f"{name}: maps of {result.total.mean():.2g} bits, mean over images")
     print(f"held-out pairs show that all groups tell at least {bound:.2g} nats about an image" if bound > 0 else
           f"held-out pairs show nothing that the groups tell about an image (bound {bound:.2g} nats): more images or more steps would help")
-    print(f"{args.folder / 'information'}   for the figure: migvis figures --run {args.folder} --out figures --only pixel_information")
+    print(f"{args.folder / 'information'}   for the figure: migvis figures --run {shlex.quote(str(args.folder))} --out figures --only pixel_information")
 
 # %% ../nbs/09_cli.ipynb #36d8239e
 def figures(args: argparse.Namespace) -> None:
@@ -314,6 +316,7 @@ def convert(args: argparse.Namespace) -> None:
     "Read a real recording in one of the known forms and save it for `migvis fit`."
     import migvis.data
     writable(args.out.parent)
+    if args.out.is_dir(): raise ValueError(f"--out must be a file to write, such as {args.out / 'recording.npz'}, but {args.out} is a folder")
     if not args.source.exists(): raise FileNotFoundError(f"there is no file or folder {args.source}")
     recording = getattr(migvis.data, loaders()[args.format])(args.source, **dict(map(_option, args.option)))
     print(recording)
@@ -346,13 +349,18 @@ def main(
 ) -> int: # 0 done, 2 bad input, 130 interrupted
     "Entry point of the command `migvis`."
     args = build_parser().parse_args(arguments)
-    warnings.showwarning = lambda message, *_, **__: print(f"migvis: note: {message}", file=sys.stderr)
+    told: set[str] = set()
+    def note(message: Any, *_: Any, **__: Any) -> None: # each once
+        if str(message) not in told: print(f"migvis: note: {message}", file=sys.stderr)
+        told.add(str(message))
+    warnings.showwarning = note
     try: args.run(args)
-    except (ValueError, TypeError, FileNotFoundError, FloatingPointError, ImportError) as e:
+    except (ValueError, TypeError, OSError, FloatingPointError, ImportError) as e:
         if os.environ.get("MIGVIS_DEBUG"): raise
         print(f"migvis: error: {e}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("\nmigvis: interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+        again = "the same command begins anew" if args.run in (edit, figures, convert, info) else "the same command goes on from the last checkpoint"
+        print(f"\nmigvis: interrupted; {again}", file=sys.stderr)
         return 130
     return 0

@@ -26,21 +26,22 @@ from torch import Tensor
 # %% auto #0
 __all__ = ['BRAINSCORE_NAMES', 'WORKING_SIZE', 'MAJAJ_HONG_URL', 'MAJAJ_HONG_SHA1', 'SUBJECTS', 'HDF5_LABELS', 'AUTHORS_FILES',
            'COWLEY_LABELS', 'NWB_IMAGE_COLUMNS', 'N_BRIGHTNESS', 'N_ROUGHNESS', 'ROUGH', 'N_CODES', 'to_numpy',
-           'check_images', 'check_responses', 'check_labels', 'check_category', 'check_trials', 'check_sites',
-           'Recording', 'noise_ceiling', 'variance_ceiling', 'split_half_ceiling', 'summarise', 'describe_lines',
-           'describe', 'spread', 'image_strip', 'describe_html', 'as_indices', 'select_truth', 'select',
-           'check_recording', 'check_unique', 'split_indices', 'split', 'Standardizer', 'atomic_write', 'pack_table',
-           'unpack_table', 'save_recording', 'load_recording', 'import_for', 'reading', 'need_fields', 'need_shape',
-           'group_trials', 'find_holes', 'recording_from_trials', 'resize_images', 'read_zip_images', 'text_column',
-           'variation_names', 'to_xarray', 'read_assembly', 'brainscore_labels', 'from_xarray', 'check_background',
-           'finish', 'fetch_files', 'fetch_majaj_hong', 'one_file', 'choose_sites', 'read_stimuli', 'read_netcdf',
-           'load_majaj_hong', 'read_hdf5_sites', 'read_hdf5_trials', 'load_hvm_hdf5', 'read_npy', 'to_unit_range',
-           'load_authors_arrays', 'read_npz', 'load_cowley_v4', 'count_spikes', 'nwb_images', 'nwb_trials', 'load_nwb',
-           'recording_from_presentations', 'Scene', 'picture_grid', 'blur', 'appearance_codes', 'object_histograms',
-           'count_codes', 'contamination', 'smooth_brightness', 'background_likelihood', 'SegmentationSettings',
-           'Shapes', 'own_frame', 'location_prior', 'learn_reach', 'learn_silhouettes', 'changed_region',
-           'find_partners', 'partner_evidence', 'mean_field', 'update_masks', 'segment_objects', 'clean_mask',
-           'mask_quality', 'Foreground', 'make_scene', 'remove_background', 'without_background']
+           'check_images', 'check_responses', 'check_labels', 'plain_column', 'check_category', 'check_trials',
+           'check_sites', 'Recording', 'noise_ceiling', 'variance_ceiling', 'split_half_ceiling', 'summarise',
+           'describe_lines', 'describe', 'spread', 'image_strip', 'describe_html', 'as_indices', 'select_truth',
+           'select', 'check_recording', 'check_unique', 'split_indices', 'split', 'Standardizer', 'atomic_write',
+           'pack_table', 'unpack_table', 'save_recording', 'load_recording', 'import_for', 'reading', 'need_fields',
+           'need_shape', 'group_trials', 'find_holes', 'recording_from_trials', 'resize_images', 'read_zip_images',
+           'text_column', 'variation_names', 'to_xarray', 'read_assembly', 'brainscore_labels', 'from_xarray',
+           'check_background', 'finish', 'fetch_files', 'fetch_majaj_hong', 'one_file', 'choose_sites', 'read_stimuli',
+           'read_netcdf', 'load_majaj_hong', 'read_hdf5_sites', 'read_hdf5_trials', 'load_hvm_hdf5', 'read_npy',
+           'to_unit_range', 'load_authors_arrays', 'read_npz', 'load_cowley_v4', 'count_spikes', 'nwb_images',
+           'nwb_trials', 'load_nwb', 'recording_from_presentations', 'Scene', 'picture_grid', 'blur',
+           'appearance_codes', 'object_histograms', 'count_codes', 'contamination', 'smooth_brightness',
+           'background_likelihood', 'SegmentationSettings', 'Shapes', 'own_frame', 'location_prior', 'learn_reach',
+           'learn_silhouettes', 'changed_region', 'find_partners', 'partner_evidence', 'mean_field', 'update_masks',
+           'segment_objects', 'clean_mask', 'mask_quality', 'Foreground', 'make_scene', 'remove_background',
+           'without_background']
 
 # %% ../nbs/00_data.ipynb #c13f0b45
 def to_numpy(
@@ -49,6 +50,8 @@ def to_numpy(
     "Turn arrays and tensors into NumPy arrays; `None` stays `None`."
     if values is None:
         return None
+    if isinstance(values, np.ma.MaskedArray): # as netCDF files give: what is masked is missing, whatever stands there
+        return values.astype(float).filled(np.nan) if np.ma.is_masked(values) else values.data
     return values.detach().cpu().numpy() if hasattr(values, "detach") else np.asarray(values)
 
 
@@ -70,9 +73,10 @@ def check_images(
                          "images.astype('float32') if they hold 0 and 1")
     images = np.ascontiguousarray(images, dtype=np.float32)
     low, high = float(images.min()), float(images.max())
-    if not (low >= 0 and high <= 1):
+    if -1e-5 <= low and high <= 1 + 1e-5: # rounding, as of a resized image
+        return images if low >= 0 and high <= 1 else images.clip(0, 1)
+    else:
         raise ValueError(f"images must lie in [0, 1] but run from {low:g} to {high:g} (nan means missing pixels); divide by 255, or clip")
-    return images
 
 # %% ../nbs/00_data.ipynb #5e447766
 def check_responses(
@@ -105,7 +109,22 @@ def check_labels(
         raise ValueError(f"{n} images but {len(labels)} rows of labels")
     if "category" not in labels:
         raise ValueError(f"labels need a column 'category'; the columns are {list(labels.columns)}")
-    return labels.assign(category=check_category(labels["category"]))
+    return labels.assign(**{c: plain_column(labels[c]) for c in labels if c != "category"}, category=check_category(labels["category"]))
+
+
+def plain_column(
+    column: pd.Series, # of labels
+) -> pd.Series: # numbers as numbers and the rest as text where it has a type of its own, as files keep it
+    "A column as it comes back from a file: numbers held as objects or classes are numbers, dates and the like are text."
+    if isinstance(column.dtype, pd.CategoricalDtype): column = column.astype(object)
+    present = column.dropna()
+    if column.dtype == object and len(present) and all(isinstance(v, (int, float, np.number)) and not isinstance(v, bool) for v in present):
+        return pd.to_numeric(column.where(column.notna(), np.nan))
+    if pd.api.types.is_numeric_dtype(column) and isinstance(column.dtype, pd.api.extensions.ExtensionDtype):
+        if not pd.api.types.is_bool_dtype(column): return column.astype("float64" if column.isna().any() else column.dtype.numpy_dtype)
+        return column.astype(object).where(column.notna(), None).map(str, na_action="ignore") if column.isna().any() else column.astype(bool)
+    if column.dtype.kind in "mM": return column.astype(str).where(column.notna(), None)
+    return column
 
 
 def check_category(

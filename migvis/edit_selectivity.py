@@ -11,8 +11,8 @@ __all__ = ['Shift', 'KEYS', 'Cells', 'OWN', 'spread_order', 'choose_pairs', 'cla
            'measure_one', 'kernel_distances', 'measure_edits', 'SelectivityResult', 'save_result', 'load_result',
            'Criterion', 'criteria', 'part_of', 'check_criteria', 'report_criteria', 'style_colour', 'draw_matrix',
            'draw_curve', 'own_score', 'draw_trade', 'draw_critic', 'draw_realism', 'plot_selectivity', 'plot_sheet',
-           'Editor', 'held_out_pairs', 'edit_pairs', 'group_numbers', 'model_digest', 'StoredEdits', 'save_edits',
-           'load_edits', 'run_selectivity']
+           'Editor', 'check_n_pairs', 'held_out_pairs', 'edit_pairs', 'group_numbers', 'model_digest', 'StoredEdits',
+           'save_edits', 'load_edits', 'run_selectivity']
 
 # %% ../nbs/05b1_edit_selectivity.ipynb #6cd3bee8
 import json
@@ -710,6 +710,19 @@ class Editor(Protocol):
     def edit(self, original: Sequence[int], target: Sequence[int], **options: Any) -> EditsLike: ...
 
 
+def check_n_pairs(
+    model: Editor,
+    n_pairs: int | None = None, # None: 64, or as many as a third of the test images allows
+) -> int:
+    "How many pairs to draw. Raises ValueError if the test images are too few."
+    n_test = len(model.split.test)
+    most = n_test // 2 - 2
+    if most < 4: raise ValueError(f"{n_test} test images are too few to measure edits; at least 12 are needed, which a recording of about 60 images has")
+    if n_pairs is None: return min(64, max(4, n_test // 3))
+    if not 4 <= n_pairs <= most:
+        raise ValueError(f"n_pairs must be from 4 to {most} (two of {n_test} test images each, and a few that say what is real), got {n_pairs}")
+    return n_pairs
+
 def held_out_pairs(
     model: Editor,
     judge: Any,              # `readouts.Readouts`
@@ -719,8 +732,7 @@ def held_out_pairs(
 ) -> np.ndarray: # (n_pairs, 2) rows of the recording
     "Originals and targets among the test images of a model."
     test = np.asarray(model.split.test)
-    if not 4 <= n_pairs <= len(test) // 2 - 2:
-        raise ValueError(f"n_pairs must be from 4 to {len(test) // 2 - 2} (two of {len(test)} test images each, and a few that say what is real), got {n_pairs}")
+    check_n_pairs(model, n_pairs)
     labels = model.recording.labels.iloc[test]["category"].to_numpy()
     return test[choose_pairs(judge.read(model.recording.images[test]), n_pairs, min_angle, seed, labels)]
 
@@ -812,5 +824,7 @@ def run_selectivity(
         told["latents_r2"], extra = latents.r2, latents.attributes()
     rest = np.setdiff1d(model.split.test, pairs.ravel())
     result = measure_edits(edits, judge, images[rest], critic, extra=extra, settings=told, seed=seed, progress=progress)
-    if folder is not None: result.save(folder)
+    if folder is not None:
+        result.save(folder)
+        with atomic_write(folder / "selectivity.png") as temporary: result.plot().savefig(temporary)
     return result

@@ -15,6 +15,7 @@ __all__ = ['COMPARE', 'FIGURES', 'turned', 'find_image', 'stand_in', 'find_pair'
 # %% ../nbs/06b_gallery.ipynb #0104bf27
 import ast
 import json
+import shlex
 import shutil
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -274,7 +275,7 @@ def score_run(
     "Scores of an ensemble on a run's test images: from all groups, and from those with and those without labels."
     labelled = tuple(sorted({code.spec.group for code in vae.codes}))
     parts = {"supervised": labelled, "unsupervised": tuple(g for g in range(len(vae.groups)) if g not in labelled)}
-    subject = next((s for s in ("M1", "M2") if model.recording.name.endswith(s)), model.recording.name)
+    subject = next((s for s in ("M1", "M2") if model.recording.name.endswith(s)), model.recording.name or "recording")
     return score_members(vae, model.recording.select(images=model.split.test), parts, progress=progress).assign(subject=subject)
 
 # %% ../nbs/06b_gallery.ipynb #97802b14
@@ -312,7 +313,7 @@ def member_scores(
     "Scores that `make_scores` left in the run, else those of the run's own members, which are then kept in its `members.csv`."
     places = [] if folder is None else [Path(folder) / name for name in ("scores.csv", "members.csv")]
     found = next((path for path in places if path.is_file()), None)
-    if found is not None: return pd.read_csv(found)
+    if found is not None: return pd.read_csv(found, dtype={"subject": str}).fillna({"subject": "recording"}) # it had no name
     scores = score_run(model, model.vae)
     for path in places[1:]:
         with atomic_write(path) as temporary: scores.to_csv(temporary, index=False)
@@ -332,7 +333,7 @@ def draw_table(
     if missing:
         again = " --again" if folder is not None and (Path(folder) / "scores.csv").is_file() else ""
         raise ValueError(f"Table {number} compares variants of the VAE, and the run has no {', '.join(map(repr, missing))}; "
-                         f"make them with: migvis scores --run {folder or 'RUN'}{again}")
+                         f"make them with: migvis scores --run {shlex.quote(str(folder or 'RUN'))}{again}")
     ours = "simulated" if model.recording.simulated else "run"
     titles = {1: "Variance explained, variants of the model", 2: "Reconstruction and disentanglement",
               3: "Variance explained from the groups with labels", 4: "Variance explained from the groups without labels"}
@@ -349,7 +350,7 @@ def stored(
     "Results in a run's folder. Raises FileNotFoundError that says how to make them."
     path = None if folder is None else Path(folder) / place
     if path is None or not path.is_dir():
-        raise FileNotFoundError(f"there is no folder {place} in the run; make it with: {command.format(run=str(folder or 'RUN'))}")
+        raise FileNotFoundError(f"there is no folder {place} in the run; make it with: {command.format(run=shlex.quote(str(folder or 'RUN')))}")
     return load(path)
 
 

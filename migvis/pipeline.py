@@ -7,7 +7,7 @@ __all__ = ['fingerprint', 'Split', 'run_stage', 'claim_folder', 'cache_folder', 
            'prepare', 'to_model_range', 'fit_vae_stage', 'critic_encoder', 'fit_critics_stage', 'fit_denoiser_stage',
            'schedule_of', 'MIGVis', 'fit_run', 'forget', 'check_fitted', 'check_seed', 'check_start', 'make_edits',
            'networks_in', 'computing_in', 'describe_run', 'check_critics', 'check_preset', 'judge_for', 'save_run',
-           'model_of', 'load_run', 'report_vae', 'score_labels', 'make_report', 'name_of_labels']
+           'check_same_weights', 'model_of', 'load_run', 'report_vae', 'score_labels', 'make_report', 'name_of_labels']
 
 # %% ../nbs/05c_pipeline.ipynb #e01159be
 import copy
@@ -34,7 +34,7 @@ from . import __version__
 from .data import Recording, check_recording, resize_images, split_indices
 from .ddim_guidance import edit as guided_edit, invert, sample
 from .denoiser import Denoiser, NoiseSchedule, build_denoiser, initial_weights, load_denoiser, save_denoiser, train_denoiser, validation_loss
-from .edit_selectivity import SelectivityResult, run_selectivity
+from .edit_selectivity import SelectivityResult, check_n_pairs, run_selectivity
 from .infonce import ConvEncoder, Critics, DenoiserEncoder, held_out_mi, load_critics, save_critics, train_critics
 from .pretrained import digest_weights, load_pretrained, pretrained_for, same_network, weights_file
 from .readouts import ReadoutConfig, Readouts, load_readouts, train_readouts
@@ -205,7 +205,7 @@ def as_groups(
 ) -> tuple[int, ...]:
     "Group numbers. Raises ValueError for a group that is not there."
     if isinstance(groups, str) and groups == "all": return tuple(range(n_groups))
-    chosen = (groups,) if isinstance(groups, int) else tuple(groups) if not isinstance(groups, str) else groups
+    chosen = (groups,) if isinstance(groups, (int, np.integer)) else tuple(groups) if not isinstance(groups, str) else groups
     if not chosen or isinstance(chosen, str) or any(not isinstance(g, (int, np.integer)) or not 0 <= g < n_groups for g in chosen):
         raise ValueError(f"groups must be 'all' or a list of numbers from 0 to {n_groups - 1}, got {groups!r}")
     return tuple(int(g) for g in chosen)
@@ -324,7 +324,7 @@ class MIGVis:
         original: int | Sequence[int],             # image numbers in the recording
         target: int | Sequence[int],               # whose latents guide: one for all originals, or one each
         groups: str | int | Sequence[int] = "all", # latent groups, numbered from 0
-        gammas: Sequence[float] | None = None,     # guidance scales; None: the preset's for this mode
+        gammas: float | Sequence[float] | None = None, # guidance scales; None: the preset's for this mode
         mode: str = "selective",                   # or "paper"
         seed: int = 0,                             # of the negatives
         **options: Any,                            # for `ddim_guidance.edit`: hold, scale, t_edit, steps, dims, ...; precision (`networks_in`)
@@ -334,12 +334,12 @@ class MIGVis:
         originals = as_indices(original, len(self.recording), "original")
         targets = pair_up(originals, as_indices(target, len(self.recording), "target"))
         groups = as_groups(groups, len(self.vae.groups))
-        gammas = tuple(float(g) for g in (self.preset.gammas_of(mode) if gammas is None else gammas))
+        gammas = tuple(float(g) for g in np.atleast_1d(self.preset.gammas_of(mode) if gammas is None else gammas))
         return make_edits(self, originals, targets, groups, gammas, mode, {"seed": seed, "progress": True} | options)
 
     def selectivity(
         self,
-        n_pairs: int = 64,                      # held-out originals and targets: other category, other pose
+        n_pairs: int | None = None,             # held-out originals and targets: other category, other pose; None: 64, or fewer of few images
         modes: str | Sequence[str] | Mapping[str, Mapping[str, Any]] = "selective", # or "paper", or both; or name -> options of `edit`
         readouts: Readouts | None = None,       # the judge; None: see `judge_for`
         folder: str | Path | None = None,       # keeps edits, tables and the figure; an interrupted evaluation goes on there
@@ -347,7 +347,8 @@ class MIGVis:
     ) -> SelectivityResult:
         "What each group changes and keeps, read by independent networks, with intervals over pairs."
         self.require_fitted()
-        judge = judge_for(self, options.get("progress", True)) if readouts is None else readouts
+        n_pairs = check_n_pairs(self, n_pairs) # before a judge is trained
+        judge = judge_for(self, options.get("progress", True), folder and Path(folder) / "judge.checkpoints") if readouts is None else readouts
         return run_selectivity(self, judge, n_pairs, modes, folder=folder, **options)
 
     def explore(self, **options: Any) -> Any:
@@ -468,7 +469,7 @@ def describe_run(model: MIGVis, mode: str) -> str:
     if model.shipped: note = f" (shipped denoiser {model.shipped!r})"
     name, simulated = model.recording.name, model.recording.simulated
     kind = "" if "simulated" in name else "simulated recording " if simulated else "recording "
-    return f"{kind}{name}; {model.preset.name} preset{note}; seed {model.seed}; {mode} guidance"
+    return f"{f'{kind}{name}'.strip()}; {model.preset.name} preset{note}; seed {model.seed}; {mode} guidance"
 
 # %% ../nbs/05c_pipeline.ipynb #ed70e198
 def check_critics(
@@ -498,6 +499,7 @@ def check_preset(
 def judge_for(
     model: MIGVis,
     progress: bool = True,
+    checkpoint: Path | None = None, # folder; an interrupted training there goes on
 ) -> Readouts:
     "The shipped readouts if they were made for this kind of images, else readouts trained on the recording's training images."
     shipped = pretrained_for(model.recording, model.preset)
@@ -506,17 +508,27 @@ def judge_for(
     (images, labels), validation = ((part.images, part.labels) for part in parts)
     config = ReadoutConfig(steps=max(100, 30 * len(images) // ReadoutConfig.batch_size)) # thirty times through the images
     return train_readouts(images, labels, config, validation=validation, start=load_readouts("demo", "cpu"), seed=model.seed,
-                          device=model.device, progress=progress)
+                          device=model.device, progress=progress, checkpoint=checkpoint)
 
 # %% ../nbs/05c_pipeline.ipynb #71db38ad
 def save_run(model: MIGVis, folder: Path) -> Path:
-    "Write what `load_run` reads."
+    "Write what `load_run` reads. Raises ValueError where other weights are: what is fitted is never lost, nor passed off as something else."
+    check_same_weights(model, folder)
     if not (folder / "vae.safetensors").exists(): save_vae(model.vae, folder / "vae.safetensors")
     if not (folder / "critics.safetensors").exists(): save_critics(model.critics, folder / "critics.safetensors")
     if not (folder / "denoiser.safetensors").exists(): save_denoiser(folder / "denoiser.safetensors", model.denoiser)
     if not (folder / "recording.npz").exists(): model.recording.save(folder / "recording.npz")
     with atomic_write(folder / "report.json") as temporary: temporary.write_text(json.dumps(model.report(), indent=1))
     return folder
+
+def check_same_weights(model: MIGVis, folder: Path) -> None:
+    "Raise ValueError if a folder holds networks with other weights than the model's."
+    stages = {"vae": (model.vae.model, lambda path: load_vae(path).model), "denoiser": (model.denoiser, lambda path: load_denoiser(path, "cpu")[0]),
+              "critics": (model.critics, lambda path: load_critics(path, "cpu", model.denoiser))}
+    for name, (own, load) in stages.items():
+        path = folder / f"{name}.safetensors"
+        if path.exists() and digest_weights(load(path)) != digest_weights(own):
+            raise ValueError(f"{path} holds other weights than this model's {name}, which was changed after it was written; save into another folder")
 
 def model_of(cls: type[MIGVis], told: Path, device: str | torch.device) -> MIGVis: # not fitted yet
     "A run as its `run.json` describes it. Raises ValueError for a file that is damaged, or of another version of migvis."

@@ -511,7 +511,7 @@ def _calibrated(judge: Readouts, images: Tensor, labels: pd.DataFrame) -> Readou
 # %% ../nbs/03b_readouts.ipynb #4f7bd4f2
 def _prepare(labels: pd.DataFrame, config: ReadoutConfig, readable: "Mapping[str, bool] | None") -> tuple[dict, dict, dict]:
     "Classes, scales and standardised targets of training labels."
-    classes = {head: tuple(sorted(labels[head].dropna().astype(str).unique())) for head in CLASSES if head in labels}
+    classes = {head: tuple(sorted(labels[head].dropna().astype(str).unique())) for head in CLASSES if head in labels and labels[head].notna().any()}
     targets, scale = encode_labels(labels, classes, config.descriptors), {}
     for head in {"position", "size", "descriptors"} & set(targets):
         values = targets[head].numpy()

@@ -260,7 +260,9 @@ def save_tensors(
     "Write tensors and JSON metadata as one safetensors file, atomically."
     plain = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
     with atomic_write(path) as temporary:
+        mode = temporary.stat().st_mode
         save_file(plain, temporary, metadata={"migvis": json.dumps(dict(meta))})
+        temporary.chmod(mode) # a shared run can be read by those who may read its other files
         with open(temporary, "rb+") as f: os.fsync(f.fileno())
     return Path(path)
 

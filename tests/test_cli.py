@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -66,7 +67,7 @@ def test_fit_edit_info(tmp_path, saved, capsys):
     judged = ["selectivity", "--run", str(run), "--out", str(tmp_path / "judged"), "--pairs", "500", "--quiet", "--device", "cpu"]
     assert main(judged) == 2 and "got 500" in capsys.readouterr().err, "the tiny run has not that many pairs"
     assert main(["info", str(saved)]) == 0 and "simulated" in capsys.readouterr().out
-    for bad, told in [(["--groups", "0"], "numbered from 1"), (["--groups", "7"], "numbers from 0 to 3"), (["--target", "500"], "target must be"),
+    for bad, told in [(["--groups", "0"], "numbered from 1"), (["--groups", "7"], "numbered from 1 to 4"), (["--target", "500"], "target must be"),
                       (["--gammas", "-1"], "not negative"), (["--out", str(tmp_path / "edit.doc")], "must be a picture"), (["--mode", "x"], "mode")]:
         assert main(edit + bad) == 2
         assert told in capsys.readouterr().err
@@ -136,3 +137,35 @@ def test_example_pair_comes_from_the_candidates():
     assert {*originals, target} <= set(candidates.tolist())
     assert [labels["category"][i] for i in originals] == ["Faces", "Cars"] and labels["category"][target] == "Chairs"
     assert choose_pair(labels.assign(category="x"), candidates) == ([0, 2], 4)
+
+
+def test_commands_to_copy_are_quoted_and_numbers_are_checked(tmp_path, saved, capsys):
+    run = tmp_path / "my data" / "run"
+    assert main(["fit", "--recording", str(saved), "--out", str(run), "--preset", "tiny", "--device", "cpu", "--quiet"]) == 0
+    assert f"migvis edit --run '{run}' --original" in capsys.readouterr().out
+    common = ["edit", "--run", str(run), "--original", "1", "--target", "3", "--out", str(tmp_path / "e.png"), "--quiet", "--device", "cpu"]
+    assert main([*common, "--groups", "5"]) == 2 and "numbered from 1 to 4" in capsys.readouterr().err
+    assert main(["convert", str(saved), "--format", "cowley-v4", "--out", str(tmp_path)]) == 2 and "is a folder" in capsys.readouterr().err
+
+
+def test_a_note_is_printed_once(monkeypatch, capsys, tmp_path):
+    import argparse
+    import warnings
+
+    from migvis import cli
+    def twice(args):
+        for text in ("one", "two", "one"): warnings.warn(text)
+    monkeypatch.setattr(cli, "build_parser", lambda: SimpleNamespace(parse_args=lambda a: argparse.Namespace(run=twice)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        assert main([]) == 0
+    assert capsys.readouterr().err.count("note: one") == 1
+
+
+def test_saved_weights_can_be_read_by_whom_other_files_can(tmp_path):
+    import torch
+
+    from migvis.training import save_tensors
+    path = save_tensors(tmp_path / "w.safetensors", {"a": torch.zeros(2)}, {"kind": "x"})
+    (tmp_path / "plain").touch()
+    assert path.stat().st_mode == (tmp_path / "plain").stat().st_mode

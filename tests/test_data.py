@@ -556,3 +556,43 @@ def test_resizing_keeps_flat_images_the_mean_and_does_not_alias():
     assert resize_images(images, 64) is not None and resize_images(images, 100).shape == (3, 1, 100, 100)
     with pytest.raises(ValueError, match="at least 1 pixel"):
         resize_images(images, 0)
+
+
+# --- what files and resizing bring ----------------------------------------------------------------------------------------
+
+def small_recording(**columns):
+    n = 12
+    return Recording(np.zeros((n, 1, 8, 8), np.float32), np.arange(3 * n).reshape(n, 3), pd.DataFrame({"category": ["a", "b"] * 6, **columns}))
+
+
+def test_numbers_held_as_objects_or_classes_are_numbers():
+    values = np.linspace(-90, 90, 12)
+    labels = small_recording(a=values.astype(object), b=pd.Categorical(np.arange(12) % 3), c=[1.5, None] * 6, d=list("xy") * 6, e=[True, "no"] * 6).labels
+    assert labels["a"].dtype == np.float64 and np.allclose(labels["a"], values)
+    assert labels["b"].dtype.kind == "i" and labels["c"].isna().sum() == 6 and labels["c"].dtype == np.float64
+    assert list(labels["d"][:2]) == ["x", "y"] and labels["e"][1] == "no"
+
+
+def test_all_columns_survive_a_file(tmp_path):
+    from migvis.pipeline import fingerprint
+    made = small_recording(day=pd.date_range("2026-01-01", periods=12), took=pd.to_timedelta(np.arange(12), "s"), some=pd.array([1, None] * 6, "Int64"),
+                           all=pd.array(range(12), "Int64"), seen=pd.array([True, None] * 6, "boolean"), sure=pd.array([True, False] * 6, "boolean"))
+    read = Recording.load(made.save(tmp_path / "r.npz"))
+    assert fingerprint(made) == fingerprint(read)
+    assert made.labels["some"].dtype == np.float64 and made.labels["all"].dtype == np.int64
+
+
+def test_masked_values_are_missing():
+    responses = np.ma.array(np.ones((12, 3)))
+    responses[3, 2] = np.ma.masked
+    responses.data[3, 2] = 9.96921e36
+    with pytest.raises(ValueError, match="missing|NaN|nan"): Recording(np.zeros((12, 8, 8)), responses, {"category": list("ab") * 6})
+    assert Recording(np.zeros((12, 8, 8)), np.ma.array(np.ones((12, 3))), {"category": list("ab") * 6}).responses.max() == 1
+
+
+def test_rounding_beyond_the_range_is_clipped():
+    images = np.full((12, 8, 8), 1 + 1e-6, np.float32)
+    images[0] = -1e-7
+    made = Recording(images, np.ones((12, 3)), {"category": list("ab") * 6}).images
+    assert made.min() == 0 and made.max() == 1
+    with pytest.raises(ValueError, match="lie in"): Recording(images + 1e-3, np.ones((12, 3)), {"category": list("ab") * 6})

@@ -528,3 +528,12 @@ def test_a_group_taught_positions_is_judged_by_positions():
     assert [es.part_of(g) for g in ("Group 1 (position)", "Group 1 (pose)", "Group 2 (category)", "Group 3 (no labels)")] == ["position", "pose", "category", "free"]
     assert {(c.attribute, c.quantity) for c in es.criteria() if c.part == "position"} == {("position", "specific"), ("category", "kept")}
     assert es.OWN["position"] == ("position", "specific")
+
+
+def test_the_number_of_pairs_fits_the_test_images():
+    from migvis.edit_selectivity import check_n_pairs
+    of = lambda n: SimpleNamespace(split=SimpleNamespace(test=np.arange(n)))
+    assert [check_n_pairs(of(n)) for n in (12, 80, 128, 1152)] == [4, 26, 42, 64]
+    assert check_n_pairs(of(128), 62) == 62
+    with pytest.raises(ValueError, match="from 4 to 62"): check_n_pairs(of(128), 64)
+    with pytest.raises(ValueError, match="5 test images are too few"): check_n_pairs(of(5), 4)

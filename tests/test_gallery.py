@@ -366,3 +366,14 @@ def test_overview_shows_recorded_images_and_edits(run):
 def test_one_doubt_for_each_way_in_which_maps_can_fail(bound, total, told):
     found = gallery.doubts(bound, total)
     assert len(found) == len(told) and all(word in text for word, text in zip(told, found))
+
+
+def test_a_recording_without_a_name_has_tables(run, tmp_path):
+    nameless = copy.copy(run)
+    nameless.recording = replace(run.recording, name="")
+    for _ in range(2): # the second time from what the first one kept
+        assert set(gallery.member_scores(nameless, tmp_path)["subject"]) == {"recording"}
+    pd.read_csv(tmp_path / "members.csv").assign(subject="").to_csv(tmp_path / "members.csv", index=False) # as it used to be
+    assert set(gallery.member_scores(nameless, tmp_path)["subject"]) == {"recording"}
+    gallery.draw_table(nameless, tmp_path, 2)
+    assert "recording ;" not in nameless.caption("paper") and nameless.caption("paper").startswith("simulated recording;")

@@ -371,3 +371,18 @@ def test_real_v4_recording_runs_to_edited_images(realdata, tmp_path):
     assert edits.round_trip_rmse() < 0.02 and "simulated" not in edits.caption
     edits.plot().savefig(tmp_path / "edit.png")
     assert (tmp_path / "edit.png").stat().st_size > 10_000
+
+
+def test_changed_weights_are_not_passed_off_as_those_of_the_folder(run, tmp_path):
+    folder = run.save(tmp_path / "saved")
+    changed = MIGVis.load(folder, device="cpu")
+    with torch.no_grad(): next(changed.denoiser.parameters()).add_(1)
+    before = (folder / "report.json").read_text()
+    with pytest.raises(ValueError, match="other weights than this model's denoiser"): changed.save(folder)
+    assert (folder / "report.json").read_text() == before
+    run.save(folder) # the same weights: nothing to say
+
+
+def test_one_strength_and_numpy_numbers_will_do(run):
+    a, b = edit(run, gammas=0.5, groups=np.int64(1)), edit(run, gammas=(0.5,), groups=[1])
+    assert a.gammas == (0.5,) and a.groups == (1,) and np.array_equal(a.images, b.images)

@@ -496,3 +496,9 @@ def test_settings_of_scores_that_cannot_be_meant():
     with pytest.raises(ValueError, match="k must"): precision_recall(a, a, 0)
     with pytest.raises(ValueError, match="subset_size"): kid(a, a, subset_size=7)
     with pytest.raises(ValueError, match="itself"): nearest(a, a[:3], skip_self=True)
+
+
+def test_a_column_without_any_value_is_not_learnt():
+    labels = pd.DataFrame({"category": list("ab") * 10, "object": [None] * 20})
+    judge = train_readouts(np.random.default_rng(0).random((20, 1, 32, 32), np.float32), labels, ReadoutConfig(steps=2, batch_size=8), device="cpu", progress=False)
+    assert "object" not in judge.classes and judge.classes["category"] == ("a", "b")
