@@ -10,6 +10,7 @@ __all__ = ['fingerprint', 'Split', 'run_stage', 'claim_folder', 'cache_folder', 
            'check_same_weights', 'model_of', 'load_run', 'report_vae', 'score_labels', 'make_report', 'name_of_labels']
 
 # %% ../nbs/05c_pipeline.ipynb #e01159be
+import contextlib
 import copy
 import hashlib
 import json
@@ -102,6 +103,7 @@ def claim_folder(
     try: found = json.loads(told.read_text())
     except json.JSONDecodeError as e: raise ValueError(f"{told} is damaged ({e}); delete the folder or choose another one") from e
     untold = {"shipped_weights"} - set(found) # runs of before it was noted
+    with contextlib.suppress(ValueError, TypeError, KeyError): found["preset"] = Preset.from_dict(found["preset"]).to_dict() # settings that are newer
     different = [k for k in identity if found.get(k) != identity[k] and k not in untold]
     if different:
         verb = "differ" if len(different) > 1 or different[0].endswith("s") else "differs"

@@ -675,7 +675,7 @@ def fit_vae(
     config: VAEConfig = VAEConfig(), # groups, hidden, beta, label_weight, steps, batch_size, lr
     *,
     supervision: Sequence[Continuous | Categorical] = POSE_AND_CATEGORY, # labels of groups; () for none
-    seeds: int | Sequence[int] = 5, # members of each variant
+    seeds: int | Sequence[int] = 5, # members of each variant; the n-th seed draws the n-th stream of noise, so that its place among them counts, too
     variants: Mapping[str, Mapping[str, float]] | None = None, # as from `ablation`; None: only the full model
     likelihood: str = "gaussian", # or "poisson"
     estimator: str = "is", # of the partial correlation

@@ -386,3 +386,11 @@ def test_changed_weights_are_not_passed_off_as_those_of_the_folder(run, tmp_path
 def test_one_strength_and_numpy_numbers_will_do(run):
     a, b = edit(run, gammas=0.5, groups=np.int64(1)), edit(run, gammas=(0.5,), groups=[1])
     assert a.gammas == (0.5,) and a.groups == (1,) and np.array_equal(a.images, b.images)
+
+
+def test_a_run_of_before_a_setting_existed_goes_on(run, tmp_path):
+    folder = run.save(tmp_path / "saved")
+    told = json.loads((folder / "run.json").read_text())
+    del told["preset"]["denoiser"]["attention_levels"]
+    (folder / "run.json").write_text(json.dumps(told))
+    MIGVis.load(folder, device="cpu").save(folder)
