@@ -109,7 +109,8 @@ def check_labels(
         raise ValueError(f"{n} images but {len(labels)} rows of labels")
     if "category" not in labels:
         raise ValueError(f"labels need a column 'category'; the columns are {list(labels.columns)}")
-    return labels.assign(**{c: plain_column(labels[c]) for c in labels if c != "category"}, category=check_category(labels["category"]))
+    if labels.columns.duplicated().any(): raise ValueError(f"labels have several columns {labels.columns[labels.columns.duplicated()][0]!r}; rename or drop all but one")
+    return pd.DataFrame({c: check_category(labels[c]) if c == "category" else plain_column(labels[c]) for c in labels})
 
 
 def plain_column(

@@ -425,8 +425,7 @@ class _Run:
     def __init__(self, model: nn.Module, *, lr: float, betas: tuple[float, float], weight_decay: float, ema: float | None,
                  accelerator: Accelerator) -> None:
         self.raw, self.accelerator, self.parameters = model, accelerator, list(model.parameters())
-        fused = {"fused": True} if self.parameters and self.parameters[0].is_cuda else {}
-        self.optimizer = torch.optim.AdamW(self.parameters, lr=lr, betas=betas, weight_decay=weight_decay, **fused)
+        self.optimizer = torch.optim.AdamW(self.parameters, lr=lr, betas=betas, weight_decay=weight_decay)
         self.model = accelerator.prepare_model(model, device_placement=False)
         self.ema = None if ema is None else _Average(model, ema)
         self.best, self.history, self.step = Best(), [], 0

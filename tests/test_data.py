@@ -582,6 +582,13 @@ def test_all_columns_survive_a_file(tmp_path):
     assert made.labels["some"].dtype == np.float64 and made.labels["all"].dtype == np.int64
 
 
+def test_columns_may_be_numbered_but_not_named_twice():
+    labels = pd.DataFrame({"category": ["a", "b"] * 6, 0: range(12)})
+    assert list(Recording(np.zeros((12, 8, 8)), np.ones((12, 3)), labels).labels) == ["category", 0]
+    twice = pd.DataFrame(np.ones((12, 2)), columns=["s", "s"]).assign(category=["a", "b"] * 6)
+    with pytest.raises(ValueError, match="several columns 's'"): Recording(np.zeros((12, 8, 8)), np.ones((12, 3)), twice)
+
+
 def test_masked_values_are_missing():
     responses = np.ma.array(np.ones((12, 3)))
     responses[3, 2] = np.ma.masked
