@@ -40,6 +40,9 @@ def r2_rmse(
     return scores
 
 # %% ../nbs/05b_selectivity.ipynb #ee4c0c42
+NAMES = ("category", "object") # label columns that name things, by whole numbers, too
+
+
 def bin_factor(
     values: Iterable, # (n,) numbers or names
     bins: int = 10, # for numbers with more distinct values than this
@@ -175,9 +178,6 @@ def group_mig(
     return pd.Series({**gaps, "mean": np.mean(list(gaps.values()))})
 
 # %% ../nbs/05b_selectivity.ipynb #4cb9171b
-NAMES = ("category", "object") # label columns that name things, by whole numbers, too
-
-
 def is_numeric(
     values: pd.Series, # (n,) a factor
     most_classes: int = 10, # numbers with no more distinct values than this count as classes
