@@ -342,7 +342,7 @@ def clocked(
         warm = min(1.0, (step + 1) / max(1, warmup))
         if step < 2: return warm
         now = time.monotonic()
-        begun.append(now) if not begun else None
+        if not begun: begun.append(now)
         done = (now - begun[0]) / max(called + seconds - begun[0], 1e-9)
         return warm * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
     return factor
