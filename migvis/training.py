@@ -330,8 +330,9 @@ def _check_fingerprint(path: Path, found: Mapping, expected: Mapping) -> None:
         told = "; ".join(f"{k}: {found.get(k)!r} there, {expected.get(k)!r} here" for k in keys)
         raise ValueError(f"the checkpoint {path} is of another run ({told}); use another folder or delete that one")
 
-def _newest_readable(folder: Path, fingerprint: Mapping) -> tuple[dict[str, Tensor], dict] | None:
-    "The newest checkpoint that can be read, or None if there is none at all."
+def _newest_readable(folder: Path, fingerprint: Mapping, tidy: bool = False) -> tuple[dict[str, Tensor], dict] | None:
+    "The newest checkpoint that can be read, or None if there is none at all; `tidy` deletes what killed runs left behind."
+    if tidy: _remove_unfinished(folder)
     paths = list_checkpoints(folder)
     for path in reversed(paths):
         try: tensors, meta = load_tensors(path, "checkpoint")
@@ -522,22 +523,18 @@ def fit(
     accelerator = _accelerator(device := resolve_device(device))
     run = _Run(model.to(device).train(), lr=lr, betas=betas, weight_decay=weight_decay, ema=ema, accelerator=accelerator)
     folder = None if checkpoint is None else Path(checkpoint)
-    marks = {"seed": seed, "n": n, "batch_size": batch_size, "lr": lr, "betas": list(betas), "weight_decay": weight_decay, "clip": clip, "ema": ema,
-             "precision": precision, **(fingerprint or {})}
-    if folder and accelerator.is_main_process: _remove_unfinished(folder)
-    if folder and (found := _newest_readable(folder, marks)): run.load(*found, device)
+    marks = dict(seed=seed, n=n, batch_size=batch_size, lr=lr, betas=list(betas), weight_decay=weight_decay, clip=clip, ema=ema, precision=precision) | dict(fingerprint or {})
+    if folder and (found := _newest_readable(folder, marks, accelerator.is_main_process)): run.load(*found, device)
     resumed_from, take = run.step, torch.compile(run.model) if compile else run.model
     log_every, validate_every = log_every or max(1, steps // 200), validate_every or max(1, steps // 20)
-    cuda = [device.index or 0] if device.type == "cuda" else []
+    over, cuda = _clock(seconds, accelerator.num_processes), [device.index or 0] if device.type == "cuda" else []
     bar = progress_bar(total=None if seconds else steps, initial=run.step, desc=desc, unit="step", progress=progress and accelerator.is_main_process)
-    over = _clock(seconds, accelerator.num_processes)
     with torch.random.fork_rng(devices=cuda), deferred_signals() as signals, bar:
         while run.step < steps:
             batch = make_batch(n, batch_size, run.step, seed, device, accelerator.process_index, accelerator.num_processes)
             (torch.default_generator if device.type == "cpu" else torch).manual_seed(batch.generator.initial_seed())
             with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"): loss, logs = loss_fn(take, batch)
-            steps = run.step + 1 if over() else steps
-            due = _due(run.step + 1, steps, log=log_every, validate=validate_every, save=checkpoint_every)
+            due = _due(run.step + 1, steps := run.step + 1 if over() else steps, log=log_every, validate=validate_every, save=checkpoint_every)
             if (device.type == "cpu" or any(due.values())) and not torch.isfinite(loss):
                 loss, logs = loss.item(), {} # else the error would keep the graph
                 _stop_not_finite(run.step, loss, folder)

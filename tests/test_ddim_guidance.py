@@ -246,7 +246,7 @@ def test_gammas_are_per_row():
     together = dg.sample(y_t, exact, SHORT, 18, guide, torch.tensor([0.0, 1.0, 3.0]))
     apart = torch.cat([dg.sample(y_t[i:i + 1], exact, SHORT, 18, guide, g) for i, g in enumerate((0.0, 1.0, 3.0))])
     torch.testing.assert_close(together, apart, atol=1e-6, rtol=1e-5)
-    assert torch.equal(together[:1], dg.sample(y_t[:1], exact, SHORT, 18))
+    torch.testing.assert_close(together[:1], dg.sample(y_t[:1], exact, SHORT, 18), atol=1e-6, rtol=1e-5) # another batch rounds differently
 
 
 # --- levers --------------------------------------------------------------------------------------------------------------
