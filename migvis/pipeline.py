@@ -349,9 +349,8 @@ class MIGVis:
     ) -> SelectivityResult:
         "What each group changes and keeps, read by independent networks, with intervals over pairs."
         self.require_fitted()
-        n_pairs = check_n_pairs(self, n_pairs) # before a judge is trained
-        judge = judge_for(self, options.get("progress", True), folder and Path(folder) / "judge.checkpoints") if readouts is None else readouts
-        return run_selectivity(self, judge, n_pairs, modes, folder=folder, **options)
+        n_pairs, checkpoint = check_n_pairs(self, n_pairs), folder and Path(folder) / "judge.checkpoints" # checked before a judge is trained
+        return run_selectivity(self, readouts or judge_for(self, options.get("progress", True), checkpoint), n_pairs, modes, folder=folder, **options)
 
     def explore(self, **options: Any) -> Any:
         "Sliders over guidance scale, group, original and target (`widgets.explore_guidance`); computes what it does not have."
