@@ -41,7 +41,7 @@ from torch import Tensor, nn
 from .baselines import (edit_by_condition, edit_by_readout, edit_by_traversal, fit_linear_readout, load_baseline, save_baseline,
                               train_conditional, train_decoder, train_regressor)
 from .ddim_guidance import edit
-from .denoiser import digest, initial_weights, load_denoiser, save_denoiser
+from .denoiser import digest_weights, initial_weights, load_denoiser, save_denoiser
 from .edit_selectivity import SelectivityResult, StoredEdits, choose_pairs, load_edits, measure_edits, save_edits, style_colour
 from .infonce import Critics, DINOEncoder, find_dino_weights
 from .pipeline import MIGVis, claim_folder, computing_in, critic_encoder, fit_critics_stage, fit_vae_stage, judge_for, run_stage, schedule_of
@@ -205,7 +205,7 @@ def stored_edits(
 def made_by(method: Method, fitted: Any) -> dict[str, str]:
     "What tells edits of different editors and models apart, whatever the method is called."
     parts = [p for p in (fitted if isinstance(fitted, (tuple, list)) else [fitted]) if isinstance(p, nn.Module)]
-    weights = [digest(torch.cat([p.detach().flatten().float().cpu() for p in part.parameters()])) for part in parts if any(True for _ in part.parameters())]
+    weights = [digest_weights(part) for part in parts if list(part.parameters())]
     return {"editor": getattr(method.editor, "__qualname__", repr(method.editor)), "model": f"{method.model} {' '.join(weights)}"}
 
 def file_name(trial: Trial, name: str, told: Mapping[str, Any]) -> str:

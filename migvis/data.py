@@ -73,10 +73,9 @@ def check_images(
                          "images.astype('float32') if they hold 0 and 1")
     images = np.ascontiguousarray(images, dtype=np.float32)
     low, high = float(images.min()), float(images.max())
-    if -1e-5 <= low and high <= 1 + 1e-5: # rounding, as of a resized image
-        return images if low >= 0 and high <= 1 else images.clip(0, 1)
-    else:
+    if not (-1e-5 <= low and high <= 1 + 1e-5): # what is less is rounding, as of a resized image
         raise ValueError(f"images must lie in [0, 1] but run from {low:g} to {high:g} (nan means missing pixels); divide by 255, or clip")
+    return images if low >= 0 and high <= 1 else images.clip(0, 1)
 
 # %% ../nbs/00_data.ipynb #5e447766
 def check_responses(

@@ -13,7 +13,6 @@ __all__ = ['PENALTIES', 'SHARES', 'DINAConfig', 'get_dina_config', 'to_grid', 'm
            'rotation_distance', 'picture_similarity', 'similarities', 'neighbour_scores']
 
 # %% ../nbs/08_dina.ipynb #8be181e4
-import hashlib
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -28,6 +27,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .data import Recording, Standardizer, check_images, to_numpy
+from .denoiser import digest
 from .infonce import info_nce_loss
 from .selectivity import probe_attribute
 from .simulate import rotation_matrix
@@ -279,7 +279,7 @@ def check_pairs(
 # %% ../nbs/08_dina.ipynb #e82f8561
 def digest_pairs(*parts: Recording) -> list[str]: # 16 hexadecimal digits each
     "Digests of the images and responses of recordings: checkpoints of other data, or of the same in another order, are refused."
-    return [hashlib.sha1(np.ascontiguousarray(a).tobytes()).hexdigest()[:16] for part in parts for a in (part.images, part.responses)]
+    return [digest(torch.tensor(a)) for part in parts for a in (part.images, part.responses)]
 
 def fit_dina(
     train: Recording,
