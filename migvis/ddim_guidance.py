@@ -19,7 +19,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from .denoiser import NoiseSchedule, check_images, check_time
+from .denoiser import NoiseSchedule, alone, check_images, check_time, partly_fresh
 from .infonce import info_nce_rows
 from .training import generator, progress_bar
 
@@ -182,16 +182,14 @@ def guided_step(
         if how.clamp: bent = torch.where(on, schedule.eps_hat(y, schedule.y0_hat(y, bent, now).clamp(-1, 1), now), bent)
         there = step(y, bent, a, b)
         if how.renoise == "unguided" or how.eta:
-            there = there + on * (_carried_noise(eps if how.renoise == "unguided" else bent, a, b, how, now, left) - math.sqrt(1 - b) * bent)
+            there = there + on * (_carried_noise(eps if how.renoise == "unguided" else bent, schedule, now, after, how, left) - math.sqrt(1 - b) * bent)
         if left: y = step(there, eps, b, a)
     return there, schedule.y0_hat(y, bent, now)
 
-def _carried_noise(eps: Tensor, a: float, b: float, how: GuidedStep, *counters: int) -> Tensor: # (B, ...)
-    "Noise at the level of `b`: the estimate, and a share of fresh noise that is the same for every row (DDIM, Eqs. 12 and 16)."
-    sigma = how.eta * math.sqrt((1 - b) / (1 - a) * max(1 - a / b, 0))
-    if not sigma: return math.sqrt(1 - b) * eps
-    fresh = torch.randn(eps.shape[1:], generator=generator(how.noise_seed, 44, *counters)).to(eps)
-    return math.sqrt(1 - b - sigma**2) * eps + sigma * fresh
+def _carried_noise(eps: Tensor, schedule: NoiseSchedule, now: int, after: int, how: GuidedStep, left: int) -> Tensor: # (B, ...)
+    "Noise at the level of `after`: the estimate, and a share of fresh noise that is the same for every row."
+    fresh = torch.randn(eps.shape[1:], generator=generator(how.noise_seed, 44, now, left)).to(eps) if how.eta else None
+    return math.sqrt(1 - schedule.alpha_bar[after].item()) * partly_fresh(eps, fresh, schedule, now, after, how.eta)
 
 # %% ../nbs/05_ddim_guidance.ipynb #1024a2e3
 @torch.no_grad()
@@ -448,7 +446,7 @@ def run_rows(
     "Sample all rows; those with gamma = 0 are the same for every group and target, so they are computed once an original."
     out, original = start.new_empty(len(rows.gamma), *start.shape[1:]), rows.original.to(start.device)
     still = (rows.gamma == 0).to(start.device)
-    if still.any(): out[still] = sample(start, denoiser, schedule, t_edit, **options)[original[still]]
+    if still.any(): out[still] = sample(start, alone(denoiser), schedule, t_edit, **options)[original[still]]
     if not still.all():
         out[~still] = sample(start[original[~still]], denoiser, schedule, t_edit, guide.rows(~still), rows.gamma[~still.cpu()],
                              **how.levers(), **options)
@@ -459,7 +457,7 @@ def edit(
     originals: Tensor | Any,                    # (n, 1, H, W) in [0, 1]
     z_targets: Tensor,                          # (D,) one target for all, or (m, D)
     critics: Any,                               # `infonce.Critics`
-    denoiser: Any,                              # `denoiser.Denoiser`, or any eps(y_t, t)
+    denoiser: Any,                              # `denoiser.Denoiser`, or any eps(y_t, t); the inversion and gamma = 0 use an `Autoguided` one's denoiser alone
     schedule: NoiseSchedule,
     groups: str | Sequence[int] = "all",        # numbers of the groups to edit, from 0
     gammas: Sequence[float] = (0.0, 2.0, 5.0, 10.0), # strengths; 0 is the unguided round trip
@@ -494,7 +492,7 @@ def edit(
     z_targets, negatives, *own = (z.to(*place) for z in (z_targets, negatives, z_originals) if z is not None)
     guide = edit_guide(rows, critics, z_targets, own[0] if own else None,
                        draw_negatives(negatives, n_negatives, seed, torch.cat([z_targets, *own])), how, dims)
-    start = invert(y0.to(*place), denoiser, schedule, t_edit, fixed_point, begin=how.begin, noise_seed=how.noise_seed, **options)
+    start = invert(y0.to(*place), alone(denoiser), schedule, t_edit, fixed_point, begin=how.begin, noise_seed=how.noise_seed, **options)
     y = run_rows(start, rows, guide, denoiser, schedule, t_edit, how, **options)
     shape = (len(y0), *([] if single or pairs else [len(z_targets)]), len(groups), len(gammas), *y0.shape[1:])
     return ((y + 1) / 2).clamp(0, 1).cpu().reshape(shape)

@@ -7,8 +7,9 @@ __all__ = ['sigmoid_alpha_bar', 'cosine_alpha_bar', 'linear_alpha_bar', 'clip_st
            'mixture_denoiser', 'mixture_posterior', 'Denoiser', 'ConditionEmbedding', 'check_condition', 'check_unet',
            'build_denoiser', 'initial_weights', 'add_condition', 'loss_weights', 'denoising_loss', 'check_images',
            'model_range', 'validation_loss', 'train_denoiser', 'as_condition', 'check_share', 'pixel_statistics',
-           'fingerprint', 'digest', 'digest_weights', 'describe', 'sample_images', 'training_pictures', 'record_row',
-           'write_figure', 'draw_sheet', 'draw_losses', 'condition_on', 'save_denoiser', 'load_denoiser']
+           'fingerprint', 'digest', 'digest_weights', 'describe', 'partly_fresh', 'sample_images', 'training_pictures',
+           'record_row', 'write_figure', 'draw_sheet', 'draw_losses', 'condition_on', 'Autoguided', 'alone',
+           'check_weak', 'save_denoiser', 'round_rows', 'unround_rows', 'load_denoiser']
 
 # %% ../nbs/03_denoiser.ipynb #2a0ff09a
 import contextlib
@@ -578,6 +579,19 @@ def describe(
     return json.loads(json.dumps({"unet": unet, "schedule": asdict(denoiser.schedule), **own}))
 
 # %% ../nbs/03_denoiser.ipynb #e6a920c8
+def partly_fresh(
+    eps: Tensor,               # (B, ...) noise at time `now`
+    fresh: Tensor | None,      # other noise, of a shape that fits
+    schedule: NoiseSchedule,
+    now: int,
+    after: int,                # the next time, below `now`
+    eta: float,                # share of fresh noise, 0..1
+) -> Tensor: # (B, ...) of unit variance, if both are
+    "Noise for the next time: the old one, with as much of the fresh one as `eta` says (DDIM, Song et al. 2021, Eqs. 12 and 16)."
+    a, b = schedule.alpha_bar[now].item(), schedule.alpha_bar[after].item()
+    share = eta * math.sqrt(max(1 - a / b, 0) / (1 - a)) # sigma / sqrt(1 - alpha_bar_after)
+    return eps if not share else math.sqrt(1 - share**2) * eps + share * fresh
+
 @torch.no_grad()
 def sample_images(
     denoiser: Denoiser,
@@ -588,8 +602,10 @@ def sample_images(
     progress: bool = False,
     condition: Tensor | None = None, # (n, n_condition), or (n_condition,) for all; see `condition_on`
     weight: float = 0.0,             # of the condition
+    eta: float = 0.0,                # share of fresh noise, 0: deterministic DDIM, 1: ancestral sampling
 ) -> Tensor: # (n, 1, H, W) in [0, 1], on the CPU
-    "Images from pure noise, by deterministic DDIM with estimates clamped to [-1, 1]."
+    "Images from pure noise, by DDIM with estimates clamped to [-1, 1]. Raises ValueError for an eta that is no share."
+    if not 0 <= eta <= 1: raise ValueError(f"eta must be between 0 and 1, got {eta}")
     schedule, device = denoiser.schedule, next(denoiser.parameters()).device
     y = torch.randn(n, denoiser.channels, *2 * [denoiser.image_size], generator=generator(seed, 32)).to(device)
     times = schedule.times(steps=min(steps or schedule.T, schedule.T))
@@ -597,9 +613,10 @@ def sample_images(
     given = [] if condition is None else torch.atleast_2d(condition).expand(n, -1).split(batch_size)
     eps = [condition_on(denoiser, z, weight) for z in given] or [denoiser] * len(parts)
     for now, after in progress_bar(list(zip(times[:-1], times[1:])), desc="sampling", unit="step", progress=progress):
+        fresh = torch.randn(y.shape, generator=generator(seed, 33, now)).to(device).split(batch_size) if eta else [None] * len(parts)
         for i, part in enumerate(parts):
             y0 = schedule.y0_hat(part, eps[i](part, now), now).clamp(-1, 1)
-            parts[i] = schedule.add_noise(y0, schedule.eps_hat(part, y0, now), after)
+            parts[i] = schedule.add_noise(y0, partly_fresh(schedule.eps_hat(part, y0, now), fresh[i], schedule, now, after, eta), after)
     return ((torch.cat(parts) + 1) / 2).clamp(0, 1).cpu()
 
 # %% ../nbs/03_denoiser.ipynb #386592e4
@@ -694,18 +711,76 @@ def condition_on(
         return given + w * (given - free)
     return eps
 
+# %% ../nbs/03_denoiser.ipynb #a0700002
+class Autoguided(nn.Module):
+    "A denoiser driven away from a weaker one: eps_weak + weight (eps - eps_weak) (Karras et al. 2024, Eq. 3)."
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        weak: Denoiser,       # for the same images and schedule: an earlier checkpoint, or a smaller network
+        weight: float = 2.0,  # w; 1: the denoiser alone
+    ) -> None:
+        super().__init__()
+        check_weak(denoiser, weak, weight)
+        self.denoiser, self.weak, self.weight = denoiser, weak, float(weight)
+        self.schedule, self.image_size, self.channels = denoiser.schedule, denoiser.image_size, denoiser.channels
+
+    def forward(
+        self,
+        y_t: Tensor,     # (B, C, H, W) noisy images
+        t: int | Tensor, # time, or (B,) times, 1..T
+    ) -> Tensor: # (B, C, H, W)
+        "The noise estimate beyond the denoiser's, as seen from the weaker one."
+        eps = self.denoiser(y_t, t)
+        return eps if self.weight == 1 else torch.lerp(self.weak(y_t, t).to(eps), eps, self.weight)
+
+def alone(
+    denoiser: Any,
+) -> Any:
+    "The denoiser within an `Autoguided` one; anything else as it is."
+    return denoiser.denoiser if isinstance(denoiser, Autoguided) else denoiser
+
+def check_weak(denoiser: Denoiser, weak: Denoiser, weight: float) -> None:
+    "Raise TypeError or ValueError unless one denoiser can be driven away from the other, so far."
+    for name, one in (("denoiser", denoiser), ("weaker one", weak)):
+        if not isinstance(one, Denoiser): raise TypeError(f"the {name} must be a Denoiser, got {type(one).__name__}")
+    sizes = [(d.channels, d.image_size, d.schedule) for d in (denoiser, weak)]
+    if sizes[0] != sizes[1]: raise ValueError(f"both denoisers must be for the same channels, image size and schedule, got {sizes[0]} and {sizes[1]}")
+    if denoiser.n_condition or weak.n_condition: raise ValueError("autoguidance takes denoisers without a condition")
+    if not (math.isfinite(weight) and weight >= 1): raise ValueError(f"the weight must be finite and at least 1 (the denoiser alone), got {weight}")
+
 # %% ../nbs/03_denoiser.ipynb #8551b46e
 def save_denoiser(
     path: str | Path,
     denoiser: Denoiser,                     # around a `diffusers.UNet2DModel`
     meta: Mapping[str, Any] | None = None,  # JSON-able, kept with it: how it was trained
-    dtype: torch.dtype = torch.float32,     # float16 halves the file
+    dtype: torch.dtype = torch.float32,     # float16 halves the file; int8 quarters it, with a scale for each row of weights
 ) -> Path:
     "Write a denoiser as one safetensors file; architecture, schedule and `meta` are in its header."
     weights = denoiser.unet.state_dict()
     if denoiser.n_condition: weights |= {f"embedding.{k}": v for k, v in denoiser.embedding.state_dict().items()}
-    weights = {k: v.to(dtype) if v.is_floating_point() else v for k, v in weights.items()}
+    if dtype == torch.int8: weights = round_rows(weights)
+    else: weights = {k: v.to(dtype) if v.is_floating_point() else v for k, v in weights.items()}
     return save_tensors(path, weights, {"kind": "denoiser", **describe(denoiser), "meta": dict(meta or {})})
+
+def round_rows(
+    weights: Mapping[str, Tensor],
+) -> dict[str, Tensor]: # matrices (rows first) as int8 and `<name>.scale` (rows, 1, ...); vectors in half precision
+    "Weights in a quarter of the space: integers from -127 to 127 times one scale for each row."
+    out = {}
+    for name, v in weights.items():
+        if not v.is_floating_point() or v.ndim < 2: out[name] = v.half() if v.is_floating_point() else v
+        else:
+            scale = (v.flatten(1).abs().amax(1) / 127).clamp(min=1e-7).reshape(-1, *[1] * (v.ndim - 1))
+            out |= {name: (v / scale).round().to(torch.int8), f"{name}.scale": scale.float()}
+    return out
+
+def unround_rows(
+    weights: Mapping[str, Tensor],
+) -> dict[str, Tensor]:
+    "Inverse of `round_rows`, up to its rounding; other weights as they are."
+    scaled = lambda name, v: v * weights[f"{name}.scale"] if f"{name}.scale" in weights else v
+    return {name: scaled(name, v) for name, v in weights.items() if not name.endswith(".scale")}
 
 def load_denoiser(
     path: str | Path,
@@ -717,7 +792,7 @@ def load_denoiser(
     weights, header = load_tensors(path, kind="denoiser")
     own = {name: header[name] for name in ("patch", "data_std", "data_mean", "first_time", "n_condition") if name in header}
     denoiser = Denoiser(UNet2DModel(**header["unet"]), NoiseSchedule(**header["schedule"]), **own)
-    weights = {k if k.startswith("embedding.") else f"unet.{k}": v.float() if v.is_floating_point() else v for k, v in weights.items()}
+    weights = {k if k.startswith("embedding.") else f"unet.{k}": v.float() if v.is_floating_point() else v for k, v in unround_rows(weights).items()}
     try: denoiser.load_state_dict(weights)
     except RuntimeError as e: raise ValueError(f"the weights in {path} do not fit the architecture in its header: {e}") from e
     return denoiser.to(resolve_device(device), memory_format=torch.channels_last).eval(), header["meta"]

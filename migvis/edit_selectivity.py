@@ -760,7 +760,8 @@ def group_numbers(edits: EditsLike) -> tuple[int, ...]: # from 0
 
 def model_digest(model: Editor) -> str: # 16 hexadecimal digits
     "Digest of everything that edits depend on: latents and the weights of critics and denoiser."
-    networks = [network for network in (model.critics, getattr(model, "denoiser", None)) if isinstance(network, torch.nn.Module)]
+    parts = (model.critics, getattr(model, "denoiser", None), getattr(model, "weak", None))
+    networks = [network for network in parts if isinstance(network, torch.nn.Module)]
     weights = [w.detach().cpu().double().flatten() for network in networks for w in network.state_dict().values()]
     return digest(torch.cat([model.latents().cpu().double().flatten(), *weights]))
 

@@ -5,9 +5,10 @@
 # %% auto #0
 __all__ = ['fingerprint', 'Split', 'run_stage', 'claim_folder', 'cache_folder', 'Edits', 'as_indices', 'pair_up', 'as_groups',
            'prepare', 'to_model_range', 'fit_vae_stage', 'critic_encoder', 'fit_critics_stage', 'fit_denoiser_stage',
-           'schedule_of', 'MIGVis', 'fit_run', 'forget', 'check_fitted', 'check_seed', 'check_start', 'make_edits',
-           'networks_in', 'computing_in', 'describe_run', 'check_critics', 'check_preset', 'judge_for', 'save_run',
-           'check_same_weights', 'model_of', 'load_run', 'report_vae', 'score_labels', 'make_report', 'name_of_labels']
+           'schedule_of', 'MIGVis', 'fit_run', 'forget', 'check_fitted', 'check_seed', 'check_start', 'driven_denoiser',
+           'make_edits', 'networks_in', 'computing_in', 'describe_run', 'check_critics', 'check_preset', 'judge_for',
+           'save_run', 'check_same_weights', 'model_of', 'weak_of', 'load_run', 'report_vae', 'score_labels',
+           'make_report', 'name_of_labels']
 
 # %% ../nbs/05c_pipeline.ipynb #e01159be
 import contextlib
@@ -34,10 +35,10 @@ from torch import Tensor, nn
 from . import __version__
 from .data import Recording, check_recording, resize_images, split_indices
 from .ddim_guidance import edit as guided_edit, invert, sample
-from .denoiser import Denoiser, NoiseSchedule, build_denoiser, initial_weights, load_denoiser, save_denoiser, train_denoiser, validation_loss
+from .denoiser import Autoguided, Denoiser, NoiseSchedule, build_denoiser, initial_weights, load_denoiser, save_denoiser, train_denoiser, validation_loss
 from .edit_selectivity import SelectivityResult, check_n_pairs, run_selectivity
 from .infonce import ConvEncoder, Critics, DenoiserEncoder, held_out_mi, load_critics, save_critics, train_critics
-from .pretrained import digest_weights, load_pretrained, pretrained_for, same_network, weights_file
+from .pretrained import digest_weights, load_pretrained, load_weak, pretrained_for, same_network, weights_file
 from .readouts import ReadoutConfig, Readouts, load_readouts, train_readouts
 from .training import Preset, atomic_write, get_preset, load_tensors, resolve_device
 from .vae import FittedVAE, fit_vae, load_vae, save_vae
@@ -298,6 +299,7 @@ class MIGVis:
         self.vae: FittedVAE | None = None
         self.critics: Critics | None = None
         self.denoiser: Denoiser | None = None
+        self.weak: Denoiser | None = None       # a weaker one, from which that one may be driven away (`denoiser.Autoguided`)
 
     def fit(
         self,
@@ -329,6 +331,7 @@ class MIGVis:
         gammas: float | Sequence[float] | None = None, # guidance scales; None: the preset's for this mode
         mode: str = "selective",                   # or "paper"
         seed: int = 0,                             # of the negatives
+        autoguidance: float | None = None,         # how far the denoiser is driven away from a weaker one, 1: not; None: see `denoiser_for`
         **options: Any,                            # for `ddim_guidance.edit`: hold, scale, t_edit, steps, dims, ...; precision (`networks_in`)
     ) -> Edits:
         "Edit images until their critics say they carry the target's latents (paper Algorithm 1, exact)."
@@ -337,7 +340,16 @@ class MIGVis:
         targets = pair_up(originals, as_indices(target, len(self.recording), "target"))
         groups = as_groups(groups, len(self.vae.groups))
         gammas = tuple(float(g) for g in np.atleast_1d(self.preset.gammas_of(mode) if gammas is None else gammas))
-        return make_edits(self, originals, targets, groups, gammas, mode, {"seed": seed, "progress": True} | options)
+        return make_edits(self, originals, targets, groups, gammas, mode, self.denoiser_for(mode, autoguidance), {"seed": seed, "progress": True} | options)
+
+    def denoiser_for(
+        self,
+        mode: str = "selective",           # the paper's form uses the denoiser alone unless told otherwise
+        autoguidance: float | None = None, # w; None: the preset's, if there is a weaker denoiser
+    ) -> Denoiser | Autoguided:
+        "The denoiser that edits are made with. Raises ValueError if it should be driven away from a weaker one, and there is none."
+        self.require_fitted()
+        return driven_denoiser(self, mode, autoguidance)
 
     def selectivity(
         self,
@@ -406,6 +418,7 @@ def fit_run(model: MIGVis, recording: Recording, out: str | Path | None, silent:
     model.recording, model.split = recording, split
     model.vae = fit_vae_stage(folder / "vae.safetensors", recording, model.split, model.preset, options | vae)
     model.denoiser = fit_denoiser_stage(folder / "denoiser.safetensors", recording, model.split, model.preset, model.shipped, start, options)
+    model.weak = weak_of(folder, model.device) or (None if model.shipped is None else load_weak(model.shipped, model.device))
     model.critics = fit_critics_stage(folder / "critics.safetensors", recording, model.split, model.preset, model.vae, model.denoiser, options)
     if out is None: shutil.rmtree(folder)
     else: model.save(folder)
@@ -413,7 +426,7 @@ def fit_run(model: MIGVis, recording: Recording, out: str | Path | None, silent:
 
 def forget(model: MIGVis) -> None:
     "Drop what was fitted, so that parts of two fits never meet."
-    for part in ("recording", "split", "vae", "critics", "denoiser", "shipped", "weights"): setattr(model, part, None)
+    for part in ("recording", "split", "vae", "critics", "denoiser", "weak", "shipped", "weights"): setattr(model, part, None)
     model.options = {}
 
 def check_fitted(model: MIGVis) -> None:
@@ -432,11 +445,21 @@ def check_start(start: str, preset: Preset) -> None:
         raise ValueError(f"the shipped weights {start!r} are of another network than the one of preset {preset.name!r}; leave out start=, or use "
                          "the preset that the weights were trained for")
 
-def make_edits(model: MIGVis, originals: tuple, targets: tuple, groups: tuple, gammas: tuple, mode: str, options: Mapping) -> Edits:
+def driven_denoiser(model: MIGVis, mode: str, weight: float | None) -> Denoiser | Autoguided:
+    "A run's denoiser, driven away from the weaker one as far as it was told, or as the preset says. Raises ValueError."
+    if weight is None: weight = 1.0 if mode == "paper" or model.weak is None else model.preset.autoguidance
+    if weight == 1: return model.denoiser
+    if model.weak is None:
+        raise ValueError(f"autoguidance={weight:g} needs a weaker denoiser, and this run has none: set `.weak` to one, such as an earlier checkpoint "
+                         "(`load_denoiser`), or leave autoguidance out")
+    return Autoguided(model.denoiser, model.weak, weight)
+
+def make_edits(model: MIGVis, originals: tuple, targets: tuple, groups: tuple, gammas: tuple, mode: str, denoiser: Denoiser | Autoguided,
+               options: Mapping) -> Edits:
     "Edit images of the run's recording; everything is checked."
     z, images = model.latents(), model.recording.images
     options = {"t_edit": model.preset.t_edit} | model.preset.levers_of(mode) | dict(options)
-    (critics, denoiser), context = networks_in(options.pop("precision", "float32"), model.critics, model.denoiser, device=model.device)
+    (critics, denoiser), context = networks_in(options.pop("precision", "float32"), model.critics, denoiser, device=model.device)
     with context:
         edited = guided_edit(images[list(originals)], z[list(targets)], critics, denoiser, denoiser.schedule, groups, gammas,
                              negatives=z[model.split.train], z_originals=z[list(originals)], mode=mode, pairs=True, **options)
@@ -518,6 +541,7 @@ def save_run(model: MIGVis, folder: Path) -> Path:
     if not (folder / "vae.safetensors").exists(): save_vae(model.vae, folder / "vae.safetensors")
     if not (folder / "critics.safetensors").exists(): save_critics(model.critics, folder / "critics.safetensors")
     if not (folder / "denoiser.safetensors").exists(): save_denoiser(folder / "denoiser.safetensors", model.denoiser)
+    if model.weak is not None and not (folder / "weak.safetensors").exists(): save_denoiser(folder / "weak.safetensors", model.weak)
     if not (folder / "recording.npz").exists(): model.recording.save(folder / "recording.npz")
     with atomic_write(folder / "report.json") as temporary: temporary.write_text(json.dumps(model.report(), indent=1))
     return folder
@@ -526,6 +550,7 @@ def check_same_weights(model: MIGVis, folder: Path) -> None:
     "Raise ValueError if a folder holds networks with other weights than the model's."
     stages = {"vae": (model.vae.model, lambda path: load_vae(path).model), "denoiser": (model.denoiser, lambda path: load_denoiser(path, "cpu")[0]),
               "critics": (model.critics, lambda path: load_critics(path, "cpu", model.denoiser))}
+    if model.weak is not None: stages["weak"] = (model.weak, lambda path: load_denoiser(path, "cpu")[0])
     for name, (own, load) in stages.items():
         path = folder / f"{name}.safetensors"
         if path.exists() and digest_weights(load(path)) != digest_weights(own):
@@ -545,6 +570,11 @@ def model_of(cls: type[MIGVis], told: Path, device: str | torch.device) -> MIGVi
                          "fit the recording again, or install that version") from e
     return model
 
+def weak_of(folder: Path, device: str | torch.device) -> Denoiser | None:
+    "The weaker denoiser that a run keeps, if it does."
+    path = folder / "weak.safetensors"
+    return load_denoiser(path, device)[0] if path.is_file() else None
+
 def load_run(cls: type[MIGVis], folder: Path, device: str | torch.device) -> MIGVis:
     "Read what `save_run` wrote."
     if not (folder / "run.json").is_file():
@@ -556,6 +586,7 @@ def load_run(cls: type[MIGVis], folder: Path, device: str | torch.device) -> MIG
     model.recording = Recording.load(folder / "recording.npz")
     model.split, model.vae = Split.of(model.recording, model.seed), load_vae(folder / "vae.safetensors")
     model.denoiser = load_denoiser(folder / "denoiser.safetensors", model.device)[0]
+    model.weak = weak_of(folder, model.device)
     model.critics = load_critics(folder / "critics.safetensors", model.device, model.denoiser)
     return model
 

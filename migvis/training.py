@@ -97,6 +97,7 @@ class Preset:
     gammas: tuple[float, ...] = (0.0, 2.0, 5.0, 10.0) # guidance scales shown by default; the paper's
     relative_gammas: tuple[float, ...] = (0.0, 0.05, 0.1, 0.2) # the same where guidance is scaled to the norm of eps
     levers: dict[str, float] = field(default_factory=dict) # options of `ddim_guidance.edit` in every mode but the paper's
+    autoguidance: float = 1.0              # w of `denoiser.Autoguided` in those modes, where there is a weaker denoiser; 1: none
 
     def gammas_of(self, mode: str) -> tuple[float, ...]:
         "Guidance scales shown by default in a mode of `ddim_guidance.edit`."
@@ -124,7 +125,7 @@ def _presets() -> dict[str, Preset]:
     paper = Preset("paper", 128, 5760, VAEConfig(), CriticConfig(steps=10_000, lr=2e-3), DenoiserConfig(), t_edit=135)
     demo = Preset("demo", 64, 5760, VAEConfig(steps=3000, batch_size=128, lr=3e-3), CriticConfig("denoiser", 16, 64, steps=1000, lr=2e-3),
         DenoiserConfig(image_size=64, width=64, multipliers=(1, 2, 2), layers=1, patch=4, steps=4000, batch_size=32, lr=1e-3,
-                       ema=0.995, precision="bfloat16"), t_edit=135, levers={"begin": 3, "eta": 0.5, "fixed_point": 1})
+                       ema=0.995, precision="bfloat16"), t_edit=135, levers={"begin": 3, "eta": 0.5, "fixed_point": 1}, autoguidance=2.0)
     tiny = Preset("tiny", 32, 400, VAEConfig(seeds=2, steps=300, batch_size=128, lr=3e-3),
         CriticConfig(width=16, features=32, steps=150, batch_size=64, lr=4e-3),
         DenoiserConfig(image_size=32, width=16, multipliers=(1, 2), layers=1, patch=2, attention=False, T=50, steps=100,

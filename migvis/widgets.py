@@ -209,9 +209,10 @@ class ModelFrames:
         crossed = len(originals) * len(goals) == len(rows) and (not dims or len(originals) == 1) # then each original is inverted once
         start, ends = (originals, [(originals[0], *goal) for goal in goals]) if crossed else ([row[0] for row in rows], rows)
         wanted = torch.stack([wanted_latents(z, row, *(model.critics.groups[g] for g in groups)) for row in ends])
-        edited = edit(images[start], wanted, model.critics, model.denoiser, model.denoiser.schedule, groups, gammas, negatives=self.pool(z),
-                      z_originals=z[start], mode=self.mode, pairs=not crossed, dims=dims or None, seed=self.seed,
-                      **{"t_edit": model.preset.t_edit, "batch_size": 64} | model.preset.levers_of(self.mode) | dict(self.options)).numpy()
+        options = {"t_edit": model.preset.t_edit, "batch_size": 64} | model.preset.levers_of(self.mode) | dict(self.options)
+        denoiser = model.denoiser_for(self.mode, options.pop("autoguidance", None))
+        edited = edit(images[start], wanted, model.critics, denoiser, denoiser.schedule, groups, gammas, negatives=self.pool(z),
+                      z_originals=z[start], mode=self.mode, pairs=not crossed, dims=dims or None, seed=self.seed, **options).numpy()
         return np.stack([edited[originals.index(row[0]), goals.index(row[1:])] for row in rows]) if crossed else edited
 
     def pool(self, z: torch.Tensor) -> torch.Tensor: # (M, D)

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from migvis import ddim_guidance as dg
-from migvis.denoiser import Denoiser, NoiseSchedule, build_denoiser, mixture_denoiser
+from migvis.denoiser import Autoguided, Denoiser, NoiseSchedule, build_denoiser, mixture_denoiser
 from migvis.infonce import ConvEncoder, Critics
 from migvis.training import DenoiserConfig, generator
 
@@ -465,6 +465,17 @@ def test_gamma_zero_is_the_unguided_round_trip(world):
     for g in range(3): torch.testing.assert_close(out[:, g, 0], back.clamp(0, 1), atol=1e-6, rtol=0)
     assert (out[:, :, 0] - world["images"][:2, None]).abs().max() < 0.02
     assert all((out[:, g, 1] - out[:, g, 0]).abs().max() > 1e-3 for g in range(3))
+
+
+def test_autoguidance_drives_the_edits_and_leaves_the_round_trip_alone(world):
+    weak = build_denoiser(SMALL, data_std=0.5, seed=5).eval()
+    weak.unet.conv_out.weight.data.normal_(0, 0.1, generator=generator(3, 9))
+    plain, driven, by_one = (small_edit(world | {"denoiser": d}) for d in
+                             (world["denoiser"], Autoguided(world["denoiser"], weak, 2.0), Autoguided(world["denoiser"], weak, 1.0)))
+    assert torch.equal(driven[:, :, 0], plain[:, :, 0]) and torch.equal(by_one, plain)
+    assert (driven[:, :, 1] - plain[:, :, 1]).abs().amax((2, 3, 4)).min() > 1e-3
+    again = small_edit(world | {"denoiser": Autoguided(world["denoiser"], weak, 2.0)}, batch_size=1)
+    torch.testing.assert_close(again, driven, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("mode", ["paper", "selective"])

@@ -482,6 +482,34 @@ def test_samples_of_an_exact_denoiser_follow_the_data():
     assert samples.mean().item() == pytest.approx(0.2, abs=0.02) and samples.std().item() == pytest.approx(0.25, rel=0.07)
 
 
+def test_fresh_noise_is_that_of_ddpm_and_keeps_the_variance():
+    s, eps, fresh = NoiseSchedule(20), randn(50_000, seed=1), randn(50_000, seed=2)
+    for now, after in ((20, 19), (12, 5), (3, 1)):
+        a, b = s.alpha_bar[now].item(), s.alpha_bar[after].item()
+        posterior = (1 - b) / (1 - a) * (1 - a / b) # variance of q(y_after | y_now, y_0), Ho et al. 2020, Eq. 7
+        one = dn.partly_fresh(torch.zeros(3), torch.ones(3), s, now, after, 1.0) * math.sqrt(1 - b)
+        assert one.square().mean().item() == pytest.approx(posterior)
+        assert dn.partly_fresh(eps, fresh, s, now, after, 0.7).var().item() == pytest.approx(1, abs=0.03)
+        assert dn.partly_fresh(eps, None, s, now, after, 0.0) is eps
+    assert torch.equal(s.add_noise(eps, dn.partly_fresh(eps, fresh, s, 1, 0, 1.0), 0), eps) # at t = 0 there is no noise of either kind
+
+
+@pytest.mark.parametrize("eta", [0.0, 1.0])
+def test_ancestral_samples_of_known_data_follow_them(eta):
+    "Pixels of independent normal values, where the preconditioning knows everything; finite steps narrow them a little (that of eta = 1 is exact for points)."
+    denoiser = build_denoiser(replace(SMALL, T=150), data_std=0.2, data_mean=0.1).eval()
+    with torch.no_grad(): denoiser.unet.conv_out.weight.zero_(), denoiser.unet.conv_out.bias.zero_()
+    x = 2 * dn.sample_images(denoiser, 64, steps=None, eta=eta) - 1
+    assert x.mean().item() == pytest.approx(0.1, abs=0.01) and x.std().item() == pytest.approx(0.2, rel=0.1)
+
+
+def test_ancestral_samples_do_not_depend_on_the_batch(trained):
+    whole = dn.sample_images(trained.model, 5, steps=6, eta=1.0)
+    torch.testing.assert_close(dn.sample_images(trained.model, 5, steps=6, eta=1.0, batch_size=2), whole, atol=1e-5, rtol=0)
+    assert (whole - dn.sample_images(trained.model, 5, steps=6)).abs().max() > 1e-3
+    with pytest.raises(ValueError, match="eta must be between 0 and 1"): dn.sample_images(trained.model, 1, eta=1.5)
+
+
 def test_samples_are_reproducible(trained):
     a = dn.sample_images(trained.model, 5, steps=8, seed=3)
     assert a.shape == (5, 1, 16, 16) and 0 <= a.min() and a.max() <= 1
@@ -489,7 +517,60 @@ def test_samples_are_reproducible(trained):
     torch.testing.assert_close(a, dn.sample_images(trained.model, 5, steps=8, seed=3, batch_size=2), atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("dtype, tolerance", [(torch.float32, 0), (torch.float16, 2e-2)])
+# --- autoguidance --------------------------------------------------------------------------------------------------------
+
+def pair_of_denoisers():
+    return [build_denoiser(SMALL, data_std=0.5, seed=seed).eval() for seed in (0, 1)]
+
+
+@pytest.mark.parametrize("weight", [1.0, 1.5, 3.0])
+def test_autoguidance_is_the_formula_of_two_answers(weight):
+    strong, weak = pair_of_denoisers()
+    for d in (strong, weak): d.unet.conv_out.weight.data.normal_(0, 0.1, generator=generator(3, 9)) # zero, as in new networks, says nothing
+    y, t = randn(3, 1, 16, 16), torch.tensor([2, 9, 18])
+    with torch.no_grad():
+        found, a, b = dn.Autoguided(strong, weak, weight)(y, t), strong(y, t), weak(y, t)
+    assert (a - b).abs().max() > 1e-3
+    torch.testing.assert_close(found, b + weight * (a - b), atol=1e-5, rtol=1e-5)
+    if weight == 1: assert torch.equal(found, a)
+
+
+def test_autoguidance_narrows_what_two_denoisers_blur():
+    "On Gaussian data both answers are linear in y, so the width of the samples is known: d(log s) is the mean of two, weighted."
+    s, y = NoiseSchedule(T=400), randn(20_000, 1)
+    eps = [dn.mixture_denoiser(torch.zeros(1, 1), width, s) for width in (0.3, 0.6)]
+    times, expected = s.times(), 1.0
+    for now, after in zip(times[:-1], times[1:]):
+        e = torch.lerp(eps[1](y, now), eps[0](y, now), 2.0)
+        y = s.add_noise(s.y0_hat(y, e, now), e, after)
+        a, b = s.alpha_bar[now].item(), s.alpha_bar[after].item()
+        slope = sum(w * math.sqrt(1 - a) / (a * width**2 + 1 - a) for w, width in ((2, 0.3), (-1, 0.6))) # eps = slope y
+        expected *= math.sqrt(b / a) + (math.sqrt(1 - b) - math.sqrt(b / a) * math.sqrt(1 - a)) * slope
+    assert y.std().item() == pytest.approx(abs(expected), rel=0.02) and abs(expected) < 0.3
+
+
+def test_autoguided_denoisers_sample_move_and_come_apart():
+    strong, weak = pair_of_denoisers()
+    both = dn.Autoguided(strong, weak, 2.0)
+    assert dn.alone(both) is strong and dn.alone(strong) is strong and dn.alone(len) is len
+    samples = dn.sample_images(both, 3, steps=5)
+    assert samples.shape == (3, 1, 16, 16) and samples.isfinite().all()
+    double = copy.deepcopy(both).double()
+    with torch.no_grad(): assert double(randn(1, 1, 16, 16).double(), 3).dtype == torch.float64
+
+
+@pytest.mark.parametrize("weak, weight, error, match", [
+    (lambda: build_denoiser(replace(SMALL, T=30), 0.5), 2, ValueError, "same channels, image size and schedule"),
+    (lambda: build_denoiser(replace(SMALL, image_size=32), 0.5), 2, ValueError, "same channels, image size and schedule"),
+    (lambda: conditional(), 2, ValueError, "without a condition"),
+    (lambda: None, 2, TypeError, "weaker one must be a Denoiser, got NoneType"),
+    (lambda: build_denoiser(SMALL, 0.5), 0.5, ValueError, "finite and at least 1"),
+    (lambda: build_denoiser(SMALL, 0.5), math.nan, ValueError, "finite and at least 1")])
+def test_what_cannot_be_driven_away_is_refused(weak, weight, error, match):
+    with pytest.raises(error, match=match): dn.Autoguided(build_denoiser(SMALL, 0.5), weak(), weight)
+
+
+@pytest.mark.parametrize("dtype, tolerance", [(torch.float32, 0), (torch.float16, 2e-2), (torch.int8, 5e-2)])
 def test_files_round_trip(tmp_path, trained, dtype, tolerance):
     path = dn.save_denoiser(tmp_path / "denoiser.safetensors", trained.model, {"steps": 40}, dtype)
     loaded, meta = dn.load_denoiser(path, device="cpu")

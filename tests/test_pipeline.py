@@ -10,6 +10,7 @@ import torch
 
 import migvis
 from migvis import MIGVis, Recording, simulate_hvm
+from migvis.denoiser import build_denoiser
 from migvis.pipeline import Edits, Split, as_groups, as_indices, claim_folder, fingerprint, pair_up, report_vae, score_labels
 from migvis.pretrained import load_pretrained
 from migvis.training import get_preset
@@ -141,7 +142,7 @@ def shipped(tmp_path_factory):
 def test_shipped_weights_that_changed_are_noticed(shipped, tmp_path, monkeypatch):
     import migvis.pipeline as pipeline
     fit, first = shipped
-    assert first.shipped == "demo" and len(first.weights) == 16
+    assert first.shipped == "demo" and len(first.weights) == 16 and first.denoiser_for().weight == first.preset.autoguidance > 1
     new, old = first.save(tmp_path / "new"), first.save(tmp_path / "old")
     told = json.loads((old / "run.json").read_text())
     assert told.pop("shipped_weights") == first.weights and told.pop("migvis")
@@ -189,6 +190,23 @@ def test_critics_through_the_denoiser_come_back_with_the_run(recording, tmp_path
     a, b, plain = (m.edit(0, 1, gammas=[0.0, 0.3], steps=4, progress=False, **more).images for m, more in ((first, {}), (again, {}), (again, {"begin": 0, "eta": 0})))
     assert np.array_equal(a, b) and not np.allclose(a[:, :, 1], plain[:, :, 1], atol=1e-3) # the preset's levers are on unless told otherwise
     assert not list(tmp_path.glob("*.checkpoints"))
+
+
+def test_edits_are_driven_away_from_a_weaker_denoiser_where_there_is_one(run, tmp_path):
+    model = MIGVis.load(run.save(tmp_path / "saved"), "cpu")
+    model.preset = replace(model.preset, autoguidance=2.0)
+    assert model.weak is None and model.denoiser_for() is model.denoiser
+    with pytest.raises(ValueError, match="autoguidance=3 needs a weaker denoiser"): edit(model, autoguidance=3)
+    plain = edit(model, mode="selective", gammas=(0.0, 0.3))
+    model.weak = build_denoiser(model.preset.denoiser, 0.3, seed=4).eval()
+    assert model.denoiser_for("paper") is model.denoiser and model.denoiser_for().weight == 2 and model.denoiser_for("paper", 3).weight == 3
+    driven, alone = edit(model, mode="selective", gammas=(0.0, 0.3)), edit(model, mode="selective", gammas=(0.0, 0.3), autoguidance=1)
+    assert np.array_equal(alone.images, plain.images) and np.array_equal(driven.images[:, :, 0], plain.images[:, :, 0])
+    assert np.abs(driven.images[:, :, 1] - plain.images[:, :, 1]).max() > 1e-3
+    again = MIGVis.load(model.save(tmp_path / "again"), "cpu")
+    assert np.array_equal(edit(again, mode="selective", gammas=(0.0, 0.3)).images, driven.images) # it is kept with the run
+    with torch.no_grad(): next(again.weak.parameters()).add_(1)
+    with pytest.raises(ValueError, match="other weights than this model's weak"): again.save(tmp_path / "again")
 
 
 @pytest.mark.parametrize("stage, wrong, match", [

@@ -1,5 +1,6 @@
 """Shipped denoisers: when they fit a recording, their files, and the command that trains them."""
 import math
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 
 from migvis import pretrained as pt
 from migvis.data import Recording
-from migvis.denoiser import build_denoiser, load_denoiser, save_denoiser
+from migvis.denoiser import Autoguided, build_denoiser, load_denoiser, save_denoiser, validation_loss
 from migvis.simulate import RENDERER, object_names, sample_labels, simulate_hvm
 from migvis.training import get_preset, list_checkpoints, load_tensors, save_tensors
 
@@ -95,8 +96,23 @@ def test_the_shipped_denoiser_is_better_than_the_linear_answer():
             assert (denoiser(y_t, t) - noise).square().mean() < 0.5 * (linear - noise).square().mean()
 
 
-def test_unknown_names_are_refused():
+def test_the_weaker_denoiser_is_weaker_and_of_the_same_kind():
+    (denoiser, card), weak = pt.load_pretrained("demo", "cpu"), pt.load_weak("demo", "cpu")
+    told = load_tensors(pt.weights_file("demo").with_name("weak_demo.safetensors"), kind="denoiser")[1]["meta"]
+    assert told["images"] == card["images"] and told["steps"] < card["steps"]
+    y0 = 2 * pt.pool("test", n_images=64)[0].float() / 255 - 1
+    loss = validation_loss(y0, denoiser.schedule)
+    assert loss(denoiser) < loss(weak) < 1.5 * loss(denoiser)
+    assert Autoguided(denoiser, weak, get_preset("demo").autoguidance).weight > 1
+    assert sum(p.stat().st_size for p in pt.weights_file("demo").parent.glob("*_demo.safetensors") if "readouts" not in p.name) < 13e6
+
+
+def test_unknown_names_are_refused(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="demo"): pt.load_pretrained("none", "cpu")
+    with pytest.raises(ValueError, match="demo"): pt.load_weak("none", "cpu")
+    shutil.copy(pt.weights_file("demo"), tmp_path / "denoiser_demo.safetensors")
+    monkeypatch.setattr(pt, "weights_file", lambda name: tmp_path / f"denoiser_{name}.safetensors")
+    assert pt.load_weak("demo", "cpu") is None # none lies beside it
 
 
 def test_saving_needs_a_fingerprint_and_a_size_that_can_be_shipped(tmp_path):
