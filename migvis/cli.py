@@ -73,6 +73,7 @@ def _edit_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--gammas", type=float, nargs="+", help="guidance scales (default: those of the preset and mode)")
     parser.add_argument("--mode", default=None, help="selective (default) or paper")
     parser.add_argument("--t-edit", type=int, default=None, help="inversion depth t' (default: the preset's)")
+    parser.add_argument("--autoguidance", type=float, help="how far the denoiser is driven away from a weaker one; 1: not (default: the preset's)")
     parser.add_argument("--save", type=Path, help="also write the edited images to this .npz")
     _common(parser, preset=False)
 
@@ -240,7 +241,7 @@ def edit(args: argparse.Namespace) -> None:
     if args.groups and min(args.groups) < 1: raise ValueError(f"--groups are numbered from 1, got {args.groups}")
     model = MIGVis.load(args.folder, device=args.device)
     if args.groups and max(args.groups) > (n := len(model.vae.groups)): raise ValueError(f"--groups are numbered from 1 to {n}, got {args.groups}")
-    options = {"mode": args.mode, "gammas": args.gammas, "t_edit": args.t_edit, "groups": args.groups and [g - 1 for g in args.groups]}
+    options = {"mode": args.mode, "gammas": args.gammas, "t_edit": args.t_edit, "autoguidance": args.autoguidance, "groups": args.groups and [g - 1 for g in args.groups]}
     edits = model.edit(args.original, args.target, seed=args.seed, progress=not args.quiet,
                        **{k: v for k, v in options.items() if v is not None})
     print(edits.change().round(3).to_string())

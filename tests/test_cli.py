@@ -144,6 +144,7 @@ def test_commands_to_copy_are_quoted_and_numbers_are_checked(tmp_path, saved, ca
     assert main(["fit", "--recording", str(saved), "--out", str(run), "--preset", "tiny", "--device", "cpu", "--quiet"]) == 0
     assert f"migvis edit --run '{run}' --original" in capsys.readouterr().out
     common = ["edit", "--run", str(run), "--original", "1", "--target", "3", "--out", str(tmp_path / "e.png"), "--quiet", "--device", "cpu"]
+    assert main([*common, "--autoguidance", "2"]) == 2 and "needs a weaker denoiser" in capsys.readouterr().err
     assert main([*common, "--groups", "5"]) == 2 and "numbered from 1 to 4" in capsys.readouterr().err
     assert main(["convert", str(saved), "--format", "cowley-v4", "--out", str(tmp_path)]) == 2 and "is a folder" in capsys.readouterr().err
 
