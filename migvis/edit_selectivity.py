@@ -827,5 +827,7 @@ def run_selectivity(
     result = measure_edits(edits, judge, images[rest], critic, extra=extra, settings=told, seed=seed, progress=progress)
     if folder is not None:
         result.save(folder)
-        with atomic_write(folder / "selectivity.png") as temporary: result.plot().savefig(temporary)
+        figure = result.plot()
+        with atomic_write(folder / "selectivity.png") as temporary: figure.savefig(temporary)
+        plt.close(figure) # a notebook would show it
     return result
