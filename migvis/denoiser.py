@@ -713,7 +713,7 @@ def condition_on(
 
 # %% ../nbs/03_denoiser.ipynb #a0700002
 class Autoguided(nn.Module):
-    "A denoiser driven away from a weaker one: eps_weak + weight (eps - eps_weak) (Karras et al. 2024, Eq. 3)."
+    "A denoiser driven away from a weaker one: eps_weak + weight (eps - eps_weak) (autoguidance, Karras et al. 2024)."
     def __init__(
         self,
         denoiser: Denoiser,
