@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['fingerprint', 'Split', 'run_stage', 'claim_folder', 'cache_folder', 'Edits', 'as_indices', 'pair_up', 'as_groups',
            'prepare', 'to_model_range', 'fit_vae_stage', 'critic_encoder', 'fit_critics_stage', 'fit_denoiser_stage',
-           'schedule_of', 'MIGVis', 'fit_run', 'forget', 'check_fitted', 'check_seed', 'check_start', 'driven_denoiser',
+           'schedule_of', 'MIGVis', 'fit_run', 'forget', 'check_fitted', 'check_seed', 'check_start', 'denoiser_for',
            'make_edits', 'networks_in', 'computing_in', 'describe_run', 'check_critics', 'check_preset', 'judge_for',
            'save_run', 'check_same_weights', 'model_of', 'weak_of', 'load_run', 'report_vae', 'score_labels',
            'make_report', 'name_of_labels']
@@ -335,21 +335,11 @@ class MIGVis:
         **options: Any,                            # for `ddim_guidance.edit`: hold, scale, t_edit, steps, dims, ...; precision (`networks_in`)
     ) -> Edits:
         "Edit images until their critics say they carry the target's latents (paper Algorithm 1, exact)."
-        self.require_fitted()
+        denoiser = denoiser_for(self, mode, autoguidance) # checks that there is one
         originals = as_indices(original, len(self.recording), "original")
         targets = pair_up(originals, as_indices(target, len(self.recording), "target"))
-        groups = as_groups(groups, len(self.vae.groups))
         gammas = tuple(float(g) for g in np.atleast_1d(self.preset.gammas_of(mode) if gammas is None else gammas))
-        return make_edits(self, originals, targets, groups, gammas, mode, self.denoiser_for(mode, autoguidance), {"seed": seed, "progress": True} | options)
-
-    def denoiser_for(
-        self,
-        mode: str = "selective",           # the paper's form uses the denoiser alone unless told otherwise
-        autoguidance: float | None = None, # w; None: the preset's, if there is a weaker denoiser
-    ) -> Denoiser | Autoguided:
-        "The denoiser that edits are made with. Raises ValueError if it should be driven away from a weaker one, and there is none."
-        self.require_fitted()
-        return driven_denoiser(self, mode, autoguidance)
+        return make_edits(self, originals, targets, as_groups(groups, len(self.vae.groups)), gammas, mode, denoiser, {"seed": seed, "progress": True} | options)
 
     def selectivity(
         self,
@@ -387,7 +377,6 @@ class MIGVis:
 
     def report(self) -> dict[str, Any]: # JSON-able
         "What was measured on the held-out images."
-        self.require_fitted()
         return make_report(self)
 
     def save(self, folder: str | Path) -> Path:
@@ -445,14 +434,19 @@ def check_start(start: str, preset: Preset) -> None:
         raise ValueError(f"the shipped weights {start!r} are of another network than the one of preset {preset.name!r}; leave out start=, or use "
                          "the preset that the weights were trained for")
 
-def driven_denoiser(model: MIGVis, mode: str, weight: float | None) -> Denoiser | Autoguided:
-    "A run's denoiser, driven away from the weaker one as far as it was told, or as the preset says. Raises ValueError."
-    if weight is None: weight = 1.0 if mode == "paper" or model.weak is None else model.preset.autoguidance
-    if weight == 1: return model.denoiser
+def denoiser_for(
+    model: MIGVis,                     # fitted
+    mode: str = "selective",           # the paper's form uses the denoiser alone unless told otherwise
+    autoguidance: float | None = None, # w; None: the preset's, if there is a weaker denoiser
+) -> Denoiser | Autoguided:
+    "The denoiser that edits are made with. Raises ValueError if it should be driven away from a weaker one, and there is none."
+    check_fitted(model)
+    if autoguidance is None: autoguidance = 1.0 if mode == "paper" or model.weak is None else model.preset.autoguidance
+    if autoguidance == 1: return model.denoiser
     if model.weak is None:
-        raise ValueError(f"autoguidance={weight:g} needs a weaker denoiser, and this run has none: set `.weak` to one, such as an earlier checkpoint "
+        raise ValueError(f"autoguidance={autoguidance:g} needs a weaker denoiser, and this run has none: set `.weak` to one, such as an earlier checkpoint "
                          "(`load_denoiser`), or leave autoguidance out")
-    return Autoguided(model.denoiser, model.weak, weight)
+    return Autoguided(model.denoiser, model.weak, autoguidance)
 
 def make_edits(model: MIGVis, originals: tuple, targets: tuple, groups: tuple, gammas: tuple, mode: str, denoiser: Denoiser | Autoguided,
                options: Mapping) -> Edits:
@@ -615,6 +609,7 @@ def score_labels(labels: pd.DataFrame, name: str, predicted: np.ndarray) -> dict
 # %% ../nbs/05c_pipeline.ipynb #0d2b1d65
 def make_report(model: MIGVis, n_trip: int = 8) -> dict[str, Any]:
     "All of the report, from the test images."
+    check_fitted(model)
     test = model.recording.select(images=model.split.test)
     mean, log_var = model.vae.posterior(test)
     bounds = held_out_mi(model.critics, to_model_range(test.images), (mean, log_var), seed=model.seed)

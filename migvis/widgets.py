@@ -39,7 +39,7 @@ import torch
 from PIL import Image, features
 
 from .ddim_guidance import edit
-from .pipeline import Edits, MIGVis, as_groups, as_indices
+from .pipeline import Edits, MIGVis, as_groups, as_indices, denoiser_for
 from .training import atomic_write
 
 # %% ../nbs/06a_widgets.ipynb #54d79e60
@@ -210,7 +210,7 @@ class ModelFrames:
         start, ends = (originals, [(originals[0], *goal) for goal in goals]) if crossed else ([row[0] for row in rows], rows)
         wanted = torch.stack([wanted_latents(z, row, *(model.critics.groups[g] for g in groups)) for row in ends])
         options = {"t_edit": model.preset.t_edit, "batch_size": 64} | model.preset.levers_of(self.mode) | dict(self.options)
-        denoiser = model.denoiser_for(self.mode, options.pop("autoguidance", None))
+        denoiser = denoiser_for(model, self.mode, options.pop("autoguidance", None))
         edited = edit(images[start], wanted, model.critics, denoiser, denoiser.schedule, groups, gammas, negatives=self.pool(z),
                       z_originals=z[start], mode=self.mode, pairs=not crossed, dims=dims or None, seed=self.seed, **options).numpy()
         return np.stack([edited[originals.index(row[0]), goals.index(row[1:])] for row in rows]) if crossed else edited

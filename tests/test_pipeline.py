@@ -11,7 +11,7 @@ import torch
 import migvis
 from migvis import MIGVis, Recording, simulate_hvm
 from migvis.denoiser import build_denoiser
-from migvis.pipeline import Edits, Split, as_groups, as_indices, claim_folder, fingerprint, pair_up, report_vae, score_labels
+from migvis.pipeline import Edits, Split, as_groups, as_indices, claim_folder, denoiser_for, fingerprint, pair_up, report_vae, score_labels
 from migvis.pretrained import load_pretrained
 from migvis.training import get_preset
 
@@ -142,7 +142,7 @@ def shipped(tmp_path_factory):
 def test_shipped_weights_that_changed_are_noticed(shipped, tmp_path, monkeypatch):
     import migvis.pipeline as pipeline
     fit, first = shipped
-    assert first.shipped == "demo" and len(first.weights) == 16 and first.denoiser_for().weight == first.preset.autoguidance > 1
+    assert first.shipped == "demo" and len(first.weights) == 16 and denoiser_for(first).weight == first.preset.autoguidance > 1
     new, old = first.save(tmp_path / "new"), first.save(tmp_path / "old")
     told = json.loads((old / "run.json").read_text())
     assert told.pop("shipped_weights") == first.weights and told.pop("migvis")
@@ -195,11 +195,11 @@ def test_critics_through_the_denoiser_come_back_with_the_run(recording, tmp_path
 def test_edits_are_driven_away_from_a_weaker_denoiser_where_there_is_one(run, tmp_path):
     model = MIGVis.load(run.save(tmp_path / "saved"), "cpu")
     model.preset = replace(model.preset, autoguidance=2.0)
-    assert model.weak is None and model.denoiser_for() is model.denoiser
+    assert model.weak is None and denoiser_for(model) is model.denoiser
     with pytest.raises(ValueError, match="autoguidance=3 needs a weaker denoiser"): edit(model, autoguidance=3)
     plain = edit(model, mode="selective", gammas=(0.0, 0.3))
     model.weak = build_denoiser(model.preset.denoiser, 0.3, seed=4).eval()
-    assert model.denoiser_for("paper") is model.denoiser and model.denoiser_for().weight == 2 and model.denoiser_for("paper", 3).weight == 3
+    assert denoiser_for(model, "paper") is model.denoiser and denoiser_for(model).weight == 2 and denoiser_for(model, "paper", 3).weight == 3
     driven, alone = edit(model, mode="selective", gammas=(0.0, 0.3)), edit(model, mode="selective", gammas=(0.0, 0.3), autoguidance=1)
     assert np.array_equal(alone.images, plain.images) and np.array_equal(driven.images[:, :, 0], plain.images[:, :, 0])
     assert np.abs(driven.images[:, :, 1] - plain.images[:, :, 1]).max() > 1e-3
