@@ -185,7 +185,8 @@ class WithLabelHead(nn.Module):
 
     def forward(self, y_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor]: # noise estimate, outputs of the head
         eps = self.denoiser(y_t, t)
-        return eps, self.head(self.norm(self.middle).flatten(1)).float()
+        middle, self.middle = self.middle, None
+        return eps, self.head(self.norm(middle).flatten(1)).float()
 
 def label_targets(
     labels: pd.DataFrame,       # of `render_hvm`
@@ -309,16 +310,17 @@ def commit() -> str | None:
 
 # %% ../nbs/03a_pretrained.ipynb #c10c0002
 class GrowingPool:
-    "Renders in the order of their labels, made by other processes meanwhile; the first `ready` of `images` are there."
+    "Renders in the order of their labels, made by other processes meanwhile; the first `ready()` of `images` are there."
     def __init__(
         self,
         labels: pd.DataFrame,         # n rows
         size: int,
         device: str | torch.device = "cpu",
         workers: int | None = None,   # processes; None: one for each core but one
-        chunk: int = 4096,            # images that come at once
+        chunk: int = 1024,            # images that come at once
     ) -> None:
-        self.images, self.ready, self.error = torch.zeros(len(labels), 1, size, size, dtype=torch.uint8, device=device), 0, None
+        self.images = torch.zeros(len(labels), 1, size, size, dtype=torch.uint8, device=device)
+        self.made, self.moved, self.error = [], 0, None
         workers = max(1, joblib.cpu_count() - 1) if workers is None else workers
         self.thread = threading.Thread(target=self._render, args=(labels, size, workers, chunk), daemon=True)
         self.thread.start()
@@ -329,14 +331,21 @@ class GrowingPool:
         jobs = (joblib.delayed(render_labels)(part, size, workers=1, progress=False) for part in parts)
         try:
             for made, _ in joblib.Parallel(workers, return_as="generator")(jobs):
-                self.images[self.ready:self.ready + len(made), 0] = torch.from_numpy(made).to(self.images.device)
-                self.ready += len(made)
+                self.made.append(torch.from_numpy(made))
         except Exception as e: self.error = e # told by `wait`, where somebody listens
+
+    def ready(self) -> int:
+        "Move what was rendered since the last call to where `images` is; how many images are there."
+        while self.made: # here, not in the other thread: only one may use a GPU while its work is being recorded
+            new = self.made.pop(0)
+            self.images[self.moved:self.moved + len(new), 0] = new.to(self.images.device)
+            self.moved += len(new)
+        return self.moved
 
     def wait(self, n: int) -> None:
         "Return once `n` images are there. Raises RuntimeError if rendering failed."
-        while self.ready < min(n, len(self.images)):
-            if self.error is not None: raise RuntimeError(f"rendering failed after {self.ready} images") from self.error
+        while self.ready() < min(n, len(self.images)):
+            if self.error is not None and not self.made: raise RuntimeError(f"rendering failed after {self.moved} images") from self.error
             time.sleep(0.05)
 
 # %% ../nbs/03a_pretrained.ipynb #c10c0003
@@ -356,15 +365,15 @@ def clocked(
     return factor
 
 def snapshots(
-    path: Path,           # gets the denoiser's weights, in half precision
-    every: float = 60.0,  # seconds
+    path: Path,           # its name with the step at the end gets the denoiser's weights, in 8 bits
+    every: float = 80.0,  # seconds
 ) -> Callable[[int, "WithLabelHead", Mapping], None]: # `callback` of `fit`
-    "Callback that keeps the weights, so that a killed run is not for nothing."
+    "Callback that keeps the weights: a killed run is not for nothing, and an early snapshot is a weaker denoiser for `denoiser.Autoguided`."
     last = [time.monotonic()]
     def callback(step: int, model: WithLabelHead, row: Mapping) -> None:
         if time.monotonic() - last[0] < every: return
         last[0] = time.monotonic()
-        save_denoiser(path, model.denoiser, {"step": step, "losses": dict(row)}, torch.float16)
+        save_denoiser(path.with_stem(f"{path.stem}-{step:06d}"), model.denoiser, {"step": step, "losses": dict(row)}, torch.int8)
         print(f"step {step}: loss of eps {row['eps_loss']:.4f}, object {row['object']:.2f}, pose {row['pose']:.2f}", flush=True)
     return callback
 
@@ -377,8 +386,8 @@ def train_by_the_clock(
     seed: int = 0,
     device: str | torch.device = "auto",
     workers: int | None = None,            # processes that render; None: one for each core but one
-    chunk: int = 4096,                     # images that each of them makes at once
-    compile: bool | None = None,           # None: on CUDA
+    chunk: int = 1024,                     # images that each of them makes at once
+    compile: bool | str | None = None,     # None: on CUDA, with CUDA graphs
     **options: Any,                        # for `training.fit`: progress, log_every, ...
 ) -> tuple[Denoiser, Fit]:
     "Train a denoiser of the simulated HvM for so long, on renders that are being made: for a GPU at hand for minutes."
@@ -388,12 +397,12 @@ def train_by_the_clock(
     growing = GrowingPool(labels, config.image_size, device, workers, chunk)
     held_out, tested = (pool(part, config.image_size, n, workers=1)[0] for part, n in (("validation", 256), ("test", 1024)))
     growing.wait(chunk)
-    denoiser = build_denoiser(config, *pixel_statistics(growing.images[:growing.ready].cpu()), seed)
+    denoiser = build_denoiser(config, *pixel_statistics(growing.images[:growing.ready()].cpu()), seed)
     left = max(end - time.monotonic(), 1e-3) # one step at least
     defaults = {"schedule": clocked(left), "callback": snapshots(path.with_suffix(".snapshot.safetensors")), "log_every": 50, "validate_every": 500}
-    run = fit_labelled(denoiser, growing.images, labels, held_out, replace(config, steps=10**9), None, seed, device, lambda: growing.ready,
-                       seconds=left, compile=device.type == "cuda" if compile is None else compile, **(defaults | options))
+    run = fit_labelled(denoiser, growing.images, labels, held_out, replace(config, steps=10**9), None, seed, device, growing.ready,
+                       seconds=left, compile=(device.type == "cuda" and "reduce-overhead") if compile is None else compile, **(defaults | options))
     tested_loss = validation_loss(tested.to(device), denoiser.schedule, n=1024)(denoiser.eval())
-    card = make_card(replace(config, steps=run.steps), labels.iloc[:growing.ready], seed, run, float(tested_loss), None, "large", "train_by_the_clock")
+    card = make_card(replace(config, steps=run.steps), labels.iloc[:growing.ready()], seed, run, float(tested_loss), None, "large", "train_by_the_clock")
     save_pretrained(path, denoiser, card)
     return denoiser, run

@@ -427,7 +427,8 @@ class _Run:
     def __init__(self, model: nn.Module, *, lr: float, betas: tuple[float, float], weight_decay: float, ema: float | None,
                  accelerator: Accelerator) -> None:
         self.raw, self.accelerator, self.parameters = model, accelerator, list(model.parameters())
-        self.optimizer = torch.optim.AdamW(self.parameters, lr=lr, betas=betas, weight_decay=weight_decay)
+        self.optimizer = torch.optim.AdamW(self.parameters, lr=lr, betas=betas, weight_decay=weight_decay,
+                                           fused=self.parameters[0].is_cuda or None)
         self.model = accelerator.prepare_model(model, device_placement=False)
         self.ema = None if ema is None else _Average(model, ema)
         self.best, self.history, self.step = Best(), [], 0
@@ -505,7 +506,7 @@ def fit(
     seed: int = 0,
     device: str | torch.device = "auto",
     precision: str = "float32",                    # or "bfloat16": autocast
-    compile: bool = False,                         # torch.compile the step; pays on GPUs
+    compile: bool | str = False,                   # torch.compile the model; pays on GPUs; a string: its mode, as "reduce-overhead" (CUDA graphs)
     validate: Callable[[nn.Module], Tensor] | None = None, # -> () or (E,), lower is better
     validate_every: int | None = None,             # default: twenty times a run
     keep_best: bool = False,                       # return the weights with the best validation score
@@ -526,7 +527,7 @@ def fit(
     folder = None if checkpoint is None else Path(checkpoint)
     marks = dict(seed=seed, n=n, batch_size=batch_size, lr=lr, betas=list(betas), weight_decay=weight_decay, clip=clip, ema=ema, precision=precision) | dict(fingerprint or {})
     if folder and (found := _newest_readable(folder, marks, accelerator.is_main_process)): run.load(*found, device)
-    resumed_from, take = run.step, torch.compile(run.model) if compile else run.model
+    resumed_from, take = run.step, torch.compile(run.model, mode=compile if isinstance(compile, str) else None) if compile else run.model
     log_every, validate_every = log_every or max(1, steps // 200), validate_every or max(1, steps // 20)
     over, cuda = _clock(seconds, accelerator.num_processes), [device.index or 0] if device.type == "cuda" else []
     bar = progress_bar(total=None if seconds else steps, initial=run.step, desc=desc, unit="step", progress=progress and accelerator.is_main_process)
