@@ -1,9 +1,8 @@
 """How good a denoiser of the simulated HvM gets in a given time on this machine. Writes weights, card, losses and samples; prints scores.
 
-    python benchmarks/pretrain.py --seconds 600 --out DIR [--wide] [--batch 256] [--device auto] [--workers N] [--compile MODE]
+    python benchmarks/pretrain.py --seconds 600 --out DIR [--batch 256] [--device auto] [--workers N] [--compile MODE]
 
-Rendering and compilation are part of the time; judging comes after it. --wide trains a larger network than the demo preset's, of the same
-cost in memory as may be shipped: two blocks at each resolution, attention in those of the two lowest. Beside the scores of the new weights
+Rendering and compilation are part of the time; judging comes after it. Beside the scores of the new weights
 stand those of the shipped ones, on the same 1024 test renders and from the same noise. A snapshot of the weights is kept every 80 seconds.
 On a GPU let PYTHONPYCACHEPREFIX name a folder that can be written, and do not pipe the output: compilation starts processes that keep pipes open.
 """
@@ -35,7 +34,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, required=True)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--wide", action="store_true")
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--lr", type=float, default=1.5e-3)
     parser.add_argument("--ema", type=float, default=0.9995)
@@ -46,7 +44,6 @@ def main() -> None:
     options = parser.parse_args()
     device, demo = resolve_device(options.device), get_preset("demo").denoiser
     config = replace(demo, flips=False, batch_size=options.batch, lr=options.lr, ema=options.ema)
-    if options.wide: config = replace(config, multipliers=(1, 2, 1.5), layers=2, attention_levels=2)
     options.out.mkdir(parents=True, exist_ok=True)
     denoiser, run = train_by_the_clock(options.seconds, options.out / "denoiser.safetensors", config, options.n_images, device=device, workers=options.workers,
                                        compile=False if options.compile == "no" else options.compile, progress=False)

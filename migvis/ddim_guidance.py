@@ -6,8 +6,8 @@
 __all__ = ['Denoise', 'ddim_step', 'literal_step', 'invert', 'Guide', 'guidance_gradient', 'guided_eps', 'GuidedStep',
            'guided_step', 'sample', 'check_gamma', 'MIGuide', 'is_noise_aware', 'SumGuide', 'ShiftedGuide',
            'draw_negatives', 'EditMode', 'edit_modes', 'EditRows', 'edit_rows', 'wanted_latents', 'group_weights',
-           'edit_guide', 'run_rows', 'edit', 'edit_mode', 'check_originals', 'check_models', 'check_critic_groups',
-           'check_groups', 'check_latents']
+           'edit_guide', 'run_rows', 'best_of', 'edit', 'edit_mode', 'check_originals', 'check_models',
+           'check_critic_groups', 'check_groups', 'check_latents']
 
 # %% ../nbs/05_ddim_guidance.ipynb #3bbd0b60
 import math
@@ -354,9 +354,14 @@ class EditMode(GuidedStep):
     hold: float = 0.0    # weight of the other groups' latents, held at the original
     copies: int = 0      # shifted copies over which the guide is averaged (`ShiftedGuide`); 0: none
     begin: int = 0       # the inversion begins at the first visited time not below this, with seeded noise (`invert`)
+    candidates: int = 1  # so many edits, each from noise of its own; the guide keeps the one that it scores best (`best_of`)
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if isinstance(self.candidates, bool) or not isinstance(self.candidates, Integral) or self.candidates < 1:
+            raise ValueError(f"candidates must be an integer of at least 1, got {self.candidates!r}")
+        if self.candidates > 1 and not (self.eta or self.begin):
+            raise ValueError(f"candidates={self.candidates} would all be the same without noise; set eta > 0 or begin > 0, or leave candidates out")
         if not (math.isfinite(self.hold) and self.hold >= 0): raise ValueError(f"hold must be finite and not negative, got {self.hold}")
         if not self.copies >= 0: raise ValueError(f"copies must not be negative, got {self.copies}")
         if isinstance(self.begin, bool) or not isinstance(self.begin, Integral) or self.begin < 0:
@@ -452,6 +457,20 @@ def run_rows(
                              **how.levers(), **options)
     return out
 
+@torch.no_grad()
+def best_of(
+    tries: Sequence[Tensor],  # (R, 1, H, W) each: edits of the same rows from different noise
+    guide: Guide,
+    rows: EditRows,
+    batch_size: int | None = None,
+) -> Tensor: # (R, 1, H, W)
+    "Of several edits of a row the one that the guide, shown the finished images, scores best; of unguided ones the first."
+    if len(tries) == 1: return tries[0]
+    score = lambda y: torch.cat([guide.rows(part)(y[part], y[part], 0) for part in _row_slices(len(y), batch_size)])
+    scores = torch.stack([score(y.clamp(-1, 1)) for y in tries])
+    scores[1:, (rows.gamma == 0).to(scores.device)] = -torch.inf
+    return torch.stack(list(tries))[scores.argmax(0), torch.arange(len(rows.gamma), device=scores.device)]
+
 # %% ../nbs/05_ddim_guidance.ipynb #eac5c5ce
 def edit(
     originals: Tensor | Any,                    # (n, 1, H, W) in [0, 1]
@@ -492,8 +511,11 @@ def edit(
     z_targets, negatives, *own = (z.to(*place) for z in (z_targets, negatives, z_originals) if z is not None)
     guide = edit_guide(rows, critics, z_targets, own[0] if own else None,
                        draw_negatives(negatives, n_negatives, seed, torch.cat([z_targets, *own])), how, dims)
-    start = invert(y0.to(*place), alone(denoiser), schedule, t_edit, fixed_point, begin=how.begin, noise_seed=how.noise_seed, **options)
-    y = run_rows(start, rows, guide, denoiser, schedule, t_edit, how, **options)
+    tries = []
+    for one in (replace(how, noise_seed=how.noise_seed + k) for k in range(how.candidates)):
+        start = invert(y0.to(*place), alone(denoiser), schedule, t_edit, fixed_point, begin=one.begin, noise_seed=one.noise_seed, **options)
+        tries.append(run_rows(start, rows, guide, denoiser, schedule, t_edit, one, **options))
+    y = best_of(tries, guide, rows, options.get("batch_size"))
     shape = (len(y0), *([] if single or pairs else [len(z_targets)]), len(groups), len(gammas), *y0.shape[1:])
     return ((y + 1) / 2).clamp(0, 1).cpu().reshape(shape)
 

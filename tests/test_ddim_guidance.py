@@ -516,6 +516,26 @@ def test_hold_changes_an_edit(world):
     assert not torch.allclose(small_edit(world, hold=0.0), small_edit(world, hold=1.0), atol=1e-4)
 
 
+def test_of_several_candidates_the_guides_favourite_is_kept(world):
+    kw = dict(mode="selective", gammas=(0.0, 0.5), eta=1.0, begin=2)
+    singles = [small_edit(world, noise_seed=s, **kw) for s in (4, 5, 6)]
+    kept = small_edit(world, noise_seed=4, candidates=3, **kw)
+    assert torch.equal(kept[:, :, 0], singles[0][:, :, 0]) # the round trip is the first one's
+    wanted = world["z"][:2].repeat_interleave(3, 0).clone() # the original's latents, with the target's in the edited group
+    for row in range(6): wanted[row, world["critics"].groups[row % 3]] = world["z"][5, world["critics"].groups[row % 3]]
+    score = dg.MIGuide(world["critics"], wanted, dg.draw_negatives(world["z"][8:], 16, 0, torch.cat([world["z"][5:6], world["z"][:2]])))
+    rows = torch.stack([x[:, :, 1].flatten(0, 1) for x in singles])
+    best = torch.stack([score(2 * x - 1, None, 0) for x in rows]).argmax(0)
+    assert best.unique().numel() > 1
+    torch.testing.assert_close(kept[:, :, 1].flatten(0, 1), rows[best, torch.arange(len(best))], atol=1e-6, rtol=0)
+    torch.testing.assert_close(small_edit(world, noise_seed=4, candidates=3, batch_size=5, **kw), kept, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("how", [dict(candidates=0), dict(candidates=1.5), dict(candidates=True), dict(candidates=2)])
+def test_candidates_that_cannot_be_meant(world, how):
+    with pytest.raises(ValueError, match="candidates"): small_edit(world, mode="selective", eta=0.0, **how)
+
+
 LEVERS = dict(until=4, renoise="unguided", recurrence=2, clamp=True, copies=2, scale="clip", limit=0.5, eta=0.5, begin=2)
 
 @pytest.mark.parametrize("mode", ["paper", "selective"])

@@ -142,7 +142,8 @@ def shipped(tmp_path_factory):
 def test_shipped_weights_that_changed_are_noticed(shipped, tmp_path, monkeypatch):
     import migvis.pipeline as pipeline
     fit, first = shipped
-    assert first.shipped == "demo" and len(first.weights) == 16 and denoiser_for(first).weight == first.preset.autoguidance > 1
+    assert first.shipped == "demo" and len(first.weights) == 16 and denoiser_for(first) is first.denoiser
+    assert denoiser_for(first, autoguidance=1.5).weight == 1.5
     new, old = first.save(tmp_path / "new"), first.save(tmp_path / "old")
     told = json.loads((old / "run.json").read_text())
     assert told.pop("shipped_weights") == first.weights and told.pop("migvis")

@@ -103,8 +103,8 @@ def test_the_weaker_denoiser_is_weaker_and_of_the_same_kind():
     y0 = 2 * pt.pool("test", n_images=64)[0].float() / 255 - 1
     loss = validation_loss(y0, denoiser.schedule)
     assert loss(denoiser) < loss(weak) < 1.5 * loss(denoiser)
-    assert Autoguided(denoiser, weak, get_preset("demo").autoguidance).weight > 1
-    assert sum(p.stat().st_size for p in pt.weights_file("demo").parent.glob("*_demo.safetensors") if "readouts" not in p.name) < 13e6
+    assert Autoguided(denoiser, weak, 1.5).weight == 1.5
+    assert pt.weights_file("demo").stat().st_size < 12e6 and pt.weights_file("demo").with_name("weak_demo.safetensors").stat().st_size < 6e6
 
 
 def test_unknown_names_are_refused(tmp_path, monkeypatch):
@@ -229,9 +229,9 @@ def test_a_growing_pool_ends_as_the_renders_of_its_labels():
     labels = pt.pool_labels("large", 40)
     growing = pt.GrowingPool(labels, 16, workers=1, chunk=16)
     growing.wait(16)
-    assert 16 <= growing.ready <= 40
+    assert 16 <= growing.ready() <= 40
     growing.wait(1000) # no more than there are
-    assert growing.ready == 40
+    assert growing.ready() == 40
     assert torch.equal(growing.images, pt.pool("large", 16, 40)[0])
 
 
@@ -264,7 +264,8 @@ def test_training_by_the_clock_keeps_snapshots_and_writes_a_card(tmp_path, capsy
     assert denoiser.image_size == QUICK.image_size and card["config"]["steps"] == card["steps"] == run.steps >= 1
     assert card["images_seen"] == run.steps * 32 and card["start"] is None and math.isfinite(card["test_eps_loss"])
     assert "seed 900003" in card["data"] and "0 of them standard views" in card["data"] and card["command"] == "migvis.pretrained.train_by_the_clock"
-    assert load_denoiser(tmp_path / "w.snapshot.safetensors", "cpu")[1]["step"] == run.steps
+    kept = sorted(tmp_path.glob("w.snapshot-*.safetensors"))
+    assert [load_denoiser(path, "cpu")[1]["step"] for path in kept] == list(range(1, run.steps + 1))
     assert "loss of eps" in capsys.readouterr().out
 
 
