@@ -179,7 +179,7 @@ def demo(args: argparse.Namespace) -> None:
     recording = simulate_hvm(n_images=preset.n_images, size=preset.image_size, subject="M1", seed=args.seed, progress=not args.quiet)
     model = MIGVis(preset, seed=args.seed, device=args.device).fit(recording, out=out / "run", progress=not args.quiet)
     originals, target = choose_pair(recording.labels, model.split.test)
-    edits = model.edit(originals, target, progress=not args.quiet)
+    edits = model.edit(originals, target, steps=min(45, preset.t_edit), progress=not args.quiet)
     picture = _save_figure(edits.plot(), out / "guidance.png")
     sliders = explorer(model, originals, target, out / "explore.html", not args.quiet)
     measured = measure(model, out, n_pairs=16, steps=25, progress=not args.quiet)

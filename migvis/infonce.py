@@ -670,6 +670,7 @@ def _held_out_scores(
     columns: Tensor,           # (n, B)
     t: int | Tensor | None,    # int, (n,), or None
     random: torch.Generator,   # for the latents and the noise, on the CPU
+    seen: Tensor | None = None, # features of the images, where they were computed before
     chunk: int = 128,
 ) -> Tensor: # (G, n, B), positive first
     "Scores of every image with its own candidates; the whole matrix never exists."
@@ -681,7 +682,7 @@ def _held_out_scores(
     for rows in everyone.split(chunk):
         y, at = data.images[rows], None if t is None else t[rows]
         if at is not None: y = add_noise(y, critics.alpha_bar[at], torch.randn(y.shape, generator=random).to(y.device))
-        scores = critics.heads.score(critics.image_features(y, at), h)
+        scores = critics.heads.score(critics.image_features(y, at) if seen is None else seen[..., rows, :], h)
         parts.append(scores.gather(-1, columns[rows].expand(len(scores), -1, -1)))
     return torch.cat(parts, 1)
 
@@ -710,11 +711,13 @@ def held_out_mi(
     _check_level(critics, t)
     n, was_training = len(data.images), critics.training
     critics.eval()
+    with torch.no_grad(): # clean images look the same in every repeat
+        seen = torch.cat([critics.image_features(y, None) for y in data.images.split(128)], -2) if t is None and repeats > 1 else None
     scores = []
     for repeat in range(repeats):
         random = generator(seed, repeat)
         columns = candidate_columns(n, min(n, n_candidates), torch.randperm(n, generator=random)).to(device)
-        scores.append(_held_out_scores(critics, data, columns, t, random).cpu())
+        scores.append(_held_out_scores(critics, data, columns, t, random, seen).cpu())
     critics.train(was_training)
     return tuple(mi_bound(s, "first") for s in torch.stack(scores, 1))
 
