@@ -169,6 +169,13 @@ def test_the_error_of_a_nan_does_not_keep_the_graph():
     assert caught.tb is not None and len(held) == 1 and held[0]() is None
 
 
+def test_compiling_can_name_a_mode_and_changes_no_weights(monkeypatch):
+    modes = []
+    monkeypatch.setattr(torch, "compile", lambda model, mode=None: (modes.append(mode), model)[1])
+    plain, *compiled = (weights(run(3, compile=how)) for how in (False, True, "reduce-overhead"))
+    assert modes == [None, "reduce-overhead"] and all(torch.equal(plain, w) for w in compiled)
+
+
 def test_what_a_killed_run_left_half_written_is_removed(tmp_path):
     run(10, tmp_path)
     (tmp_path / ".step-00000014-0123456789ab.safetensors").write_bytes(b"half")
