@@ -381,7 +381,7 @@ def snapshots(
 def train_by_the_clock(
     seconds: float,                        # rendering and compilation included
     path: str | Path,                      # where to write weights and card; snapshots lie beside it
-    config: DenoiserConfig | None = None,  # None: the demo preset's network, without flips, batches of 1024, rate 2e-3, EMA 0.998; its `steps` do not count
+    config: DenoiserConfig | None = None,  # None: that of the shipped weights (demo preset without flips, batches of 256, rate 1.5e-3, EMA 0.9995); its `steps` do not count
     n_images: int | None = None,           # renders, None: all of the large pool
     seed: int = 0,
     device: str | torch.device = "auto",
@@ -392,7 +392,7 @@ def train_by_the_clock(
 ) -> tuple[Denoiser, Fit]:
     "Train a denoiser of the simulated HvM for so long, on renders that are being made: for a GPU at hand for minutes."
     end, device, path = time.monotonic() + seconds, resolve_device(device), Path(path)
-    config = config or replace(get_preset("demo").denoiser, flips=False, ema=0.998, batch_size=1024, lr=2e-3)
+    config = config or replace(get_preset("demo").denoiser, flips=False, ema=0.9995, batch_size=256, lr=1.5e-3)
     labels = pool_labels("large", n_images)
     growing = GrowingPool(labels, config.image_size, device, workers, chunk)
     held_out, tested = (pool(part, config.image_size, n, workers=1)[0] for part, n in (("validation", 256), ("test", 1024)))
