@@ -25,8 +25,8 @@ from torch import Tensor, nn
 from .ddim_guidance import (Denoise, EditMode, EditRows, ShiftedGuide, check_gamma, check_groups, check_latents, check_models,
                                   check_originals, edit, edit_mode, edit_rows, group_weights, invert, run_rows, sample, wanted_latents)
 from .denoiser import Denoiser, NoiseSchedule, add_condition, check_images, check_time, digest, digest_weights, initial_weights, train_denoiser
-from .infonce import (ENCODERS, FROZEN, ConvEncoder, Latents, Pairs, add_noise, build_encoder, data_marks, early_times,
-                             random_shift, resolve_groups)
+from .infonce import (ENCODERS, FROZEN, ConvEncoder, Latents, Pairs, Shown, add_noise, build_encoder, data_marks, early_times,
+                             look_ahead, resolve_groups)
 from .training import (Batch, CriticConfig, DenoiserConfig, Fit, fit, generator, load_tensors, progress_bar, resolve_device,
                              save_tensors, warmup_cosine)
 
@@ -258,11 +258,13 @@ class Readout(nn.Module):
         self,
         y: Tensor,                       # (B, 1, H, W) in [-1, 1], or noised
         t: int | Tensor | None = None,   # step of noised images, int or (B,); None: clean
+        seen: bool = False,              # y is what `encoder.look` saw of images
     ) -> Tensor: # (B, D) standardised
         "Predicted latents. Raises ValueError for a t where the readout knows only clean images."
-        if t is None: return self.head(self.encoder(y, None))
+        encode = self.encoder.read if seen else self.encoder
+        if t is None: return self.head(encode(y, None))
         if self.alpha_bar is None: raise ValueError("this readout was fitted to clean images and takes no t; train it with schedule=")
-        return self.head(self.encoder(y, self.alpha_bar[torch.as_tensor(t, device=y.device)].expand(len(y))))
+        return self.head(encode(y, self.alpha_bar[torch.as_tensor(t, device=y.device)].expand(len(y))))
 
 # %% ../nbs/05a_baselines.ipynb #c7ed0527
 @torch.no_grad()
@@ -299,43 +301,44 @@ def train_regressor(
     encoder: nn.Module | None = None,                # a copy of it is trained; None: a ConvEncoder of the configured width
     pixel_noise: float = 0.05,                       # s.d. of noise on the images, in units of [-1, 1]
     shift: int | None = None,                        # largest random shift in pixels; None: a 32nd of the side
-    dropout: float = 0.2,                            # on the image features
+    dropout: float | None = None,                    # on the image features; None: the configuration's
     weight_decay: float = 0.05,
     seed: int = 0,
     device: str | torch.device = "auto",
     **options: Any,                                  # for `migvis.training.fit`: checkpoint, progress, ...
 ) -> Fit: # .model: Readout
     "Train a network that predicts the latents, as `infonce.train_critics` trains the critics, by squared error."
+    if dropout is not None: config = replace(config, dropout=dropout)
     pairs, watched = split_pairs(images, z, held_out, seed, resolve_device(device))
     size, alpha_bar = pairs.images.shape[-1], getattr(schedule, "alpha_bar", None)
     own = None if encoder is None else digest_weights(encoder)
     with initial_weights(seed, 53):
         encoder = copy.deepcopy(encoder) or ConvEncoder(size, config.width, 2 * config.features, noise_aware=schedule is not None)
-        readout = Readout(encoder, groups, pairs.mean.shape[1], 2 * config.features, dropout, alpha_bar)
+        readout = Readout(encoder, groups, pairs.mean.shape[1], 2 * config.features, config.dropout, alpha_bar)
     readout.center.copy_(pairs.scale()[0]), readout.scale.copy_(pairs.scale()[1])
     shift, validate = size // 32 if shift is None else shift, regression_error(watched, seed)
     marks = {"readout": readout.config, "pixel_noise": pixel_noise, "shift": shift, "steps": config.steps,
-             "encoder": own, "noise_aware": readout.noise_aware, "schedule": None if schedule is None else digest(schedule.alpha_bar), **data_marks(images, z, held_out)}
-    defaults = {"desc": "regressor", "clip": 1.0, "schedule": warmup_cosine(config.steps, min(100, config.steps // 10))}
-    return fit(readout, regression_loss(pairs, pixel_noise, shift), len(pairs.images), steps=config.steps, batch_size=config.batch_size,
+             "encoder": own, "noise_aware": readout.noise_aware, "schedule": None if schedule is None else digest(schedule.alpha_bar),
+             **data_marks(images, z, held_out)} | ({"views": config.views} if config.views else {})
+    defaults = {"desc": "regressor", "clip": 1.0, "schedule": warmup_cosine(config.steps, min(100, config.steps // 10))} | options
+    shown = Shown(pairs.images, None if alpha_bar is None else alpha_bar.to(pairs.images), pixel_noise, shift)
+    if config.views:
+        encoder.to(pairs.images.device)
+        shown = replace(shown, views=look_ahead(encoder, shown, config.views, seed, defaults["desc"], defaults.get("progress", True)))
+    return fit(readout, regression_loss(pairs, shown), len(pairs.images), steps=config.steps, batch_size=config.batch_size,
                lr=config.lr, weight_decay=weight_decay, seed=seed, device=device, keep_best=True, validate=validate,
-               fingerprint=marks, **(defaults | options))
+               fingerprint=marks, **defaults)
 
 # %% ../nbs/05a_baselines.ipynb #094e9856
 def regression_loss(
     pairs: Pairs,
-    pixel_noise: float,
-    shift: int,
+    shown: Shown,
 ) -> Callable[[Readout, Batch], tuple[Tensor, dict[str, Tensor]]]:
     "Squared error of the standardised latents on shifted and noised images, for `migvis.training.fit`."
     def loss(model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        y, t, plain = pairs.images[batch.index], None, getattr(model, "module", model)
+        plain = getattr(model, "module", model)
         z = plain.standardise(pairs.draw(batch.index, batch.randn(pairs.mean.shape[1])))
-        y = random_shift(y, batch.rand(2), shift) + pixel_noise * batch.randn(*y.shape[1:])
-        if plain.alpha_bar is not None:
-            t = early_times(batch.rand(), len(plain.alpha_bar))
-            y = add_noise(y, plain.alpha_bar[t], batch.randn(*y.shape[1:]))
-        error = (model(y, t) - z).square()
+        error = (model(*shown.draw(batch)) - z).square()
         return error.mean(), {"error": torch.stack([error[:, list(g)].mean() for g in plain.groups])}
     return loss
 

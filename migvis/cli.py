@@ -179,10 +179,10 @@ def demo(args: argparse.Namespace) -> None:
     recording = simulate_hvm(n_images=preset.n_images, size=preset.image_size, subject="M1", seed=args.seed, progress=not args.quiet)
     model = MIGVis(preset, seed=args.seed, device=args.device).fit(recording, out=out / "run", progress=not args.quiet)
     originals, target = choose_pair(recording.labels, model.split.test)
-    edits = model.edit(originals, target, steps=min(45, preset.t_edit), progress=not args.quiet)
+    edits = model.edit(originals, target, steps=min(45, preset.t_edit), precision="auto", progress=not args.quiet)
     picture = _save_figure(edits.plot(), out / "guidance.png")
     sliders = explorer(model, originals, target, out / "explore.html", not args.quiet)
-    measured = measure(model, out, n_pairs=16, steps=25, progress=not args.quiet)
+    measured = measure(model, out, n_pairs=16, steps=25, precision="auto", progress=not args.quiet)
     report = model.report() | {"edits": describe_edits(edits), "seconds": round(time.time() - started)}
     print(f"\n{picture}   edited images\n{sliders}   the same with sliders, for a browser\n{measured}\n"
           f"{write_json(out / 'report.json', report)}   what was measured\n{out / 'run'}   the fitted run: "
@@ -194,7 +194,8 @@ def explorer(model: Any, originals: list[int], target: int, path: Path, progress
     from migvis.widgets import precompute_guidance, to_html
     top = max(model.preset.gammas_of("selective"))
     gammas = [round(top * k / 5, 4) for k in range(6)]
-    return to_html(precompute_guidance(model, originals, [target], gammas=gammas, steps=min(45, model.preset.t_edit), progress=progress), path)
+    return to_html(precompute_guidance(model, originals, [target], gammas=gammas, steps=min(45, model.preset.t_edit), precision="auto",
+                                       progress=progress), path)
 
 def measure(model: Any, out: Path, **options: Any) -> str: # where it was written, or why it could not be measured
     "What the groups change and keep, on a few pairs; readouts that cannot see poses find no pairs."

@@ -8,13 +8,13 @@ __all__ = ['N_LEVEL_FEATURES', 'DINO', 'IMAGENET', 'ENCODERS', 'FROZEN', 'Latent
            'find_dino_weights', 'load_dino', 'DINOEncoder', 'middle_features', 'DenoiserEncoder', 'GroupLinear',
            'SeparableScore', 'JointScore', 'resolve_groups', 'Heads', 'Critics', 'Critic', 'select_critic',
            'build_encoder', 'save_critics', 'load_critics', 'Pairs', 'add_noise', 'held_out_mi', 'early_times',
-           'random_shift', 'data_marks', 'train_critics']
+           'random_shift', 'Views', 'Shown', 'look_once', 'look_ahead', 'data_marks', 'train_critics']
 
 # %% ../nbs/04_infonce.ipynb #b9816771
 import copy
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from numbers import Integral
 from pathlib import Path
 from statistics import NormalDist
@@ -26,8 +26,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .denoiser import Denoiser, digest, digest_weights
-from .training import (Batch, CriticConfig, Fit, fit, generator, load_tensors, resolve_device, save_tensors,
-                             warmup_cosine)
+from .training import (Batch, CriticConfig, Fit, computing_in, fit, generator, load_tensors, progress_bar, resolve_device,
+                             save_tensors, warmup_cosine)
 
 # %% ../nbs/04_infonce.ipynb #2091f3b4
 def _positive_columns(
@@ -277,13 +277,13 @@ def middle_features(
 
 # %% ../nbs/04_infonce.ipynb #deddf1b0
 class DenoiserEncoder(nn.Module):
-    "The first half of a frozen denoiser, at any noise level, beside a small `ConvEncoder`. Raises ValueError for a denoiser that cannot serve."
+    "The first half of a frozen denoiser, at any noise level, read by a linear layer. Raises ValueError for a denoiser that cannot serve."
     noise_aware = True
 
     def __init__(
         self,
         denoiser: Denoiser,         # a copy of it is kept; it is not trained
-        width: int = 16,            # channels of the `ConvEncoder`'s first convolution
+        width: int = 0,             # channels of the first convolution of a `ConvEncoder` beside it; 0: none
         n_features: int = 128,
         weights: str | None = None, # digest of the weights that the denoiser must have
     ) -> None:
@@ -299,19 +299,29 @@ class DenoiserEncoder(nn.Module):
         self.norm, self.modulate = nn.GroupNorm(math.gcd(8, channels), channels), nn.Linear(N_LEVEL_FEATURES, 2 * channels)
         for p in self.modulate.parameters(): nn.init.zeros_(p)
         self.out = nn.Linear(channels * self.side**2, n_features)
-        self.conv = ConvEncoder(self.image_size, width, n_features, noise_aware=True)
+        self.conv = ConvEncoder(self.image_size, width, n_features, noise_aware=True) if width else None
+        self.looks_once = self.conv is None # what `look` returns is all that it sees of an image
 
-    def forward(
+    def look(
         self,
         y: Tensor,                        # (B, 1, H, W) in [-1, 1] if clean
         alpha_bar: Tensor | None = None,  # (B,) signal level of each image; None: clean
-    ) -> Tensor: # (B, n_features)
-        "Features of images, read at the denoiser's nearest time."
+    ) -> Tensor: # (B, channels, side, side)
+        "The frozen part: what the denoiser holds of images at its nearest time."
         level = y.new_ones(len(y)) if alpha_bar is None else alpha_bar
         t = 1 + (level[:, None] - self.backbone.schedule.table("alpha_bar", level)[1:]).abs().argmin(1)
-        middle = self.norm(F.adaptive_avg_pool2d(middle_features(self.backbone, y, t), self.side))
+        return F.adaptive_avg_pool2d(middle_features(self.backbone, y, t), self.side)
+
+    def read(self, seen: Tensor, alpha_bar: Tensor | None = None) -> Tensor: # (B, channels, side, side) -> (B, n_features)
+        "The trained part, on what `look` saw."
+        level = seen.new_ones(len(seen)) if alpha_bar is None else alpha_bar
         scale, shift = self.modulate(level_features(level))[..., None, None].chunk(2, 1)
-        return self.out((middle * (1 + scale) + shift).flatten(1)) + self.conv(y, level)
+        return self.out((self.norm(seen) * (1 + scale) + shift).flatten(1))
+
+    def forward(self, y: Tensor, alpha_bar: Tensor | None = None) -> Tensor: # (B, 1, H, W) in [-1, 1] if clean -> (B, n_features)
+        "Features of images."
+        features = self.read(self.look(y, alpha_bar), alpha_bar)
+        return features if self.conv is None else features + self.conv(y, alpha_bar)
 
     def train(self, mode: bool = True) -> "DenoiserEncoder":
         "Training mode, for all but the frozen network."
@@ -452,10 +462,15 @@ class Critics(nn.Module):
         "Whether images may be given noised, with their t."
         return self.alpha_bar is not None
 
-    def image_features(self, y: Tensor, t: int | Tensor | None = None) -> Tensor: # (R, 1, H, W) -> (G, R, E)
-        "Image side of all groups: one pass of the encoder. `t`: int or (R,), the step of noised images; None: clean."
-        _check_images(y, self.encoder.image_size)
-        return self.heads.image_features(self.encoder(y, _signal_level(self.alpha_bar, t, y)))
+    def image_features(
+        self,
+        y: Tensor,                       # (R, 1, H, W) in [-1, 1], or noised
+        t: int | Tensor | None = None,   # step of noised images, int or (R,); None: clean
+        seen: bool = False,              # y is what `encoder.look` saw of images
+    ) -> Tensor: # (G, R, E)
+        "Image side of all groups: one pass of the encoder."
+        if not seen: _check_images(y, self.encoder.image_size)
+        return self.heads.image_features((self.encoder.read if seen else self.encoder)(y, _signal_level(self.alpha_bar, t, y)))
 
     def latent_features(self, z: Tensor) -> Tensor: # (..., D) -> (G, ..., E)
         "Latent side of all groups, from full latent vectors."
@@ -467,9 +482,10 @@ class Critics(nn.Module):
         z: Tensor,                       # (M, D) candidates for all images, or (R, M, D): each image its own
         y: Tensor,                       # (R, 1, H, W) in [-1, 1], or noised
         t: int | Tensor | None = None,   # step of noised images, int or (R,); None: clean
+        seen: bool = False,              # y is what `encoder.look` saw of images
     ) -> Tensor: # (G, R, M)
         "Scores of every group: row = image, column = latent."
-        return self.heads.score(self.image_features(y, t), self.latent_features(z))
+        return self.heads.score(self.image_features(y, t, seen), self.latent_features(z))
 
     scores = forward
 
@@ -670,7 +686,8 @@ def _held_out_scores(
     columns: Tensor,           # (n, B)
     t: int | Tensor | None,    # int, (n,), or None
     random: torch.Generator,   # for the latents and the noise, on the CPU
-    seen: Tensor | None = None, # features of the images, where they were computed before
+    known: Tensor | None = None, # (G, n, E) features of the images, where they were computed before
+    seen: Tensor | None = None,  # (n, ...) what the encoder saw of the images at t, where it looked before
     chunk: int = 128,
 ) -> Tensor: # (G, n, B), positive first
     "Scores of every image with its own candidates; the whole matrix never exists."
@@ -680,9 +697,9 @@ def _held_out_scores(
     t = None if t is None else torch.as_tensor(t).expand(len(everyone)).to(data.mean.device)
     parts = []
     for rows in everyone.split(chunk):
-        y, at = data.images[rows], None if t is None else t[rows]
-        if at is not None: y = add_noise(y, critics.alpha_bar[at], torch.randn(y.shape, generator=random).to(y.device))
-        scores = critics.heads.score(critics.image_features(y, at) if seen is None else seen[..., rows, :], h)
+        y, at = data.images[rows] if seen is None else seen[rows], None if t is None else t[rows]
+        if at is not None and seen is None: y = add_noise(y, critics.alpha_bar[at], torch.randn(y.shape, generator=random).to(y.device))
+        scores = critics.heads.score(critics.image_features(y, at, seen is not None) if known is None else known[..., rows, :], h)
         parts.append(scores.gather(-1, columns[rows].expand(len(scores), -1, -1)))
     return torch.cat(parts, 1)
 
@@ -712,12 +729,12 @@ def held_out_mi(
     n, was_training = len(data.images), critics.training
     critics.eval()
     with torch.no_grad(): # clean images look the same in every repeat
-        seen = torch.cat([critics.image_features(y, None) for y in data.images.split(128)], -2) if t is None and repeats > 1 else None
+        known = torch.cat([critics.image_features(y, None) for y in data.images.split(128)], -2) if t is None and repeats > 1 else None
     scores = []
     for repeat in range(repeats):
         random = generator(seed, repeat)
         columns = candidate_columns(n, min(n, n_candidates), torch.randperm(n, generator=random)).to(device)
-        scores.append(_held_out_scores(critics, data, columns, t, random, seen).cpu())
+        scores.append(_held_out_scores(critics, data, columns, t, random, known).cpu())
     critics.train(was_training)
     return tuple(mi_bound(s, "first") for s in torch.stack(scores, 1))
 
@@ -749,23 +766,88 @@ def random_shift(
     rows, columns = (start[:, i, None] + torch.arange(y.shape[2 + i], device=y.device) for i in (0, 1))
     return padded[torch.arange(len(y), device=y.device)[:, None, None], rows[:, :, None], columns[:, None]][:, None]
 
+# %% ../nbs/04_infonce.ipynb #5a1c0d22
+@dataclass(frozen=True)
+class Views:
+    "What the frozen part of an encoder saw of every image, at several noise levels."
+    seen: Tensor # (V, n, ...) half precision
+    t: Tensor    # (V, n) times
+
+    def draw(self, index: Tensor, u: Tensor) -> tuple[Tensor, Tensor]: # (b,), (b,) uniform in [0, 1) -> seen (b, ...), t (b,)
+        "One view of some images each."
+        view = (u * len(self.t)).long()
+        return self.seen[view, index].float(), self.t[view, index]
+
+@dataclass(frozen=True)
+class Shown:
+    "How images are shown in training: shifted, noised, at a time drawn; or as the encoder saw them before."
+    images: Tensor             # (n, 1, H, W) in [-1, 1]
+    alpha_bar: Tensor | None   # (T + 1,); None: clean
+    pixel_noise: float         # s.d. of noise on clean images
+    shift: int                 # largest shift in pixels
+    views: Views | None = None # what the encoder saw ahead of training
+
+    def draw(self, batch: Batch) -> tuple[Tensor, Tensor | None, bool]: # y (b, ...), t (b,) or None; whether y was seen before
+        "A batch, as encoder and `Critics` take it."
+        if self.views is not None: return *self.views.draw(batch.index, batch.rand()), True
+        y, t = self.images[batch.index], None
+        y = random_shift(y, batch.rand(2), self.shift) + self.pixel_noise * batch.randn(*y.shape[1:])
+        if self.alpha_bar is not None:
+            t = early_times(batch.rand(), len(self.alpha_bar))
+            y = add_noise(y, self.alpha_bar[t], batch.randn(*y.shape[1:]))
+        return y, t, False
+
+# %% ../nbs/04_infonce.ipynb #5a1c0d24
+@torch.no_grad()
+def look_once(
+    encoder: nn.Module,        # with `look` and `read`, as a `DenoiserEncoder` of width 0
+    images: Tensor,            # (n, 1, H, W) in [-1, 1]
+    t: Tensor,                 # (n,) times to noise them to
+    alpha_bar: Tensor,         # (T + 1,)
+    random: torch.Generator,   # of the noise, on the CPU
+    chunk: int = 128,
+) -> Tensor: # (n, ...) half precision
+    "What the encoder sees of images in noise; bfloat16 where the processor is quicker at that."
+    parts = []
+    with computing_in("auto", images.device):
+        for y, at in zip(images.split(chunk), t.split(chunk)):
+            y = add_noise(y, alpha_bar[at], torch.randn(y.shape, generator=random).to(y.device))
+            parts.append(encoder.look(y, alpha_bar[at]).half())
+    return torch.cat(parts)
+
+def look_ahead(
+    encoder: nn.Module,
+    shown: Shown,              # images, and how they are to be shown
+    n_views: int,              # V
+    seed: int = 0,
+    desc: str = "critics",     # before the progress bar
+    progress: bool = True,
+) -> Views:
+    "Look at every image `n_views` times, each at another of as many equal shares of the times. Raises ValueError for an encoder that cannot."
+    if shown.alpha_bar is None or not getattr(encoder, "looks_once", False):
+        raise ValueError(f"views are for noise-aware critics on an encoder that is frozen but for its reading, as a DenoiserEncoder of width 0; "
+                         f"got {type(encoder).__name__}; set views=0")
+    n, device, seen, times = len(shown.images), shown.images.device, [], []
+    for view in progress_bar(range(n_views), desc=f"{desc}: looking at the images", unit="view", progress=progress):
+        random = generator(seed, 7, view)
+        u = ((torch.arange(n) + view) % n_views + torch.rand(n, generator=random)) / n_views
+        y = random_shift(shown.images, torch.rand(n, 2, generator=random).to(device), shown.shift)
+        y = y + shown.pixel_noise * torch.randn(y.shape, generator=random).to(device)
+        times.append(early_times(u.clamp(max=1 - 1e-6), len(shown.alpha_bar)).to(device))
+        seen.append(look_once(encoder, y, times[-1], shown.alpha_bar, random))
+    return Views(torch.stack(seen), torch.stack(times))
+
 # %% ../nbs/04_infonce.ipynb #c9aa81b2
 def _contrastive_loss(
     data: Pairs,
+    shown: Shown,
     n_negatives: int | None,  # None: all others of the batch
-    pixel_noise: float,       # s.d. of noise on clean images
-    shift: int,               # largest shift in pixels
 ) -> Callable[[Critics, Batch], tuple[Tensor, dict[str, Tensor]]]:
     "Loss function for `migvis.training.fit`: the groups' InfoNCE losses, summed."
     def loss(model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        y, t = data.images[batch.index], None
         z = data.draw(batch.index, batch.randn(data.mean.shape[1]))
-        alpha_bar = getattr(model, "module", model).alpha_bar
-        y = random_shift(y, batch.rand(2), shift) + pixel_noise * batch.randn(*y.shape[1:])
-        if alpha_bar is not None:
-            t = early_times(batch.rand(), len(alpha_bar))
-            y = add_noise(y, alpha_bar[t], batch.randn(*y.shape[1:]))
-        scores = model(z, y, t)
+        y, t, seen = shown.draw(batch)
+        scores = model(z, y, t, seen)
         if n_negatives is not None:
             columns = candidate_columns(len(y), min(n_negatives + 1, len(y))).to(y.device)
             scores = scores.gather(-1, columns.expand(len(scores), -1, -1))
@@ -781,12 +863,17 @@ class _Watch:
         order = torch.randperm(n, generator=generator(seed, 0))
         self.columns = candidate_columns(n, min(n, n_candidates), order).to(data.mean.device)
         self.t = None if n_times is None else early_times(torch.linspace(0, 1 - 1e-6, n), n_times)[order]
+        self.seen: Tensor | None = None
         self.bounds: list[float] = []
+
+    def look(self, encoder: nn.Module, alpha_bar: Tensor) -> None:
+        "Look at the images once, as every validation will read them."
+        self.seen = look_once(encoder, self.data.images, self.t.to(alpha_bar.device), alpha_bar, generator(self.seed, 6))
 
     def validate(self, model: nn.Module) -> Tensor: # ()
         "Sum of the groups' held-out losses."
         model = getattr(model, "module", model)
-        scores = _held_out_scores(model, self.data, self.columns, self.t, generator(self.seed, 1))
+        scores = _held_out_scores(model, self.data, self.columns, self.t, generator(self.seed, 1), seen=self.seen)
         self.bounds = mi_lower_bound(scores, "first").tolist()
         return info_nce_rows(scores, "first").mean(-1).sum()
 
@@ -820,7 +907,7 @@ def train_critics(
     n_negatives: int | None = None,                  # negatives of each image; None: all others of the batch
     pixel_noise: float = 0.05,                       # s.d. of noise on the images, in units of [-1, 1]
     shift: int | None = None,                        # largest random shift in pixels; None: a 32nd of the side
-    dropout: float = 0.2,                            # on the image features
+    dropout: float | None = None,                    # on the image features; None: the configuration's
     weight_decay: float = 0.05,
     seed: int = 0,
     device: str | torch.device = "auto",
@@ -828,17 +915,21 @@ def train_critics(
 ) -> Fit: # .model: Critics; .history: loss, mi and held_out_mi by group
     "Train the critics of all groups together (paper Eq. 5), keeping the weights with the best held-out loss."
     device = resolve_device(device)
-    data = _read_data(images, z, device)
-    kept, watched = _split(data, held_out, seed)
-    critics = _new_critics(kept, groups, schedule, config, encoder, score, dropout, seed).to(device)
+    if dropout is not None: config = replace(config, dropout=dropout)
+    kept, watched = _split(_read_data(images, z, device), held_out, seed)
+    critics = _new_critics(kept, groups, schedule, config, encoder, score, seed).to(device)
     watch = _Watch(watched, (n_negatives or config.batch_size - 1) + 1, None if schedule is None else len(critics.alpha_bar), seed)
     shift = images.shape[-1] // 32 if shift is None else shift
     marks = {"critics": critics.meta(), "schedule": None if schedule is None else digest(schedule.alpha_bar), "n_negatives": n_negatives, "pixel_noise": pixel_noise, "shift": shift, "steps": config.steps,
-             "encoder": None if encoder is None else digest_weights(encoder), **data_marks(images, z, held_out)}
-    defaults = {"desc": "critics", "clip": 1.0, "schedule": warmup_cosine(config.steps, warmup=min(100, config.steps // 10))}
-    return fit(critics, _contrastive_loss(kept, n_negatives, pixel_noise, shift), len(kept.images), steps=config.steps,
+             "encoder": None if encoder is None else digest_weights(encoder), **data_marks(images, z, held_out)} | ({"views": config.views} if config.views else {})
+    defaults = {"desc": "critics", "clip": 1.0, "schedule": warmup_cosine(config.steps, warmup=min(100, config.steps // 10))} | options
+    shown = Shown(kept.images, critics.alpha_bar, pixel_noise, shift)
+    if config.views:
+        shown = replace(shown, views=look_ahead(critics.encoder, shown, config.views, seed, defaults["desc"], defaults.get("progress", True)))
+        watch.look(critics.encoder, critics.alpha_bar)
+    return fit(critics, _contrastive_loss(kept, shown, n_negatives), len(kept.images), steps=config.steps,
                batch_size=config.batch_size, lr=config.lr, weight_decay=weight_decay, seed=seed, device=device, keep_best=True,
-               validate=watch.validate, callback=watch.record, fingerprint=marks, **(defaults | options))
+               validate=watch.validate, callback=watch.record, fingerprint=marks, **defaults)
 
 # %% ../nbs/04_infonce.ipynb #c1e08155
 def _split(data: Pairs, held_out: tuple[Tensor, Latents] | None, seed: int) -> tuple[Pairs, Pairs]:
@@ -850,13 +941,13 @@ def _split(data: Pairs, held_out: tuple[Tensor, Latents] | None, seed: int) -> t
     return data.rows(order[cut:]), data.rows(order[:cut])
 
 def _new_critics(data: Pairs, groups: Sequence, schedule: Any, config: CriticConfig, encoder: nn.Module | None, score: str,
-                 dropout: float, seed: int) -> Critics:
+                 seed: int) -> Critics:
     "Critics with initial weights that depend on the seed alone, standardised to these latents."
     alpha_bar, (n_latents, size) = getattr(schedule, "alpha_bar", None), (data.mean.shape[1], data.images.shape[-1])
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(generator(seed, 3).initial_seed())
         encoder = copy.deepcopy(encoder) or ConvEncoder(size, config.width, 2 * config.features, noise_aware=schedule is not None)
-        critics = Critics(encoder, groups, n_latents, config.features, score, alpha_bar, dropout)
+        critics = Critics(encoder, groups, n_latents, config.features, score, alpha_bar, config.dropout)
     _check_images(data.images, encoder.image_size)
     center, scale = data.scale()
     critics.center.copy_(center), critics.scale.copy_(scale)

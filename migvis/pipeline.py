@@ -6,9 +6,9 @@
 __all__ = ['fingerprint', 'Split', 'run_stage', 'claim_folder', 'cache_folder', 'Edits', 'as_indices', 'pair_up', 'as_groups',
            'prepare', 'to_model_range', 'fit_vae_stage', 'critic_encoder', 'fit_critics_stage', 'fit_denoiser_stage',
            'schedule_of', 'MIGVis', 'fit_run', 'forget', 'check_fitted', 'check_seed', 'check_start', 'denoiser_for',
-           'make_edits', 'networks_in', 'computing_in', 'describe_run', 'check_critics', 'check_preset', 'judge_for',
-           'save_run', 'check_same_weights', 'model_of', 'weak_of', 'load_run', 'report_vae', 'score_labels',
-           'make_report', 'name_of_labels']
+           'make_edits', 'networks_in', 'describe_run', 'check_critics', 'check_preset', 'judge_for', 'save_run',
+           'check_same_weights', 'model_of', 'weak_of', 'load_run', 'report_vae', 'score_labels', 'make_report',
+           'name_of_labels']
 
 # %% ../nbs/05c_pipeline.ipynb #e01159be
 import contextlib
@@ -40,7 +40,7 @@ from .edit_selectivity import SelectivityResult, check_n_pairs, run_selectivity
 from .infonce import ConvEncoder, Critics, DenoiserEncoder, held_out_mi, load_critics, save_critics, train_critics
 from .pretrained import digest_weights, load_pretrained, load_weak, pretrained_for, same_network, weights_file
 from .readouts import ReadoutConfig, Readouts, load_readouts, train_readouts
-from .training import Preset, atomic_write, get_preset, load_tensors, resolve_device
+from .training import Preset, atomic_write, computing_in, get_preset, load_tensors, resolve_device
 from .vae import FittedVAE, fit_vae, load_vae, save_vae
 
 # %% ../nbs/05c_pipeline.ipynb #57c4bcb1
@@ -461,23 +461,15 @@ def make_edits(model: MIGVis, originals: tuple, targets: tuple, groups: tuple, g
                  tuple(model.group_names[g] for g in groups), gammas, mode, model.caption(mode))
 
 def networks_in(
-    precision: str,           # "float32", "bfloat16" (autocast) or "float64"
+    precision: str,           # "float32", "bfloat16" (autocast), "auto" (the quicker of these) or "float64"
     *networks: nn.Module,     # not changed
     device: torch.device,
 ) -> tuple[tuple[nn.Module, ...], torch.autocast]: # the networks to call, and the context manager to call them in
     "Networks for a precision; float64: copies in double precision, slow, whose edits do not depend on the batch. Raises ValueError."
-    known = ("float32", "bfloat16", "float64")
+    known = ("float32", "bfloat16", "auto", "float64")
     if precision not in known: raise ValueError(f"precision must be one of {known}, got {precision!r}")
     if precision != "float64": return networks, computing_in(precision, device)
     return tuple(copy.deepcopy(network).double() for network in networks), computing_in("float32", device)
-
-def computing_in(
-    precision: str,           # "float32" or "bfloat16"
-    device: torch.device,
-) -> torch.autocast: # a context manager
-    "Networks compute in float32, or in bfloat16 (autocast): faster where the processor can, and about as good. Raises ValueError."
-    if precision not in ("float32", "bfloat16"): raise ValueError(f"precision must be 'float32' or 'bfloat16', got {precision!r}")
-    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
 
 def describe_run(model: MIGVis, mode: str) -> str:
     "Data, preset, seed and mode, for figures."
@@ -496,6 +488,10 @@ def check_critics(
     "Raise ValueError for critics that no preset can have."
     config, known = preset.critic, ("conv", "denoiser")
     if config.encoder not in known: raise ValueError(f"encoder must be one of {known}, got {config.encoder!r}; give others to `train_critics`")
+    if config.width < (config.encoder == "conv"): raise ValueError(f"critic.width must be positive, got {config.width!r}")
+    if config.views < 0 or config.views and (config.encoder != "denoiser" or config.width or not config.noise_aware):
+        raise ValueError("critic.views must be 0, or positive with encoder='denoiser', width=0 and noise_aware=True: only what is frozen can be "
+                         f"looked at ahead; got views={config.views!r} with {config.encoder!r}, {config.width}, {config.noise_aware}")
     if config.batch_size < 2: raise ValueError(f"the critics' batch_size must be at least 2: the others of a batch are the negatives, got {config.batch_size}")
 
 def check_preset(
@@ -504,14 +500,14 @@ def check_preset(
     "Raise ValueError for settings that a stage would refuse only after earlier ones were trained."
     config, stages = preset.denoiser, {"vae": preset.vae, "critic": preset.critic, "denoiser": preset.denoiser}
     for (stage, part), name in product(stages.items(), ("hidden", "seeds", "width", "features", "layers", "patch", "steps", "batch_size", "lr")):
-        if not getattr(part, name, 1) > 0: raise ValueError(f"{stage}.{name} must be positive, got {getattr(part, name)!r}")
+        if (stage, name) != ("critic", "width") and not getattr(part, name, 1) > 0: raise ValueError(f"{stage}.{name} must be positive, got {getattr(part, name)!r}")
     check_critics(preset)
-    computing_in(config.precision, torch.device("cpu"))
+    if config.precision not in ("float32", "bfloat16"): raise ValueError(f"the denoiser's precision must be 'float32' or 'bfloat16', got {config.precision!r}")
     if config.image_size != preset.image_size:
         raise ValueError(f"the denoiser's image_size must be the preset's, {preset.image_size}, got {config.image_size}")
     if not 1 <= preset.t_edit <= config.T: raise ValueError(f"t_edit must be between 1 and T = {config.T}, got {preset.t_edit}")
     build_denoiser(config)
-    ConvEncoder(preset.image_size, preset.critic.width)
+    if preset.critic.width: ConvEncoder(preset.image_size, preset.critic.width)
 
 # %% ../nbs/05c_pipeline.ipynb #931dd805
 def judge_for(

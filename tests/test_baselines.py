@@ -8,7 +8,7 @@ import torch
 from migvis import baselines as bl
 from migvis.ddim_guidance import EditMode, edit, invert, sample
 from migvis.denoiser import NoiseSchedule, build_denoiser, condition_on, mixture_denoiser
-from migvis.infonce import ConvEncoder, Critics
+from migvis.infonce import ConvEncoder, Critics, DenoiserEncoder
 from migvis.training import CriticConfig, DenoiserConfig, generator
 
 SCHEDULE = NoiseSchedule(150)
@@ -407,3 +407,14 @@ def test_a_condition_for_another_denoiser_is_another_run(tmp_path):
     train = lambda seed: bl.train_conditional(images, z, build_denoiser(SMALL, 0.4, 0.0, seed), replace(SMALL, steps=2), checkpoint=tmp_path, device="cpu", progress=False)
     train(0)
     with pytest.raises(ValueError, match="start"): train(1)
+
+
+def test_a_regressor_learns_from_views_of_a_frozen_encoder():
+    denoiser, random = build_denoiser(DenoiserConfig(image_size=16, width=8, multipliers=(1, 2), layers=1, patch=2, attention=False, T=20), 0.4, -0.8), generator(12)
+    z = torch.rand(160, 2, generator=random) * 2 - 1
+    images = 0.5 + 0.3 * z[:, :1, None, None].expand(-1, 1, 16, 16)                          # the first latent is the brightness
+    config = CriticConfig(features=8, steps=150, batch_size=32, lr=1e-2, dropout=0.0, views=3)
+    fitted = bl.train_regressor(images, z, (1, 1), denoiser.schedule, config, encoder=DenoiserEncoder(denoiser, n_features=16), device="cpu", progress=False)
+    predicted = fitted.model(images * 2 - 1)
+    error = (predicted - fitted.model.standardise(z)).square().mean(0)
+    assert error[0] < 0.3 and error[1] > 0.6

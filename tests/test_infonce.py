@@ -1,15 +1,16 @@
 """InfoNCE against closed forms, enumeration and slow references; critics against one another; files; bad input."""
 import copy
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 
 from migvis.denoiser import NoiseSchedule, add_condition, build_denoiser
-from migvis.infonce import (ConvEncoder, Critic, Critics, DenoiserEncoder, DINOEncoder, add_noise, candidate_columns, held_out_mi,
-                            info_nce_loss, early_times, info_nce_rows, level_features, load_critics, mi_bound, middle_features, mi_lower_bound,
+from migvis.infonce import (ConvEncoder, Critic, Critics, DenoiserEncoder, DINOEncoder, Shown, _Watch, add_noise, candidate_columns, held_out_mi,
+                            info_nce_loss, early_times, info_nce_rows, level_features, load_critics, look_ahead, mi_bound, middle_features, mi_lower_bound,
                             random_shift, resolve_groups, save_critics, train_critics)
-from migvis.training import CriticConfig, DenoiserConfig, generator, save_tensors
+from migvis.training import CriticConfig, DenoiserConfig, generator, list_checkpoints, save_tensors
 
 QUIET = {"device": "cpu", "progress": False}
 
@@ -612,3 +613,63 @@ def test_an_encoder_of_ones_own_is_copied_and_tells_checkpoints_apart(tmp_path):
     with pytest.raises(ValueError, match="schedule"):
         train_critics(images, z, (2, 2), NoiseSchedule(10, "cosine"), config, encoder=own, checkpoint=tmp_path, **QUIET)
     with pytest.raises(ValueError, match="weight_decay"): train(own, checkpoint=tmp_path, weight_decay=1.0)
+
+
+# --- looking ahead --------------------------------------------------------------------------------------------------------
+
+def test_what_was_seen_reads_like_the_images_themselves():
+    denoiser = small_denoiser()
+    critics = Critics(DenoiserEncoder(denoiser, n_features=8), (2, 1), n_features=8, alpha_bar=denoiser.schedule.alpha_bar).eval()
+    y, z, t = torch.randn(5, 1, 16, 16), torch.randn(6, 3), torch.tensor([0, 3, 9, 15, 20])
+    seen = critics.encoder.look(y, critics.alpha_bar[t])
+    torch.testing.assert_close(critics(z, seen, t, seen=True), critics(z, y, t))
+    assert critics.encoder.looks_once and not DenoiserEncoder(denoiser, 4, 8).looks_once  # beside a ConvEncoder there is more to see
+
+def test_views_are_what_the_encoder_sees_of_shifted_and_noised_images_at_all_times():
+    denoiser, n, n_views = small_denoiser(), 30, 5
+    encoder, images = DenoiserEncoder(denoiser, n_features=8), torch.rand(n, 1, 16, 16, generator=generator(5)) * 2 - 1
+    shown = Shown(images, denoiser.schedule.alpha_bar.float(), pixel_noise=0.0, shift=0)
+    views = look_ahead(encoder, shown, n_views, seed=3, progress=False)
+    assert views.seen.shape[:2] == views.t.shape == (n_views, n) and views.seen.dtype == torch.float16
+    edges = early_times((torch.arange(n_views + 1) / n_views).clamp(max=1 - 1e-6), len(shown.alpha_bar))
+    ordered = views.t.sort(0).values                                                       # each image once in each share of the times
+    for share in range(n_views): assert (ordered[share] >= edges[share]).all() and (ordered[share] <= edges[share + 1]).all()
+    clean = (views.t == 0).nonzero()                                                       # where there is no noise the view is known
+    assert len(clean)
+    expected = encoder.look(images[clean[:, 1]], torch.ones(len(clean)))
+    assert (views.seen[clean[:, 0], clean[:, 1]].float() - expected).abs().max() < 0.03 * expected.abs().max()
+    again, other = (look_ahead(encoder, shown, n_views, seed=s, progress=False) for s in (3, 4))
+    assert torch.equal(views.seen, again.seen) and torch.equal(views.t, again.t) and not torch.equal(views.t, other.t)
+    seen, t = views.draw(torch.tensor([7, 7, 2]), torch.tensor([0.0, 0.99, 0.5]))
+    torch.testing.assert_close(seen, views.seen[[0, 4, 2], [7, 7, 2]].float())
+    assert torch.equal(t, views.t[[0, 4, 2], [7, 7, 2]])
+
+def test_critics_learn_from_views_and_resume_exactly(tmp_path, monkeypatch):
+    denoiser, random = small_denoiser(), generator(11)
+    encoder = DenoiserEncoder(denoiser, n_features=16)
+    z = torch.rand(160, 2, generator=random) * 2 - 1
+    images = z[:, :1, None, None] * 0.4 + 0.05 * torch.randn(160, 1, 16, 16, generator=random) # the first latent is the brightness
+    config, data = CriticConfig(features=8, steps=120, batch_size=32, lr=1e-2, views=3, dropout=0.0), (images.clamp(-1, 1), z)
+    train = lambda config=config, **more: train_critics(*data, [(0,), (1,)], denoiser.schedule, config, encoder=encoder, **QUIET, **more)
+    whole = train()
+    bound = held_out_mi(whole.model, *data, n_candidates=32)
+    assert bound[0].value > 0.3 and bound[1].value < bound[0].value / 3                     # the second is not in the images
+    class Stop(Exception): pass
+    def stop(self, step, model, row):
+        if step >= 50: raise Stop
+    with monkeypatch.context() as patched, pytest.raises(Stop):
+        patched.setattr(_Watch, "record", stop)
+        train(checkpoint=tmp_path, checkpoint_every=20)
+    assert list_checkpoints(tmp_path)
+    resumed = train(checkpoint=tmp_path, checkpoint_every=20)
+    assert resumed.resumed_from > 0
+    for a, b in zip(whole.model.parameters(), resumed.model.parameters()): assert torch.equal(a, b)
+    with pytest.raises(ValueError, match="views"): train(replace(config, views=4), checkpoint=tmp_path)
+
+@pytest.mark.parametrize("encoder, schedule", [(lambda d: DenoiserEncoder(d, 4, 8), True), (lambda d: ConvEncoder(16, 4, 8, noise_aware=True), True),
+                                               (lambda d: None, False)])
+def test_views_need_an_encoder_that_can_look_once(encoder, schedule):
+    denoiser = small_denoiser()
+    with pytest.raises(ValueError, match="views are for noise-aware critics"):
+        train_critics(torch.rand(20, 1, 16, 16) * 2 - 1, torch.randn(20, 3), (3,), denoiser.schedule if schedule else None,
+                      CriticConfig(width=4, features=4, steps=2, batch_size=4, views=2), encoder=encoder(denoiser), **QUIET)

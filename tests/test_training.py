@@ -14,8 +14,8 @@ import torch
 from torch import nn
 
 from migvis import training
-from migvis.training import (Best, DenoiserConfig, Preset, batch_rows, fit, generator, get_preset, list_checkpoints,
-                             load_tensors, make_batch, resolve_device, save_tensors, warmup_cosine)
+from migvis.training import (Best, DenoiserConfig, Preset, batch_rows, computing_in, fit, generator, get_preset, list_checkpoints,
+                             load_tensors, make_batch, quick_precision, resolve_device, save_tensors, warmup_cosine)
 from tests.conftest import ROOT
 
 X = torch.linspace(-1, 1, 64)[:, None]
@@ -368,3 +368,15 @@ def test_the_device_decides_how_the_optimiser_computes():
 def test_checkpoints_of_other_settings_are_refused(tmp_path, change):
     run(4, tmp_path)
     with pytest.raises(ValueError, match=next(iter(change))): run(8, tmp_path, **change)
+
+
+def test_quick_precision_is_what_the_processor_multiplies_in(monkeypatch):
+    assert quick_precision("cpu") in ("float32", "bfloat16")
+    for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported"): monkeypatch.setattr(torch.cpu, name, lambda: False, raising=False)
+    assert quick_precision("cpu") == "float32"
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True, raising=False)
+    assert quick_precision("cpu") == "bfloat16"
+    a = torch.randn(4, 4)
+    with computing_in("auto", torch.device("cpu")): assert (a @ a).dtype == torch.bfloat16
+    with computing_in("float32", torch.device("cpu")): assert (a @ a).dtype == torch.float32
+    with pytest.raises(ValueError, match="precision must be"): computing_in("half", torch.device("cpu"))
