@@ -507,6 +507,8 @@ def edit(
     groups = check_groups(groups, critics.groups, dims)
     check_latents(len(y0), z_targets, z_originals, negatives, critics.n_latents, pairs, needs_originals=how.hold > 0 or dims is not None)
     rows = edit_rows(len(y0), len(z_targets), groups, check_gamma(gammas, len(gammas)).tolist(), pairs)
+    if how.until >= t_edit and rows.gamma.any():
+        raise ValueError(f"nothing would be guided: guidance ends at until={how.until}, and the edit begins at t_edit={t_edit}; lower until")
     place = _place_of(denoiser)
     z_targets, negatives, *own = (z.to(*place) for z in (z_targets, negatives, z_originals) if z is not None)
     guide = edit_guide(rows, critics, z_targets, own[0] if own else None,

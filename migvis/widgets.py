@@ -39,7 +39,7 @@ import torch
 from PIL import Image, features
 
 from .ddim_guidance import edit
-from .pipeline import Edits, MIGVis, as_groups, as_indices, denoiser_for
+from .pipeline import Edits, MIGVis, as_groups, as_indices, denoiser_for, networks_in
 from .training import atomic_write
 
 # %% ../nbs/06a_widgets.ipynb #54d79e60
@@ -211,8 +211,10 @@ class ModelFrames:
         wanted = torch.stack([wanted_latents(z, row, *(model.critics.groups[g] for g in groups)) for row in ends])
         options = {"t_edit": model.preset.t_edit, "batch_size": 64} | model.preset.levers_of(self.mode) | dict(self.options)
         denoiser = denoiser_for(model, self.mode, options.pop("autoguidance", None))
-        edited = edit(images[start], wanted, model.critics, denoiser, denoiser.schedule, groups, gammas, negatives=self.pool(z),
-                      z_originals=z[start], mode=self.mode, pairs=not crossed, dims=dims or None, seed=self.seed, **options).numpy()
+        (critics, denoiser), context = networks_in(options.pop("precision", "float32"), model.critics, denoiser, device=model.device)
+        with context:
+            edited = edit(images[start], wanted, critics, denoiser, denoiser.schedule, groups, gammas, negatives=self.pool(z), z_originals=z[start],
+                          mode=self.mode, pairs=not crossed, dims=dims or None, seed=self.seed, **options).float().numpy()
         return np.stack([edited[originals.index(row[0]), goals.index(row[1:])] for row in rows]) if crossed else edited
 
     def pool(self, z: torch.Tensor) -> torch.Tensor: # (M, D)

@@ -575,7 +575,8 @@ BAD = {
     "pairs": (dict(targets=torch.zeros(3, 6), pairs=True), "pairs"), "image size": (dict(originals=torch.zeros(2, 1, 8, 8)), "image"),
     "image range": (dict(originals=torch.full((2, 1, 16, 16), 3.0)), r"\[0, 1\]"), "image rank": (dict(originals=torch.zeros(2, 16, 16)), "originals"),
     "no negatives": (dict(negatives=torch.zeros(0, 6)), "negatives"), "other groups": (dict(latent_groups=(3, 2, 1)), "critics were trained for"),
-    "fewer groups": (dict(latent_groups=(2, 4)), "critics were trained for"), "copies": (dict(copies=-1), "copies"), "until": (dict(until=-2), "until"), "begin": (dict(begin=-1), "begin"), "begin too late": (dict(begin=18), "begin"),
+    "fewer groups": (dict(latent_groups=(2, 4)), "critics were trained for"), "copies": (dict(copies=-1), "copies"), "until": (dict(until=-2), "until"),
+    "until before it begins": (dict(t_edit=8, until=8), "nothing would be guided"), "begin": (dict(begin=-1), "begin"), "begin too late": (dict(begin=18), "begin"),
     "infinite gamma": (dict(gammas=(float("inf"),)), "gamma"),
     "repeated dims": (dict(dims=[0, 0], groups=[0]), "dims"), "group as float": (dict(groups=[0.5]), "groups"),
 }
