@@ -603,7 +603,7 @@ def score_labels(labels: pd.DataFrame, name: str, predicted: np.ndarray) -> dict
     return {"r2": float(np.mean(r2)) if varies.any() else None}
 
 # %% ../nbs/05c_pipeline.ipynb #0d2b1d65
-def make_report(model: MIGVis, n_trip: int = 8) -> dict[str, Any]:
+def make_report(model: MIGVis, n_trip: int = 4) -> dict[str, Any]:
     "All of the report, from the test images."
     check_fitted(model)
     test = model.recording.select(images=model.split.test)
