@@ -533,7 +533,8 @@ def save_run(model: MIGVis, folder: Path) -> Path:
     if not (folder / "denoiser.safetensors").exists(): save_denoiser(folder / "denoiser.safetensors", model.denoiser)
     if model.weak is not None and not (folder / "weak.safetensors").exists(): save_denoiser(folder / "weak.safetensors", model.weak)
     if not (folder / "recording.npz").exists(): model.recording.save(folder / "recording.npz")
-    with atomic_write(folder / "report.json") as temporary: temporary.write_text(json.dumps(model.report(), indent=1))
+    if not (folder / "report.json").exists(): # of the same weights, then
+        with atomic_write(folder / "report.json") as temporary: temporary.write_text(json.dumps(model.report(), indent=1))
     return folder
 
 def check_same_weights(model: MIGVis, folder: Path) -> None:
