@@ -611,7 +611,8 @@ def make_report(model: MIGVis, n_trip: int = 4) -> dict[str, Any]:
     mean, log_var = model.vae.posterior(test)
     bounds = held_out_mi(model.critics, to_model_range(test.images), (mean, log_var), seed=model.seed)
     y0, t = to_model_range(test.images[:n_trip]).to(model.device), model.preset.t_edit
-    trip = sample(invert(y0, model.denoiser, model.denoiser.schedule, t, fixed_point=3), model.denoiser, model.denoiser.schedule, t)
+    way = (model.denoiser, model.denoiser.schedule, t)
+    trip = sample(invert(y0, *way, fixed_point=3, steps=min(45, t)), *way, steps=min(45, t))
     loss = validation_loss(to_model_range(test.images).to(model.device), model.denoiser.schedule)(model.denoiser)
     return {
         "recording": {"name": model.recording.name, "simulated": model.recording.simulated, "images": len(model.recording),
