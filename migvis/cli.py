@@ -63,6 +63,12 @@ def _fit_arguments(parser: argparse.ArgumentParser) -> None:
     _common(parser)
 
 # %% ../nbs/09_cli.ipynb #9cd2dade
+def _careful(parser: argparse.ArgumentParser) -> None:
+    "Arguments of edits that take more time to be better."
+    parser.add_argument("--candidates", type=int, help="edits from different noise, of which the best is kept (default 1)")
+    parser.add_argument("--hold", type=float, nargs="+", help="weight of the other groups, held at the original; or one for each group, while it is edited")
+    parser.add_argument("--steps", type=int, help="strided DDIM steps (default: every time is visited)")
+
 def _edit_arguments(parser: argparse.ArgumentParser) -> None:
     "Arguments of `migvis edit`."
     parser.add_argument("--run", type=Path, required=True, dest="folder", help="folder of a fitted run")
@@ -73,6 +79,7 @@ def _edit_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--gammas", type=float, nargs="+", help="guidance scales (default: those of the preset and mode)")
     parser.add_argument("--mode", default=None, help="selective (default) or paper")
     parser.add_argument("--t-edit", type=int, default=None, help="inversion depth t' (default: the preset's)")
+    _careful(parser)
     parser.add_argument("--autoguidance", type=float, help="how far the denoiser is driven away from a weaker one; 1: not (default: the preset's)")
     parser.add_argument("--save", type=Path, help="also write the edited images to this .npz")
     _common(parser, preset=False)
@@ -84,7 +91,7 @@ def _selectivity_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--pairs", type=int, help="held-out pairs of original and target (default 64, or fewer of few images)")
     parser.add_argument("--modes", nargs="+", default=["selective"], help="selective (default), paper, or both")
     parser.add_argument("--gammas", type=float, nargs="+", help="guidance scales (default: those of the preset and mode)")
-    parser.add_argument("--steps", type=int, help="strided DDIM steps (default: every time is visited)")
+    _careful(parser)
     _common(parser, preset=False)
 
 def _figures_arguments(parser: argparse.ArgumentParser) -> None:
@@ -246,7 +253,8 @@ def edit(args: argparse.Namespace) -> None:
     if args.groups and min(args.groups) < 1: raise ValueError(f"--groups are numbered from 1, got {args.groups}")
     model = MIGVis.load(args.folder, device=args.device)
     if args.groups and max(args.groups) > (n := len(model.vae.groups)): raise ValueError(f"--groups are numbered from 1 to {n}, got {args.groups}")
-    options = {"mode": args.mode, "gammas": args.gammas, "t_edit": args.t_edit, "autoguidance": args.autoguidance, "groups": args.groups and [g - 1 for g in args.groups]}
+    options = {"mode": args.mode, "gammas": args.gammas, "t_edit": args.t_edit, "autoguidance": args.autoguidance, "groups": args.groups and [g - 1 for g in args.groups],
+               "candidates": args.candidates, "hold": args.hold, "steps": args.steps}
     edits = model.edit(args.original, args.target, seed=args.seed, progress=not args.quiet,
                        **{k: v for k, v in options.items() if v is not None})
     print(edits.change().round(3).to_string())
@@ -258,7 +266,7 @@ def selectivity(args: argparse.Namespace) -> None:
     "Measure what each latent group of a fitted run changes and keeps."
     from migvis import MIGVis
     out, model = writable(args.out), MIGVis.load(args.folder, device=args.device)
-    options = {"gammas": args.gammas, "steps": args.steps}
+    options = {"gammas": args.gammas, "steps": args.steps, "candidates": args.candidates, "hold": args.hold}
     result = model.selectivity(args.pairs, args.modes, folder=out, seed=args.seed, progress=not args.quiet,
                                **{k: v for k, v in options.items() if v is not None})
     print(result.report().to_string())

@@ -126,11 +126,15 @@ def guided_eps(
     each = lambda x: x.reshape(-1, *[1] * (eps.ndim - 1))
     size = _unit_of(grad)
     grad = grad / each(size)
-    length, plain = grad.flatten(1).norm(dim=1), gamma * math.sqrt(1 - alpha_bar) * size
-    ratio = eps.flatten(1).norm(dim=1) / length.masked_fill(length == 0, math.inf)
+    length, plain = _lengths(grad), gamma * math.sqrt(1 - alpha_bar) * size
+    ratio = _lengths(eps) / length.masked_fill(length == 0, math.inf)
     factor = {"none": plain, "eps": gamma * ratio, "clip": torch.minimum(plain, limit * ratio)}
     if scale not in factor: raise ValueError(f"scale must be one of {sorted(factor)}, got {scale!r}")
     return eps - each(factor[scale]) * grad
+
+def _lengths(x: Tensor) -> Tensor: # (B,)
+    "Norms of rows, added up in double precision where there is one: in single precision they would depend on how many rows there are."
+    return x.flatten(1).norm(dim=1, dtype=x.dtype if x.device.type == "mps" else torch.float64).to(x.dtype)
 
 def _unit_of(grad: Tensor) -> Tensor: # (B,)
     "What to divide rows by before their norm is taken: the largest entry where squares could leave the range of float32, otherwise 1."
@@ -351,7 +355,7 @@ def draw_negatives(
 class EditMode(GuidedStep):
     "How an edit is guided: the step's levers, and what the guide is."
     noisy: bool = False  # critics see (y_t, t) instead of the clean estimate
-    hold: float = 0.0    # weight of the other groups' latents, held at the original
+    hold: float | Sequence[float] = 0.0 # weight of the other groups' latents, held at the original; or one for each group, while it is the one that is edited
     copies: int = 0      # shifted copies over which the guide is averaged (`ShiftedGuide`); 0: none
     begin: int = 0       # the inversion begins at the first visited time not below this, with seeded noise (`invert`)
     candidates: int = 1  # so many edits, each from noise of its own; the guide keeps the one that it scores best (`best_of`)
@@ -362,10 +366,15 @@ class EditMode(GuidedStep):
             raise ValueError(f"candidates must be an integer of at least 1, got {self.candidates!r}")
         if self.candidates > 1 and not (self.eta or self.begin):
             raise ValueError(f"candidates={self.candidates} would all be the same without noise; set eta > 0 or begin > 0, or leave candidates out")
-        if not (math.isfinite(self.hold) and self.hold >= 0): raise ValueError(f"hold must be finite and not negative, got {self.hold}")
+        if not all(math.isfinite(hold) and hold >= 0 for hold in self.holds): raise ValueError(f"hold must be finite and not negative, got {self.hold}")
         if not self.copies >= 0: raise ValueError(f"copies must not be negative, got {self.copies}")
         if isinstance(self.begin, bool) or not isinstance(self.begin, Integral) or self.begin < 0:
             raise ValueError(f"begin must be an integer of at least 0, got {self.begin!r}")
+
+    @property
+    def holds(self) -> tuple[float, ...]:
+        "The hold weights: one, or one for each group."
+        return tuple(torch.as_tensor(self.hold, dtype=torch.float64).reshape(-1).tolist())
 
     def levers(self) -> dict[str, Any]:
         "The levers of `sample`."
@@ -415,11 +424,12 @@ def wanted_latents(
 def group_weights(
     rows: EditRows,
     n_groups: int,
-    hold: float,     # weight of the groups that are not edited
+    hold: float | Sequence[float], # weight of the groups that are not edited; or one for each group, while it is edited
 ) -> Tensor: # (R, G)
-    "Weight of each group in each row's guide."
-    edited = torch.nn.functional.one_hot(rows.group, n_groups).double()
-    return edited + hold * (1 - edited)
+    "Weight of each group in each row's guide. Raises ValueError unless there is one hold weight, or one for each group."
+    edited, hold = torch.nn.functional.one_hot(rows.group, n_groups).double(), torch.as_tensor(hold, dtype=torch.float64).reshape(-1)
+    if len(hold) not in (1, n_groups): raise ValueError(f"hold must be one number or one for each of the {n_groups} groups, got {len(hold)}")
+    return edited + hold.expand(n_groups)[rows.group][:, None] * (1 - edited)
 
 # %% ../nbs/05_ddim_guidance.ipynb #bedde119
 def edit_guide(
@@ -462,11 +472,17 @@ def best_of(
     tries: Sequence[Tensor],  # (R, 1, H, W) each: edits of the same rows from different noise
     guide: Guide,
     rows: EditRows,
+    schedule: NoiseSchedule,
+    times: Sequence[int] = (0,), # noise in which the guide sees the finished images; its scores are averaged
+    noise_seed: int = 0,         # of that noise, which is the same for all images
     batch_size: int | None = None,
 ) -> Tensor: # (R, 1, H, W)
     "Of several edits of a row the one that the guide, shown the finished images, scores best; of unguided ones the first."
     if len(tries) == 1: return tries[0]
-    score = lambda y: torch.cat([guide.rows(part)(y[part], y[part], 0) for part in _row_slices(len(y), batch_size)])
+    noise = torch.randn(tries[0].shape[1:], generator=generator(noise_seed, 46)).to(tries[0])
+    def score(y: Tensor) -> Tensor:
+        seen = {t: schedule.add_noise(y, noise.expand_as(y), t) if t else y for t in times}
+        return torch.cat([sum(guide.rows(part)(y[part], y_t[part], t) for t, y_t in seen.items()) for part in _row_slices(len(y), batch_size)])
     scores = torch.stack([score(y.clamp(-1, 1)) for y in tries])
     scores[1:, (rows.gamma == 0).to(scores.device)] = -torch.inf
     return torch.stack(list(tries))[scores.argmax(0), torch.arange(len(rows.gamma), device=scores.device)]
@@ -484,7 +500,7 @@ def edit(
     negatives: Tensor,                          # (M, D) latents of many images, to draw negatives from
     z_originals: Tensor | None = None,          # (n, D) latents of the originals; needed for hold > 0 and for `dims`
     mode: str = "paper",                        # or "selective"; the next four override it where they are not None, as do other levers
-    hold: float | None = None,                  # weight of the other groups, held at the original's latents
+    hold: float | Sequence[float] | None = None, # weight of the other groups, held at the original's latents; or one for each group, while it is edited
     scale: str | None = None,                   # "none", "eps" or "clip"
     gradient: str | None = None,                # "through" or "around" the denoiser
     noisy: bool | None = None,                  # critics see y_t instead of the clean estimate
@@ -505,7 +521,7 @@ def edit(
     check_models(critics, denoiser, schedule, how)
     check_critic_groups(critics.groups, latent_groups)
     groups = check_groups(groups, critics.groups, dims)
-    check_latents(len(y0), z_targets, z_originals, negatives, critics.n_latents, pairs, needs_originals=how.hold > 0 or dims is not None)
+    check_latents(len(y0), z_targets, z_originals, negatives, critics.n_latents, pairs, needs_originals=any(how.holds) or dims is not None)
     rows = edit_rows(len(y0), len(z_targets), groups, check_gamma(gammas, len(gammas)).tolist(), pairs)
     if how.until >= t_edit and rows.gamma.any():
         raise ValueError(f"nothing would be guided: guidance ends at until={how.until}, and the edit begins at t_edit={t_edit}; lower until")
@@ -517,7 +533,8 @@ def edit(
     for one in (replace(how, noise_seed=how.noise_seed + k) for k in range(how.candidates)):
         start = invert(y0.to(*place), alone(denoiser), schedule, t_edit, fixed_point, begin=one.begin, noise_seed=one.noise_seed, **options)
         tries.append(run_rows(start, rows, guide, denoiser, schedule, t_edit, one, **options))
-    y = best_of(tries, guide, rows, options.get("batch_size"))
+    times = [round(schedule.T * k / 8) for k in range(5)] if how.noisy else [0] # critics of clean images see no noise
+    y = best_of(tries, guide, rows, schedule, times, how.noise_seed, options.get("batch_size"))
     shape = (len(y0), *([] if single or pairs else [len(z_targets)]), len(groups), len(gammas), *y0.shape[1:])
     return ((y + 1) / 2).clamp(0, 1).cpu().reshape(shape)
 

@@ -7,8 +7,8 @@ __all__ = ['N_LEVEL_FEATURES', 'DINO', 'IMAGENET', 'ENCODERS', 'FROZEN', 'Latent
            'mi_lower_bound', 'MIBound', 'mi_bound', 'candidate_columns', 'level_features', 'ConvBlock', 'ConvEncoder',
            'find_dino_weights', 'load_dino', 'DINOEncoder', 'middle_features', 'DenoiserEncoder', 'GroupLinear',
            'SeparableScore', 'JointScore', 'resolve_groups', 'Heads', 'Critics', 'Critic', 'select_critic',
-           'build_encoder', 'save_critics', 'load_critics', 'Pairs', 'add_noise', 'held_out_mi', 'early_times',
-           'random_shift', 'Views', 'Shown', 'look_once', 'look_ahead', 'data_marks', 'train_critics']
+           'scoring_in_double', 'build_encoder', 'save_critics', 'load_critics', 'Pairs', 'add_noise', 'held_out_mi',
+           'early_times', 'random_shift', 'Views', 'Shown', 'look_once', 'look_ahead', 'data_marks', 'train_critics']
 
 # %% ../nbs/04_infonce.ipynb #b9816771
 import copy
@@ -26,7 +26,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .denoiser import Denoiser, digest, digest_weights
-from .training import (Batch, CriticConfig, Fit, computing_in, fit, generator, load_tensors, progress_bar, resolve_device,
+from .training import (Batch, CriticConfig, Fit, fit, generator, load_tensors, progress_bar, quick_precision, resolve_device,
                              save_tensors, warmup_cosine)
 
 # %% ../nbs/04_infonce.ipynb #2091f3b4
@@ -269,7 +269,7 @@ def middle_features(
 ) -> Tensor: # (B, channels, h, w), h = H / patch / 2^(resolutions - 1)
     "What a denoiser's U-Net holds in its middle; its second half is not computed."
     unet = denoiser.unet
-    x = F.pixel_unshuffle(denoiser.centre(y_t, t), denoiser.patch)
+    x = F.pixel_unshuffle(denoiser.centre(y_t, t), denoiser.patch).to(unet.conv_in.weight.dtype)
     embedding = unet.time_embedding(unet.time_proj(t + (denoiser.first_time - 1)).to(x.dtype))
     x = unet.conv_in(x)
     for block in unet.down_blocks: x = block(x, embedding)[0]
@@ -314,7 +314,8 @@ class DenoiserEncoder(nn.Module):
 
     def read(self, seen: Tensor, alpha_bar: Tensor | None = None) -> Tensor: # (B, channels, side, side) -> (B, n_features)
         "The trained part, on what `look` saw."
-        level = seen.new_ones(len(seen)) if alpha_bar is None else alpha_bar
+        seen = seen.to(self.out.weight.dtype)
+        level = seen.new_ones(len(seen)) if alpha_bar is None else alpha_bar.to(seen)
         scale, shift = self.modulate(level_features(level))[..., None, None].chunk(2, 1)
         return self.out((self.norm(seen) * (1 + scale) + shift).flatten(1))
 
@@ -322,6 +323,11 @@ class DenoiserEncoder(nn.Module):
         "Features of images."
         features = self.read(self.look(y, alpha_bar), alpha_bar)
         return features if self.conv is None else features + self.conv(y, alpha_bar)
+
+    @property
+    def reading(self) -> tuple[nn.Module, ...]:
+        "The layers of `read`."
+        return self.norm, self.modulate, self.out
 
     def train(self, mode: bool = True) -> "DenoiserEncoder":
         "Training mode, for all but the frozen network."
@@ -425,12 +431,12 @@ class Heads(nn.Module):
 
     def image_features(self, features: Tensor) -> Tensor: # (R, n_in) -> (G, R, E)
         "f_g(y) of all groups."
-        x = self.drop(F.silu(features)).expand(len(self.index), -1, -1)
+        x = self.drop(F.silu(features.to(self.mask.dtype))).expand(len(self.index), -1, -1)
         return self.image[1](F.silu(self.image[0](x)))
 
     def latent_features(self, z: Tensor) -> Tensor: # (..., D) -> (G, ..., E)
         "h_g(z_g) of all groups."
-        x = z.reshape(-1, z.shape[-1])[:, self.index].transpose(0, 1) * self.mask
+        x = z.to(self.mask.dtype).reshape(-1, z.shape[-1])[:, self.index].transpose(0, 1) * self.mask
         x = self.latent[2](F.silu(self.latent[1](F.silu(self.latent[0](x)))))
         return x.view(len(self.index), *z.shape[:-1], -1)
 
@@ -596,6 +602,15 @@ def select_critic(
     one.critics.center, one.critics.scale = critics.center[dims], critics.scale[dims]
     if critics.noise_aware: one.critics.alpha_bar = critics.alpha_bar.clone()
     return one.train(critics.training)
+
+# %% ../nbs/04_infonce.ipynb #5e0c0b02
+def scoring_in_double(
+    critics: Critics, # not changed
+) -> Critics: # a copy
+    "Critics that score in double precision what their image encoder sees: no score then depends on how many images there are at once."
+    exact = copy.deepcopy(critics)
+    for part in (exact.heads, *getattr(exact.encoder, "reading", ())): part.double()
+    return exact
 
 # %% ../nbs/04_infonce.ipynb #16b866c8
 FROZEN = "encoder.backbone."  # names of weights that belong to a pretrained network
@@ -805,14 +820,14 @@ def look_once(
     t: Tensor,                 # (n,) times to noise them to
     alpha_bar: Tensor,         # (T + 1,)
     random: torch.Generator,   # of the noise, on the CPU
-    chunk: int = 128,
+    chunk: int = 256,
 ) -> Tensor: # (n, ...) half precision
-    "What the encoder sees of images in noise; bfloat16 where the processor is quicker at that."
-    parts = []
-    with computing_in("auto", images.device):
-        for y, at in zip(images.split(chunk), t.split(chunk)):
-            y = add_noise(y, alpha_bar[at], torch.randn(y.shape, generator=random).to(y.device))
-            parts.append(encoder.look(y, alpha_bar[at]).half())
+    "What the encoder sees of images in noise, through a copy of its network in bfloat16 where the processor is quicker at that."
+    eyes, parts = copy.deepcopy(encoder), []
+    if hasattr(eyes, "backbone") and quick_precision(images.device) == "bfloat16": eyes.backbone.unet.bfloat16()
+    for y, at in zip(images.split(chunk), t.split(chunk)):
+        y = add_noise(y, alpha_bar[at], torch.randn(y.shape, generator=random).to(y.device))
+        parts.append(eyes.look(y, alpha_bar[at]).half())
     return torch.cat(parts)
 
 def look_ahead(

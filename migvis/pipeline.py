@@ -37,7 +37,7 @@ from .data import Recording, check_recording, resize_images, split_indices
 from .ddim_guidance import edit as guided_edit, invert, sample
 from .denoiser import Autoguided, Denoiser, NoiseSchedule, build_denoiser, initial_weights, load_denoiser, save_denoiser, train_denoiser, validation_loss
 from .edit_selectivity import SelectivityResult, check_n_pairs, run_selectivity
-from .infonce import ConvEncoder, Critics, DenoiserEncoder, held_out_mi, load_critics, save_critics, train_critics
+from .infonce import ConvEncoder, Critics, DenoiserEncoder, held_out_mi, load_critics, save_critics, scoring_in_double, train_critics
 from .pretrained import digest_weights, load_pretrained, load_weak, pretrained_for, same_network, weights_file
 from .readouts import ReadoutConfig, Readouts, load_readouts, train_readouts
 from .training import Preset, atomic_write, computing_in, get_preset, load_tensors, resolve_device
@@ -461,15 +461,16 @@ def make_edits(model: MIGVis, originals: tuple, targets: tuple, groups: tuple, g
                  tuple(model.group_names[g] for g in groups), gammas, mode, model.caption(mode))
 
 def networks_in(
-    precision: str,           # "float32", "bfloat16" (autocast), "auto" (the quicker of these) or "float64"
-    *networks: nn.Module,     # not changed
+    precision: str,                   # "float32", "bfloat16" (autocast), "auto" (the quicker of these) or "float64" (slow)
+    critics: Critics,                 # not changed
+    denoiser: Denoiser | Autoguided,  # not changed
     device: torch.device,
-) -> tuple[tuple[nn.Module, ...], torch.autocast]: # the networks to call, and the context manager to call them in
-    "Networks for a precision; float64: copies in double precision, slow, whose edits do not depend on the batch. Raises ValueError."
+) -> tuple[tuple[Critics, Denoiser | Autoguided], torch.autocast]: # the networks to call, and the context manager to call them in
+    "Networks for a precision; scores are in double precision in any, where the device has it. Raises ValueError."
     known = ("float32", "bfloat16", "auto", "float64")
     if precision not in known: raise ValueError(f"precision must be one of {known}, got {precision!r}")
-    if precision != "float64": return networks, computing_in(precision, device)
-    return tuple(copy.deepcopy(network).double() for network in networks), computing_in("float32", device)
+    if precision == "float64": return (copy.deepcopy(critics).double(), copy.deepcopy(denoiser).double()), computing_in("float32", device)
+    return (critics if device.type == "mps" else scoring_in_double(critics), denoiser), computing_in(precision, device)
 
 def describe_run(model: MIGVis, mode: str) -> str:
     "Data, preset, seed and mode, for figures."

@@ -53,7 +53,7 @@ def test_fit_edit_info(tmp_path, saved, capsys):
     assert main(["fit", "--recording", str(saved), "--out", str(run), "--preset", "tiny", "--device", "cpu", "--quiet"]) == 0
     assert "migvis edit --run" in capsys.readouterr().out
     edit = ["edit", "--run", str(run), "--original", "1", "2", "--target", "3", "--out", str(tmp_path / "edit.png"), "--groups", "1", "2",
-            "--gammas", "0", "0.5", "--save", str(tmp_path / "edit.npz"), "--quiet", "--device", "cpu"]
+            "--gammas", "0", "0.5", "--steps", "9", "--hold", "1", "0.5", "1", "1", "--save", str(tmp_path / "edit.npz"), "--quiet", "--device", "cpu"]
     assert main(edit) == 0
     printed = capsys.readouterr().out
     assert "Group 1 (pose)" in printed and "Group 3" not in printed and str(tmp_path / "edit.png") in printed
@@ -68,7 +68,7 @@ def test_fit_edit_info(tmp_path, saved, capsys):
     assert main(judged) == 2 and "got 500" in capsys.readouterr().err, "the tiny run has not that many pairs"
     assert main(["info", str(saved)]) == 0 and "simulated" in capsys.readouterr().out
     for bad, told in [(["--groups", "0"], "numbered from 1"), (["--groups", "7"], "numbered from 1 to 4"), (["--target", "500"], "target must be"),
-                      (["--gammas", "-1"], "not negative"), (["--out", str(tmp_path / "edit.doc")], "must be a picture"), (["--mode", "x"], "mode")]:
+                      (["--gammas", "-1"], "not negative"), (["--hold", "1", "2"], "one for each of the 4 groups"), (["--candidates", "2"], "would all be the same"), (["--out", str(tmp_path / "edit.doc")], "must be a picture"), (["--mode", "x"], "mode")]:
         assert main(edit + bad) == 2
         assert told in capsys.readouterr().err
 

@@ -227,9 +227,17 @@ def test_zero_gradients_give_no_guidance_however_large_the_estimate():
 
 def test_ordinary_gradients_are_guided_as_before_to_the_bit():
     eps, grad, gamma = randn(3, 1, 8, 8), 1e-3 * randn(3, 1, 8, 8, seed=1), torch.tensor([0.1, 1.0, 2.5])
-    ratio = eps.flatten(1).norm(dim=1) / grad.flatten(1).norm(dim=1)
+    length = lambda x: x.double().flatten(1).norm(dim=1).float()
+    ratio = length(eps) / length(grad)
     for scale, factor in {"none": 0.8 * gamma, "eps": gamma * ratio, "clip": torch.minimum(0.8 * gamma, ratio)}.items():
         assert torch.equal(dg.guided_eps(eps, grad, gamma, 0.36, scale), eps - factor.view(-1, 1, 1, 1) * grad)
+
+
+@pytest.mark.parametrize("n", [1, 2, 7, 24])
+def test_guidance_of_a_row_does_not_depend_on_the_rows_beside_it(n):
+    eps, grad, gamma = randn(24, 1, 64, 64), 1e-3 * randn(24, 1, 64, 64, seed=1), torch.linspace(0.05, 0.3, 24)
+    whole, parts = dg.guided_eps(eps, grad, gamma, 0.36, "eps"), [slice(i, i + n) for i in range(0, 24, n)]
+    assert torch.equal(whole, torch.cat([dg.guided_eps(eps[rows], grad[rows], gamma[rows], 0.36, "eps") for rows in parts]))
 
 
 def test_guidance_raises_the_log_density_more_the_stronger_it_is():
@@ -513,7 +521,11 @@ def test_paper_mode_needs_no_latents_of_the_originals_and_ignores_other_groups(w
 
 
 def test_hold_changes_an_edit(world):
-    assert not torch.allclose(small_edit(world, hold=0.0), small_edit(world, hold=1.0), atol=1e-4)
+    none, one = small_edit(world, hold=0.0), small_edit(world, hold=1.0)
+    assert not torch.allclose(none, one, atol=1e-4)
+    both = small_edit(world, hold=(1.0, 0.0, 1.0)) # one weight for each group, while it is edited
+    torch.testing.assert_close(both[:, [0, 2]], one[:, [0, 2]], atol=1e-5, rtol=0)
+    torch.testing.assert_close(both[:, 1], none[:, 1], atol=1e-5, rtol=0)
 
 
 def test_of_several_candidates_the_guides_favourite_is_kept(world):
@@ -523,9 +535,12 @@ def test_of_several_candidates_the_guides_favourite_is_kept(world):
     assert torch.equal(kept[:, :, 0], singles[0][:, :, 0]) # the round trip is the first one's
     wanted = world["z"][:2].repeat_interleave(3, 0).clone() # the original's latents, with the target's in the edited group
     for row in range(6): wanted[row, world["critics"].groups[row % 3]] = world["z"][5, world["critics"].groups[row % 3]]
-    score = dg.MIGuide(world["critics"], wanted, dg.draw_negatives(world["z"][8:], 16, 0, torch.cat([world["z"][5:6], world["z"][:2]])))
-    rows = torch.stack([x[:, :, 1].flatten(0, 1) for x in singles])
-    best = torch.stack([score(2 * x - 1, None, 0) for x in rows]).argmax(0)
+    guide = dg.MIGuide(world["critics"], wanted, dg.draw_negatives(world["z"][8:], 16, 0, torch.cat([world["z"][5:6], world["z"][:2]])), noisy=True)
+    rows, noise = torch.stack([x[:, :, 1].flatten(0, 1) for x in singles]), torch.randn(1, 16, 16, generator=generator(4, 46))
+    def score(y, t): # of finished images in noise
+        a = SHORT.alpha_bar[t].item()
+        return guide(y, math.sqrt(a) * y + math.sqrt(1 - a) * noise, t)
+    best = torch.stack([sum(score(2 * x - 1, t) for t in (0, 2, 5, 8, 10)) for x in rows]).argmax(0)
     assert best.unique().numel() > 1
     torch.testing.assert_close(kept[:, :, 1].flatten(0, 1), rows[best, torch.arange(len(best))], atol=1e-6, rtol=0)
     torch.testing.assert_close(small_edit(world, noise_seed=4, candidates=3, batch_size=5, **kw), kept, atol=1e-5, rtol=0)
@@ -570,6 +585,7 @@ BAD = {
     "t_edit too large": (dict(t_edit=21), "t_edit"), "t_edit zero": (dict(t_edit=0), "t_edit"), "t_edit fraction": (dict(t_edit=1.5), "t_edit"),
     "too many steps": (dict(t_edit=10, steps=11), "steps"), "other schedule": (dict(schedule=NoiseSchedule(30)), "trained for"),
     "mode": (dict(mode="best"), "mode"), "scale": (dict(scale="big"), "scale"), "hold": (dict(hold=-1.0), "hold"),
+    "hold of a group": (dict(hold=(1.0, -1.0, 1.0)), "hold"), "hold of too few": (dict(hold=(1.0, 1.0)), "one for each of the 3 groups"),
     "no latents to hold": (dict(z_originals=None), "z_originals"), "latents of others": (dict(z_originals=torch.zeros(5, 6)), "z_originals"),
     "latent size": (dict(targets=torch.zeros(5)), "latents"), "nan target": (dict(targets=torch.full((6,), float("nan"))), "finite"),
     "pairs": (dict(targets=torch.zeros(3, 6), pairs=True), "pairs"), "image size": (dict(originals=torch.zeros(2, 1, 8, 8)), "image"),

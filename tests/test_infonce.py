@@ -8,8 +8,8 @@ import torch
 
 from migvis.denoiser import NoiseSchedule, add_condition, build_denoiser
 from migvis.infonce import (ConvEncoder, Critic, Critics, DenoiserEncoder, DINOEncoder, Shown, _Watch, add_noise, candidate_columns, held_out_mi,
-                            info_nce_loss, early_times, info_nce_rows, level_features, load_critics, look_ahead, mi_bound, middle_features, mi_lower_bound,
-                            random_shift, resolve_groups, save_critics, train_critics)
+                            info_nce_loss, early_times, info_nce_rows, level_features, load_critics, look_ahead, look_once, mi_bound, middle_features,
+                            mi_lower_bound, random_shift, resolve_groups, save_critics, scoring_in_double, train_critics)
 from migvis.training import CriticConfig, DenoiserConfig, generator, list_checkpoints, save_tensors
 
 QUIET = {"device": "cpu", "progress": False}
@@ -624,6 +624,36 @@ def test_what_was_seen_reads_like_the_images_themselves():
     seen = critics.encoder.look(y, critics.alpha_bar[t])
     torch.testing.assert_close(critics(z, seen, t, seen=True), critics(z, y, t))
     assert critics.encoder.looks_once and not DenoiserEncoder(denoiser, 4, 8).looks_once  # beside a ConvEncoder there is more to see
+
+def test_looking_once_is_looking_in_the_precision_of_the_processor(monkeypatch):
+    denoiser, n = small_denoiser(), 20
+    encoder, images, t = DenoiserEncoder(denoiser, n_features=8), torch.rand(n, 1, 16, 16, generator=generator(5)) * 2 - 1, torch.arange(n)
+    alpha_bar = denoiser.schedule.alpha_bar.float()
+    def look(precision):
+        monkeypatch.setattr("migvis.infonce.quick_precision", lambda device: precision)
+        return look_once(encoder, images, t, alpha_bar, generator(3), chunk=7)
+    single, half = look("float32"), look("bfloat16")
+    noise = torch.cat([torch.randn(part.shape, generator=random) for random in [generator(3)] for part in images.split(7)])
+    with torch.no_grad(): expected = encoder.look(add_noise(images, alpha_bar[t], noise), alpha_bar[t])
+    torch.testing.assert_close(single.float(), expected, rtol=1e-2, atol=1e-3)
+    assert 0 < (half.float() - expected).norm() < 0.05 * expected.norm()
+    assert {p.dtype for p in encoder.parameters()} == {torch.float32}                      # it was a copy
+
+@pytest.mark.parametrize("kind", ["denoiser", "conv"])
+@pytest.mark.parametrize("score", ["separable", "joint"])
+def test_scores_in_double_precision_do_not_depend_on_the_images_beside_them(kind, score):
+    denoiser = small_denoiser()
+    encoder = DenoiserEncoder(denoiser, n_features=16) if kind == "denoiser" else ConvEncoder(16, 4, 16, noise_aware=True)
+    critics = Critics(encoder, (2, 1), n_features=8, score=score, alpha_bar=denoiser.schedule.alpha_bar).eval()
+    exact, y, z = scoring_in_double(critics), torch.randn(9, 1, 16, 16), torch.randn(6, 3)
+    scores = exact(z, y, 7)
+    assert scores.dtype == torch.float64 and {p.dtype for p in critics.parameters()} == {torch.float32}
+    torch.testing.assert_close(scores.float(), critics(z, y, 7), rtol=1e-4, atol=1e-4)
+    features = exact.encoder(y, exact.alpha_bar[[7] * 9])                                  # what they score, the same in both
+    for n in (1, 4):
+        parts = torch.cat([exact.heads.image_features(f) for f in features.split(n)], 1)
+        torch.testing.assert_close(exact.heads.score(parts, exact.latent_features(z)), scores, rtol=1e-12, atol=1e-12)
+    with torch.autocast("cpu", torch.bfloat16): assert exact(z, y, 7).dtype == torch.float64
 
 def test_views_are_what_the_encoder_sees_of_shifted_and_noised_images_at_all_times():
     denoiser, n, n_views = small_denoiser(), 30, 5

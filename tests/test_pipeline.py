@@ -327,6 +327,12 @@ def test_edits_in_bfloat16_are_about_the_same(run):
     assert fast.dtype == np.float32 and 0 < np.abs(exact - fast).max() and np.sqrt(((exact - fast) ** 2).mean()) < 0.02
     with pytest.raises(ValueError, match="precision must be"): run.edit(0, 1, precision="half", progress=False)
 
+def test_edits_in_single_precision_hardly_depend_on_the_batch(run):
+    test, options = run.split.test, dict(gammas=[0.1, 0.4], steps=6, progress=False)
+    whole = run.edit(test[:4], test[4:8], **options)
+    turned = run.edit(test[:4][::-1], test[4:8][::-1], batch_size=3, **options)
+    np.testing.assert_allclose(turned.images[::-1], whole.images, atol=1e-4)
+
 def test_edits_in_double_precision_do_not_depend_on_the_batch(run):
     test, options = run.split.test, dict(gammas=[0.1, 0.4], precision="float64", progress=False)
     whole = run.edit(test[:3], test[3:6], batch_size=5, **options).images
