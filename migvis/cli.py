@@ -201,7 +201,7 @@ def explorer(model: Any, originals: list[int], target: int, path: Path, progress
     from migvis.widgets import precompute_guidance, to_html
     top = max(model.preset.gammas_of("selective"))
     gammas = [round(top * k / 5, 4) for k in range(6)]
-    return to_html(precompute_guidance(model, originals, [target], gammas=gammas, steps=min(45, model.preset.t_edit), precision="auto",
+    return to_html(precompute_guidance(model, originals, [target], gammas=gammas, steps=min(25, model.preset.t_edit), precision="auto",
                                        progress=progress), path)
 
 def measure(model: Any, out: Path, **options: Any) -> str: # where it was written, or why it could not be measured

@@ -824,7 +824,7 @@ def look_once(
 ) -> Tensor: # (n, ...) half precision
     "What the encoder sees of images in noise, through a copy of its network in bfloat16 where the processor is quicker at that."
     eyes, parts = copy.deepcopy(encoder), []
-    if hasattr(eyes, "backbone") and quick_precision(images.device) == "bfloat16": eyes.backbone.unet.bfloat16()
+    if isinstance(eyes, DenoiserEncoder) and quick_precision(images.device) == "bfloat16": eyes.backbone.unet.bfloat16()
     for y, at in zip(images.split(chunk), t.split(chunk)):
         y = add_noise(y, alpha_bar[at], torch.randn(y.shape, generator=random).to(y.device))
         parts.append(eyes.look(y, alpha_bar[at]).half())
