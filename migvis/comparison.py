@@ -44,7 +44,7 @@ from .ddim_guidance import edit
 from .denoiser import digest_weights, initial_weights, load_denoiser, save_denoiser
 from .edit_selectivity import SelectivityResult, StoredEdits, choose_pairs, load_edits, measure_edits, save_edits, style_colour
 from .infonce import Critics, DINOEncoder, find_dino_weights
-from .pipeline import MIGVis, claim_folder, computing_in, critic_encoder, fit_critics_stage, fit_vae_stage, judge_for, run_stage, schedule_of
+from .pipeline import MIGVis, claim_folder, computing_in, critic_encoder, fit_critics_stage, fit_vae_stage, judge_for, networks_in, run_stage, schedule_of
 from .readouts import Readouts
 from .training import Fit, atomic_write, progress_bar
 
@@ -174,8 +174,11 @@ def edit_trial(
     sizes = tuple(len(g) for g in fitted.groups) if hasattr(fitted, "groups") else model.vae.groups
     levers = model.preset.levers_of(method.options.get("mode", "paper"))
     told = {"t_edit": model.preset.t_edit, "latent_groups": sizes} | levers | options | dict(method.options)
-    with computing_in(told.pop("precision", "float32"), model.device):
-        return method.editor(images[pairs[:, 0]], z[pairs[:, 1]], fitted, model.denoiser, model.denoiser.schedule, groups, method.gammas,
+    precision, denoiser = told.pop("precision", "float32"), model.denoiser
+    (fitted, denoiser), context = (networks_in(precision, fitted, denoiser, model.device) if isinstance(fitted, Critics) else
+                                   ((fitted, denoiser), computing_in(precision, model.device)))
+    with context:
+        return method.editor(images[pairs[:, 0]], z[pairs[:, 1]], fitted, denoiser, denoiser.schedule, groups, method.gammas,
                              negatives=z[model.split.train], z_originals=z[pairs[:, 0]], pairs=True, seed=seed, **told).float().numpy()
 
 # %% ../nbs/05d_comparison.ipynb #72476bbd
