@@ -456,12 +456,14 @@ def run_rows(
     schedule: NoiseSchedule,
     t_edit: int,
     how: EditMode,
+    known: Tensor | None = None, # (R, 1, H, W): rows with gamma = 0 are taken from here; None: sampled
     **options: Any,           # for `sample`: steps, batch_size, progress
 ) -> Tensor: # (R, 1, H, W) in about [-1, 1]
     "Sample all rows; those with gamma = 0 are the same for every group and target, so they are computed once an original."
     out, original = start.new_empty(len(rows.gamma), *start.shape[1:]), rows.original.to(start.device)
     still = (rows.gamma == 0).to(start.device)
-    if still.any(): out[still] = sample(start, alone(denoiser), schedule, t_edit, **options)[original[still]]
+    if still.any():
+        out[still] = sample(start, alone(denoiser), schedule, t_edit, **options)[original[still]] if known is None else known[still]
     if not still.all():
         out[~still] = sample(start[original[~still]], denoiser, schedule, t_edit, guide.rows(~still), rows.gamma[~still.cpu()],
                              **how.levers(), **options)
@@ -532,7 +534,7 @@ def edit(
     tries = []
     for one in (replace(how, noise_seed=how.noise_seed + k) for k in range(how.candidates)):
         start = invert(y0.to(*place), alone(denoiser), schedule, t_edit, fixed_point, begin=one.begin, noise_seed=one.noise_seed, **options)
-        tries.append(run_rows(start, rows, guide, denoiser, schedule, t_edit, one, **options))
+        tries.append(run_rows(start, rows, guide, denoiser, schedule, t_edit, one, tries[0] if tries else None, **options))
     times = [round(schedule.T * k / 8) for k in range(5)] if how.noisy else [0] # critics of clean images see no noise
     y = best_of(tries, guide, rows, schedule, times, how.noise_seed, options.get("batch_size"))
     shape = (len(y0), *([] if single or pairs else [len(z_targets)]), len(groups), len(gammas), *y0.shape[1:])

@@ -10,9 +10,9 @@ __all__ = ['Shift', 'KEYS', 'Cells', 'OWN', 'spread_order', 'choose_pairs', 'cla
            'fit_latent_readout', 'within_manifold', 'image_shifts', 'critic_scores', 'EditsLike', 'edit_rows_table',
            'measure_one', 'kernel_distances', 'measure_edits', 'SelectivityResult', 'save_result', 'load_result',
            'Criterion', 'criteria', 'part_of', 'check_criteria', 'report_criteria', 'style_colour', 'draw_matrix',
-           'draw_curve', 'own_score', 'draw_trade', 'draw_critic', 'draw_realism', 'plot_selectivity', 'plot_sheet',
-           'Editor', 'check_n_pairs', 'held_out_pairs', 'edit_pairs', 'group_numbers', 'model_digest', 'StoredEdits',
-           'save_edits', 'load_edits', 'run_selectivity']
+           'draw_curve', 'own_score', 'draw_trade', 'draw_critic', 'draw_realism', 'plot_selectivity', 'sheet_cells',
+           'plot_sheet', 'Editor', 'check_n_pairs', 'held_out_pairs', 'edit_pairs', 'group_numbers', 'model_digest',
+           'StoredEdits', 'save_edits', 'load_edits', 'run_selectivity']
 
 # %% ../nbs/05b1_edit_selectivity.ipynb #6cd3bee8
 import json
@@ -676,17 +676,28 @@ def plot_selectivity(
     return figure
 
 # %% ../nbs/05b1_edit_selectivity.ipynb #c5a2891e
+def sheet_cells(
+    edits: EditsLike,
+    n: int = 64,
+    seed: int = 0,
+) -> np.ndarray: # (n, 2) pair and place of the group, of random edits; fewer if there are fewer
+    "Which edits are on a sheet."
+    cells = np.stack(np.divmod(np.arange(np.prod(edits.images.shape[:2])), edits.images.shape[1]), 1)
+    return cells[np.random.default_rng([seed, 53]).permutation(len(cells))[:n]]
+
 def plot_sheet(
     edits: EditsLike,
     gamma: float,
     n: int = 64,
     seed: int = 0,
     columns: int = 8,
+    said: Sequence[str] | None = None, # beside each number; None: the number of the group
 ) -> Figure:
     "Random edits of one strength, numbered; original and target are small beside each. Raises ValueError for a strength that is not there."
     if gamma not in edits.gammas: raise ValueError(f"gamma must be one of {list(edits.gammas)}, got {gamma}")
-    k, cells = list(edits.gammas).index(gamma), np.stack(np.divmod(np.arange(np.prod(edits.images.shape[:2])), edits.images.shape[1]), 1)
-    chosen = cells[np.random.default_rng([seed, 53]).permutation(len(cells))[:n]]
+    k, chosen = list(edits.gammas).index(gamma), sheet_cells(edits, n, seed)
+    if said is None: said = [f"group {group + 1}" for _, group in chosen]
+    if len(said) != len(chosen): raise ValueError(f"said must name each of the {len(chosen)} edits on the sheet, got {len(said)}")
     rows = -(-len(chosen) // columns)
     with plt.style.context(str(files("migvis") / "migvis.mplstyle")):
         figure, axes = plt.subplots(rows, columns, figsize=(1.5 * columns, 1.2 * rows + 0.5), squeeze=False, layout="constrained")
@@ -695,7 +706,7 @@ def plot_sheet(
             small = np.concatenate([edits.originals[pair, 0], edits.targets[pair, 0]])[::2, ::2]
             picture = np.concatenate([np.pad(edits.images[pair, group, k, 0], ((0, 0), (0, 2)), constant_values=1), small], 1)
             ax.imshow(picture, cmap="gray", vmin=0, vmax=1)
-            ax.set_title(f"{number}  group {group + 1}", fontsize=7, pad=2, loc="left")
+            ax.set_title(f"{number}  {said[number - 1]}", fontsize=7, pad=2, loc="left")
         told = getattr(edits, "caption", "").removesuffix(f"; {edits.mode} guidance")
         figure.suptitle(f"{edits.mode} guidance, γ = {gamma:g}; beside each edit: original (top), target. {told}", fontsize=8)
     return figure

@@ -468,6 +468,11 @@ def test_figures(result, world):
     again = es.plot_sheet(world.edits, 1.0, n=20, columns=5)
     assert all(np.array_equal(a.images[0].get_array(), b.images[0].get_array()) for a, b in zip(sheet.axes, again.axes))
     with pytest.raises(ValueError, match="gamma must be one of"): es.plot_sheet(world.edits, 3.0)
+    named = es.plot_sheet(world.edits, 1.0, n=3, said=["a car", "a boat", "nothing"])
+    assert [ax.get_title(loc="left") for ax in named.axes if ax.images] == ["1  a car", "2  a boat", "3  nothing"]
+    pair, group = es.sheet_cells(world.edits, 3).T
+    assert np.array_equal(named.axes[0].images[0].get_array()[:, :world.edits.images.shape[-1]], world.edits.images[pair[0], group[0], list(world.edits.gammas).index(1.0), 0])
+    with pytest.raises(ValueError, match="said must name each of the 3 edits"): es.plot_sheet(world.edits, 1.0, n=3, said=["a car"])
     plt.close("all")
 
 
