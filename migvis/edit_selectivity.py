@@ -678,7 +678,7 @@ def plot_selectivity(
 # %% ../nbs/05b1_edit_selectivity.ipynb #c5a2891e
 def sheet_cells(
     edits: EditsLike,
-    n: int = 64,
+    n: int = 64,  # edits at most
     seed: int = 0,
 ) -> np.ndarray: # (n, 2) pair and place of the group, of random edits; fewer if there are fewer
     "Which edits are on a sheet."
