@@ -692,6 +692,7 @@ def plot_sheet(
     seed: int = 0,
     columns: int = 8,
     said: Sequence[str] | None = None, # beside each number; None: the number of the group
+    width: float = 1.5, # inches of a column
 ) -> Figure:
     "Random edits of one strength, numbered; original and target are small beside each. Raises ValueError for a strength that is not there."
     if gamma not in edits.gammas: raise ValueError(f"gamma must be one of {list(edits.gammas)}, got {gamma}")
@@ -700,7 +701,7 @@ def plot_sheet(
     if len(said) != len(chosen): raise ValueError(f"said must name each of the {len(chosen)} edits on the sheet, got {len(said)}")
     rows = -(-len(chosen) // columns)
     with plt.style.context(str(files("migvis") / "migvis.mplstyle")):
-        figure, axes = plt.subplots(rows, columns, figsize=(1.5 * columns, 1.2 * rows + 0.5), squeeze=False, layout="constrained")
+        figure, axes = plt.subplots(rows, columns, figsize=(width * columns, 0.8 * width * rows + 0.5), squeeze=False, layout="constrained")
         for ax in axes.flat: ax.axis("off")
         for number, (ax, (pair, group)) in enumerate(zip(axes.flat, chosen), 1):
             small = np.concatenate([edits.originals[pair, 0], edits.targets[pair, 0]])[::2, ::2]
@@ -708,7 +709,7 @@ def plot_sheet(
             ax.imshow(picture, cmap="gray", vmin=0, vmax=1)
             ax.set_title(f"{number}  {said[number - 1]}", fontsize=7, pad=2, loc="left")
         told = getattr(edits, "caption", "").removesuffix(f"; {edits.mode} guidance")
-        figure.suptitle(f"{edits.mode} guidance, γ = {gamma:g}; beside each edit: original (top), target. {told}", fontsize=8)
+        figure.suptitle(f"{edits.mode} guidance, γ = {gamma:g}; beside each edit: original (top), target. {told}", fontsize=8, wrap=True)
     return figure
 
 # %% ../nbs/05b1_edit_selectivity.ipynb #1b853ad9
