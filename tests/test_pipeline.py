@@ -1,7 +1,13 @@
 """From a recording to edited images: the stages, files, errors, determinism."""
 import copy
 import json
+import os
+import subprocess
+import sys
+import threading
+import warnings
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -11,10 +17,11 @@ import torch
 import migvis
 from migvis import MIGVis, Recording, simulate_hvm
 from migvis.denoiser import build_denoiser
-from migvis.pipeline import Edits, Split, as_groups, as_indices, claim_folder, denoiser_for, fingerprint, pair_up, report_vae, score_labels
+from migvis.pipeline import Edits, Split, alone_in, as_groups, as_indices, claim_folder, denoiser_for, fingerprint, pair_up, report_vae, score_labels
 from migvis.pretrained import load_pretrained
 from migvis.training import get_preset
 
+ROOT = Path(__file__).parents[1]
 TINY = get_preset("tiny")
 SMALL = replace(TINY, vae=replace(TINY.vae, steps=30), critic=replace(TINY.critic, steps=10),
                 denoiser=replace(TINY.denoiser, steps=10), t_edit=20)
@@ -255,6 +262,59 @@ def test_without_a_folder_nothing_is_left_behind(recording, tmp_path, monkeypatc
     monkeypatch.setenv("MIGVIS_CACHE", str(tmp_path))
     MIGVis(SMALL, seed=1, device="cpu").fit(recording, progress=False)
     assert not list((tmp_path / "runs").iterdir())
+
+
+TWICE = """
+import sys
+from migvis.pretrained import digest_weights
+from tests.test_pipeline import SMALL, MIGVis, simulate_hvm
+recording = simulate_hvm(n_images=120, size=32, subject="M1", seed=3, progress=False)
+print("ready", flush=True); sys.stdin.readline()
+model = MIGVis(SMALL, seed=1, device="cpu").fit(recording, progress=False)
+print(model.latents().sum().item(), digest_weights(model.denoiser), digest_weights(model.critics))
+"""
+
+def test_two_processes_may_fit_the_same_run(tmp_path):
+    start = lambda: subprocess.Popen([sys.executable, "-c", TWICE], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                                     text=True, env=os.environ | {"MIGVIS_CACHE": str(tmp_path), "OMP_NUM_THREADS": "1"})
+    both = [start(), start()]
+    for process in both: assert process.stdout.readline() == "ready\n", process.stderr.read()
+    for process in both: print(file=process.stdin, flush=True)
+    said = [process.communicate(timeout=300) for process in both]
+    assert [process.returncode for process in both] == [0, 0], said
+    assert said[0][0] == said[1][0] and len(said[0][0]) > 30
+    assert sum("another process works on the run" in stderr for _, stderr in said) == 1
+    assert not list((tmp_path / "runs").iterdir())
+
+
+def test_a_run_is_waited_for(tmp_path, monkeypatch):
+    monkeypatch.setenv("MIGVIS_CACHE", str(tmp_path))
+    entered, order = threading.Event(), []
+    def second():
+        entered.set()
+        with alone_in(tmp_path / "run"): order.append("second")
+    with pytest.warns(UserWarning, match="another process works on the run in .*run; waiting"):
+        with alone_in(tmp_path / "run"):
+            thread = threading.Thread(target=second)
+            thread.start()
+            entered.wait()
+            thread.join(1.0)
+            assert thread.is_alive()
+            with alone_in(tmp_path / "other"): order.append("another run")
+            order.append("first")
+        thread.join(30)
+    assert order == ["another run", "first", "second"]
+    with pytest.raises(KeyError):
+        with alone_in(tmp_path / "run"): raise KeyError
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with alone_in(tmp_path / "run"): pass # an error has let go of it
+        monkeypatch.setenv("WORLD_SIZE", "2")
+        with alone_in(tmp_path / "run"), alone_in(tmp_path / "run"): pass # processes launched together
+        monkeypatch.delenv("WORLD_SIZE")
+        (tmp_path / "file").write_text("")
+        monkeypatch.setenv("MIGVIS_CACHE", str(tmp_path / "file"))
+        with alone_in(tmp_path / "run"), alone_in(tmp_path / "run"): pass # nowhere to keep locks
 
 
 def test_a_run_of_another_kind_is_refused(recording, folder):

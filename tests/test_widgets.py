@@ -53,9 +53,9 @@ def plane_choices(**kw): return choices(dims=((0, 1), (1, 0)), strengths=(0.0, 0
 
 
 @pytest.fixture(scope="module")
-def model():
+def model(tmp_path_factory):
     recording = simulate_hvm(n_images=120, size=32, subject="M1", seed=3, progress=False)
-    return MIGVis(SMALL, seed=1, device="cpu").fit(recording, progress=False)
+    return MIGVis(SMALL, seed=1, device="cpu").fit(recording, out=tmp_path_factory.mktemp("run"), progress=False)
 
 
 # frames and their cache
