@@ -9,10 +9,11 @@ __all__ = ['sigmoid_alpha_bar', 'cosine_alpha_bar', 'linear_alpha_bar', 'clip_st
            'model_range', 'validation_loss', 'train_denoiser', 'as_condition', 'check_share', 'pixel_statistics',
            'fingerprint', 'digest', 'digest_weights', 'describe', 'partly_fresh', 'sample_images', 'training_pictures',
            'record_row', 'write_figure', 'draw_sheet', 'draw_losses', 'condition_on', 'Autoguided', 'alone',
-           'check_weak', 'save_denoiser', 'round_rows', 'unround_rows', 'load_denoiser']
+           'check_weak', 'in_any_company', 'save_denoiser', 'round_rows', 'unround_rows', 'load_denoiser']
 
 # %% ../nbs/03_denoiser.ipynb #2a0ff09a
 import contextlib
+import copy
 import hashlib
 import json
 import math
@@ -748,6 +749,28 @@ def check_weak(denoiser: Denoiser, weak: Denoiser, weight: float) -> None:
     if sizes[0] != sizes[1]: raise ValueError(f"both denoisers must be for the same channels, image size and schedule, got {sizes[0]} and {sizes[1]}")
     if denoiser.n_condition or weak.n_condition: raise ValueError("autoguidance takes denoisers without a condition")
     if not (math.isfinite(weight) and weight >= 1): raise ValueError(f"the weight must be finite and at least 1 (the denoiser alone), got {weight}")
+
+# %% ../nbs/03_denoiser.ipynb #a0700006
+class _AlikeLinear(nn.Linear):
+    "A linear layer whose rows do not depend on how many there are; vectors only, the many rows of attention are alike as it is."
+    def forward(self, x: Tensor) -> Tensor:
+        if x.ndim > 2: return super().forward(x)
+        return F.linear(x.double(), self.weight.double(), None if self.bias is None else self.bias.double()).to(x.dtype)
+
+class _AlikeConv2d(nn.Conv2d):
+    "A convolution that sees at least two images, and if strided as many for every thread; the last one is repeated."
+    def forward(self, x: Tensor) -> Tensor:
+        missing = -len(x) % max(2, torch.get_num_threads()) if max(self.stride) > 1 else max(0, 2 - len(x))
+        return super().forward(torch.cat([x, x[-1:].expand(missing, *x.shape[1:])]) if missing else x)[:len(x)]
+
+def in_any_company(
+    network: nn.Module, # in single precision, on the CPU; not changed
+) -> nn.Module: # a copy
+    "A network whose answers about an image do not depend on how many others it is shown, as far as layers of torch allow."
+    alike, classes = copy.deepcopy(network), {nn.Linear: _AlikeLinear, nn.Conv2d: _AlikeConv2d}
+    for layer in alike.modules():
+        if type(layer) in classes: layer.__class__ = classes[type(layer)] # the same weights, called another way
+    return alike
 
 # %% ../nbs/03_denoiser.ipynb #8551b46e
 def save_denoiser(

@@ -7,8 +7,9 @@ __all__ = ['N_LEVEL_FEATURES', 'DINO', 'IMAGENET', 'ENCODERS', 'FROZEN', 'Latent
            'mi_lower_bound', 'MIBound', 'mi_bound', 'candidate_columns', 'level_features', 'ConvBlock', 'ConvEncoder',
            'find_dino_weights', 'load_dino', 'DINOEncoder', 'middle_features', 'DenoiserEncoder', 'GroupLinear',
            'SeparableScore', 'JointScore', 'resolve_groups', 'Heads', 'Critics', 'Critic', 'select_critic',
-           'scoring_in_double', 'build_encoder', 'save_critics', 'load_critics', 'Pairs', 'add_noise', 'held_out_mi',
-           'early_times', 'random_shift', 'Views', 'Shown', 'look_once', 'look_ahead', 'data_marks', 'train_critics']
+           'AveragedCritics', 'check_members', 'scoring_in_double', 'build_encoder', 'save_critics', 'load_critics',
+           'Pairs', 'add_noise', 'held_out_mi', 'early_times', 'random_shift', 'Views', 'Shown', 'look_once',
+           'look_ahead', 'data_marks', 'train_critics']
 
 # %% ../nbs/04_infonce.ipynb #b9816771
 import copy
@@ -491,9 +492,13 @@ class Critics(nn.Module):
         seen: bool = False,              # y is what `encoder.look` saw of images
     ) -> Tensor: # (G, R, M)
         "Scores of every group: row = image, column = latent."
-        return self.heads.score(self.image_features(y, t, seen), self.latent_features(z))
+        return self.score(self.image_features(y, t, seen), self.latent_features(z))
 
     scores = forward
+
+    def score(self, f: Tensor, h: Tensor) -> Tensor: # `image_features`, `latent_features` -> (G, R, M)
+        "Scores from features."
+        return self.heads.score(f, h)
 
     def scores_for(
         self,
@@ -603,13 +608,65 @@ def select_critic(
     if critics.noise_aware: one.critics.alpha_bar = critics.alpha_bar.clone()
     return one.train(critics.training)
 
+# %% ../nbs/04_infonce.ipynb #a0800002
+class AveragedCritics(Critics):
+    "Several critics of the same latents; scores are averaged. Features have a leading dimension for the members."
+    def __init__(
+        self,
+        members: Sequence[Critics], # trained apart, in the same mode as each other
+    ) -> None:
+        nn.Module.__init__(self)
+        check_members(members)
+        self.members, self.groups, self.n_latents = nn.ModuleList(members), members[0].groups, members[0].n_latents
+        self.look_together = all(getattr(m.encoder, "looks_once", False) and m.encoder.config["weights"] == members[0].encoder.config["weights"] for m in members)
+
+    alpha_bar = property(lambda self: self.members[0].alpha_bar, doc="(T + 1,) cumulative schedule, or None.")
+    center = property(lambda self: self.members[0].center, doc="Mean latents that the first was trained on.")
+    encoder = property(lambda self: self.members[0].encoder, doc="The first one's image encoder.")
+
+    def image_features(self, y: Tensor, t: int | Tensor | None = None, seen: bool = False) -> Tensor: # (members, G, R, E)
+        "Image side of all members and groups; a frozen network that they share looks once."
+        if self.look_together and not seen:
+            _check_images(y, self.encoder.image_size)
+            y, seen = self.encoder.look(y, _signal_level(self.alpha_bar, t, y)), True
+        return torch.stack([m.image_features(y, t, seen) for m in self.members])
+
+    def latent_features(self, z: Tensor) -> Tensor: # (..., D) -> (members, G, ..., E)
+        "Latent side of all members and groups."
+        return torch.stack([m.latent_features(z) for m in self.members])
+
+    def score(self, f: Tensor, h: Tensor) -> Tensor: # (G, R, M)
+        "Scores from features: the mean over members."
+        return torch.stack([m.score(*own) for m, *own in zip(self.members, f, h)]).mean(0)
+
+    def critic(self, group: int) -> Critic:
+        "The averaged critic of one group."
+        parts = [m.critic(group) for m in self.members]
+        parts[0].critics = AveragedCritics([part.critics for part in parts])
+        return parts[0]
+
+    def meta(self) -> dict[str, Any]: # JSON-able
+        "Everything but the weights."
+        return {"kind": "critics", "members": [m.meta() for m in self.members]}
+
+def check_members(members: Sequence[Critics]) -> None:
+    "Raise TypeError or ValueError unless scores of these critics can be averaged."
+    if not members or not all(isinstance(m, Critics) for m in members): raise TypeError(f"members must be one or more infonce.Critics, got {members!r}")
+    one = members[0]
+    for m in members[1:]:
+        told = [(c.groups, c.n_latents, c.encoder.image_size, c.noise_aware) for c in (one, m)]
+        if told[0] != told[1]: raise ValueError(f"critics must be for the same groups, latents and images to be averaged, got {told[0]} and {told[1]}")
+        if one.noise_aware and not (len(one.alpha_bar) == len(m.alpha_bar) and torch.allclose(one.alpha_bar, m.alpha_bar.to(one.alpha_bar))):
+            raise ValueError("critics must be of the same noise schedule to be averaged")
+
 # %% ../nbs/04_infonce.ipynb #5e0c0b02
 def scoring_in_double(
     critics: Critics, # not changed
 ) -> Critics: # a copy
     "Critics that score in double precision what their image encoder sees: no score then depends on how many images there are at once."
     exact = copy.deepcopy(critics)
-    for part in (exact.heads, *getattr(exact.encoder, "reading", ())): part.double()
+    for one in getattr(exact, "members", (exact,)):
+        for part in (one.heads, *getattr(one.encoder, "reading", ())): part.double()
     return exact
 
 # %% ../nbs/04_infonce.ipynb #16b866c8
@@ -628,9 +685,10 @@ def build_encoder(
 
 def save_critics(critics: Critics, path: str | Path) -> Path:
     "Write critics to one safetensors file. Raises ValueError for an encoder that could not be built again."
-    if critics.meta()["encoder"]["kind"] not in ENCODERS:
+    meta = critics.meta()
+    if any(one["encoder"]["kind"] not in ENCODERS for one in meta.get("members", (meta,))):
         raise ValueError(f"only critics with one of the encoders {sorted(ENCODERS)} can be saved; keep the state_dict of others yourself")
-    return save_tensors(path, {k: v for k, v in critics.state_dict().items() if not k.startswith(FROZEN)}, critics.meta())
+    return save_tensors(path, {k: v for k, v in critics.state_dict().items() if FROZEN not in k}, meta)
 
 def load_critics(
     path: str | Path,
@@ -640,10 +698,13 @@ def load_critics(
 ) -> Critics: # in evaluation mode
     "Read what `save_critics` wrote. Raises FileNotFoundError, or ValueError for another or a damaged file."
     tensors, meta = load_tensors(path, "critics")
-    built = build_encoder(meta["encoder"], denoiser, **encoder)
-    critics = Critics(built, [tuple(g) for g in meta["groups"]], meta["n_latents"], alpha_bar=tensors.get("alpha_bar"), **meta["config"])
+    def build(one: dict[str, Any], alpha_bar: Tensor | None) -> Critics:
+        seen_by = build_encoder(one["encoder"], denoiser, **encoder)
+        return Critics(seen_by, [tuple(g) for g in one["groups"]], one["n_latents"], alpha_bar=alpha_bar, **one["config"])
+    if "members" not in meta: critics = build(meta, tensors.get("alpha_bar"))
+    else: critics = AveragedCritics([build(one, tensors.get(f"members.{i}.alpha_bar")) for i, one in enumerate(meta["members"])])
     missing, unexpected = critics.load_state_dict(tensors, strict=False)
-    wrong = [k for k in missing if not k.startswith(FROZEN)] + unexpected
+    wrong = [k for k in missing if FROZEN not in k] + unexpected
     if wrong: raise ValueError(f"{path} does not hold the weights its header describes (missing or unexpected: {wrong[:5]})")
     return critics.to(resolve_device(device)).eval()
 
@@ -714,7 +775,7 @@ def _held_out_scores(
     for rows in everyone.split(chunk):
         y, at = data.images[rows] if seen is None else seen[rows], None if t is None else t[rows]
         if at is not None and seen is None: y = add_noise(y, critics.alpha_bar[at], torch.randn(y.shape, generator=random).to(y.device))
-        scores = critics.heads.score(critics.image_features(y, at, seen is not None) if known is None else known[..., rows, :], h)
+        scores = critics.score(critics.image_features(y, at, seen is not None) if known is None else known[..., rows, :], h)
         parts.append(scores.gather(-1, columns[rows].expand(len(scores), -1, -1)))
     return torch.cat(parts, 1)
 

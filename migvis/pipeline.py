@@ -38,12 +38,12 @@ from torch import Tensor, nn
 from . import __version__
 from .data import Recording, check_recording, resize_images, split_indices
 from .ddim_guidance import edit as guided_edit, invert, sample
-from .denoiser import Autoguided, Denoiser, NoiseSchedule, build_denoiser, initial_weights, load_denoiser, save_denoiser, train_denoiser, validation_loss
+from .denoiser import Autoguided, Denoiser, NoiseSchedule, build_denoiser, in_any_company, initial_weights, load_denoiser, save_denoiser, train_denoiser, validation_loss
 from .edit_selectivity import SelectivityResult, check_n_pairs, run_selectivity
 from .infonce import ConvEncoder, Critics, DenoiserEncoder, held_out_mi, load_critics, save_critics, scoring_in_double, train_critics
 from .pretrained import digest_weights, load_pretrained, load_weak, pretrained_for, same_network, weights_file
 from .readouts import ReadoutConfig, Readouts, load_readouts, train_readouts
-from .training import Preset, atomic_write, computing_in, get_preset, load_tensors, resolve_device
+from .training import Preset, atomic_write, computing_in, get_preset, load_tensors, quick_precision, resolve_device
 from .vae import FittedVAE, fit_vae, load_vae, save_vae
 
 # %% ../nbs/05c_pipeline.ipynb #57c4bcb1
@@ -488,11 +488,14 @@ def networks_in(
     denoiser: Denoiser | Autoguided,  # not changed
     device: torch.device,
 ) -> tuple[tuple[Critics, Denoiser | Autoguided], torch.autocast]: # the networks to call, and the context manager to call them in
-    "Networks for a precision; scores are in double precision in any, where the device has it. Raises ValueError."
+    "Networks for a precision, which answer alike in any company (`in_any_company`); scores are in double precision. Raises ValueError."
     known = ("float32", "bfloat16", "auto", "float64")
     if precision not in known: raise ValueError(f"precision must be one of {known}, got {precision!r}")
     if precision == "float64": return (copy.deepcopy(critics).double(), copy.deepcopy(denoiser).double()), computing_in("float32", device)
-    return (critics if device.type == "mps" else scoring_in_double(critics), denoiser), computing_in(precision, device)
+    if device.type != "mps": critics = scoring_in_double(critics)
+    if precision == "auto": precision = quick_precision(device)
+    if device.type == "cpu" and precision == "float32": critics, denoiser = in_any_company(critics), in_any_company(denoiser)
+    return (critics, denoiser), computing_in(precision, device)
 
 def describe_run(model: MIGVis, mode: str) -> str:
     "Data, preset, seed and mode, for figures."

@@ -9,7 +9,11 @@ import torch
 from diffusers import DDPMScheduler, UNet2DModel
 
 from migvis import denoiser as dn
+from migvis.ddim_guidance import edit
 from migvis.denoiser import Denoiser, NoiseSchedule, build_denoiser
+from migvis.infonce import Critics, DenoiserEncoder
+from migvis.pipeline import networks_in
+from migvis.pretrained import load_pretrained
 from migvis.training import DenoiserConfig, generator, get_preset, list_checkpoints, load_tensors, save_tensors
 
 SMALL = DenoiserConfig(image_size=16, width=8, multipliers=(1, 2), layers=1, patch=2, attention=False, T=20, steps=40, batch_size=16, lr=2e-3)
@@ -616,3 +620,63 @@ def test_initial_weights_leave_the_global_generators_alone():
     before = torch.random.get_rng_state()
     build_denoiser(SMALL)
     assert torch.equal(before, torch.random.get_rng_state())
+
+
+# in any company
+
+@pytest.fixture(params=[1, 2], ids=lambda n: f"{n} threads")
+def threads(request):
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)
+
+
+def shipped_pair(): # the shipped denoiser and, on its features, critics that nobody trained
+    denoiser = load_pretrained("demo", "cpu")[0].requires_grad_(False)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return denoiser, Critics(DenoiserEncoder(denoiser), [2, 2], alpha_bar=denoiser.schedule.alpha_bar)
+
+
+def test_estimates_in_any_company(threads):
+    denoiser, _ = shipped_pair()
+    alike, y = dn.in_any_company(denoiser), torch.randn(9, 1, 64, 64, generator=generator(3))
+    def estimate(y): # and its gradient
+        y = y.clone().requires_grad_()
+        eps = alike(y, 70)
+        return eps.detach(), torch.autograd.grad((eps * weight[:len(y)]).sum(), y)[0]
+    weight = torch.randn(1, 1, 64, 64, generator=generator(4)).expand(9, -1, -1, -1)
+    eps, grad = estimate(y)
+    torch.testing.assert_close(eps, denoiser(y, 70), atol=1e-4, rtol=0)
+    for n in (1, 3, 5, 7):
+        some, slope = estimate(y[:n])
+        torch.testing.assert_close(some, eps[:n], atol=2e-7, rtol=1e-6)
+        torch.testing.assert_close(slope, grad[:n], atol=2e-7, rtol=1e-6)
+    assert type(denoiser.unet.conv_in) is torch.nn.Conv2d and denoiser.unet.conv_in.weight is not alike.unet.conv_in.weight
+    assert list(denoiser.state_dict()) == list(alike.state_dict())
+
+
+@pytest.mark.parametrize("layer, shape", [(torch.nn.Linear(5, 3), (5,)), (torch.nn.Linear(5, 3, bias=False), (4, 5)),
+                                          (torch.nn.Conv2d(2, 3, 3), (2, 8, 8)), (torch.nn.Conv2d(2, 3, 3, stride=2, bias=False), (2, 8, 8))])
+@pytest.mark.parametrize("n", [1, 2, 5])
+def test_layers_in_any_company_compute_the_same(layer, shape, n):
+    alike, x = dn.in_any_company(torch.nn.Sequential(layer)), torch.randn(n, *shape, requires_grad=True)
+    torch.testing.assert_close(alike(x), layer(x))
+    for ours, theirs in zip(torch.autograd.grad(alike(x).square().sum(), x), torch.autograd.grad(layer(x).square().sum(), x)):
+        torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("mode, gamma", [("selective", 0.2), ("paper", 1e4)])
+def test_edits_of_single_precision_do_not_depend_on_their_company(mode, gamma):
+    denoiser, critics = shipped_pair()
+    (critics, alike), context = networks_in("float32", critics, denoiser, torch.device("cpu"))
+    y, z, others = torch.rand(3, 1, 64, 64, generator=generator(5)), *torch.randn(2, 6, 4, generator=generator(6))
+    def make(rows, **more):
+        with context: return edit(y[rows], z[:3][rows], critics, alike, alike.schedule, "all", (0.0, gamma), negatives=others, z_originals=z[3:][rows],
+                                  mode=mode, pairs=True, steps=6, t_edit=120, fixed_point=1, n_negatives=3, **more)
+    rows = torch.arange(3)
+    whole = make(rows)
+    assert (whole[:, :, 1] - whole[:, :, 0]).abs().amax() > 0.01
+    for other in (make(rows, batch_size=5), make(rows.flip(0), batch_size=4).flip(0), torch.cat([make(rows[:1]), make(rows[1:])])):
+        torch.testing.assert_close(other, whole, atol=1e-5, rtol=0)

@@ -3,14 +3,16 @@ import copy
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
+from migvis.ddim_guidance import MIGuide
 from migvis.denoiser import NoiseSchedule, add_condition, build_denoiser
-from migvis.infonce import (ConvEncoder, Critic, Critics, DenoiserEncoder, DINOEncoder, Shown, _Watch, add_noise, candidate_columns, held_out_mi,
+from migvis.infonce import (AveragedCritics, ConvEncoder, Critic, Critics, DenoiserEncoder, DINOEncoder, Shown, _Watch, add_noise, candidate_columns, held_out_mi,
                             info_nce_loss, early_times, info_nce_rows, level_features, load_critics, look_ahead, look_once, mi_bound, middle_features,
                             mi_lower_bound, random_shift, resolve_groups, save_critics, scoring_in_double, train_critics)
-from migvis.training import CriticConfig, DenoiserConfig, generator, list_checkpoints, save_tensors
+from migvis.training import CriticConfig, DenoiserConfig, generator, list_checkpoints, load_tensors, save_tensors
 
 QUIET = {"device": "cpu", "progress": False}
 
@@ -703,3 +705,71 @@ def test_views_need_an_encoder_that_can_look_once(encoder, schedule):
     with pytest.raises(ValueError, match="views are for noise-aware critics"):
         train_critics(torch.rand(20, 1, 16, 16) * 2 - 1, torch.randn(20, 3), (3,), denoiser.schedule if schedule else None,
                       CriticConfig(width=4, features=4, steps=2, batch_size=4, views=2), encoder=encoder(denoiser), **QUIET)
+
+
+# several sets of critics
+
+def two_sets(kind="denoiser", **more):
+    denoiser, schedule = small_denoiser(), None
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        make = (lambda: DenoiserEncoder(denoiser)) if kind == "denoiser" else (lambda: ConvEncoder(16, 4, 8, noise_aware=True))
+        members = [Critics(make(), [2, 1], n_features=5, alpha_bar=denoiser.schedule.alpha_bar, **more) for _ in range(2)]
+        for i, m in enumerate(members): m.center += i; m.scale *= 1 + i
+    return denoiser, [m.eval() for m in members]
+
+
+@pytest.mark.parametrize("kind", ["denoiser", "conv"])
+@pytest.mark.parametrize("score", ["separable", "joint"])
+@pytest.mark.parametrize("t", [None, 7])
+def test_averaged_critics_score_the_mean(kind, score, t):
+    _, members = two_sets(kind, score=score)
+    both, y, z = AveragedCritics(members), torch.randn(3, 1, 16, 16).requires_grad_(), torch.randn(4, 3)
+    mean = (members[0](z, y, t) + members[1](z, y, t)) / 2
+    torch.testing.assert_close(both(z, y, t), mean)
+    torch.testing.assert_close(torch.autograd.grad(both(z, y, t)[1].sum(), y), torch.autograd.grad(mean[1].sum(), y), atol=1e-6, rtol=1e-4)
+    torch.testing.assert_close(both.scores_for(y, z, torch.tensor([0, 1, 1]), t), mean[torch.tensor([0, 1, 1]), torch.arange(3)])
+    torch.testing.assert_close(both.critic(1).scores(z[:, 2:], y, t), mean[1])
+    torch.testing.assert_close(scoring_in_double(both)(z, y, t).float(), mean)
+    assert both.groups == members[0].groups and both.noise_aware and both.look_together == (kind == "denoiser")
+
+
+def test_averaged_critics_look_once(monkeypatch):
+    _, members = two_sets()
+    both, looks = AveragedCritics(members), []
+    see = DenoiserEncoder.look
+    monkeypatch.setattr(DenoiserEncoder, "look", lambda self, *a: (looks.append(1), see(self, *a))[1])
+    both(torch.randn(4, 3), torch.randn(2, 1, 16, 16), 5)
+    assert len(looks) == 1
+
+
+def test_averaged_critics_bound_information_and_guide():
+    denoiser, members = two_sets("conv")
+    both, y, z = AveragedCritics(members), torch.rand(20, 1, 16, 16) * 2 - 1, torch.randn(20, 3)
+    bounds = held_out_mi(both, y, z, n_candidates=8, repeats=2)
+    scores = both(z, y)
+    assert len(bounds) == 2 and all(np.isfinite(b.value) for b in bounds)
+    assert held_out_mi(AveragedCritics([members[0]] * 2), y, z, n_candidates=8, repeats=2)[0].value == pytest.approx(held_out_mi(members[0], y, z, n_candidates=8, repeats=2)[0].value, abs=1e-5)
+    guide = MIGuide(both, z[:2], z[2:], torch.ones(2, 2), noisy=True)
+    assert guide(y[:2], y[:2], 5).shape == (2,) and scores.shape == (2, 20, 20)
+
+
+@pytest.mark.parametrize("kind", ["denoiser", "conv"])
+def test_averaged_critics_are_saved(kind, tmp_path):
+    denoiser, members = two_sets(kind)
+    both, y, z = AveragedCritics(members), torch.randn(3, 1, 16, 16), torch.randn(4, 3)
+    again = load_critics(both.save(tmp_path / "critics.safetensors"), "cpu", denoiser)
+    assert isinstance(again, AveragedCritics) and torch.equal(again(z, y, 4), both(z, y, 4))
+    assert not any("backbone" in key for key in load_tensors(tmp_path / "critics.safetensors")[0])
+
+
+@pytest.mark.parametrize("bad, error, match", [
+    (lambda members: [], TypeError, "one or more infonce.Critics"),
+    (lambda members: [members[0], "critics"], TypeError, "one or more infonce.Critics"),
+    (lambda members: [members[0], Critics(ConvEncoder(16, 4, 8, noise_aware=True), [1, 2], alpha_bar=members[0].alpha_bar)], ValueError, "same groups"),
+    (lambda members: [members[0], Critics(ConvEncoder(16, 4, 8), [2, 1])], ValueError, "same groups"),
+    (lambda members: [members[0], Critics(ConvEncoder(32, 4, 8, noise_aware=True), [2, 1], alpha_bar=members[0].alpha_bar)], ValueError, "and images"),
+    (lambda members: [members[0], Critics(ConvEncoder(16, 4, 8, noise_aware=True), [2, 1], alpha_bar=members[0].alpha_bar[:-1])], ValueError, "same noise schedule"),
+])
+def test_critics_that_cannot_be_averaged(bad, error, match):
+    with pytest.raises(error, match=match): AveragedCritics(bad(two_sets("conv")[1]))
