@@ -598,6 +598,10 @@ def select_critic(
 ) -> Critic: # shares the encoder; its heads are copies
     "The critic of one group, for that group's latents alone."
     if not 0 <= group < len(critics.groups): raise ValueError(f"group must be between 0 and {len(critics.groups) - 1}, got {group}")
+    if isinstance(critics, AveragedCritics):
+        one, *more = (select_critic(m, group) for m in critics.members)
+        one.critics = AveragedCritics([one.critics, *(other.critics for other in more)])
+        return one
     dims = list(critics.groups[group])
     one = Critic(critics.encoder, len(dims), alpha_bar=critics.alpha_bar, **critics.config)
     one.critics.heads.to(next(critics.heads.parameters())) # device and type; the encoder is the critics' own
@@ -613,12 +617,13 @@ class AveragedCritics(Critics):
     "Several critics of the same latents; scores are averaged. Features have a leading dimension for the members."
     def __init__(
         self,
-        members: Sequence[Critics], # trained apart, in the same mode as each other
+        members: Sequence[Critics], # trained apart; not copied
     ) -> None:
         nn.Module.__init__(self)
         check_members(members)
         self.members, self.groups, self.n_latents = nn.ModuleList(members), members[0].groups, members[0].n_latents
         self.look_together = all(getattr(m.encoder, "looks_once", False) and m.encoder.config["weights"] == members[0].encoder.config["weights"] for m in members)
+        self.train(members[0].training)
 
     alpha_bar = property(lambda self: self.members[0].alpha_bar, doc="(T + 1,) cumulative schedule, or None.")
     center = property(lambda self: self.members[0].center, doc="Mean latents that the first was trained on.")
@@ -638,12 +643,6 @@ class AveragedCritics(Critics):
     def score(self, f: Tensor, h: Tensor) -> Tensor: # (G, R, M)
         "Scores from features: the mean over members."
         return torch.stack([m.score(*own) for m, *own in zip(self.members, f, h)]).mean(0)
-
-    def critic(self, group: int) -> Critic:
-        "The averaged critic of one group."
-        parts = [m.critic(group) for m in self.members]
-        parts[0].critics = AveragedCritics([part.critics for part in parts])
-        return parts[0]
 
     def meta(self) -> dict[str, Any]: # JSON-able
         "Everything but the weights."

@@ -9,8 +9,8 @@ import torch
 
 from migvis.ddim_guidance import MIGuide
 from migvis.denoiser import NoiseSchedule, add_condition, build_denoiser
-from migvis.infonce import (AveragedCritics, ConvEncoder, Critic, Critics, DenoiserEncoder, DINOEncoder, Shown, _Watch, add_noise, candidate_columns, held_out_mi,
-                            info_nce_loss, early_times, info_nce_rows, level_features, load_critics, look_ahead, look_once, mi_bound, middle_features,
+from migvis.infonce import (AveragedCritics, ConvEncoder, Critic, Critics, DenoiserEncoder, DINOEncoder, Shown, _Watch, add_noise, candidate_columns,
+                            held_out_mi, info_nce_loss, early_times, info_nce_rows, level_features, load_critics, look_ahead, look_once, mi_bound, middle_features,
                             mi_lower_bound, random_shift, resolve_groups, save_critics, scoring_in_double, train_critics)
 from migvis.training import CriticConfig, DenoiserConfig, generator, list_checkpoints, load_tensors, save_tensors
 
@@ -710,7 +710,7 @@ def test_views_need_an_encoder_that_can_look_once(encoder, schedule):
 # several sets of critics
 
 def two_sets(kind="denoiser", **more):
-    denoiser, schedule = small_denoiser(), None
+    denoiser = small_denoiser()
     with torch.random.fork_rng():
         torch.manual_seed(3)
         make = (lambda: DenoiserEncoder(denoiser)) if kind == "denoiser" else (lambda: ConvEncoder(16, 4, 8, noise_aware=True))
@@ -730,6 +730,7 @@ def test_averaged_critics_score_the_mean(kind, score, t):
     torch.testing.assert_close(torch.autograd.grad(both(z, y, t)[1].sum(), y), torch.autograd.grad(mean[1].sum(), y), atol=1e-6, rtol=1e-4)
     torch.testing.assert_close(both.scores_for(y, z, torch.tensor([0, 1, 1]), t), mean[torch.tensor([0, 1, 1]), torch.arange(3)])
     torch.testing.assert_close(both.critic(1).scores(z[:, 2:], y, t), mean[1])
+    with pytest.raises(ValueError, match="group must be between"): both.critic(2)
     torch.testing.assert_close(scoring_in_double(both)(z, y, t).float(), mean)
     assert both.groups == members[0].groups and both.noise_aware and both.look_together == (kind == "denoiser")
 
@@ -744,14 +745,21 @@ def test_averaged_critics_look_once(monkeypatch):
 
 
 def test_averaged_critics_bound_information_and_guide():
-    denoiser, members = two_sets("conv")
-    both, y, z = AveragedCritics(members), torch.rand(20, 1, 16, 16) * 2 - 1, torch.randn(20, 3)
-    bounds = held_out_mi(both, y, z, n_candidates=8, repeats=2)
-    scores = both(z, y)
-    assert len(bounds) == 2 and all(np.isfinite(b.value) for b in bounds)
-    assert held_out_mi(AveragedCritics([members[0]] * 2), y, z, n_candidates=8, repeats=2)[0].value == pytest.approx(held_out_mi(members[0], y, z, n_candidates=8, repeats=2)[0].value, abs=1e-5)
+    both, y, z = AveragedCritics(two_sets("conv")[1]), torch.rand(20, 1, 16, 16) * 2 - 1, torch.randn(20, 3)
+    bound = lambda critics: [b.value for b in held_out_mi(critics, y, z, n_candidates=8, repeats=2)]
+    assert len(bound(both)) == 2
+    assert bound(AveragedCritics([both.members[0]] * 2)) == pytest.approx(bound(both.members[0]), abs=1e-5)
     guide = MIGuide(both, z[:2], z[2:], torch.ones(2, 2), noisy=True)
-    assert guide(y[:2], y[:2], 5).shape == (2,) and scores.shape == (2, 20, 20)
+    log_p = both(torch.cat([z[:2], z[2:]]), y[:2], 5)
+    wanted = [sum((log_p[g, i, i] - log_p[g, i, [i, *range(2, 20)]].logsumexp(0)) for g in range(2)) for i in range(2)]
+    torch.testing.assert_close(guide(y[:2], y[:2], 5), torch.stack(wanted))
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_averaged_critics_keep_the_mode_of_their_members(training):
+    both = AveragedCritics([m.train(training) for m in two_sets("conv", dropout=0.5)[1]])
+    held_out_mi(both, -torch.ones(5, 1, 16, 16), torch.randn(5, 3), repeats=1) # goes back to the mode it found
+    assert [m.training for m in both.modules()] == [training] * len(list(both.modules()))
 
 
 @pytest.mark.parametrize("kind", ["denoiser", "conv"])
