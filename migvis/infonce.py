@@ -598,10 +598,6 @@ def select_critic(
 ) -> Critic: # shares the encoder; its heads are copies
     "The critic of one group, for that group's latents alone."
     if not 0 <= group < len(critics.groups): raise ValueError(f"group must be between 0 and {len(critics.groups) - 1}, got {group}")
-    if isinstance(critics, AveragedCritics):
-        one, *more = (select_critic(m, group) for m in critics.members)
-        one.critics = AveragedCritics([one.critics, *(other.critics for other in more)])
-        return one
     dims = list(critics.groups[group])
     one = Critic(critics.encoder, len(dims), alpha_bar=critics.alpha_bar, **critics.config)
     one.critics.heads.to(next(critics.heads.parameters())) # device and type; the encoder is the critics' own
@@ -643,6 +639,12 @@ class AveragedCritics(Critics):
     def score(self, f: Tensor, h: Tensor) -> Tensor: # (G, R, M)
         "Scores from features: the mean over members."
         return torch.stack([m.score(*own) for m, *own in zip(self.members, f, h)]).mean(0)
+
+    def critic(self, group: int) -> Critic:
+        "The averaged critic of one group."
+        one, *more = (m.critic(group) for m in self.members)
+        one.critics = AveragedCritics([one.critics, *(other.critics for other in more)])
+        return one
 
     def meta(self) -> dict[str, Any]: # JSON-able
         "Everything but the weights."
