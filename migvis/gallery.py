@@ -257,14 +257,14 @@ def fit_variants(
     steps: int | None = None,                  # None: the preset's
     **options: Any,                            # for `fit_vae`: checkpoint, seed, progress, ...
 ) -> FittedVAE:
-    "The four variants of the paper's Table 1, fitted to a run's images as its own VAE was. Raises ValueError for numbers below 1."
+    "The four variants of the paper's Table 1 and migvis, fitted to a run's images as its own VAE was. Raises ValueError for numbers below 1."
     for name, value in {"seeds": seeds, "steps": steps}.items():
         if value is not None and value < 1: raise ValueError(f"{name} must be at least 1, got {value}")
     config = model.preset.vae if steps is None else replace(model.preset.vae, steps=steps)
     train, validation = (model.recording.select(images=rows) for rows in (model.split.train, model.split.validation))
     told = {"supervision": tuple(code.spec for code in model.vae.codes), "likelihood": model.vae.likelihood, "device": model.device,
             "estimator": ast.literal_eval(model.options.get("estimator", "'is'")), "desc": "variants of the neural VAE"}
-    return fit_vae(train, validation, config, seeds=seeds, variants=ablation(config.beta, config.label_weight), **(told | options))
+    return fit_vae(train, validation, config, seeds=seeds, variants=ablation(config), **(told | options))
 
 
 def score_run(
@@ -327,8 +327,8 @@ def draw_table(
 ) -> Figure:
     "A table of the paper, with the paper's numbers. Raises ValueError where the run has not what it compares."
     scores = member_scores(model, folder)
-    make, compared = {1: (table_1, {"standard VAE", "labels", "PC", "full"}), 2: (table_2, {"full"}), 3: (table_3, {"full"}),
-                      4: (table_4, {"full"})}[number]
+    make, compared = {1: (table_1, {"standard VAE", "labels", "PC", "full", "migvis"}), 2: (table_2, {"migvis"}),
+                      3: (table_3, {"migvis"}), 4: (table_4, {"migvis"})}[number]
     missing = sorted(compared - set(scores["variant"]))
     if missing:
         again = " --again" if folder is not None and (Path(folder) / "scores.csv").is_file() else ""

@@ -488,8 +488,9 @@ def table_1(
     scores: pd.DataFrame, # of score_members, with a column `subject`; all four variants
     data: str = "ours", # what the numbers come from, for instance "simulated"
 ) -> pd.DataFrame:
-    "Table 1: R^2 of the standard VAE, without PC, without labels, and full."
-    names = {"standard VAE": "standard VAE", "labels": "without PC", "PC": "without labels", "full": "full"}
+    "Table 1: R^2 of the standard VAE, without PC, without labels, and full, in the paper's form; migvis beside them."
+    names = {"standard VAE": "standard VAE", "labels": "without PC", "PC": "without labels", "full": "full",
+             "migvis": "migvis"}
     paper = {(subject, row): {"R2 %": entry["R2 %"]} for (subject, row), entry in PAPER_TABLE_2.items()}
     named = scores.assign(model=scores.variant.map(names)).dropna(subset="model")
     return beside(named, "model", {"R2 %": "r2"}, paper, data)
@@ -499,8 +500,8 @@ def table_2(
     scores: pd.DataFrame, # of score_members, with a column `subject`
     data: str = "ours",
 ) -> pd.DataFrame:
-    "Table 2: R^2, RMSE and MIG of the standard VAE and of the full model; the group MIG is ours."
-    return beside(scores[scores.variant.isin(["standard VAE", "full"])], "variant", COLUMNS, PAPER_TABLE_2, data)
+    "Table 2: R^2, RMSE, MIG of the standard VAE, the paper's full model, and migvis; the group MIG is ours."
+    return beside(scores[scores.variant.isin(["standard VAE", "full", "migvis"])], "variant", COLUMNS, PAPER_TABLE_2, data)
 
 # %% ../nbs/05b_selectivity.ipynb #43a64a2a
 def partial_table(
@@ -508,12 +509,13 @@ def partial_table(
     part: str, # "supervised" or "unsupervised"
     data: str,
 ) -> pd.DataFrame:
-    "The full model from all latents and from some groups."
-    scores = scores[scores.variant == "full"]
+    "The full model in the paper's form and migvis, from all latents and from some groups."
+    scores = scores[scores.variant.isin(["full", "migvis"])]
     if f"r2_{part}" not in scores:
         raise ValueError(f"the scores have no r2_{part}; call score_members with parts={{'{part}': groups}}")
-    some = scores.assign(latents=part, r2=scores[f"r2_{part}"], rmse=scores[f"rmse_{part}"])
-    both = pd.concat([scores.assign(latents="full"), some]).sort_values("subject", kind="stable")
+    named = scores.variant.map({"full": part, "migvis": f"migvis, {part}"})
+    some = scores.assign(latents=named, r2=scores[f"r2_{part}"], rmse=scores[f"rmse_{part}"])
+    both = pd.concat([scores.assign(latents=scores.variant), some]).sort_values("subject", kind="stable")
     return beside(both, "latents", {"R2 %": "r2", "RMSE": "rmse"}, PAPER_TABLES_3_4, data)
 
 

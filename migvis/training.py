@@ -44,7 +44,10 @@ class VAEConfig:
     groups: tuple[int, ...] = (6, 6, 6, 6) # dimensions of each latent group; paper: 4 groups of 6
     hidden: int = 64                       # width of the hidden layers
     beta: float = 0.3                      # weight of the partial correlation
-    label_weight: float = 3.0              # weight of the label terms
+    label_weight: float = 1.0              # weight of the label terms
+    prior_weight: float = 3.0              # weight of the KL of groups with labels from their prior given the labels; 0: standard prior, as in the paper
+    free_weight: float = 0.8               # weight of the KL of groups without labels
+    leak_weight: float = 2.0               # weight of what groups without labels share with the labels
     seeds: int = 5                         # members trained at once; validation picks one
     steps: int = 6000
     batch_size: int = 256
