@@ -6,9 +6,10 @@
 __all__ = ['NAMES', 'ATTRIBUTES', 'PAPER_TABLE_2', 'PAPER_TABLES_3_4', 'COLUMNS', 'r2_rmse', 'bin_factor', 'entropy',
            'share_of_entropy', 'histogram_information', 'gap', 'mig', 'quadratic_probe', 'group_slices',
            'probe_information', 'group_information', 'group_mig', 'is_numeric', 'sap', 'dci', 'probes',
-           'class_accuracy', 'value_r2', 'probe_attribute', 'group_probe_matrix', 'orthonormal', 'principal_angles',
-           'group_subspace', 'subspace_table', 'Fitted', 'usable_factors', 'gap_scores', 'score_members', 'mean_sd',
-           'beside', 'table_1', 'table_2', 'partial_table', 'table_3', 'table_4', 'table_scores']
+           'class_accuracy', 'value_r2', 'probe_attribute', 'group_probe_matrix', 'latent_report', 'orthonormal',
+           'principal_angles', 'group_subspace', 'subspace_table', 'Fitted', 'usable_factors', 'gap_scores',
+           'score_members', 'mean_sd', 'beside', 'table_1', 'table_2', 'partial_table', 'table_3', 'table_4',
+           'table_scores']
 
 # %% ../nbs/05b_selectivity.ipynb #28f731b4
 import math
@@ -239,9 +240,10 @@ ATTRIBUTES = {"category": ("category",), "identity": ("object",), "rotation": ("
 
 
 def probes(
-    kind: str = "linear", # or "neighbours"
+    kind: str = "linear", # "neighbours" or "forest" for what a line cannot read
 ) -> tuple[Any, Any]: # scikit-learn classifier and regressor
     "Probes of one kind."
+    from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
     from sklearn.linear_model import LogisticRegression, RidgeCV
     from sklearn.neighbors import KNeighborsClassifier, KNeighborsRegressor
     from sklearn.pipeline import make_pipeline
@@ -249,6 +251,7 @@ def probes(
     kinds = {
         "linear": lambda: (LogisticRegression(C=1.0, max_iter=300, tol=1e-3), RidgeCV(np.logspace(-1, 3, 9))),
         "neighbours": lambda: (KNeighborsClassifier(15, weights="distance"), KNeighborsRegressor(15, weights="distance")),
+        "forest": lambda: (RandomForestClassifier(200, min_samples_leaf=2, random_state=0), RandomForestRegressor(200, min_samples_leaf=2, random_state=0)),
     }
     if kind not in kinds:
         raise ValueError(f"unknown kind of probe {kind!r}; choose from {sorted(kinds)}")
@@ -321,6 +324,24 @@ def group_probe_matrix(
     parts = {f"group {g + 1}": part for g, part in enumerate(group_slices(groups, z.shape[1]))} | {"all": slice(None)}
     return pd.DataFrame({name: {attribute: probe_attribute(z[:, part], labels, attribute, kind, folds) for attribute in attributes}
                          for name, part in parts.items()}).T
+
+# %% ../nbs/05b_selectivity.ipynb #6bb8bc56
+def latent_report(
+    fitted: Any, # a `vae.FittedVAE`
+    recording: Recording, # held-out images
+    member: int | None = None, # None: the best
+    attributes: Sequence[str] = tuple(ATTRIBUTES), # keys of ATTRIBUTES, or label columns
+    forest: Sequence[str] = ("category",), # attributes that a random forest reads as well
+) -> pd.DataFrame: # rows: groups and "all"; columns: active, r2, attributes, "<attribute> (forest)"
+    "Active dimensions, variance explained alone and what probes read, for every group."
+    z = np.asarray(fitted.latents(recording, member))
+    table = group_probe_matrix(z, fitted.groups, recording.labels, attributes)
+    for attribute in forest:
+        table[f"{attribute} (forest)"] = group_probe_matrix(z, fitted.groups, recording.labels, (attribute,), "forest")[attribute]
+    active = [len(dims) for dims in fitted.active(member)]
+    table.insert(0, "r2", fitted.group_r2(recording, member).reindex(table.index))
+    table.insert(0, "active", [*active, sum(active)])
+    return table
 
 # %% ../nbs/05b_selectivity.ipynb #dfa85066
 def orthonormal(
