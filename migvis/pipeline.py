@@ -36,7 +36,7 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from . import __version__
-from .data import Recording, check_recording, resize_images, split_indices
+from .data import Recording, _constant, _split_images, check_recording, resize_images
 from .ddim_guidance import edit as guided_edit, invert, sample
 from .denoiser import (Autoguided, Denoiser, NoiseSchedule, build_denoiser, in_any_company, initial_weights, load_denoiser, save_denoiser,
                              train_denoiser, validation_loss)
@@ -68,9 +68,9 @@ class Split:
 
     @classmethod
     def of(cls, recording: Recording, seed: int = 0, test: float = 0.2, validation: float = 0.1) -> "Split":
-        "Split of a recording, spread evenly over categories."
+        "Split of a recording, spread evenly over categories; equal images stay together."
         categories = pd.factorize(recording.labels["category"])[0]
-        return cls(*split_indices(categories, seed, test, validation))
+        return cls(*_split_images(recording.images, categories, seed, test, validation))
 
     def name(self, index: int) -> str:
         "Which part an image is in."
@@ -612,7 +612,7 @@ def load_run(cls: type[MIGVis], folder: Path, device: str | torch.device) -> MIG
 def report_vae(vae: FittedVAE, test: Recording) -> dict[str, Any]:
     "Held-out R^2 (mean over units that vary, per cent) and what the label heads read; None for what cannot be computed."
     x, predicted = vae.standardizer.transform(test.responses), vae.reconstruct(test)
-    varies = np.ptp(test.responses, axis=0) > 0
+    varies = ~_constant(test.responses)
     r2 = 1 - ((x - predicted) ** 2).mean(0)[varies] / x.var(0)[varies].clip(min=1e-12)
     heads = {name: score_labels(test.labels, name, values) for name, values in vae.predict_labels(test).items()}
     return {"r2_percent": 100 * float(r2.mean()) if varies.any() else None, "labels": heads}
