@@ -538,7 +538,7 @@ class Standardizer:
 def atomic_write(
     path: str | Path, # the final place; its folder is made if missing
 ) -> Iterator[Path]: # a hidden file beside it, of the same suffix, to be written by the caller
-    "Write a file completely or not at all. Raises ValueError if the folder cannot be written, OSError if the disk is full."
+    "Write a file completely or not at all. Raises ValueError for a folder, OSError for a disk that cannot take it."
     path = Path(path).expanduser()
     temporary = path.with_name(f".{path.stem}-{uuid.uuid4().hex[:12]}{path.suffix}")
     try:
@@ -556,7 +556,8 @@ def atomic_write(
         if error.errno not in _FULL:
             raise
         reason = os.strerror(error.errno)
-        raise OSError(error.errno, f"{path} was not written ({reason}); free some space and run the same again") from error
+        told = f"{path} was not written ({reason}); free some space and run the same again"
+        raise OSError(error.errno, told) from error
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -627,7 +628,7 @@ def load_recording(
     except KeyError as error:
         raise ValueError(f"{path} is not a recording saved by migvis: it has no {error}; load it with one of the load_ functions") from error
     except (ValueError, AttributeError, TypeError) as error:
-        raise ValueError(f"{path} is not a recording saved by migvis ({error}); copy or save it again") from error
+        raise ValueError(f"{path} is not a recording saved by migvis ({error}); save it again") from error
     return Recording(**fields, **tables, name=meta["name"], truth=truth, simulated=meta["simulated"])
 
 # %% ../nbs/00_data.ipynb #99f0654b
@@ -673,7 +674,7 @@ def _load_arrays(
     path: str | Path, # an .npz file
     remedy: str, # what to do where it is damaged
 ) -> dict[str, np.ndarray]:
-    "All arrays of a file, their checksums compared. Raises FileNotFoundError, or ValueError for a damaged file."
+    "All arrays of a file, checksums compared. Raises FileNotFoundError, or ValueError for a damaged file."
     path = Path(path).expanduser()
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}")

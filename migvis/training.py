@@ -281,18 +281,19 @@ def save_tensors(
     meta: Mapping[str, Any],         # JSON-able; by convention holds "kind"
 ) -> Path:
     "Write tensors, JSON metadata and the checksum of both as one safetensors file, atomically."
-    plain, text = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}, _as_json(meta)
+    plain = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
+    header = dict(meta) | {"sha256": _checksum(plain, meta)}
     with atomic_write(path) as temporary:
         mode = temporary.stat().st_mode
-        try: save_file(plain, temporary, metadata={"migvis": text, "sha256": _checksum(plain, text)})
+        try: save_file(plain, temporary, metadata={"migvis": _as_json(header)})
         except SafetensorError as e: raise _as_os_error(e) from e
         temporary.chmod(mode) # a shared run can be read by those who may read its other files
     return Path(path).expanduser()
 
 # %% ../nbs/00b_training.ipynb #99788840
-def _checksum(tensors: Mapping[str, Tensor], meta: str) -> str: # 64 hexadecimal digits
+def _checksum(tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> str: # 64 hexadecimal digits
     "SHA-256 of names, types, shapes and bytes of tensors on the CPU, and of metadata."
-    digest = hashlib.sha256(meta.encode())
+    digest = hashlib.sha256(_as_json(meta).encode())
     for name in sorted(tensors):
         value = tensors[name].contiguous()
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
@@ -316,19 +317,18 @@ def load_tensors(
     if not path.is_file(): raise FileNotFoundError(f"there is no file {path}")
     try:
         with safe_open(path, framework="pt") as f:
-            header = f.metadata() or {}
+            meta = json.loads((f.metadata() or {}).get("migvis", "null"))
             tensors = {k: f.get_tensor(k).clone() for k in f.keys()} # not a view of the mapped file
-        meta = json.loads(header.get("migvis", "null"))
     except (SafetensorError, OSError, ValueError, RuntimeError) as e:
         raise ValueError(f"{path} is not a readable safetensors file ({e}); it may be truncated: "
                          "fetch or make it again") from e
-    if meta is None:
-        raise ValueError(f"{path} is a safetensors file, but migvis did not write it: its header has no 'migvis' "
-                         "entry")
-    if "sha256" not in header:
+    if not isinstance(meta, dict):
+        raise ValueError(f"{path} is a safetensors file, but migvis did not write it: its header has no "
+                         "'migvis' entry")
+    if (told := meta.pop("sha256", None)) is None:
         warnings.warn(f"{path} has no checksum, so damage to it would not be seen: an earlier version of "
                       "migvis wrote it; save it again", stacklevel=2)
-    elif header["sha256"] != _checksum(tensors, header["migvis"]):
+    elif told != _checksum(tensors, meta):
         raise ValueError(f"{path} is damaged: its checksum is not that of what it holds; "
                          "fetch or make it again")
     if kind is not None and meta.get("kind") != kind:
@@ -340,9 +340,9 @@ def load_tensors(
 def _building_from(path: str | Path) -> Iterator[None]:
     "A header that no network can be built from becomes a ValueError that names the file."
     try: yield
-    except (KeyError, IndexError, TypeError, AttributeError) as e:
-        raise ValueError(f"{path} does not describe a network of this version of migvis "
-                         f"({type(e).__name__}: {e}); make it again, or install the version that wrote it") from e
+    except (KeyError, IndexError, TypeError, AttributeError, RuntimeError) as e:
+        raise ValueError(f"{path} does not describe a network of this version of migvis ({type(e).__name__}: "
+                         f"{e}); make it again, or install the version that wrote it") from e
 
 # %% ../nbs/00b_training.ipynb #ab4203e3
 def _flatten_optimizer(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], list[dict]]:
@@ -548,7 +548,7 @@ class _Run:
         self.step += 1
 
     def save(self, folder: Path, keep: int, fingerprint: Mapping, loss: Tensor) -> None:
-        "Write a checkpoint, then drop all but the newest `keep`. Raises FloatingPointError for what is not finite."
+        "Write a checkpoint of what is finite, then drop all but the newest `keep`."
         if not _is_finite(self, loss): _stop_not_finite(self.step, loss.item(), folder)
         optimizer, groups = _flatten_optimizer(self.optimizer)
         tensors = _prefixed("model", self.raw.state_dict()) | _prefixed("optimizer", optimizer)
@@ -594,8 +594,8 @@ def _validate(run: _Run, validate: Callable[[nn.Module], Tensor], keep_best: boo
     if keep_best: run.best.update(score, run.evaluated.state_dict())
     return {"validation": score.detach().float().cpu().tolist()}
 
-def _record(run: _Run, loss: Tensor, logs: Mapping[str, Tensor], validate: Callable[[nn.Module], Tensor] | None,
-            keep_best: bool, bar: tqdm) -> dict[str, Any]:
+def _record(run: _Run, loss: Tensor, logs: Mapping[str, Tensor], validate: Callable | None, keep_best: bool,
+            bar: tqdm) -> dict[str, Any]:
     "Add a row to the history, with a validation score if there is a function for it."
     row = _log_row(run, loss, logs) | (_validate(run, validate, keep_best) if validate else {})
     run.history.append(row)
@@ -701,8 +701,8 @@ def _accelerator(device: torch.device) -> Accelerator:
 def _finished(run: _Run, keep_best: bool, folder: Path | None) -> nn.Module:
     "The model with the weights that `fit` promises. Raises FloatingPointError if there are none."
     if keep_best and run.best.weights and not run.best.score.isfinite().any():
-        raise FloatingPointError("no validation score was finite, so no weights are the best; look for NaN in the "
-                                 "validation data, or try a smaller lr")
+        raise FloatingPointError("no validation score was finite, so no weights are the best; look for NaN in "
+                                 "the validation data, or try a smaller lr")
     weights = run.best.weights if keep_best and run.best.weights else run.evaluated.state_dict()
     run.raw.load_state_dict(weights)
     if not _is_finite(run, torch.zeros(())): _stop_not_finite(run.step, math.nan, folder)
@@ -719,7 +719,7 @@ def _check_optimiser(
 ) -> None:
     "Raise ValueError for settings that would lead anywhere but down."
     rules = {"lr": (lr, "positive and finite", 0 < lr < math.inf),
-             "betas": (betas, "two numbers from 0 to below 1", len(betas) == 2 and all(0 <= b < 1 for b in betas)),
+             "betas": (betas, "two numbers from 0 to below 1", len(betas) == 2 == sum(0 <= b < 1 for b in betas)),
              "weight_decay": (weight_decay, "finite and not negative", 0 <= weight_decay < math.inf),
              "clip": (clip, "positive and finite, or None", clip is None or 0 < clip < math.inf),
              "ema": (ema, "from 0 to below 1, or None", ema is None or 0 <= ema < 1)}

@@ -29,7 +29,8 @@ from torch import Tensor, nn
 
 from .data import Recording, Standardizer
 from .partial_correlation import partial_correlation
-from .training import Batch, VAEConfig, fit, generator, load_tensors, resolve_device, save_tensors, warmup_cosine
+from .training import (Batch, VAEConfig, _building_from, fit, generator, load_tensors, resolve_device, save_tensors,
+                             warmup_cosine)
 
 # %% ../nbs/01_vae.ipynb #d56df4ee
 def standardized_columns(
@@ -477,10 +478,13 @@ class FittedVAE:
 
     @property
     def best(self) -> int:
-        "Member with the best validation score. Raises ValueError if variants are mixed, whose scores are not comparable."
+        "Member with the best validation score that is a number. Raises ValueError if variants are mixed."
         if self.members.variant.nunique() > 1:
             raise ValueError(f"several variants {list(self.members.variant.unique())}: choose one with .variant(name), or name a member")
-        return int(self.members.validation.to_numpy().argmin())
+        scores = self.members.validation.to_numpy(float)
+        if np.isnan(scores).all():
+            raise ValueError(f"no member has a validation score that is a number: {scores.tolist()}; fit again")
+        return int(np.nanargmin(scores))
 
     def variant(self, name: str) -> "FittedVAE":
         "Only the members of one variant. Raises ValueError for an unknown name."
@@ -556,15 +560,17 @@ def load_vae(
 ) -> FittedVAE:
     "Read a fitted VAE. Raises ValueError for another kind of file."
     tensors, meta = load_tensors(path, "vae")
-    model = NeuralVAE(**meta["config"])
-    model.load_state_dict({key.removeprefix("model."): value for key, value in tensors.items() if key.startswith("model.")})
-    standardizer = Standardizer(*(tensors[f"standardizer.{name}"].numpy() for name in ("mean", "scale")))
+    weights = {key.removeprefix("model."): value for key, value in tensors.items() if key.startswith("model.")}
     codes = []
-    for entry in meta["codes"]:
-        code_type, spec_type = CODES[entry.pop("kind")]
-        spec = spec_type(**entry.pop("spec"))
-        codes.append(code_type(spec, **{key: tuple(value) for key, value in entry.items()}))
-    return FittedVAE(model.eval(), standardizer, tuple(codes), pd.DataFrame(meta["members"]), meta["likelihood"])
+    with _building_from(path):
+        model = NeuralVAE(**meta["config"])
+        model.load_state_dict(weights)
+        standardizer = Standardizer(*(tensors[f"standardizer.{name}"].numpy() for name in ("mean", "scale")))
+        for entry in meta["codes"]:
+            code_type, spec_type = CODES[entry.pop("kind")]
+            spec = spec_type(**entry.pop("spec"))
+            codes.append(code_type(spec, **{key: tuple(value) for key, value in entry.items()}))
+        return FittedVAE(model.eval(), standardizer, tuple(codes), pd.DataFrame(meta["members"]), meta["likelihood"])
 
 # %% ../nbs/01_vae.ipynb #9aa0b1ef
 def ablation(
@@ -700,9 +706,11 @@ def fit_vae(
                    "estimator": estimator, "train": _digest(train, objective.train), "validation": _digest(validation, objective.validation)}
     run = fit(model, objective.loss, len(objective.train), **{
         "steps": config.steps, "batch_size": config.batch_size, "lr": config.lr, "schedule": warmup_cosine(config.steps), "seed": seed,
-        "device": device, "validate": objective.score, "keep_best": True, "fingerprint": fingerprint, "desc": "neural VAE", **training})
-    scores = np.array(run.history.validation.dropna().tolist())
-    return FittedVAE(run.model.cpu().eval(), standardizer, codes, members.assign(validation=scores.min(0)), likelihood, run.history)
+        "device": device, "validate": objective.score, "keep_best": True, "fingerprint": fingerprint, "desc": "neural VAE", "threads": 1,
+        **training})
+    scores = pd.DataFrame(run.history.validation.dropna().tolist()).min() # of those that are numbers
+    members = members.assign(validation=scores.to_numpy())
+    return FittedVAE(run.model.cpu().eval(), standardizer, codes, members, likelihood, run.history)
 
 # %% ../nbs/01_vae.ipynb #ea5329c9
 def trial_table(
