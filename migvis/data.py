@@ -538,7 +538,7 @@ class Standardizer:
 def atomic_write(
     path: str | Path, # the final place; its folder is made if missing
 ) -> Iterator[Path]: # a hidden file beside it, of the same suffix, to be written by the caller
-    "Write a file completely or not at all. Raises ValueError for a folder, OSError for a disk that cannot take it."
+    "Write a file whole or not at all. Raises ValueError for a folder, OSError for a disk that cannot take it."
     path = Path(path).expanduser()
     temporary = path.with_name(f".{path.stem}-{uuid.uuid4().hex[:12]}{path.suffix}")
     try:

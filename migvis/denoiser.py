@@ -820,4 +820,5 @@ def load_denoiser(
     weights = {k if k.startswith("embedding.") else f"unet.{k}": v.float() if v.is_floating_point() else v for k, v in unround_rows(weights).items()}
     try: denoiser.load_state_dict(weights)
     except RuntimeError as e: raise ValueError(f"the weights in {path} do not fit the architecture in its header: {e}") from e
-    return denoiser.to(resolve_device(device), memory_format=torch.channels_last).eval(), header.get("meta", {})
+    denoiser = denoiser.to(resolve_device(device), memory_format=torch.channels_last)
+    return denoiser.eval(), header.get("meta", {})

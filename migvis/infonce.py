@@ -703,7 +703,8 @@ def load_critics(
         seen_by = build_encoder(one["encoder"], denoiser, **encoder)
         return Critics(seen_by, [tuple(g) for g in one["groups"]], one["n_latents"], alpha_bar=alpha_bar, **one["config"])
     with _building_from(path):
-        members = [build(one, tensors.get(f"members.{i}.alpha_bar")) for i, one in enumerate(meta.get("members", ()))]
+        parts = enumerate(meta.get("members", ()))
+        members = [build(one, tensors.get(f"members.{i}.alpha_bar")) for i, one in parts]
         critics = AveragedCritics(members) if "members" in meta else build(meta, tensors.get("alpha_bar"))
         missing, unexpected = critics.load_state_dict(tensors, strict=False)
     wrong = [k for k in missing if FROZEN not in k] + unexpected
@@ -1000,7 +1001,8 @@ def train_critics(
     shift = images.shape[-1] // 32 if shift is None else shift
     marks = {"critics": critics.meta(), "schedule": None if schedule is None else digest(schedule.alpha_bar), "n_negatives": n_negatives, "pixel_noise": pixel_noise, "shift": shift, "steps": config.steps,
              "encoder": None if encoder is None else digest_weights(encoder), **data_marks(images, z, held_out)} | ({"views": config.views} if config.views else {})
-    defaults = {"desc": "critics", "clip": 1.0, "schedule": warmup_cosine(config.steps, warmup=min(100, config.steps // 10)),
+    defaults = {"desc": "critics", "clip": 1.0,
+                "schedule": warmup_cosine(config.steps, warmup=min(100, config.steps // 10)),
                 "threads": 1 if config.views or images.shape[-1] <= 32 else None} | options
     shown = Shown(kept.images, critics.alpha_bar, pixel_noise, shift)
     if config.views:

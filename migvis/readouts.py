@@ -424,7 +424,8 @@ def read_file(
     "Parts of a judge from its file. Raises FileNotFoundError, or ValueError for a damaged or foreign file."
     weights, meta = load_tensors(path, "readouts")
     with _building_from(path):
-        config = ReadoutConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in meta["config"].items()})
+        own = {k: tuple(v) if isinstance(v, list) else v for k, v in meta["config"].items()}
+        config = ReadoutConfig(**own)
         net, header = ReadoutNet(config, meta["outputs"]), {k: meta[k] for k in _HEADER}
     try: net.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in weights.items()})
     except RuntimeError as e: raise ValueError(f"the weights in {path} do not fit the architecture in its header: {e}") from e

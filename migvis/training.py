@@ -701,8 +701,8 @@ def _accelerator(device: torch.device) -> Accelerator:
 def _finished(run: _Run, keep_best: bool, folder: Path | None) -> nn.Module:
     "The model with the weights that `fit` promises. Raises FloatingPointError if there are none."
     if keep_best and run.best.weights and not run.best.score.isfinite().any():
-        raise FloatingPointError("no validation score was finite, so no weights are the best; look for NaN in "
-                                 "the validation data, or try a smaller lr")
+        raise FloatingPointError("no validation score was finite, so no weights are the best; look for NaN "
+                                 "in the validation data, or try a smaller lr")
     weights = run.best.weights if keep_best and run.best.weights else run.evaluated.state_dict()
     run.raw.load_state_dict(weights)
     if not _is_finite(run, torch.zeros(())): _stop_not_finite(run.step, math.nan, folder)
@@ -719,7 +719,7 @@ def _check_optimiser(
 ) -> None:
     "Raise ValueError for settings that would lead anywhere but down."
     rules = {"lr": (lr, "positive and finite", 0 < lr < math.inf),
-             "betas": (betas, "two numbers from 0 to below 1", len(betas) == 2 == sum(0 <= b < 1 for b in betas)),
+             "betas": (betas, "two numbers from 0 to below 1", [0 <= b < 1 for b in betas] == [True, True]),
              "weight_decay": (weight_decay, "finite and not negative", 0 <= weight_decay < math.inf),
              "clip": (clip, "positive and finite, or None", clip is None or 0 < clip < math.inf),
              "ema": (ema, "from 0 to below 1, or None", ema is None or 0 <= ema < 1)}

@@ -483,7 +483,7 @@ class FittedVAE:
             raise ValueError(f"several variants {list(self.members.variant.unique())}: choose one with .variant(name), or name a member")
         scores = self.members.validation.to_numpy(float)
         if np.isnan(scores).all():
-            raise ValueError(f"no member has a validation score that is a number: {scores.tolist()}; fit again")
+            raise ValueError(f"no member's validation score is a number: {scores.tolist()}; fit again")
         return int(np.nanargmin(scores))
 
     def variant(self, name: str) -> "FittedVAE":
@@ -560,7 +560,7 @@ def load_vae(
 ) -> FittedVAE:
     "Read a fitted VAE. Raises ValueError for another kind of file."
     tensors, meta = load_tensors(path, "vae")
-    weights = {key.removeprefix("model."): value for key, value in tensors.items() if key.startswith("model.")}
+    weights = {k.removeprefix("model."): value for k, value in tensors.items() if k.startswith("model.")}
     codes = []
     with _building_from(path):
         model = NeuralVAE(**meta["config"])
@@ -570,7 +570,8 @@ def load_vae(
             code_type, spec_type = CODES[entry.pop("kind")]
             spec = spec_type(**entry.pop("spec"))
             codes.append(code_type(spec, **{key: tuple(value) for key, value in entry.items()}))
-        return FittedVAE(model.eval(), standardizer, tuple(codes), pd.DataFrame(meta["members"]), meta["likelihood"])
+        members = pd.DataFrame(meta["members"])
+        return FittedVAE(model.eval(), standardizer, tuple(codes), members, meta["likelihood"])
 
 # %% ../nbs/01_vae.ipynb #9aa0b1ef
 def ablation(
@@ -706,8 +707,8 @@ def fit_vae(
                    "estimator": estimator, "train": _digest(train, objective.train), "validation": _digest(validation, objective.validation)}
     run = fit(model, objective.loss, len(objective.train), **{
         "steps": config.steps, "batch_size": config.batch_size, "lr": config.lr, "schedule": warmup_cosine(config.steps), "seed": seed,
-        "device": device, "validate": objective.score, "keep_best": True, "fingerprint": fingerprint, "desc": "neural VAE", "threads": 1,
-        **training})
+        "device": device, "validate": objective.score, "keep_best": True, "fingerprint": fingerprint,
+        "desc": "neural VAE", "threads": 1, **training})
     scores = pd.DataFrame(run.history.validation.dropna().tolist()).min() # of those that are numbers
     members = members.assign(validation=scores.to_numpy())
     return FittedVAE(run.model.cpu().eval(), standardizer, codes, members, likelihood, run.history)
