@@ -27,7 +27,7 @@ from .ddim_guidance import (Denoise, EditMode, EditRows, ShiftedGuide, check_gam
 from .denoiser import Denoiser, NoiseSchedule, add_condition, check_images, check_time, digest, digest_weights, initial_weights, train_denoiser
 from .infonce import (ENCODERS, FROZEN, ConvEncoder, Latents, Pairs, Shown, add_noise, build_encoder, data_marks, early_times,
                              look_ahead, resolve_groups)
-from .training import (Batch, CriticConfig, DenoiserConfig, Fit, fit, generator, load_tensors, progress_bar, resolve_device,
+from .training import (Batch, CriticConfig, DenoiserConfig, Fit, _building_from, fit, generator, load_tensors, progress_bar, resolve_device,
                              save_tensors, warmup_cosine)
 
 # %% ../nbs/05a_baselines.ipynb #6775e1c9
@@ -566,10 +566,12 @@ def load_baseline(
 ) -> Readout | ImageDecoder: # in evaluation mode
     "Read what `save_baseline` wrote. Raises FileNotFoundError, or ValueError for another or a damaged file."
     tensors, meta = load_tensors(path, "baseline")
-    if meta["model"] == "ImageDecoder": model = ImageDecoder(**meta["config"])
-    else:
-        model = Readout(build_encoder(meta["encoder"], denoiser, **encoder), **meta["config"], alpha_bar=tensors.get("alpha_bar"))
-    missing, unexpected = model.load_state_dict(tensors, strict=False)
+    with _building_from(path):
+        if meta["model"] == "ImageDecoder": model = ImageDecoder(**meta["config"])
+        else:
+            seen_by = build_encoder(meta["encoder"], denoiser, **encoder)
+            model = Readout(seen_by, **meta["config"], alpha_bar=tensors.get("alpha_bar"))
+        missing, unexpected = model.load_state_dict(tensors, strict=False)
     wrong = [k for k in missing if not k.startswith(FROZEN)] + unexpected
     if wrong: raise ValueError(f"{path} does not hold the weights its header describes (missing or unexpected: {wrong[:5]})")
     return model.to(resolve_device(device)).eval()

@@ -7,15 +7,18 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import errno
 import io
 import json
+import math
 import os
+import re
 import uuid
 import warnings
 import zipfile
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -777,8 +780,8 @@ class Standardizer:
 def atomic_write(
     path: str | Path, # the final place; its folder is made if missing
 ) -> Iterator[Path]: # a hidden file beside it, of the same suffix, to be written by the caller
-    "Write a file completely or not at all. Raises ValueError if the folder cannot be written."
-    path = Path(path)
+    "Write a file whole or not at all. Raises ValueError for a folder, OSError for a disk that cannot take it."
+    path = Path(path).expanduser()
     temporary = path.with_name(f".{path.stem}-{uuid.uuid4().hex[:12]}{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -787,7 +790,16 @@ def atomic_write(
         raise ValueError(f"cannot write into the folder {path.parent} ({error.strerror or error}); choose another one") from error
     try:
         yield temporary
+        _sync(temporary)
         os.replace(temporary, path)
+        with suppress(OSError): # some file systems cannot do this to a folder
+            _sync(path.parent)
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        reason = os.strerror(error.errno)
+        told = f"{path} was not written ({reason}); free some space and run the same again"
+        raise OSError(error.errno, told) from error
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -835,22 +847,21 @@ def save_recording(
     for table in ("labels", "sites"):
         packed, meta[table] = pack_table(getattr(recording, table), table)
         arrays |= packed
-    arrays["meta"] = np.frombuffer(json.dumps(meta).encode(), dtype=np.uint8)
+    arrays["meta"] = np.frombuffer(_as_json(meta).encode(), dtype=np.uint8)
     with atomic_write(path) as temporary, open(temporary, "wb") as file:
         np.savez_compressed(file, **arrays)
-    return Path(path)
+    return Path(path).expanduser()
 
 # %% ../nbs/00_data.ipynb #3645f8bb
 def load_recording(
     path: str | Path, # written by `Recording.save`
 ) -> Recording:
     "Read a recording. Raises FileNotFoundError, or ValueError for a truncated or foreign file."
-    path = Path(path)
+    path = Path(path).expanduser()
     if not path.is_file():
         raise FileNotFoundError(f"no recording at {path}; make one with Recording.save(path)")
+    arrays = _load_arrays(path, "copy or save it again")
     try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {k: file[k] for k in file.files}
         meta = json.loads(arrays["meta"].tobytes())
         if meta["format"] != "migvis-recording":
             raise KeyError("format")
@@ -860,9 +871,63 @@ def load_recording(
         fields = {"images": images, "responses": arrays["responses"], "trials": arrays.get("trials")}
     except KeyError as error:
         raise ValueError(f"{path} is not a recording saved by migvis: it has no {error}; load it with one of the load_ functions") from error
-    except (zipfile.BadZipFile, zlib.error, OSError, ValueError, EOFError, AttributeError, TypeError) as error:
-        raise ValueError(f"{path} is damaged or not an npz file ({error}); copy or save it again") from error
+    except (ValueError, AttributeError, TypeError) as error:
+        raise ValueError(f"{path} is not a recording saved by migvis ({error}); save it again") from error
     return Recording(**fields, **tables, name=meta["name"], truth=truth, simulated=meta["simulated"])
+
+# %% ../nbs/00_data.ipynb #99f0654b
+_FULL = {getattr(errno, name) for name in ("ENOSPC", "EDQUOT", "EFBIG") if hasattr(errno, name)}
+
+
+def _sync(
+    path: Path, # a file, or a folder whose entries are meant
+) -> None:
+    "Have what was written reach the disk before going on."
+    handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+# %% ../nbs/00_data.ipynb #170fc564
+def _remove_unfinished(
+    folder: Path, # where nobody writes just now
+) -> None:
+    "Delete what killed processes left behind: files under the temporary names of `atomic_write`."
+    for path in folder.glob(".*"):
+        if re.fullmatch(r"\..+-[0-9a-f]{12}(\.[^.]*)?", path.name):
+            path.unlink(missing_ok=True)
+
+# %% ../nbs/00_data.ipynb #bfc5dc8b
+def _as_json(
+    content: Any, # what JSON can hold, and NumPy numbers
+    **options: Any, # of `json.dumps`
+) -> str:
+    "JSON that every reader takes: numbers that are not finite become null."
+    def plain(x: Any) -> Any:
+        x = x.item() if isinstance(x, np.generic) else x
+        if isinstance(x, Mapping):
+            return {k: plain(v) for k, v in x.items()}
+        if isinstance(x, (list, tuple)):
+            return [plain(v) for v in x]
+        return None if isinstance(x, float) and not math.isfinite(x) else x
+    return json.dumps(plain(content), allow_nan=False, **options)
+
+# %% ../nbs/00_data.ipynb #ae9219d1
+def _load_arrays(
+    path: str | Path, # an .npz file
+    remedy: str, # what to do where it is damaged
+) -> dict[str, np.ndarray]:
+    "All arrays of a file, checksums compared. Raises FileNotFoundError, or ValueError for a damaged file."
+    path = Path(path).expanduser()
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {path}")
+    try:
+        with zipfile.ZipFile(path) as file: # each member is read to its end, where its checksum is compared
+            read = {name.removesuffix(".npy"): io.BytesIO(file.read(name)) for name in file.namelist()}
+        return {name: np.lib.format.read_array(data, allow_pickle=False) for name, data in read.items()}
+    except Exception as error: # damage can look like anything: a password, another compression, a huge array
+        raise ValueError(f"{path} is damaged or not an npz file ({error}); {remedy}") from error
 
 # %% ../nbs/00_data.ipynb #1c386e7d
 def import_for(

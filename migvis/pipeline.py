@@ -16,10 +16,10 @@ import copy
 import hashlib
 import json
 import os
+import re
 import shutil
+import types
 import warnings
-import zipfile
-import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import product
@@ -36,7 +36,8 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from . import __version__
-from .data import Recording, _constant, _split_images, check_recording, resize_images
+from .data import (Recording, _as_json, _constant, _load_arrays, _remove_unfinished, _split_images, check_recording,
+                         resize_images)
 from .ddim_guidance import edit as guided_edit, invert, sample
 from .denoiser import (Autoguided, Denoiser, NoiseSchedule, build_denoiser, in_any_company, initial_weights, load_denoiser, save_denoiser,
                              train_denoiser, validation_loss)
@@ -44,7 +45,8 @@ from .edit_selectivity import SelectivityResult, check_n_pairs, run_selectivity
 from .infonce import ConvEncoder, Critics, DenoiserEncoder, held_out_mi, load_critics, save_critics, scoring_in_double, train_critics
 from .pretrained import digest_weights, load_pretrained, load_weak, pretrained_for, same_network, weights_file
 from .readouts import ReadoutConfig, Readouts, load_readouts, train_readouts
-from .training import Preset, atomic_write, computing_in, get_preset, load_tensors, quick_precision, resolve_device
+from .training import (Preset, _check_optimiser, atomic_write, computing_in, get_preset, load_tensors, quick_precision,
+                             resolve_device)
 from .vae import FittedVAE, fit_vae, load_vae, save_vae
 
 # %% ../nbs/05c_pipeline.ipynb #57c4bcb1
@@ -84,14 +86,63 @@ def run_stage(
     load: Callable[[Path], Any],
 ) -> Any:
     "Load a finished stage, or train it from its last checkpoint and write it; its losses go to a .csv beside it."
-    if path.exists(): return load(path)
     checkpoints = path.with_suffix(".checkpoints")
-    result, history = train(checkpoints)
-    with atomic_write(path.with_suffix(".csv")) as temporary: history.to_csv(temporary, index=False)
-    save(path, result)
-    for file in checkpoints.glob("*"): file.unlink()
-    if checkpoints.exists(): checkpoints.rmdir()
+    if path.exists():
+        result = load(path)
+        _check_noted(path)
+    else:
+        result, history = train(checkpoints)
+        with atomic_write(path.with_suffix(".csv")) as temporary: history.to_csv(temporary, index=False)
+        save(path, result)
+        _note(path)
+    shutil.rmtree(checkpoints, ignore_errors=True) # also those of a process that was killed when it was done
     return result
+
+# %% ../nbs/05c_pipeline.ipynb #6eab7a03
+def _write_run(folder: Path, entries: Mapping[str, Any]) -> None:
+    "Write a run's `run.json` with a digest of its entries."
+    text = _as_json(entries)
+    entries = json.loads(text) | {"digest": hashlib.sha256(text.encode()).hexdigest()}
+    with atomic_write(folder / "run.json") as temporary: temporary.write_text(_as_json(entries, indent=1))
+
+# %% ../nbs/05c_pipeline.ipynb #40788510
+def _read_run(folder: Path) -> dict[str, Any]:
+    "Entries of a run's `run.json`. Raises ValueError if it is damaged or was changed."
+    path = folder / "run.json"
+    try: entries = json.loads(path.read_text())
+    except ValueError as e:
+        raise ValueError(f"{path} is damaged ({e}); restore it, or fit into another folder") from e
+    digest = entries.pop("digest", None) if isinstance(entries, dict) else None # None: of an earlier version
+    if digest not in (None, hashlib.sha256(_as_json(entries).encode()).hexdigest()):
+        raise ValueError(f"{path} is damaged or was changed: its digest is not that of its entries; restore "
+                         "it, or take out the entry 'digest' if the change is meant")
+    return entries
+
+# %% ../nbs/05c_pipeline.ipynb #b069b694
+def _note(*paths: Path) -> None: # of one folder
+    "Note digests of finished files in the `run.json` beside them, if there is one."
+    folder = paths[0].parent
+    if not (folder / "run.json").is_file(): return
+    entries = _read_run(folder)
+    before = entries.get("files", {})
+    files = before | {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
+    if files != before: _write_run(folder, entries | {"files": files})
+
+# %% ../nbs/05c_pipeline.ipynb #b08a9fc8
+def _check_noted(*paths: Path) -> None: # of one folder
+    "Raise ValueError for files that are not those noted in the `run.json` beside them; warn of others."
+    folder = paths[0].parent
+    if not (folder / "run.json").is_file(): return
+    noted = _read_run(folder).get("files", {})
+    for path in paths:
+        if path.name in noted and noted[path.name] != hashlib.sha256(path.read_bytes()).hexdigest():
+            raise ValueError(f"{path} is not the file that this run wrote, but damaged or of another run; restore "
+                             "it, or delete it and fit again. To use another network, set it on a loaded model "
+                             "and save that into a new folder")
+    if unknown := [path.name for path in paths if path.name not in noted]:
+        warnings.warn(f"{folder} has no digests of {', '.join(unknown)}, so it is not known whether this run wrote "
+                      "them: an earlier version of migvis did, or the writing was interrupted; saving the run "
+                      "there again notes them", stacklevel=3)
 
 # %% ../nbs/05c_pipeline.ipynb #ee598ef3
 def claim_folder(
@@ -99,14 +150,12 @@ def claim_folder(
     identity: Mapping[str, Any],   # JSON-able: preset, seed, recording
 ) -> Path:
     "Make a run's folder or enter it again. Raises ValueError if it cannot be written or holds another run."
-    folder = Path(folder)
-    told, identity = folder / "run.json", json.loads(json.dumps(identity))
+    folder, identity = Path(folder).expanduser(), json.loads(_as_json(identity))
     begun = any(file.suffix == ".safetensors" or file.parent != folder for file in folder.rglob("*") if file.is_file())
-    if not told.exists() or not begun: # a call that failed early, as for a mistyped argument, leaves nothing to protect
-        with atomic_write(told) as temporary: temporary.write_text(json.dumps(identity | {"migvis": __version__}, indent=1))
+    if not (folder / "run.json").exists() or not begun: # a call that failed early leaves nothing to protect
+        _write_run(folder, identity | {"migvis": __version__})
         return folder
-    try: found = json.loads(told.read_text())
-    except json.JSONDecodeError as e: raise ValueError(f"{told} is damaged ({e}); delete the folder or choose another one") from e
+    found = _read_run(folder)
     untold = {"shipped_weights"} - set(found) # runs of before it was noted
     with contextlib.suppress(ValueError, TypeError, KeyError): found["preset"] = Preset.from_dict(found["preset"]).to_dict() # settings that are newer
     different = [k for k in identity if found.get(k) != identity[k] and k not in untold]
@@ -118,7 +167,7 @@ def claim_folder(
 # %% ../nbs/05c_pipeline.ipynb #5d059446
 def cache_folder() -> Path: # MIGVIS_CACHE, or the user's cache folder
     "Where interrupted runs without a folder of their own are kept."
-    return Path(os.environ.get("MIGVIS_CACHE") or platformdirs.user_cache_dir("migvis"))
+    return Path(os.environ.get("MIGVIS_CACHE") or platformdirs.user_cache_dir("migvis")).expanduser()
 
 # %% ../nbs/05c_pipeline.ipynb #5d059447
 @contextlib.contextmanager
@@ -127,7 +176,7 @@ def alone_in(
 ) -> Iterator[None]:
     "One process at a time works in a run's folder; another one says that it waits, and waits. Processes that were launched together share it."
     lock = FileLock(cache_folder() / "locks" / hashlib.sha256(os.path.realpath(folder).encode()).hexdigest()[:16])
-    if get_int_from_env(("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE"), 1) == 1: # as `accelerate launch` sets them
+    if not _launched_together():
         with contextlib.suppress(OSError, NotImplementedError): # no such place, or no locks there: nobody is kept out
             Path(lock.lock_file).parent.mkdir(parents=True, exist_ok=True)
             try: lock.acquire(blocking=False)
@@ -136,6 +185,11 @@ def alone_in(
                 lock.acquire(poll_interval=0.2)
     try: yield
     finally: lock.release()
+
+# %% ../nbs/05c_pipeline.ipynb #637ed159
+def _launched_together() -> bool:
+    "Whether this is one of several processes, as `accelerate launch` starts them."
+    return get_int_from_env(("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE"), 1) > 1
 
 # %% ../nbs/05c_pipeline.ipynb #7f770f8f
 @dataclass(frozen=True)
@@ -183,19 +237,18 @@ class Edits:
         "Write images and description to one file, atomically."
         meta = {k: v for k, v in asdict(self).items() if not isinstance(v, np.ndarray)}
         with atomic_write(path) as temporary, open(temporary, "wb") as f:
-            np.savez_compressed(f, images=self.images, originals=self.originals, targets=self.targets, meta=json.dumps(meta))
-        return Path(path)
+            np.savez_compressed(f, images=self.images, originals=self.originals, targets=self.targets,
+                                meta=_as_json(meta))
+        return Path(path).expanduser()
 
     @classmethod
     def load(cls, path: str | Path) -> "Edits":
         "Read what `save` wrote. Raises ValueError for another kind of file, or a damaged one."
+        f = _load_arrays(path, "save the edits again")
         try:
-            with np.load(path, allow_pickle=False) as f:
-                meta = {k: tuple(v) if isinstance(v, list) else v for k, v in json.loads(str(f["meta"])).items()}
-                return cls(f["images"], f["originals"], f["targets"], **meta)
-        except (zipfile.BadZipFile, zlib.error, EOFError) as e: raise ValueError(f"{path} is damaged ({e}); save the edits again") from e
-        except (KeyError, ValueError, TypeError, OSError) as e:
-            if isinstance(e, FileNotFoundError): raise
+            meta = {k: tuple(v) if isinstance(v, list) else v for k, v in json.loads(str(f["meta"])).items()}
+            return cls(f["images"], f["originals"], f["targets"], **meta)
+        except (KeyError, ValueError, TypeError) as e:
             raise ValueError(f"{path} does not hold edits written by Edits.save ({e})") from e
 
 # %% ../nbs/05c_pipeline.ipynb #b56c5695
@@ -372,8 +425,13 @@ class MIGVis:
     ) -> SelectivityResult:
         "What each group changes and keeps, read by independent networks, with intervals over pairs."
         self.require_fitted()
-        n_pairs, checkpoint = check_n_pairs(self, n_pairs), folder and Path(folder) / "judge.checkpoints" # checked before a judge is trained
-        return run_selectivity(self, readouts or judge_for(self, options.get("progress", True), checkpoint), n_pairs, modes, folder=folder, **options)
+        n_pairs = check_n_pairs(self, n_pairs) # before a judge is trained
+        folder = folder and Path(folder).expanduser()
+        checkpoint = folder and folder / "judge.checkpoints"
+        judge = readouts or judge_for(self, options.get("progress", True), checkpoint)
+        result = run_selectivity(self, judge, n_pairs, modes, folder=folder, **options)
+        if folder and not readouts: shutil.rmtree(checkpoint, ignore_errors=True)
+        return result
 
     def explore(self, **options: Any) -> Any:
         "Sliders over guidance scale, group, original and target (`widgets.explore_guidance`); computes what it does not have."
@@ -408,7 +466,7 @@ class MIGVis:
     @classmethod
     def load(cls, folder: str | Path, device: str | torch.device = "auto") -> "MIGVis":
         "Read a run. Raises FileNotFoundError or ValueError naming what is missing or damaged."
-        return load_run(cls, Path(folder), device)
+        return load_run(cls, Path(folder).expanduser(), device)
 
 # %% ../nbs/05c_pipeline.ipynb #519b7ed0
 def fit_run(model: MIGVis, recording: Recording, out: str | Path | None, silent: str, progress: bool, train: bool, start: str | None,
@@ -419,14 +477,16 @@ def fit_run(model: MIGVis, recording: Recording, out: str | Path | None, silent:
     recording = prepare(recording, model.preset, silent)
     split = Split.of(recording, model.seed)
     forget(model)
-    model.options = {k: repr(v) for k, v in (vae | ({"start": start} if start else {})).items()}
+    model.options = _deciding(vae | ({"start": start} if start else {}))
     model.shipped = None if train or start else pretrained_for(recording, model.preset)
     model.weights = None if model.shipped is None else digest_weights(load_pretrained(model.shipped, "cpu")[0])
     identity = model.identity(recording)
-    folder = Path(out or cache_folder() / "runs" / hashlib.sha256(repr(identity).encode()).hexdigest()[:16])
+    key = hashlib.sha256(repr(identity).encode()).hexdigest()[:16]
+    folder = Path(out or cache_folder() / "runs" / key).expanduser()
     options = {"seed": model.seed, "device": model.device, "progress": progress}
     with alone_in(folder):
         claim_folder(folder, identity)
+        if not _launched_together(): _remove_unfinished(folder)
         model.recording, model.split = recording, split
         model.vae = fit_vae_stage(folder / "vae.safetensors", recording, model.split, model.preset, options | vae)
         model.denoiser = fit_denoiser_stage(folder / "denoiser.safetensors", recording, model.split, model.preset, model.shipped, start, options)
@@ -508,12 +568,27 @@ def describe_run(model: MIGVis, mode: str) -> str:
     kind = "" if "simulated" in name else "simulated recording " if simulated else "recording "
     return f"{f'{kind}{name}'.strip()}; {model.preset.name} preset{note}; seed {model.seed}; {mode} guidance"
 
+# %% ../nbs/05c_pipeline.ipynb #d83ca59e
+def _described(value: Any) -> str:
+    "A value by a repr that is the same in every process: functions by name, defaults and what they enclose."
+    if not isinstance(value, types.FunctionType): return re.sub(r" at 0x[0-9a-f]+", "", repr(value))
+    kept = [*(value.__defaults__ or ()), *(cell.cell_contents for cell in value.__closure__ or ())]
+    return f"{value.__module__}.{value.__qualname__}({', '.join(map(_described, kept))})"
+
+# %% ../nbs/05c_pipeline.ipynb #b38cb491
+def _deciding(options: Mapping[str, Any]) -> dict[str, str]:
+    "Options of `fit` that decide its result, described; what only watches or saves is left out."
+    watching = {"callback", "progress", "desc", "log_every", "keep", "checkpoint_every"}
+    return {name: _described(value) for name, value in options.items() if name not in watching}
+
 # %% ../nbs/05c_pipeline.ipynb #ed70e198
 def check_critics(
     preset: Preset,
 ) -> None:
     "Raise ValueError for critics that no preset can have."
     config, known = preset.critic, ("conv", "denoiser")
+    if not 0 <= config.dropout < 1:
+        raise ValueError(f"critic.dropout must be from 0 to below 1, got {config.dropout!r}")
     if config.encoder not in known: raise ValueError(f"encoder must be one of {known}, got {config.encoder!r}; give others to `train_critics`")
     if config.width < (config.encoder == "conv"): raise ValueError(f"critic.width must be positive, got {config.width!r}")
     if config.views < 0 or config.views and (config.encoder != "denoiser" or config.width or not config.noise_aware):
@@ -526,7 +601,12 @@ def check_preset(
 ) -> None:
     "Raise ValueError for settings that a stage would refuse only after earlier ones were trained."
     config, stages = preset.denoiser, {"vae": preset.vae, "critic": preset.critic, "denoiser": preset.denoiser}
-    for (stage, part), name in product(stages.items(), ("hidden", "seeds", "width", "features", "layers", "patch", "steps", "batch_size", "lr")):
+    for stage in ("vae", "critic"): _check_optimiser(stages[stage].lr, of=f"{stage}.")
+    _check_optimiser(config.lr, config.betas, clip=config.clip, ema=config.ema, of="denoiser.")
+    for name in ("beta", "label_weight"):
+        if not 0 <= getattr(preset.vae, name) < float("inf"):
+            raise ValueError(f"vae.{name} must be finite and not negative, got {getattr(preset.vae, name)!r}")
+    for (stage, part), name in product(stages.items(), ("hidden", "seeds", "width", "features", "layers", "patch", "steps", "batch_size")):
         if (stage, name) != ("critic", "width") and not getattr(part, name, 1) > 0: raise ValueError(f"{stage}.{name} must be positive, got {getattr(part, name)!r}")
     check_critics(preset)
     if config.precision not in ("float32", "bfloat16"): raise ValueError(f"the denoiser's precision must be 'float32' or 'bfloat16', got {config.precision!r}")
@@ -555,14 +635,22 @@ def judge_for(
 def save_run(model: MIGVis, folder: Path) -> Path:
     "Write what `load_run` reads. Raises ValueError where other weights are: what is fitted is never lost, nor passed off as something else."
     check_same_weights(model, folder)
+    if there := _kept(folder): _check_noted(*there)
     if not (folder / "vae.safetensors").exists(): save_vae(model.vae, folder / "vae.safetensors")
     if not (folder / "critics.safetensors").exists(): save_critics(model.critics, folder / "critics.safetensors")
     if not (folder / "denoiser.safetensors").exists(): save_denoiser(folder / "denoiser.safetensors", model.denoiser)
     if model.weak is not None and not (folder / "weak.safetensors").exists(): save_denoiser(folder / "weak.safetensors", model.weak)
     if not (folder / "recording.npz").exists(): model.recording.save(folder / "recording.npz")
     if not (folder / "report.json").exists(): # of the same weights, then
-        with atomic_write(folder / "report.json") as temporary: temporary.write_text(json.dumps(model.report(), indent=1))
+        report = _as_json(model.report(), indent=1)
+        with atomic_write(folder / "report.json") as temporary: temporary.write_text(report)
+    _note(*_kept(folder))
     return folder
+
+def _kept(folder: Path) -> list[Path]:
+    "Files of a run that `run.json` notes, as far as they are there."
+    networks = [folder / f"{name}.safetensors" for name in ("vae", "denoiser", "weak", "critics")]
+    return [path for path in (*networks, folder / "recording.npz", folder / "report.json") if path.is_file()]
 
 def check_same_weights(model: MIGVis, folder: Path) -> None:
     "Raise ValueError if a folder holds networks with other weights than the model's."
@@ -576,9 +664,7 @@ def check_same_weights(model: MIGVis, folder: Path) -> None:
 
 def model_of(cls: type[MIGVis], told: Path, device: str | torch.device) -> MIGVis: # not fitted yet
     "A run as its `run.json` describes it. Raises ValueError for a file that is damaged, or of another version of migvis."
-    try: identity = json.loads(told.read_text())
-    except json.JSONDecodeError as e: raise ValueError(f"{told} is damaged: {e}") from e
-    device = resolve_device(device)
+    identity, device = _read_run(told.parent), resolve_device(device)
     try:
         model = cls(Preset.from_dict(identity["preset"]), identity["seed"], device)
         model.options, model.shipped, model.weights = identity["options"], identity.get("shipped_denoiser"), identity.get("shipped_weights")
@@ -598,6 +684,8 @@ def load_run(cls: type[MIGVis], folder: Path, device: str | torch.device) -> MIG
     if not (folder / "run.json").is_file():
         raise FileNotFoundError(f"{folder} is not a run: it has no run.json; make one with MIGVis.fit(..., out=folder) or `migvis fit`")
     files = ("vae.safetensors", "critics.safetensors", "denoiser.safetensors", "recording.npz")
+    entries = _read_run(folder)
+    files = dict.fromkeys((*files, *(name for name in entries.get("files", {}) if name != "report.json")))
     missing = [name.split(".")[0] for name in files if not (folder / name).is_file()]
     if missing: raise FileNotFoundError(f"the run in {folder} is not finished: {', '.join(missing)} missing; fit again with the same folder")
     model = model_of(cls, folder / "run.json", device)
@@ -606,6 +694,11 @@ def load_run(cls: type[MIGVis], folder: Path, device: str | torch.device) -> MIG
     model.denoiser = load_denoiser(folder / "denoiser.safetensors", model.device)[0]
     model.weak = weak_of(folder, model.device)
     model.critics = load_critics(folder / "critics.safetensors", model.device, model.denoiser)
+    _check_noted(*[path for path in _kept(folder) if path.suffix != ".json"])
+    if (found := fingerprint(model.recording)) != entries.get("fingerprint", found):
+        raise ValueError(f"{folder / 'recording.npz'} is not the recording that this run was fitted to: its "
+                         f"fingerprint is {found}, not {entries['fingerprint']}; restore it, or fit into another "
+                         "folder")
     return model
 
 # %% ../nbs/05c_pipeline.ipynb #dcf5ddbf

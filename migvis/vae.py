@@ -31,7 +31,8 @@ from torch import Tensor, nn
 
 from .data import Recording, Standardizer
 from .partial_correlation import centre_gram, dependence, gaussian_gram, partial_correlation
-from .training import Batch, VAEConfig, fit, generator, load_tensors, resolve_device, save_tensors, warmup_cosine
+from .training import (Batch, VAEConfig, _building_from, fit, generator, load_tensors, resolve_device, save_tensors,
+                             warmup_cosine)
 
 # %% ../nbs/01_vae.ipynb #d56df4ee
 def standardized_columns(
@@ -601,10 +602,13 @@ class FittedVAE:
 
     @property
     def best(self) -> int:
-        "Member with the best validation score. Raises ValueError if variants are mixed, whose scores are not comparable."
+        "Member with the best validation score that is a number. Raises ValueError if variants are mixed."
         if self.members.variant.nunique() > 1:
             raise ValueError(f"several variants {list(self.members.variant.unique())}: choose one with .variant(name), or name a member")
-        return int(self.members.validation.to_numpy().argmin())
+        scores = self.members.validation.to_numpy(float)
+        if np.isnan(scores).all():
+            raise ValueError(f"no member's validation score is a number: {scores.tolist()}; fit again")
+        return int(np.nanargmin(scores))
 
     def variant(self, name: str) -> "FittedVAE":
         "Only the members of one variant. Raises ValueError for an unknown name."
@@ -717,16 +721,19 @@ def load_vae(
 ) -> FittedVAE:
     "Read a fitted VAE. Raises ValueError for another kind of file."
     tensors, meta = load_tensors(path, "vae")
-    model = NeuralVAE(**meta["config"])
-    model.load_state_dict({key.removeprefix("model."): value for key, value in tensors.items() if key.startswith("model.")})
-    standardizer = Standardizer(*(tensors[f"standardizer.{name}"].numpy() for name in ("mean", "scale")))
+    weights = {k.removeprefix("model."): value for k, value in tensors.items() if k.startswith("model.")}
     codes = []
-    for entry in meta["codes"]:
-        code_type, spec_type = CODES[entry.pop("kind")]
-        spec = spec_type(**entry.pop("spec"))
-        codes.append(code_type(spec, **{key: tuple(value) for key, value in entry.items()}))
-    activity = tensors["activity"].numpy() if "activity" in tensors else None
-    return FittedVAE(model.eval(), standardizer, tuple(codes), pd.DataFrame(meta["members"]), meta["likelihood"], activity=activity)
+    with _building_from(path):
+        model = NeuralVAE(**meta["config"])
+        model.load_state_dict(weights)
+        standardizer = Standardizer(*(tensors[f"standardizer.{name}"].numpy() for name in ("mean", "scale")))
+        for entry in meta["codes"]:
+            code_type, spec_type = CODES[entry.pop("kind")]
+            spec = spec_type(**entry.pop("spec"))
+            codes.append(code_type(spec, **{key: tuple(value) for key, value in entry.items()}))
+        members = pd.DataFrame(meta["members"])
+        activity = tensors["activity"].numpy() if "activity" in tensors else None
+        return FittedVAE(model.eval(), standardizer, tuple(codes), members, meta["likelihood"], activity=activity)
 
 # %% ../nbs/01_vae.ipynb #9aa0b1ef
 PAPER = {"beta": 0.3, "label_weight": 3.0, "prior_weight": 0.0, "free_weight": 1.0, "leak_weight": 0.0} # the paper's form
@@ -910,11 +917,12 @@ def fit_vae(
                    "estimator": estimator, "train": _digest(train, objective.train), "validation": _digest(validation, objective.validation)}
     run = fit(model, objective.loss, len(objective.train), **{
         "steps": config.steps, "batch_size": config.batch_size, "lr": config.lr, "schedule": warmup_cosine(config.steps), "seed": seed,
-        "device": device, "validate": objective.score, "keep_best": True, "fingerprint": fingerprint, "desc": "neural VAE", **training})
-    scores = np.array(run.history.validation.dropna().tolist())
+        "device": device, "validate": objective.score, "keep_best": True, "fingerprint": fingerprint, "desc": "neural VAE",
+        "threads": 1, **training})
+    scores = pd.DataFrame(run.history.validation.dropna().tolist()).min() # of those that are numbers
     model = run.model.cpu().eval()
     activity = posterior_activity(model, objective.train.x.cpu())
-    fitted = FittedVAE(model, standardizer, codes, members.assign(validation=scores.min(0)), likelihood, run.history, activity)
+    fitted = FittedVAE(model, standardizer, codes, members.assign(validation=scores.to_numpy()), likelihood, run.history, activity)
     _warn_empty(fitted)
     return fitted
 
