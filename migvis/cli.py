@@ -235,11 +235,10 @@ def explorer(model: Any, originals: list[int], target: int, path: Path, progress
 
 def measure(model: Any, out: Path, **options: Any) -> str: # where it was written, or why it could not be measured
     "What the groups change and keep, on a few pairs; readouts that cannot see poses find no pairs."
-    from migvis.training import atomic_write
+    from migvis.training import write_csv
     try: result = model.selectivity(**options)
     except ValueError as reason: return f"selectivity was not measured: {reason}"
-    with atomic_write(out / "selectivity.csv") as temporary: result.scores.to_csv(temporary, index=False)
-    return f"{_save_figure(result.plot(), out / 'selectivity.png')}, {out / 'selectivity.csv'}   what each group changes and keeps"
+    return f"{_save_figure(result.plot(), out / 'selectivity.png')}, {write_csv(result.scores, out / 'selectivity.csv')}   what each group changes and keeps"
 
 # %% ../nbs/09_cli.ipynb #9612f096
 def describe_edits(edits: Any) -> dict[str, Any]: # JSON-able

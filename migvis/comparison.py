@@ -46,7 +46,7 @@ from .edit_selectivity import SelectivityResult, StoredEdits, choose_pairs, load
 from .infonce import Critics, DINOEncoder, find_dino_weights
 from .pipeline import MIGVis, claim_folder, computing_in, critic_encoder, fit_critics_stage, fit_vae_stage, judge_for, networks_in, run_stage, schedule_of
 from .readouts import Readouts
-from .training import Fit, atomic_write, progress_bar
+from .training import Fit, atomic_write, progress_bar, read_csv, write_csv
 
 # %% ../nbs/05d_comparison.ipynb #0435dc70
 @dataclass(frozen=True)
@@ -554,9 +554,8 @@ def some_edits(edits: StoredEdits, rows: Sequence[int]) -> StoredEdits:
 def save_comparison(comparison: Comparison, folder: Path) -> Path: # the folder
     "Write tables as csv, examples as npz, settings as json, each atomically."
     comparison.result.save(folder / "result")
-    for name in ("chosen", "seconds"):
-        with atomic_write(folder / f"{name}.csv") as temporary: getattr(comparison, name).to_csv(temporary, index=False)
-    with atomic_write(folder / "table.csv") as temporary: comparison.table().to_csv(temporary, index=False)
+    for name in ("chosen", "seconds"): write_csv(getattr(comparison, name), folder / f"{name}.csv")
+    write_csv(comparison.table(), folder / "table.csv")
     pairs = np.array(comparison.settings.get("example_pairs", []), int).reshape(-1, 2)
     for i, edits in enumerate(comparison.examples): save_edits(folder / f"example-{i}.npz", edits, pairs, {})
     with atomic_write(folder / "settings.json") as temporary: temporary.write_text(json.dumps(comparison.settings, indent=1))
@@ -570,7 +569,7 @@ def load_comparison(cls: type[Comparison], folder: Path) -> Comparison:
     except json.JSONDecodeError as e: raise ValueError(f"the comparison in {folder} is damaged: {e}") from e
     result, pairs = SelectivityResult.load(folder / "result"), np.array(settings.get("example_pairs", []), int).reshape(-1, 2)
     examples = tuple(load_edits(folder / f"example-{i}.npz", pairs, {}) for i in range(len(result.modes)))
-    return cls(result, *(pd.read_csv(folder / f"{name}.csv") for name in ("chosen", "seconds")), examples, settings)
+    return cls(result, *(read_csv(folder / f"{name}.csv") for name in ("chosen", "seconds")), examples, settings)
 
 # %% ../nbs/05d_comparison.ipynb #ab576bd8
 def house_style() -> Any: # a context manager
@@ -925,7 +924,7 @@ def save_ablations(ablations: Ablations, folder: Path) -> Path: # the folder
     for name, result in ablations.results.items():
         result.save(folder / name)
         for i, edits in enumerate(ablations.examples[name]): save_edits(folder / name / f"example-{i}.npz", edits, pairs, {})
-    with atomic_write(folder / "table.csv") as temporary: ablations.table().to_csv(temporary, index=False)
+    write_csv(ablations.table(), folder / "table.csv")
     told = ablations.settings | {"ablations": list(ablations.results)}
     with atomic_write(folder / "settings.json") as temporary: temporary.write_text(json.dumps(told, indent=1))
     return folder
@@ -998,6 +997,6 @@ def write_table(
     caption: str = "",
 ) -> list[Path]: # a csv and a text to be read
     "Write a table, atomically."
-    with atomic_write(path.with_suffix(".csv")) as temporary: table.to_csv(temporary)
+    write_csv(table, path.with_suffix(".csv"), index=True)
     with atomic_write(path.with_suffix(".txt")) as temporary: temporary.write_text(f"{caption}\n\n{table.to_string()}\n")
     return [path.with_suffix(".csv"), path.with_suffix(".txt")]

@@ -39,7 +39,7 @@ from .figures import (plot_examples, plot_guidance, plot_information, plot_manif
 from .infonce import held_out_mi
 from .pipeline import MIGVis, to_model_range
 from .selectivity import score_members, subspace_table, table_1, table_2, table_3, table_4
-from .training import atomic_write, progress_bar
+from .training import atomic_write, progress_bar, read_csv, write_csv
 from .unit_selectivity import unit_scores
 from .vae import FittedVAE, ablation, fit_vae, latent_table, trial_table, widest_pair
 
@@ -301,7 +301,7 @@ def make_scores(
     path = vacant(Path(folder) / "scores.csv", again)
     checkpoint = path.with_suffix(".checkpoints")
     scores = score_run(model, fit_variants(model, seeds, steps, checkpoint=checkpoint, seed=seed, progress=progress), progress)
-    with atomic_write(path) as temporary: scores.to_csv(temporary, index=False)
+    write_csv(scores, path)
     shutil.rmtree(checkpoint, ignore_errors=True)
     return scores
 
@@ -313,10 +313,10 @@ def member_scores(
     "Scores that `make_scores` left in the run, else those of the run's own members, which are then kept in its `members.csv`."
     places = [] if folder is None else [Path(folder) / name for name in ("scores.csv", "members.csv")]
     found = next((path for path in places if path.is_file()), None)
-    if found is not None: return pd.read_csv(found, dtype={"subject": str}).fillna({"subject": "recording"}) # it had no name
+    if found is not None: return read_csv(found, dtype={"subject": str}).fillna({"subject": "recording"}) # it had no name
     scores = score_run(model, model.vae)
     for path in places[1:]:
-        with atomic_write(path) as temporary: scores.to_csv(temporary, index=False)
+        write_csv(scores, path)
     return scores
 
 # %% ../nbs/06b_gallery.ipynb #8126195f

@@ -47,7 +47,7 @@ from .edit_selectivity import SelectivityResult, check_n_pairs, run_selectivity
 from .infonce import ConvEncoder, Critics, DenoiserEncoder, held_out_mi, load_critics, save_critics, scoring_in_double, train_critics
 from .pretrained import digest_weights, load_pretrained, load_weak, pretrained_for, same_network, weights_file
 from .readouts import ReadoutConfig, Readouts, load_readouts, train_readouts
-from .training import Preset, atomic_write, computing_in, get_preset, load_tensors, quick_precision, resolve_device
+from .training import Preset, atomic_write, computing_in, get_preset, load_tensors, quick_precision, resolve_device, write_csv
 from .vae import FittedVAE, fit_vae, load_vae, save_vae
 
 # %% ../nbs/05c_pipeline.ipynb #57c4bcb1
@@ -90,7 +90,7 @@ def run_stage(
     if path.exists(): return load(path)
     checkpoints = path.with_suffix(".checkpoints")
     result, history = train(checkpoints)
-    with atomic_write(path.with_suffix(".csv")) as temporary: history.to_csv(temporary, index=False)
+    write_csv(history, path.with_suffix(".csv"))
     save(path, result)
     for file in checkpoints.glob("*"): file.unlink()
     if checkpoints.exists(): checkpoints.rmdir()
