@@ -6,9 +6,10 @@
 __all__ = ['fingerprint', 'Split', 'run_stage', 'claim_folder', 'cache_folder', 'alone_in', 'Edits', 'as_indices', 'pair_up',
            'as_groups', 'prepare', 'to_model_range', 'fit_vae_stage', 'critic_encoder', 'fit_critics_stage',
            'fit_denoiser_stage', 'schedule_of', 'MIGVis', 'fit_run', 'forget', 'check_fitted', 'check_seed',
-           'check_start', 'denoiser_for', 'make_edits', 'networks_in', 'describe_run', 'check_critics', 'check_levers',
-           'check_modes', 'check_preset', 'judge_for', 'save_run', 'check_same_weights', 'model_of', 'weak_of',
-           'load_run', 'report_vae', 'score_labels', 'make_report', 'name_of_labels']
+           'check_start', 'denoiser_for', 'make_edits', 'networks_in', 'check_precision', 'describe_run',
+           'check_critics', 'check_levers', 'check_modes', 'check_preset', 'judge_for', 'save_run',
+           'check_same_weights', 'model_of', 'weak_of', 'load_run', 'report_vae', 'score_labels', 'make_report',
+           'name_of_labels']
 
 # %% ../nbs/05c_pipeline.ipynb #e01159be
 import contextlib
@@ -500,13 +501,17 @@ def networks_in(
     device: torch.device,
 ) -> tuple[tuple[Critics, Denoiser | Autoguided], torch.autocast]: # the networks to call, and the context manager to call them in
     "Networks for a precision, which answer alike in any company (`in_any_company`); scores are in double precision. Raises ValueError."
-    known = ("float32", "bfloat16", "auto", "float64")
-    if precision not in known: raise ValueError(f"precision must be one of {known}, got {precision!r}")
+    check_precision(precision)
     if precision == "float64": return (copy.deepcopy(critics).double(), copy.deepcopy(denoiser).double()), computing_in("float32", device)
     if device.type != "mps": critics = scoring_in_double(critics)
     if precision == "auto": precision = quick_precision(device)
     if device.type == "cpu" and precision == "float32": critics, denoiser = in_any_company(critics), in_any_company(denoiser)
     return (critics, denoiser), computing_in(precision, device)
+
+def check_precision(precision: str) -> None:
+    "Raise ValueError for a precision that edits cannot be made in."
+    known = ("float32", "bfloat16", "auto", "float64")
+    if precision not in known: raise ValueError(f"precision must be one of {known}, got {precision!r}")
 
 def describe_run(model: MIGVis, mode: str) -> str:
     "Data, preset, seed and mode, for figures."
@@ -573,6 +578,7 @@ def check_levers(
     times = schedule_of(preset).times(options["t_edit"], options["steps"])
     if max(how.begin, how.until) >= times[0]:
         raise ValueError(f"begin and until must be below t_edit={times[0]}, where edits start, got begin={how.begin} and until={how.until}")
+    check_precision(options.get("precision", "float32"))
     check_gamma(gammas, np.size(gammas))
 
 # %% ../nbs/05c_pipeline.ipynb #891f237e

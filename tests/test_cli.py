@@ -224,3 +224,11 @@ def test_saved_weights_can_be_read_by_whom_other_files_can(tmp_path):
     path = save_tensors(tmp_path / "w.safetensors", {"a": torch.zeros(2)}, {"kind": "x"})
     (tmp_path / "plain").touch()
     assert path.stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+def test_compare_takes_what_few_images_need(monkeypatch, tmp_path):
+    asked = {}
+    monkeypatch.setattr("migvis.comparison.main", lambda *arguments, **options: asked.update(options) or [])
+    options = ["--pairs", "5", "--n-validation", "4", "--n-ablation", "3", "--min-angle", "20"]
+    assert main(["compare", "--run", "run", "--out", str(tmp_path), *options]) == 0
+    assert {k: asked[k] for k in ("n_pairs", "n_validation", "n_ablation", "min_angle")} == {"n_pairs": 5, "n_validation": 4, "n_ablation": 3, "min_angle": 20}
