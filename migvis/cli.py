@@ -9,6 +9,8 @@ __all__ = ['build_parser', 'writable', 'choose_pair', 'demo', 'explorer', 'measu
 
 # %% ../nbs/09_cli.ipynb #e19ea684
 import argparse
+import contextlib
+import inspect
 import json
 import os
 import shlex
@@ -18,7 +20,8 @@ import time
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from types import NoneType, UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
 # %% ../nbs/09_cli.ipynb #1b9d8630
 def build_parser() -> argparse.ArgumentParser:
@@ -42,9 +45,11 @@ def _commands() -> dict[str, tuple[Callable, Callable]]:
             "figures": (figures, _figures_arguments), "convert": (convert, _convert_arguments), "info": (info, _info_arguments)}
 
 # %% ../nbs/09_cli.ipynb #73dc0d19
+_PRESETS = ("tiny", "demo", "paper") # as `training.get_preset` knows them; written here so that a mistyped one is refused before torch is imported
+
 def _common(parser: argparse.ArgumentParser, preset: bool = True, seed: bool = True) -> None:
     "Arguments that several commands share."
-    if preset: parser.add_argument("--preset", default="demo", help="tiny, demo (default) or paper")
+    if preset: parser.add_argument("--preset", default="demo", choices=_PRESETS, help="tiny, demo (default) or paper")
     if seed: parser.add_argument("--seed", type=int, default=0, help="of everything random (default 0)")
     parser.add_argument("--device", default="auto", help="auto (default), cpu, cuda, cuda:<index>, mps")
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
@@ -63,6 +68,9 @@ def _fit_arguments(parser: argparse.ArgumentParser) -> None:
     _common(parser)
 
 # %% ../nbs/09_cli.ipynb #9cd2dade
+_MODES = ("selective", "paper") # of `ddim_guidance.edit_modes`
+_PICTURES = ("png", "pdf", "svg", "jpg") # what figures can be written as
+
 def _careful(parser: argparse.ArgumentParser) -> None:
     "Arguments of edits that take more time to be better."
     parser.add_argument("--candidates", type=int, help="edits from different noise, of which the best is kept (default 1)")
@@ -77,7 +85,7 @@ def _edit_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, required=True, help="picture to write (.png or .pdf)")
     parser.add_argument("--groups", type=int, nargs="+", help="latent groups, numbered from 1 (default: all)")
     parser.add_argument("--gammas", type=float, nargs="+", help="guidance scales (default: those of the preset and mode)")
-    parser.add_argument("--mode", default=None, help="selective (default) or paper")
+    parser.add_argument("--mode", choices=_MODES, help="selective (default) or paper")
     parser.add_argument("--t-edit", type=int, default=None, help="inversion depth t' (default: the preset's)")
     _careful(parser)
     parser.add_argument("--autoguidance", type=float, help="how far the denoiser is driven away from a weaker one; 1: not (default: the preset's)")
@@ -89,7 +97,7 @@ def _selectivity_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--run", type=Path, required=True, dest="folder", help="folder of a fitted run")
     parser.add_argument("--out", type=Path, required=True, help="folder for tables and figure; an interrupted evaluation there goes on")
     parser.add_argument("--pairs", type=int, help="held-out pairs of original and target (default 64, or fewer of few images)")
-    parser.add_argument("--modes", nargs="+", default=["selective"], help="selective (default), paper, or both")
+    parser.add_argument("--modes", nargs="+", choices=_MODES, default=["selective"], help="selective (default), paper, or both")
     parser.add_argument("--gammas", type=float, nargs="+", help="guidance scales (default: those of the preset and mode)")
     _careful(parser)
     _common(parser, preset=False)
@@ -99,7 +107,7 @@ def _figures_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--run", type=Path, required=True, dest="folder", help="folder of a fitted run")
     parser.add_argument("--out", type=Path, required=True, help="folder for the figures")
     parser.add_argument("--only", nargs="+", metavar="NAME", help="figures to make (default: all)")
-    parser.add_argument("--formats", nargs="+", default=["png", "pdf"], help="file types (default png pdf)")
+    parser.add_argument("--formats", nargs="+", choices=_PICTURES, default=["png", "pdf"], help="file types (default png pdf)")
     _common(parser, preset=False, seed=False)
 
 def _compare_arguments(parser: argparse.ArgumentParser) -> None:
@@ -107,7 +115,10 @@ def _compare_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--run", type=Path, required=True, dest="folder", help="folder of a fitted run")
     parser.add_argument("--out", type=Path, required=True, help="folder for tables and figures; an interrupted comparison there goes on")
     parser.add_argument("--methods", nargs="+", help="methods to compare (default: all)")
-    parser.add_argument("--pairs", type=int, default=64, help="held-out pairs of original and target (default 64)")
+    parser.add_argument("--pairs", type=int, default=64, help="held-out pairs of original and target, of each seed (default 64)")
+    parser.add_argument("--n-validation", type=int, default=32, help="validation pairs, which choose the strengths (default 32)")
+    parser.add_argument("--n-ablation", type=int, default=32, help="pairs of the ablations (default 32)")
+    parser.add_argument("--min-angle", type=float, default=60.0, help="degrees between the poses of original and target (default 60)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of the pairs (default 0 1 2)")
     parser.add_argument("--ablations", action="store_true", help="also vary guidance, negatives, groups (Figs. 9 and 10)")
     parser.add_argument("--steps", type=int, help="strided DDIM steps")
@@ -143,13 +154,31 @@ def _info_arguments(parser: argparse.ArgumentParser) -> None:
 # %% ../nbs/09_cli.ipynb #1bc2ffa3
 def writable(
     folder: Path,
-) -> Path: # made if it was missing
-    "A folder that can be written. Raises ValueError if it cannot."
+) -> Path: # as it was given; it is made when something is written into it
+    "A folder that can be written, or made. Raises ValueError if it cannot."
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder): pass
+        there = next(place for place in (folder, *folder.absolute().parents) if os.path.lexists(place))
+        with tempfile.TemporaryFile(dir=there): pass
+        with contextlib.suppress(FileNotFoundError): os.lstat(folder) # a name that is too long
     except OSError as e: raise ValueError(f"cannot write into the folder {folder} ({e.strerror}); choose another one") from e
     return folder
+
+def _output(
+    path: Path | None,      # of a file to be written; None: none
+    option: str,            # for the message
+    kinds: Sequence[str] = (), # endings that it may have; (): any
+) -> Path | None:
+    "A file that can be written. Raises ValueError if it cannot."
+    if path is None: return None
+    if kinds and path.suffix.lower().lstrip(".") not in kinds:
+        raise ValueError(f"{option} must be a file ending in .{' or .'.join(kinds)}, got {path.name}")
+    writable(path.parent)
+    hidden = path.with_name(f".{path.stem}-{'0' * 12}{path.suffix}") # files are written under such a name first
+    try:
+        with contextlib.suppress(FileNotFoundError): os.lstat(hidden)
+    except OSError as e: raise ValueError(f"cannot write {option} {path} ({e.strerror}); choose a shorter name") from e
+    if path.is_dir(): raise ValueError(f"{option} must be a file to write, but {path} is a folder")
+    return path
 
 def _save_figure(figure: Any, path: Path) -> Path:
     "Write a figure, atomically."
@@ -206,11 +235,10 @@ def explorer(model: Any, originals: list[int], target: int, path: Path, progress
 
 def measure(model: Any, out: Path, **options: Any) -> str: # where it was written, or why it could not be measured
     "What the groups change and keep, on a few pairs; readouts that cannot see poses find no pairs."
-    from migvis.training import atomic_write
+    from migvis.training import write_csv
     try: result = model.selectivity(**options)
     except ValueError as reason: return f"selectivity was not measured: {reason}"
-    with atomic_write(out / "selectivity.csv") as temporary: result.scores.to_csv(temporary, index=False)
-    return f"{_save_figure(result.plot(), out / 'selectivity.png')}, {out / 'selectivity.csv'}   what each group changes and keeps"
+    return f"{_save_figure(result.plot(), out / 'selectivity.png')}, {write_csv(result.scores, out / 'selectivity.csv')}   what each group changes and keeps"
 
 # %% ../nbs/09_cli.ipynb #9612f096
 def describe_edits(edits: Any) -> dict[str, Any]: # JSON-able
@@ -247,9 +275,8 @@ def fit(args: argparse.Namespace) -> None:
 def edit(args: argparse.Namespace) -> None:
     "Edit images of a fitted run toward the latents of another image."
     from migvis import MIGVis
-    writable(args.out.parent)
-    if args.out.suffix.lower() not in (".png", ".pdf", ".svg", ".jpg"):
-        raise ValueError(f"--out must be a picture (.png, .pdf, .svg or .jpg), got {args.out.name}")
+    _output(args.out, "--out", _PICTURES)
+    _output(args.save, "--save")
     if args.groups and min(args.groups) < 1: raise ValueError(f"--groups are numbered from 1, got {args.groups}")
     model = MIGVis.load(args.folder, device=args.device)
     if args.groups and max(args.groups) > (n := len(model.vae.groups)): raise ValueError(f"--groups are numbered from 1 to {n}, got {args.groups}")
@@ -277,7 +304,7 @@ def compare(args: argparse.Namespace) -> None:
     from migvis.comparison import main as compare_run
     options = {} if args.steps is None else {"steps": args.steps}
     paths = compare_run(args.folder, writable(args.out), args.methods, None if args.ablations else (), n_pairs=args.pairs,
-                        seeds=tuple(args.seeds), device=args.device, progress=not args.quiet, **options)
+                        n_validation=args.n_validation, n_ablation=args.n_ablation, min_angle=args.min_angle, seeds=tuple(args.seeds), device=args.device, progress=not args.quiet, **options)
     print("\n".join(map(str, paths)))
 
 # %% ../nbs/09_cli.ipynb #ffc0ef25
@@ -326,13 +353,25 @@ def _option(text: str) -> tuple[str, Any]:
     try: return name, json.loads(value)
     except json.JSONDecodeError: return name, value
 
+def _checked_options(load: Callable, options: dict[str, Any]) -> dict[str, Any]:
+    "Options of a loader that it has, of the kind it expects. Raises ValueError for others."
+    known, hints = dict(list(inspect.signature(load).parameters.items())[1:]), get_type_hints(load)
+    for name, value in options.items():
+        if name not in known: raise ValueError(f"--option {name}: this format has no such option; there are {', '.join(known)}")
+        kind, plain = hints[name], {int, float, str, bool, NoneType}
+        kinds = set(get_args(kind)) if get_origin(kind) in (UnionType, Union) else {kind}
+        if type(value) in kinds or Any in kinds or (value is not None and not kinds <= plain): continue
+        raise ValueError(f"--option {name} must be of type {kind.__name__ if isinstance(kind, type) else kind}, got {value!r}; leave it out for "
+                         f"the default, {known[name].default!r}")
+    return options
+
 def convert(args: argparse.Namespace) -> None:
     "Read a real recording in one of the known forms and save it for `migvis fit`."
     import migvis.data
-    writable(args.out.parent)
-    if args.out.is_dir(): raise ValueError(f"--out must be a file to write, such as {args.out / 'recording.npz'}, but {args.out} is a folder")
+    _output(args.out, "--out")
     if not args.source.exists(): raise FileNotFoundError(f"there is no file or folder {args.source}")
-    recording = getattr(migvis.data, loaders()[args.format])(args.source, **dict(map(_option, args.option)))
+    load = getattr(migvis.data, loaders()[args.format])
+    recording = load(args.source, **_checked_options(load, dict(map(_option, args.option))))
     print(recording)
     print(recording.save(args.out))
 
@@ -360,8 +399,17 @@ def installation() -> dict[str, Any]: # JSON-able
 # %% ../nbs/09_cli.ipynb #ef514c79
 def main(
     arguments: Sequence[str] | None = None, # None: those of the process
-) -> int: # 0 done, 2 bad input, 130 interrupted
+) -> int: # 0 done, 2 bad input, 130 interrupted, 141 nobody reads the output any more
     "Entry point of the command `migvis`."
+    try:
+        try: return _run(arguments)
+        finally: sys.stdout.flush()
+    except BrokenPipeError: # as after `migvis info | head -1`; Python would complain once more when it ends
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+
+def _run(arguments: Sequence[str] | None) -> int:
+    "Parse, run, and tell what went wrong in one line."
     args = build_parser().parse_args(arguments)
     told: set[str] = set()
     def note(message: Any, *_: Any, **__: Any) -> None: # each once
@@ -369,12 +417,23 @@ def main(
         told.add(str(message))
     warnings.showwarning = note
     try: args.run(args)
-    except (ValueError, TypeError, OSError, FloatingPointError, ImportError) as e:
-        if os.environ.get("MIGVIS_DEBUG"): raise
-        print(f"migvis: error: {e}", file=sys.stderr)
+    except BrokenPipeError: raise
+    except (ValueError, TypeError, OSError, FloatingPointError, ImportError, MemoryError, RuntimeError) as e:
+        if os.environ.get("MIGVIS_DEBUG") or isinstance(e, RuntimeError) and not _is_out_of_memory(e): raise
+        print(f"migvis: error: {_message(e)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         again = "the same command begins anew" if args.run in (edit, figures, convert, info) else "the same command goes on from the last checkpoint"
         print(f"\nmigvis: interrupted; {again}", file=sys.stderr)
         return 130
     return 0
+
+def _is_out_of_memory(error: Exception) -> bool:
+    "Whether memory was short, in main memory or on a GPU; torch has no error of its own for the former."
+    return isinstance(error, MemoryError) or "out of memory" in str(error) or "allocate memory" in str(error)
+
+def _message(error: Exception) -> str:
+    "What to print about an error: for one of the system's, the file and what is wrong with it."
+    if _is_out_of_memory(error): return f"there is not enough memory ({str(error).splitlines()[0] if str(error) else 'no details'}); ask for less at once, such as fewer images"
+    if isinstance(error, OSError) and error.strerror and error.filename: return f"{error.filename}: {error.strerror}"
+    return str(error)

@@ -7,13 +7,13 @@ __all__ = ['PLAIN', 'SCALED', 'REFERENCE', 'TRADE', 'MEASURES', 'REACHED', 'KEPT
            'fit_models', 'images_with_latents', 'fit_linear', 'fit_regressor', 'fit_decoder', 'fit_conditional',
            'fitted_once', 'Trial', 'draw_trial', 'edit_trial', 'stored_edits', 'made_by', 'file_name', 'pool_edits',
            'compared_groups', 'part_of', 'score_curve', 'trade_off', 'choose_gammas', 'gaps', 'Comparison',
-           'comparison_table', 'report_table', 'compare_methods', 'edit_all', 'draw_trials', 'check_left',
-           'resolve_methods', 'working_folder', 'stored_judge', 'caption_of', 'time_methods', 'example_rows',
-           'some_edits', 'save_comparison', 'load_comparison', 'house_style', 'method_colors', 'plot_trade_off',
-           'plot_methods', 'picture_table', 'rising', 'Variant', 'refit_critics', 'refit_groups', 'standard_ablations',
-           'dino_is_there', 'make_dino', 'Ablations', 'ablation_table', 'ablate', 'choose_ablations', 'edit_variant',
-           'plot_ablations', 'draw_ablation', 'plot_values', 'save_ablations', 'load_ablations', 'main',
-           'write_figures', 'write_table']
+           'comparison_table', 'report_table', 'compare_methods', 'edit_all', 'draw_trials', 'check_counts',
+           'check_left', 'resolve_methods', 'working_folder', 'stored_judge', 'caption_of', 'time_methods',
+           'example_rows', 'some_edits', 'save_comparison', 'load_comparison', 'house_style', 'method_colors',
+           'plot_trade_off', 'plot_methods', 'picture_table', 'rising', 'Variant', 'refit_critics', 'refit_groups',
+           'standard_ablations', 'dino_is_there', 'make_dino', 'Ablations', 'ablation_table', 'ablate',
+           'choose_ablations', 'edit_variant', 'plot_ablations', 'draw_ablation', 'plot_values', 'save_ablations',
+           'load_ablations', 'main', 'write_figures', 'write_table']
 
 # %% ../nbs/05d_comparison.ipynb #2ce22e2e
 import contextlib
@@ -40,13 +40,13 @@ from torch import Tensor, nn
 
 from .baselines import (edit_by_condition, edit_by_readout, edit_by_traversal, fit_linear_readout, load_baseline, save_baseline,
                               train_conditional, train_decoder, train_regressor)
-from .ddim_guidance import edit
+from .ddim_guidance import check_gamma, edit
 from .denoiser import digest_weights, initial_weights, load_denoiser, save_denoiser
 from .edit_selectivity import SelectivityResult, StoredEdits, choose_pairs, load_edits, measure_edits, save_edits, style_colour
 from .infonce import Critics, DINOEncoder, find_dino_weights
-from .pipeline import MIGVis, claim_folder, computing_in, critic_encoder, fit_critics_stage, fit_vae_stage, judge_for, networks_in, run_stage, schedule_of
+from .pipeline import MIGVis, as_groups, check_levers, claim_folder, computing_in, critic_encoder, fit_critics_stage, fit_vae_stage, judge_for, networks_in, run_stage, schedule_of
 from .readouts import Readouts
-from .training import Fit, atomic_write, progress_bar
+from .training import Fit, atomic_write, progress_bar, read_csv, write_csv
 
 # %% ../nbs/05d_comparison.ipynb #0435dc70
 @dataclass(frozen=True)
@@ -157,7 +157,8 @@ def draw_trial(
     "Held-out pairs of different category and distant pose. Raises ValueError if there are not enough."
     rows = np.asarray(getattr(model.split, part))
     labels = model.recording.labels.iloc[rows]["category"].to_numpy()
-    return Trial(part, seed, rows[choose_pairs(judge.read(model.recording.images[rows]), n_pairs, min_angle, seed, labels)])
+    try: return Trial(part, seed, rows[choose_pairs(judge.read(model.recording.images[rows]), n_pairs, min_angle, seed, labels)])
+    except ValueError as e: raise ValueError(f"{part} images (argument {'n_pairs' if part == 'test' else 'n_validation'}): {e}") from e
 
 def edit_trial(
     model: MIGVis,
@@ -410,9 +411,13 @@ def compare_methods(
     progress: bool = True,
 ) -> Comparison:
     "Edit the same held-out pairs with every method, judge the edits, and choose each method's strength on validation pairs."
-    methods, seeds = resolve_methods(methods), list(seeds)
+    methods, seeds = resolve_methods(methods), np.atleast_1d(seeds).tolist()
     model.require_fitted()
-    groups, options = compared_groups(model) if groups is None else list(groups), {"steps": steps, "batch_size": batch_size, "precision": precision}
+    groups = compared_groups(model) if groups is None else list(as_groups(groups, len(model.vae.groups)))
+    options = {"steps": steps, "batch_size": batch_size, "precision": precision}
+    if not seeds or len(set(seeds)) < len(seeds): raise ValueError(f"seeds must be distinct, at least one, got {seeds}")
+    check_levers(model.preset, "selective", [0.0], options)
+    check_counts(model, n_validation=n_validation, n_pairs=n_pairs)
     with working_folder(model, folder) as work:
         judge = stored_judge(model, work, progress) if judge is None else judge
         trials = draw_trials(model, judge, n_validation, n_pairs, seeds, min_angle)
@@ -456,11 +461,17 @@ def draw_trials(
     seeds: Sequence[int],
     min_angle: float,
 ) -> list[Trial]: # validation pairs first
-    "Validation pairs, and test pairs of every seed. Raises ValueError if a number cannot be meant or there are not enough images."
-    if not len(seeds) or len(set(seeds)) < len(seeds): raise ValueError(f"seeds must be distinct, at least one, got {list(seeds)}")
+    "Validation pairs, and test pairs of every seed. Raises ValueError if there are not enough images."
     tests = [draw_trial(model, judge, "test", n_pairs, min_angle, seed) for seed in seeds]
     check_left(model, tests)
     return [draw_trial(model, judge, "validation", n_validation, min_angle), *tests]
+
+def check_counts(model: MIGVis, **pairs: int) -> None: # n_pairs, n_ablation (of test images), n_validation
+    "Raise ValueError for numbers of pairs that the images cannot make: each has two images of its own."
+    for name, n in pairs.items():
+        part = "validation" if name == "n_validation" else "test"
+        most = len(getattr(model.split, part)) // 2
+        if not 1 <= n <= most: raise ValueError(f"{name} must be from 1 to {most}, for there are {len(getattr(model.split, part))} {part} images, got {n}")
 
 def check_left(model: MIGVis, tests: Sequence[Trial], few: int = 50) -> None:
     "Test images that are in no pair stand for real images: raise ValueError if there are less than 4, warn if there are few."
@@ -483,7 +494,7 @@ def resolve_methods(
         methods = {name: known[name] for name in names}
     if not methods: raise ValueError("there must be at least one method")
     for name, method in methods.items():
-        if not any(g > 0 for g in method.gammas):
+        if not check_gamma(method.gammas, len(method.gammas)).any():
             raise ValueError(f"method {name!r} needs at least one strength above 0, got {method.gammas}")
     return dict(methods)
 
@@ -554,9 +565,8 @@ def some_edits(edits: StoredEdits, rows: Sequence[int]) -> StoredEdits:
 def save_comparison(comparison: Comparison, folder: Path) -> Path: # the folder
     "Write tables as csv, examples as npz, settings as json, each atomically."
     comparison.result.save(folder / "result")
-    for name in ("chosen", "seconds"):
-        with atomic_write(folder / f"{name}.csv") as temporary: getattr(comparison, name).to_csv(temporary, index=False)
-    with atomic_write(folder / "table.csv") as temporary: comparison.table().to_csv(temporary, index=False)
+    for name in ("chosen", "seconds"): write_csv(getattr(comparison, name), folder / f"{name}.csv")
+    write_csv(comparison.table(), folder / "table.csv")
     pairs = np.array(comparison.settings.get("example_pairs", []), int).reshape(-1, 2)
     for i, edits in enumerate(comparison.examples): save_edits(folder / f"example-{i}.npz", edits, pairs, {})
     with atomic_write(folder / "settings.json") as temporary: temporary.write_text(json.dumps(comparison.settings, indent=1))
@@ -570,7 +580,7 @@ def load_comparison(cls: type[Comparison], folder: Path) -> Comparison:
     except json.JSONDecodeError as e: raise ValueError(f"the comparison in {folder} is damaged: {e}") from e
     result, pairs = SelectivityResult.load(folder / "result"), np.array(settings.get("example_pairs", []), int).reshape(-1, 2)
     examples = tuple(load_edits(folder / f"example-{i}.npz", pairs, {}) for i in range(len(result.modes)))
-    return cls(result, *(pd.read_csv(folder / f"{name}.csv") for name in ("chosen", "seconds")), examples, settings)
+    return cls(result, *(read_csv(folder / f"{name}.csv") for name in ("chosen", "seconds")), examples, settings)
 
 # %% ../nbs/05d_comparison.ipynb #ab576bd8
 def house_style() -> Any: # a context manager
@@ -820,6 +830,8 @@ def ablate(
     "Edit held-out pairs with one choice of selective MIG-Vis changed at a time. Raises ValueError for an unknown ablation."
     model.require_fitted()
     chosen = choose_ablations(standard_ablations(model) if ablations is None else ablations, names, gammas)
+    check_levers(model.preset, "selective", [0.0] if gammas is None else gammas, {"steps": steps, "batch_size": batch_size, "precision": precision})
+    check_counts(model, n_pairs=n_pairs)
     with working_folder(model, folder) as work:
         judge = stored_judge(model, work, progress) if judge is None else judge
         trial = draw_trial(model, judge, "test", n_pairs, min_angle, seed)
@@ -845,7 +857,7 @@ def choose_ablations(
     names = list(ablations) if names is None else [names] if isinstance(names, str) else list(names)
     if unknown := [n for n in names if n not in ablations]: raise ValueError(f"unknown ablations {unknown}; there are {list(ablations)}")
     if not names: raise ValueError("there must be at least one ablation")
-    other = lambda v: v if gammas is None or v.options.get("scale", "eps") != "eps" else replace(v, gammas=tuple(gammas))
+    other = lambda v: v if gammas is None or v.options.get("scale", "eps") != "eps" else replace(v, gammas=tuple(np.atleast_1d(gammas).tolist()))
     return {name: {value: other(variant) for value, variant in ablations[name].items()} for name in names}
 
 def edit_variant(
@@ -925,7 +937,7 @@ def save_ablations(ablations: Ablations, folder: Path) -> Path: # the folder
     for name, result in ablations.results.items():
         result.save(folder / name)
         for i, edits in enumerate(ablations.examples[name]): save_edits(folder / name / f"example-{i}.npz", edits, pairs, {})
-    with atomic_write(folder / "table.csv") as temporary: ablations.table().to_csv(temporary, index=False)
+    write_csv(ablations.table(), folder / "table.csv")
     told = ablations.settings | {"ablations": list(ablations.results)}
     with atomic_write(folder / "settings.json") as temporary: temporary.write_text(json.dumps(told, indent=1))
     return folder
@@ -963,6 +975,9 @@ def main(
     "Compare methods and ablations on a run, and write Fig. 5, Figs. 9 and 10, the curves and the tables."
     model = run if isinstance(run, MIGVis) else MIGVis.load(run, device)
     out, written = Path(out), []
+    if ablations is None or len(ablations): # checked before the comparison is made
+        choose_ablations(standard_ablations(model), ablations, None)
+        check_counts(model, n_ablation=n_ablation)
     common = {"judge": judge, "folder": out, "min_angle": min_angle, "steps": steps, "batch_size": batch_size,
               "precision": precision, "progress": progress}
     if methods is None or len(methods):
@@ -998,6 +1013,6 @@ def write_table(
     caption: str = "",
 ) -> list[Path]: # a csv and a text to be read
     "Write a table, atomically."
-    with atomic_write(path.with_suffix(".csv")) as temporary: table.to_csv(temporary)
+    write_csv(table, path.with_suffix(".csv"), index=True)
     with atomic_write(path.with_suffix(".txt")) as temporary: temporary.write_text(f"{caption}\n\n{table.to_string()}\n")
     return [path.with_suffix(".csv"), path.with_suffix(".txt")]

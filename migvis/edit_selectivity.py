@@ -34,7 +34,7 @@ from torch import Tensor
 from .ddim_guidance import MIGuide, draw_negatives
 from .denoiser import digest
 from .readouts import Readings, geodesic_angle, kid
-from .training import atomic_write, progress_bar
+from .training import atomic_write, progress_bar, read_csv, write_csv
 
 # %% ../nbs/05b1_edit_selectivity.ipynb #510050bf
 def spread_order(
@@ -525,7 +525,7 @@ class SelectivityResult:
 def save_result(result: SelectivityResult, folder: Path) -> Path: # the folder
     "Write a result as text files, each atomically."
     for name in ("table", "scores", "realism"):
-        with atomic_write(folder / f"{name}.csv") as temporary: getattr(result, name).to_csv(temporary, index=False)
+        write_csv(getattr(result, name), folder / f"{name}.csv")
     with atomic_write(folder / "settings.json") as temporary: temporary.write_text(json.dumps(result.settings, indent=1))
     return folder
 
@@ -534,7 +534,7 @@ def load_result(cls: type[SelectivityResult], folder: Path) -> SelectivityResult
     missing = [name for name in ("table.csv", "scores.csv", "realism.csv", "settings.json") if not (folder / name).is_file()]
     if missing: raise FileNotFoundError(f"{folder} is not a saved result: it has no {', '.join(missing)}")
     try:
-        tables = [pd.read_csv(folder / f"{name}.csv") for name in ("table", "scores", "realism")]
+        tables = [read_csv(folder / f"{name}.csv") for name in ("table", "scores", "realism")]
         return cls(*tables, json.loads((folder / "settings.json").read_text()))
     except (ValueError, pd.errors.ParserError) as e: raise ValueError(f"the result in {folder} is damaged: {e}") from e
 

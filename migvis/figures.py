@@ -154,10 +154,10 @@ def plot_guidance(
         for row in range(len(originals)):
             title = lambda text: text if row == 0 else ""
             show_image(grid.add(figure, row, 0), originals[row], title("original"))
-            for k in trips: show_image(grid.add(figure, row, 0, 1), images[row, 0, k], title("$\\gamma$ = 0"))
+            for k in trips: show_image(grid.add(figure, row, 0, 1), images[row, 0, k], title("γ = 0"))
             for g in range(len(groups)):
                 for column, k in enumerate(guided):
-                    show_image(grid.add(figure, row, 1 + g, column), images[row, g, k], title(f"$\\gamma$ = {gammas[k]:g}"))
+                    show_image(grid.add(figure, row, 1 + g, column), images[row, g, k], title(f"γ = {gammas[k]:g}"))
             show_image(grid.add(figure, row, len(groups) + 1), targets[row], title("target"), frame=colour(1))
         for g, name in enumerate(groups): grid.head(figure, 1 + g, name, colour(g))
         figure.text(0.5, 0.09 / grid.size[1], caption, ha="center", va="bottom", fontsize=7.5, color="0.35")
@@ -397,7 +397,7 @@ def plot_overview(
             write(right - 0.1, top + g * step + cell / 2, name, ha="right", color=colour(g))
             for k, gamma in enumerate(gammas):
                 show_image(place(right + k * step, top + g * step), images[g, k])
-                if g == 0: write(right + k * step + cell / 2, top - 0.12, f"$\\gamma$ = {gamma:g}", ha="center", fontsize=8, color="0.35")
+                if g == 0: write(right + k * step + cell / 2, top - 0.12, f"γ = {gamma:g}", ha="center", fontsize=8, color="0.35")
         figure.text(0.15 / width, 0.06 / height, caption, va="bottom", fontsize=7.5, color="0.35")
     return figure
 
@@ -410,7 +410,7 @@ def plot_method(
     extent: tuple[float, float, float, float], # of the landscape: first dimension from, to; second from, to
     start: tuple[float, float], # latents of the original in these two dimensions
     target: tuple[float, float],
-    names: tuple[str, str] = ("$z_1$", "$z_2$"),
+    names: tuple[str, str] = ("z₁", "z₂"),
     caption: str = "",
 ) -> Figure:
     "The editing procedure and the mutual-information landscape that guides it (paper Fig. 2). Raises ValueError if lengths differ."

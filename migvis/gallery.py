@@ -39,7 +39,7 @@ from .figures import (plot_examples, plot_guidance, plot_information, plot_manif
 from .infonce import held_out_mi
 from .pipeline import MIGVis, to_model_range
 from .selectivity import score_members, subspace_table, table_1, table_2, table_3, table_4
-from .training import atomic_write, progress_bar
+from .training import atomic_write, progress_bar, read_csv, write_csv
 from .unit_selectivity import unit_scores
 from .vae import FittedVAE, ablation, fit_vae, latent_table, trial_table, widest_pair
 
@@ -180,7 +180,7 @@ def figure_2(model: MIGVis, columns: int = 6, group: int = 0, gamma: float | Non
     dims, z = (first, first + 1), z.cpu()
     reach = 1.2 * float(z[:, dims].abs().max())
     pick = lambda i: tuple(float(z[i, d]) for d in dims)
-    names = tuple(f"$z_{{{group + 1},{k + 1}}}$" for k in range(2))
+    names = tuple(f"z{group + 1}.{k + 1}" for k in range(2))
     to_numpy = lambda parts: torch.cat(list(parts)).cpu().numpy()
     return plot_method(to_numpy(down), to_numpy(up), times, score_landscape(model, original, z[target], dims, group, reach),
                        (-reach, reach, -reach, reach), pick(original), pick(target), names, model.caption("selective"))
@@ -200,8 +200,8 @@ def draw_dimension_pairs(
     rows = []
     for pair in pairs:
         edits = model.edit(image, aim, groups=[group], gammas=gammas, dims=pair, **{"progress": False} | options)
-        rows.append((", ".join(f"$z_{{{group + 1},{d + 1}}}$" for d in pair), edits.images[0, 0]))
-    columns = [f"$\\gamma$ = {g:g}" for g in edits.gammas]
+        rows.append((", ".join(f"z{group + 1}.{d + 1}" for d in pair), edits.images[0, 0]))
+    columns = [f"γ = {g:g}" for g in edits.gammas]
     before, after = [("original", edits.originals[0])], [("target", edits.targets[0])]
     return plot_rows(rows, columns, before, after, model.group_names[group], edits.caption)
 
@@ -301,7 +301,7 @@ def make_scores(
     path = vacant(Path(folder) / "scores.csv", again)
     checkpoint = path.with_suffix(".checkpoints")
     scores = score_run(model, fit_variants(model, seeds, steps, checkpoint=checkpoint, seed=seed, progress=progress), progress)
-    with atomic_write(path) as temporary: scores.to_csv(temporary, index=False)
+    write_csv(scores, path)
     shutil.rmtree(checkpoint, ignore_errors=True)
     return scores
 
@@ -313,10 +313,10 @@ def member_scores(
     "Scores that `make_scores` left in the run, else those of the run's own members, which are then kept in its `members.csv`."
     places = [] if folder is None else [Path(folder) / name for name in ("scores.csv", "members.csv")]
     found = next((path for path in places if path.is_file()), None)
-    if found is not None: return pd.read_csv(found, dtype={"subject": str}).fillna({"subject": "recording"}) # it had no name
+    if found is not None: return read_csv(found, dtype={"subject": str}).fillna({"subject": "recording"}) # it had no name
     scores = score_run(model, model.vae)
     for path in places[1:]:
-        with atomic_write(path) as temporary: scores.to_csv(temporary, index=False)
+        write_csv(scores, path)
     return scores
 
 # %% ../nbs/06b_gallery.ipynb #8126195f
@@ -519,16 +519,18 @@ FIGURES: dict[str, Callable[[MIGVis, str | Path | None], Figure]] = { # name -> 
 def make_figures(
     model: MIGVis,
     out: str | Path,                            # folder
-    only: Sequence[str] | None = None,          # names in `FIGURES`; None: all that the run allows
-    formats: Sequence[str] = ("png", "pdf"),
+    only: str | Sequence[str] | None = None,    # names in `FIGURES`; None: all that the run allows
+    formats: str | Sequence[str] = ("png", "pdf"),
     progress: bool = True,
     folder: str | Path | None = None,           # of the run, where results of other commands are; None: without them
 ) -> dict[str, list[Path] | str]: # files of each figure, or why it could not be made
-    "Make and write the figures of a run. Raises ValueError for a name that does not exist."
-    unknown = set(only or ()) - set(FIGURES)
-    if unknown: raise ValueError(f"there are no figures {sorted(unknown)}; there are {list(FIGURES)}")
+    "Make and write the figures of a run. Raises ValueError for a name or a format that does not exist."
+    only, formats = ([names] if isinstance(names, str) else list(names or ()) for names in (only, formats))
+    if unknown := set(only) - set(FIGURES): raise ValueError(f"there are no figures {sorted(unknown)}; there are {list(FIGURES)}")
+    known = Figure().canvas.get_supported_filetypes()
+    if not formats or set(formats) - set(known): raise ValueError(f"formats must be among {sorted(known)}, at least one, got {formats}")
     made: dict[str, list[Path] | str] = {}
-    for name in progress_bar(list(only or FIGURES), desc="figures", unit="figure", progress=progress):
+    for name in progress_bar(only or list(FIGURES), desc="figures", unit="figure", progress=progress):
         try: figure = FIGURES[name](model, folder)
         except (ValueError, FileNotFoundError) as reason:
             if only: raise

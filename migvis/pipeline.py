@@ -6,23 +6,27 @@
 __all__ = ['fingerprint', 'Split', 'run_stage', 'claim_folder', 'cache_folder', 'alone_in', 'Edits', 'as_indices', 'pair_up',
            'as_groups', 'prepare', 'to_model_range', 'fit_vae_stage', 'critic_encoder', 'fit_critics_stage',
            'fit_denoiser_stage', 'schedule_of', 'MIGVis', 'fit_run', 'forget', 'check_fitted', 'check_seed',
-           'check_start', 'denoiser_for', 'make_edits', 'networks_in', 'describe_run', 'check_critics', 'check_preset',
-           'judge_for', 'save_run', 'check_same_weights', 'model_of', 'weak_of', 'load_run', 'report_vae',
-           'score_labels', 'make_report', 'name_of_labels']
+           'check_start', 'denoiser_for', 'make_edits', 'networks_in', 'check_precision', 'describe_run',
+           'check_critics', 'check_levers', 'check_modes', 'check_preset', 'judge_for', 'save_run',
+           'check_same_weights', 'model_of', 'weak_of', 'load_run', 'report_vae', 'score_labels', 'make_report',
+           'name_of_labels']
 
 # %% ../nbs/05c_pipeline.ipynb #e01159be
 import contextlib
 import copy
 import hashlib
+import inspect
 import json
+import math
 import os
 import re
 import shutil
 import types
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from itertools import product
+from dataclasses import asdict, dataclass, fields, replace
+from numbers import Integral, Real
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -35,18 +39,18 @@ from filelock import FileLock, Timeout
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from . import __version__
+from . import __version__, training
 from .data import (Recording, _as_json, _constant, _load_arrays, _remove_unfinished, _split_images, check_recording,
                          resize_images)
-from .ddim_guidance import edit as guided_edit, invert, sample
+from .ddim_guidance import EditMode, check_gamma, edit as guided_edit, edit_mode, invert, sample
 from .denoiser import (Autoguided, Denoiser, NoiseSchedule, build_denoiser, in_any_company, initial_weights, load_denoiser, save_denoiser,
                              train_denoiser, validation_loss)
 from .edit_selectivity import SelectivityResult, check_n_pairs, run_selectivity
 from .infonce import ConvEncoder, Critics, DenoiserEncoder, held_out_mi, load_critics, save_critics, scoring_in_double, train_critics
 from .pretrained import digest_weights, load_pretrained, load_weak, pretrained_for, same_network, weights_file
 from .readouts import ReadoutConfig, Readouts, load_readouts, train_readouts
-from .training import (Preset, _check_optimiser, atomic_write, computing_in, get_preset, load_tensors, quick_precision,
-                             resolve_device)
+from .training import (Preset, atomic_write, computing_in, get_preset, load_tensors, quick_precision, resolve_device,
+                             write_csv)
 from .vae import FittedVAE, fit_vae, load_vae, save_vae
 
 # %% ../nbs/05c_pipeline.ipynb #57c4bcb1
@@ -92,7 +96,7 @@ def run_stage(
         _check_noted(path)
     else:
         result, history = train(checkpoints)
-        with atomic_write(path.with_suffix(".csv")) as temporary: history.to_csv(temporary, index=False)
+        write_csv(history, path.with_suffix(".csv"))
         save(path, result)
         _note(path)
     shutil.rmtree(checkpoints, ignore_errors=True) # also those of a process that was killed when it was done
@@ -426,6 +430,7 @@ class MIGVis:
         "What each group changes and keeps, read by independent networks, with intervals over pairs."
         self.require_fitted()
         n_pairs = check_n_pairs(self, n_pairs) # before a judge is trained
+        check_modes(self.preset, modes, options)
         folder = folder and Path(folder).expanduser()
         checkpoint = folder and folder / "judge.checkpoints"
         judge = readouts or judge_for(self, options.get("progress", True), checkpoint)
@@ -473,6 +478,7 @@ def fit_run(model: MIGVis, recording: Recording, out: str | Path | None, silent:
             vae: Mapping) -> MIGVis:
     "Fit all stages of a run in its folder, which is removed again if nobody asked for it."
     check_preset(model.preset)
+    _check_vae_options(vae)
     if start is not None: check_start(start, model.preset)
     recording = prepare(recording, model.preset, silent)
     split = Split.of(recording, model.seed)
@@ -495,6 +501,11 @@ def fit_run(model: MIGVis, recording: Recording, out: str | Path | None, silent:
         if out is None: shutil.rmtree(folder)
         else: model.save(folder)
     return model
+
+def _check_vae_options(options: Mapping[str, Any]) -> None:
+    "Raise TypeError for arguments of `fit` that neither it nor `fit_vae` has."
+    own = {name for call in (fit_vae, training.fit) for name, p in inspect.signature(call).parameters.items() if p.kind is p.KEYWORD_ONLY}
+    if unknown := sorted(set(options) - own): raise TypeError(f"fit has no arguments {', '.join(unknown)}; for the VAE there are {', '.join(sorted(own))}")
 
 def forget(model: MIGVis) -> None:
     "Drop what was fitted, so that parts of two fits never meet."
@@ -535,7 +546,7 @@ def make_edits(model: MIGVis, originals: tuple, targets: tuple, groups: tuple, g
                options: Mapping) -> Edits:
     "Edit images of the run's recording; everything is checked."
     z, images = model.latents(), model.recording.images
-    options = {"t_edit": model.preset.t_edit} | model.preset.levers_of(mode) | dict(options)
+    options = {"t_edit": model.preset.t_edit, "batch_size": 64} | model.preset.levers_of(mode) | dict(options)
     (critics, denoiser), context = networks_in(options.pop("precision", "float32"), model.critics, denoiser, device=model.device)
     with context:
         edited = guided_edit(images[list(originals)], z[list(targets)], critics, denoiser, denoiser.schedule, groups, gammas,
@@ -550,13 +561,17 @@ def networks_in(
     device: torch.device,
 ) -> tuple[tuple[Critics, Denoiser | Autoguided], torch.autocast]: # the networks to call, and the context manager to call them in
     "Networks for a precision, which answer alike in any company (`in_any_company`); scores are in double precision. Raises ValueError."
-    known = ("float32", "bfloat16", "auto", "float64")
-    if precision not in known: raise ValueError(f"precision must be one of {known}, got {precision!r}")
+    check_precision(precision)
     if precision == "float64": return (copy.deepcopy(critics).double(), copy.deepcopy(denoiser).double()), computing_in("float32", device)
     if device.type != "mps": critics = scoring_in_double(critics)
     if precision == "auto": precision = quick_precision(device)
     if device.type == "cpu" and precision == "float32": critics, denoiser = in_any_company(critics), in_any_company(denoiser)
     return (critics, denoiser), computing_in(precision, device)
+
+def check_precision(precision: str) -> None:
+    "Raise ValueError for a precision that edits cannot be made in."
+    known = ("float32", "bfloat16", "auto", "float64")
+    if precision not in known: raise ValueError(f"precision must be one of {known}, got {precision!r}")
 
 def describe_run(model: MIGVis, mode: str) -> str:
     "Data, preset, seed and mode, for figures."
@@ -596,25 +611,82 @@ def check_critics(
                          f"looked at ahead; got views={config.views!r} with {config.encoder!r}, {config.width}, {config.noise_aware}")
     if config.batch_size < 2: raise ValueError(f"the critics' batch_size must be at least 2: the others of a batch are the negatives, got {config.batch_size}")
 
+# %% ../nbs/05c_pipeline.ipynb #e4d70700
+def _setting_rules() -> dict[str, tuple[str, Callable[[Any], bool]]]: # name -> what it must be in words, and as a test of one number
+    "What the numbers of a preset may be."
+    whole = ("a whole number of at least 1", lambda v: isinstance(v, Integral) and v >= 1)
+    natural = ("0, or a positive whole number", lambda v: isinstance(v, Integral) and v >= 0)
+    positive, weight = ("positive and finite", lambda v: 0 < v < math.inf), ("0 or more, and finite", lambda v: 0 <= v < math.inf)
+    share, finite = ("from 0 to below 1", lambda v: 0 <= v < 1), ("finite", math.isfinite)
+    names = {
+        whole: "image_size n_images t_edit vae.groups vae.hidden vae.seeds vae.steps vae.batch_size critic.features critic.steps critic.batch_size "
+               "denoiser.width denoiser.layers denoiser.patch denoiser.T denoiser.steps denoiser.batch_size",
+        natural: "critic.width critic.views denoiser.attention_levels", positive: "vae.lr critic.lr denoiser.lr denoiser.clip denoiser.multipliers",
+        weight: "vae.beta vae.label_weight vae.prior_weight vae.free_weight vae.leak_weight gammas relative_gammas", share: "critic.dropout denoiser.betas denoiser.ema", finite: "autoguidance"}
+    return {name: rule for rule, listed in names.items() for name in listed.split()}
+
+# %% ../nbs/05c_pipeline.ipynb #81f6cc1f
+def _check_settings(preset: Preset) -> None:
+    "Raise ValueError for a number of a preset that cannot be meant."
+    several = ("vae.groups", "denoiser.multipliers", "denoiser.betas", "gammas", "relative_gammas")
+    for name, (told, good) in _setting_rules().items():
+        value = attrgetter(name)(preset)
+        if name in several and (not isinstance(value, (tuple, list)) or not value): raise ValueError(f"{name} must be a tuple of numbers, got {value!r}")
+        if not all(isinstance(v, Real) and not isinstance(v, bool) and good(v) for v in (value if name in several else [value])):
+            raise ValueError(f"{name} must be {told}, got {value!r}")
+    if len(preset.denoiser.betas) != 2: raise ValueError(f"denoiser.betas must be two numbers, got {preset.denoiser.betas!r}")
+
+# %% ../nbs/05c_pipeline.ipynb #3f45ca59
+def check_levers(
+    preset: Preset,
+    mode: str,
+    gammas: float | Sequence[float],   # strengths
+    options: Mapping[str, Any],        # for `MIGVis.edit`; those that it does not name go before the preset's
+) -> None:
+    "Raise ValueError for a mode, strengths or options that `edit` would refuse: for those who do something long before they edit."
+    options = {"t_edit": preset.t_edit, "steps": None} | preset.levers_of(mode) | dict(options)
+    levers = {f.name for f in fields(EditMode)}
+    own = {name for name, p in inspect.signature(guided_edit).parameters.items() if p.kind is p.KEYWORD_ONLY}
+    known = levers | own - {"negatives", "z_originals", "pairs"} | {"groups", "steps", "step", "batch_size", "progress", "precision", "autoguidance"}
+    if unknown := sorted(set(options) - known): raise ValueError(f"edits have no options {', '.join(unknown)}; there are {', '.join(sorted(known))}")
+    how = edit_mode(mode, **{name: value for name, value in options.items() if name in levers})
+    times = schedule_of(preset).times(options["t_edit"], options["steps"])
+    if max(how.begin, how.until) >= times[0]:
+        raise ValueError(f"begin and until must be below t_edit={times[0]}, where edits start, got begin={how.begin} and until={how.until}")
+    check_precision(options.get("precision", "float32"))
+    check_gamma(gammas, np.size(gammas))
+
+# %% ../nbs/05c_pipeline.ipynb #891f237e
+def check_modes(
+    preset: Preset,
+    modes: str | Sequence[str] | Mapping[str, Mapping[str, Any]], # as for `MIGVis.selectivity`
+    options: Mapping[str, Any],                                   # for `run_selectivity`, and for `edit` in all modes
+) -> None:
+    "Raise ValueError for modes that could not be measured."
+    named = modes if isinstance(modes, Mapping) else {mode: {} for mode in ([modes] if isinstance(modes, str) else modes)}
+    if not named: raise ValueError("there must be at least one mode")
+    shared = {k: v for k, v in options.items() if k not in inspect.signature(run_selectivity).parameters}
+    for name, own in named.items():
+        how = shared | {"mode": name} | dict(own)
+        gammas = how.pop("gammas", None)
+        check_levers(preset, mode := how.pop("mode"), preset.gammas_of(mode) if gammas is None else gammas, how)
+
+# %% ../nbs/05c_pipeline.ipynb #bef76b6c
 def check_preset(
     preset: Preset,
 ) -> None:
-    "Raise ValueError for settings that a stage would refuse only after earlier ones were trained."
-    config, stages = preset.denoiser, {"vae": preset.vae, "critic": preset.critic, "denoiser": preset.denoiser}
-    for stage in ("vae", "critic"): _check_optimiser(stages[stage].lr, of=f"{stage}.")
-    _check_optimiser(config.lr, config.betas, clip=config.clip, ema=config.ema, of="denoiser.")
-    for name in ("beta", "label_weight"):
-        if not 0 <= getattr(preset.vae, name) < float("inf"):
-            raise ValueError(f"vae.{name} must be finite and not negative, got {getattr(preset.vae, name)!r}")
-    for (stage, part), name in product(stages.items(), ("hidden", "seeds", "width", "features", "layers", "patch", "steps", "batch_size")):
-        if (stage, name) != ("critic", "width") and not getattr(part, name, 1) > 0: raise ValueError(f"{stage}.{name} must be positive, got {getattr(part, name)!r}")
+    "Raise ValueError for settings that a stage, or an edit, would refuse only after earlier stages were trained."
+    _check_settings(preset)
     check_critics(preset)
+    config = preset.denoiser
     if config.precision not in ("float32", "bfloat16"): raise ValueError(f"the denoiser's precision must be 'float32' or 'bfloat16', got {config.precision!r}")
     if config.image_size != preset.image_size:
         raise ValueError(f"the denoiser's image_size must be the preset's, {preset.image_size}, got {config.image_size}")
-    if not 1 <= preset.t_edit <= config.T: raise ValueError(f"t_edit must be between 1 and T = {config.T}, got {preset.t_edit}")
+    if preset.t_edit > config.T: raise ValueError(f"t_edit must be between 1 and T = {config.T}, got {preset.t_edit}")
+    if round(config.width * min(config.multipliers)) < 1: raise ValueError(f"denoiser.width times each of the multipliers {config.multipliers} must be at least 1")
     build_denoiser(config)
     if preset.critic.width: ConvEncoder(preset.image_size, preset.critic.width)
+    for mode in ("paper", "selective"): check_levers(preset, mode, preset.gammas_of(mode), {})
 
 # %% ../nbs/05c_pipeline.ipynb #931dd805
 def judge_for(

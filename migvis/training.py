@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['VAEConfig', 'CriticConfig', 'DenoiserConfig', 'Preset', 'get_preset', 'resolve_device', 'quick_precision',
            'computing_in', 'generator', 'seed_everything', 'batch_rows', 'Batch', 'make_batch', 'progress_bar',
-           'save_tensors', 'load_tensors', 'list_checkpoints', 'Best', 'warmup_cosine', 'Fit', 'fit']
+           'save_tensors', 'load_tensors', 'write_csv', 'read_csv', 'list_checkpoints', 'Best', 'warmup_cosine', 'Fit',
+           'fit']
 
 # %% ../nbs/00b_training.ipynb #6cca477c
 import contextlib
@@ -346,6 +347,34 @@ def _building_from(path: str | Path) -> Iterator[None]:
     except (KeyError, IndexError, TypeError, AttributeError, RuntimeError) as e:
         raise ValueError(f"{path} does not describe a network of this version of migvis ({type(e).__name__}: "
                          f"{e}); make it again, or install the version that wrote it") from e
+
+# %% ../nbs/00b_training.ipynb #f139a59b
+_FORMULA = re.compile(r"'*(?:[=@\t\r]|[+-](?!$|\d*\.?\d+(?: \[[-+\d., ]+\](?: \(\d+ read\))?)?$))") # not "-", nor a number, perhaps with its interval
+
+def _map_text(table: pd.DataFrame, change: Callable[[Any], Any]) -> pd.DataFrame:
+    "Change text in cells and in the names of columns; columns without any that changes stay as they are."
+    changes = lambda column: any(isinstance(v, str) and change(v) != v for v in column)
+    return table.apply(lambda column: column.map(change) if changes(column) else column).rename(columns=change)
+
+def write_csv(
+    table: pd.DataFrame,
+    path: str | Path,
+    index: bool = False,   # write the names of the rows, too
+) -> Path:
+    "Write a table for people and spreadsheets, atomically; text that a spreadsheet would run as a formula gets an apostrophe before it."
+    guard = lambda v: f"'{v}" if isinstance(v, str) and _FORMULA.match(v) else v
+    safe = _map_text(table, guard)
+    with atomic_write(path) as temporary: (safe.rename(index=guard) if index else safe).to_csv(temporary, index=index)
+    return Path(path)
+
+# %% ../nbs/00b_training.ipynb #8fc31972
+def read_csv(
+    path: str | Path,
+    **options: Any,     # of `pandas.read_csv`
+) -> pd.DataFrame:
+    "Read what `write_csv` wrote."
+    bare = lambda v: v[1:] if isinstance(v, str) and v.startswith("'") and _FORMULA.match(v[1:]) else v
+    return _map_text(pd.read_csv(path, **options), bare)
 
 # %% ../nbs/00b_training.ipynb #ab4203e3
 def _flatten_optimizer(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], list[dict]]:

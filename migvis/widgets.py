@@ -38,7 +38,7 @@ import pandas as pd
 import torch
 from PIL import Image, features
 
-from .ddim_guidance import edit
+from .ddim_guidance import check_gamma, edit
 from .pipeline import Edits, MIGVis, as_groups, as_indices, denoiser_for, networks_in
 from .training import atomic_write
 
@@ -274,6 +274,7 @@ class Manifold:
     def __post_init__(self) -> None:
         if not len(self.latents) == len(self.numbers) == len(self.labels):
             raise ValueError(f"{len(self.latents)} latents, {len(self.numbers)} numbers and {len(self.labels)} rows of labels must be as many")
+        if not np.isfinite(self.latents).all(): raise ValueError("latents must be finite; there are NaN or infinite ones, which cannot be drawn")
 
     @classmethod
     def of(cls, model: MIGVis) -> "Manifold":
@@ -315,6 +316,8 @@ class Choices:
     def __post_init__(self) -> None:
         empty = [name for name in ("pairs", "groups", "gammas") if not len(getattr(self, name))]
         if empty: raise ValueError(f"an explorer needs at least one of each: {', '.join(empty)} empty")
+        check_gamma(self.gammas, len(self.gammas))
+        if not np.isfinite(self.strengths).all(): raise ValueError(f"strengths must be finite, got {self.strengths}")
         if len(self.groups) != len(self.group_names): raise ValueError(f"{len(self.groups)} groups, but {len(self.group_names)} group_names")
         if bool(self.dims) != bool(self.strengths): raise ValueError("dims and strengths go together: give both or neither")
         strangers = {i for pair in self.pairs for i in pair} - set(self.album.numbers)
@@ -361,7 +364,7 @@ def guidance_choices(
     originals: int | Sequence[int] | None = None,   # image numbers; None: three test images
     targets: int | Sequence[int] | None = None,     # None: three others, of other categories
     groups: str | int | Sequence[int] = "all",
-    gammas: Sequence[float] | None = None,          # None: the preset's for this mode
+    gammas: float | Sequence[float] | None = None,  # None: the preset's for this mode
     mode: str = "selective",                        # or "paper"
 ) -> Choices:
     "Every original with every target, every group, every strength. Raises ValueError for images or groups that do not exist."
@@ -370,7 +373,7 @@ def guidance_choices(
     targets = as_indices(other_images(model, originals) if targets is None else targets, n, "targets")
     groups = as_groups(groups, len(model.vae.groups))
     pairs = tuple((o, t) for o, t in product(originals, targets) if o != t)
-    gammas = tuple(sorted({float(g) for g in (model.preset.gammas_of(mode) if gammas is None else gammas)}))
+    gammas = tuple(sorted({float(g) for g in np.atleast_1d(model.preset.gammas_of(mode) if gammas is None else gammas)}))
     return Choices(Album.of(model.recording, originals + targets), pairs, groups, tuple(model.group_names[g] for g in groups), gammas,
                    caption=model.caption(mode))
 
@@ -961,7 +964,7 @@ def explorer_html(
     data = explorer_data(grid, tolerance) | {"texts": {"matrix": default["matrix"]}}
     read = lambda name: (files("migvis") / name).read_text(encoding="utf-8")
     badge = '<span class="mv-badge">simulated data</span>' if "simulated" in grid.choices.caption.lower() else ""
-    payload = json.dumps(data, separators=(",", ":"), default=_plain).replace("</", "<\\/")
+    payload = json.dumps(data, separators=(",", ":"), default=_plain, allow_nan=False).replace("<", "\\u003c") # no text in it can end the script, or begin a comment
     return (f'<div class="migvis-explorer" role="region" aria-label="{html.escape(title)}"><style>{read("explorer.css")}</style>\n'
             f'<div class="mv-head"><p class="mv-title" role="heading" aria-level="2">{html.escape(title)}</p>{badge}<p class="mv-lead">{html.escape(lead)}</p></div>\n'
             '<p class="mv-wait">This explorer is a small program. If nothing else appears here, allow scripts: in Jupyter, trust the notebook or run the cell.</p>\n'

@@ -68,7 +68,8 @@ def test_fit_edit_info(tmp_path, saved, capsys):
     assert main(judged) == 2 and "got 500" in capsys.readouterr().err, "the tiny run has not that many pairs"
     assert main(["info", str(saved)]) == 0 and "simulated" in capsys.readouterr().out
     for bad, told in [(["--groups", "0"], "numbered from 1"), (["--groups", "7"], "numbered from 1 to 4"), (["--target", "500"], "target must be"),
-                      (["--gammas", "-1"], "not negative"), (["--hold", "1", "2"], "one for each of the 4 groups"), (["--candidates", "2"], "would all be the same"), (["--out", str(tmp_path / "edit.doc")], "must be a picture"), (["--mode", "x"], "mode")]:
+                      (["--gammas", "-1"], "not negative"), (["--hold", "1", "2"], "one for each of the 4 groups"), (["--candidates", "2"], "would all be the same"), (["--out", str(tmp_path / "edit.doc")], "must be a file ending in .png"),
+                      (["--gammas", "nan"], "finite"), (["--save", str(tmp_path)], "is a folder")]:
         assert main(edit + bad) == 2
         assert told in capsys.readouterr().err
 
@@ -84,7 +85,6 @@ def test_convert_real_recording(realdata, tmp_path, capsys):
     (["fit", "--recording", "none.npz", "--out", "{tmp}/run"], "no recording at none.npz"),
     (["fit", "--recording", "{file}", "--out", "{tmp}/run"], "{file}"),
     (["fit", "--recording", "{saved}", "--out", "{file}/run"], "cannot write into the folder"),
-    (["fit", "--recording", "{saved}", "--out", "{tmp}/run", "--preset", "huge"], "preset must be one of"),
     (["fit", "--recording", "{saved}", "--out", "{tmp}/run", "--preset", "tiny", "--device", "abacus"], "device must be"),
     (["fit", "--recording", "{saved}", "--out", "{tmp}/run", "--preset", "tiny", "--start", "none"], "there is no shipped denoiser 'none'"),
     (["demo", "--out", "{file}"], "cannot write into the folder"),
@@ -94,6 +94,16 @@ def test_convert_real_recording(realdata, tmp_path, capsys):
     (["convert", "{file}", "--format", "cowley-v4", "--out", "{tmp}/x.npz"], "{file}"),
     (["convert", "{tmp}/none", "--format", "nwb", "--out", "{tmp}/x.npz"], "there is no file"),
     (["convert", "{file}", "--format", "nwb", "--out", "{tmp}/x.npz", "--option", "size"], "NAME=VALUE"),
+    (["convert", "{file}", "--format", "cowley-v4", "--out", "{tmp}/x.npz", "--option", "size=none"], "{file} is"),
+    (["convert", "{file}", "--format", "hvm-hdf5", "--out", "{tmp}/x.npz", "--option", "size=none"], "--option size must be of type int, got None"),
+    (["convert", "{file}", "--format", "nwb", "--out", "{tmp}/x.npz", "--option", "window=none"], "--option window must be of type tuple[float, float], got None"),
+    (["convert", "{file}", "--format", "cowley-v4", "--out", "{tmp}/x.npz", "--option", "trials=maybe"], "--option trials must be of type bool, got 'maybe'"),
+    (["convert", "{file}", "--format", "cowley-v4", "--out", "{tmp}/x.npz", "--option", "sise=3"], "there are size, background"),
+    (["convert", "{file}", "--format", "cowley-v4", "--out", "{tmp}/" + "x" * 250 + ".npz"], "choose a shorter name"),
+    (["edit", "--run", "{tmp}", "--original", "1", "--target", "2", "--out", "{tmp}/x.png", "--save", "{tmp}"], "--save must be a file"),
+    (["edit", "--run", "{tmp}", "--original", "1", "--target", "2", "--out", "{tmp}/x.png", "--save", "{file}/x.npz"], "cannot write into the folder"),
+    (["demo", "--out", "{tmp}/" + "x" * 300], "cannot write into the folder"),
+    (["info", "x" * 300], "File name too long"),
     (["info", "{tmp}/none"], "neither the folder of a run"),
 ])
 def test_bad_input_is_told_in_one_line(tmp_path, saved, capsys, arguments, told):
@@ -102,7 +112,51 @@ def test_bad_input_is_told_in_one_line(tmp_path, saved, capsys, arguments, told)
     fill = lambda text: text.format(tmp=tmp_path, file=file, saved=saved)
     assert main([fill(a) for a in arguments]) == 2
     errors = capsys.readouterr().err
-    assert errors.startswith("migvis: error:") and fill(told) in errors and "Traceback" not in errors
+    assert errors.startswith("migvis: error:") and fill(told) in errors and "Traceback" not in errors and "Errno" not in errors
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["file.npz"], "a command that is refused must leave nothing"
+
+
+@pytest.mark.parametrize("arguments, told", [
+    (["fit", "--recording", "x", "--out", "{out}", "--preset", "deom"], "choose from"),
+    (["demo", "--out", "{out}", "--preset", "deom"], "choose from"),
+    (["selectivity", "--run", "x", "--out", "{out}", "--modes", "selective", "foo"], "choose from"),
+    (["figures", "--run", "x", "--out", "{out}", "--formats", "gif87"], "choose from"),
+    (["edit", "--run", "x", "--original", "1", "--target", "2", "--out", "{out}/x.png", "--mode", "foo"], "choose from"),
+])
+def test_mistyped_names_are_refused_before_anything_is_imported_or_made(tmp_path, arguments, told):
+    code = "import sys; from migvis.cli import main\ntry: main(sys.argv[1:])\nfinally: print(*(m for m in ('torch', 'numpy', 'matplotlib') if m in sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code, *(a.format(out=tmp_path / "out") for a in arguments)], capture_output=True, text=True)
+    assert done.returncode == 2 and told in done.stderr and done.stdout.split() == [] and not (tmp_path / "out").exists()
+
+
+def test_names_in_the_parser_are_those_of_the_library():
+    from matplotlib.figure import Figure
+
+    from migvis import cli
+    from migvis.ddim_guidance import edit_modes
+    from migvis.training import _presets
+    assert set(cli._PRESETS) == set(_presets()) and set(cli._MODES) == set(edit_modes())
+    assert set(cli._PICTURES) <= set(Figure().canvas.get_supported_filetypes())
+
+
+@pytest.mark.parametrize("arguments", [["info"], ["--help"], ["info", "{saved}"]])
+def test_output_that_nobody_reads_ends_quietly(saved, arguments):
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run([sys.executable, "-m", "migvis", *(a.format(saved=saved) for a in arguments)], stdout=writing, stderr=subprocess.PIPE, text=True)
+    os.close(writing)
+    assert done.returncode in (0, 141) and done.stderr == "" # argparse itself passes over help that nobody reads
+
+
+@pytest.mark.parametrize("error, told", [(MemoryError(), "not enough memory"), (RuntimeError("CUDA out of memory. Tried"), "CUDA out of memory"),
+                                         (RuntimeError("DefaultCPUAllocator: can't allocate memory: you"), "not enough memory"), (RuntimeError("a bug"), None)])
+def test_a_lack_of_memory_is_told_and_a_bug_keeps_its_traceback(monkeypatch, capsys, error, told):
+    from migvis import cli
+    def fail(args): raise error
+    monkeypatch.setattr(cli, "build_parser", lambda: SimpleNamespace(parse_args=lambda a: SimpleNamespace(run=fail)))
+    if told is None:
+        with pytest.raises(RuntimeError, match="a bug"): main([])
+    else: assert main([]) == 2 and told in capsys.readouterr().err
 
 
 def test_help_and_version():
@@ -170,3 +224,11 @@ def test_saved_weights_can_be_read_by_whom_other_files_can(tmp_path):
     path = save_tensors(tmp_path / "w.safetensors", {"a": torch.zeros(2)}, {"kind": "x"})
     (tmp_path / "plain").touch()
     assert path.stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+def test_compare_takes_what_few_images_need(monkeypatch, tmp_path):
+    asked = {}
+    monkeypatch.setattr("migvis.comparison.main", lambda *arguments, **options: asked.update(options) or [])
+    options = ["--pairs", "5", "--n-validation", "4", "--n-ablation", "3", "--min-angle", "20"]
+    assert main(["compare", "--run", "run", "--out", str(tmp_path), *options]) == 0
+    assert {k: asked[k] for k in ("n_pairs", "n_validation", "n_ablation", "min_angle")} == {"n_pairs": 5, "n_validation": 4, "n_ablation": 3, "min_angle": 20}

@@ -279,7 +279,7 @@ def test_bad_input_is_refused_early(run, judge, folder, comparison):
     with pytest.raises(ValueError, match="at least one method"): cp.compare_methods(run, [], judge=judge)
     with pytest.raises(ValueError, match="strength above 0"): cp.resolve_methods({"x": replace(cp.standard_methods()["AP-LR"], gammas=(0.0,))})
     with pytest.raises(ValueError, match="seeds"): cp.compare_methods(run, FEW[-1:], 2, (0, 0), judge=judge, **OPTIONS)
-    with pytest.raises(ValueError, match="pairs found"): cp.compare_methods(run, FEW[-1:], 500, (0,), judge=judge, **OPTIONS)
+    with pytest.raises(ValueError, match="test images .argument n_pairs.: only .* pairs found"): cp.compare_methods(run, FEW[-1:], 19, (0,), judge=judge, **OPTIONS | {"min_angle": 179.0})
     with pytest.raises(ValueError, match="not fitted"): cp.compare_methods(MIGVis("tiny"), FEW[-1:], judge=judge)
     with pytest.raises(ValueError, match="not fitted"): cp.ablate(MIGVis("tiny"), judge=judge)
     with pytest.raises(ValueError, match="unknown ablations"): cp.ablate(run, ["holding"], judge=judge)
@@ -287,6 +287,24 @@ def test_bad_input_is_refused_early(run, judge, folder, comparison):
     other = MIGVis(SMALL, seed=2, device="cpu")
     other.recording, other.denoiser, other.vae, other.split, other.critics = run.recording, run.denoiser, run.vae, run.split, run.critics
     with pytest.raises(ValueError, match="another run"): cp.compare_methods(other, FEW[-1:], 2, (0,), judge=judge, folder=folder, **OPTIONS)
+
+
+@pytest.mark.parametrize("call, match", [
+    (lambda run: cp.compare_methods(run, FEW[-1:], 500, n_validation=4), "n_pairs must be from 1 to 20, for there are 40 test images, got 500"),
+    (lambda run: cp.compare_methods(run, FEW[-1:], 5), "n_validation must be from 1 to 10"),
+    (lambda run: cp.compare_methods(run, FEW[-1:], 5, (), n_validation=4), "seeds must be distinct, at least one"),
+    (lambda run: cp.compare_methods(run, FEW[-1:], 5, n_validation=4, steps=0), "steps"),
+    (lambda run: cp.compare_methods(run, FEW[-1:], 5, n_validation=4, precision="half"), "precision must be one of"),
+    (lambda run: cp.compare_methods(run, FEW[-1:], 5, n_validation=4, groups=7), "groups must be"),
+    (lambda run: cp.compare_methods(run, {"a": replace(cp.standard_methods()["AP-LR"], gammas=(0.0, float("nan"), 1.0))}, 5), "gamma must be finite"),
+    (lambda run: cp.ablate(run, n_pairs=21), "n_pairs must be from 1 to 20"),
+    (lambda run: cp.ablate(run, gammas=float("nan")), "gamma must be finite"),
+    (lambda run: cp.main(run, "none", FEW[-1:], ["holding"], n_pairs=5, n_validation=4), "unknown ablations"),
+    (lambda run: cp.main(run, "none", FEW[-1:], ["hold"], n_pairs=5, n_validation=4, n_ablation=21), "n_ablation must be from 1 to 20"),
+])
+def test_what_cannot_be_compared_is_refused_before_a_judge_is_trained(run, monkeypatch, call, match):
+    monkeypatch.setattr(cp, "judge_for", lambda *_: pytest.fail("a judge was trained"))
+    with pytest.raises(ValueError, match=match): call(run)
 
 
 # --- what must not be rewarded or mistaken ---------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 
 matplotlib.use("Agg")
+from migvis import figures
 from migvis.figures import Grid, colour, plot_guidance, plot_overview, plot_pixel_information, plot_table, style
 
 rng = np.random.default_rng(0)
@@ -103,4 +104,38 @@ def test_overview_has_everything_in_its_place():
         assert 0 <= a.x0 and a.x1 <= 1 and 0 <= a.y0 and a.y1 <= 1
         for b in boxes[:i]: assert a.x1 <= b.x0 or b.x1 <= a.x0 or a.y1 <= b.y0 or b.y1 <= a.y0
     assert {"responses of 20 units", "label 2", "d", "random pixels"} <= {t.get_text() for t in figure.texts}
+    plt.close(figure)
+
+
+ODD = r"a $\frac{ b$"
+
+
+def odd_figures():
+    images, bounds = rng.random((4, 1, 8, 8)), pd.DataFrame({"group": [ODD] * 2, "t": [0, 5], "value": [1.0, 0.5], "low": 0.1, "high": 1.2})
+    table = pd.DataFrame({ODD: rng.random(6), "b": rng.random(6), "kind": [ODD, "x"] * 3})
+    yield "guidance", plot_guidance(**example(1, 2) | {"groups": [ODD, "b"], "caption": ODD})
+    yield "examples", figures.plot_examples(images, [ODD, ODD, "x", "y"], 1, caption=ODD)
+    yield "mixed", figures.plot_mixed_selectivity(pd.DataFrame(5 * rng.random((6, 2)), columns=[ODD, "b"]), ODD)
+    yield "rows", figures.plot_rows([(ODD, images)], [ODD] * 4, [("a", images[0])], [("b", images[0])], ODD, ODD)
+    yield "manifolds", figures.plot_manifolds(table, [(ODD, "b")], ["kind"], ODD)
+    yield "matrix", figures.plot_matrix(pd.DataFrame([[0.1]], index=[ODD], columns=[ODD]), ODD, caption=ODD)
+    yield "table", plot_table(pd.DataFrame({ODD: [ODD]}, index=[ODD]), ODD, ODD)
+    yield "information", figures.plot_information(bounds, ODD)
+    yield "pixels", plot_pixel_information(images, {ODD: (images, np.ones(4))}, caption=ODD)
+    yield "overview", plot_overview([(images[0], rng.random(5), ODD)], images[0], images[1], images[None, :2], (0.0, 1.0), [ODD], ODD)
+
+
+def test_names_are_drawn_as_text_and_not_as_formulas(tmp_path):
+    for name, figure in odd_figures():
+        for kind in ("png", "pdf"): figure.savefig(tmp_path / f"{name}.{kind}") # outside the style, too
+        assert not any(text.get_parse_math() for text in figure.findobj(matplotlib.text.Text) if ODD in text.get_text()), name
+        assert any(ODD in text.get_text() for text in figure.findobj(matplotlib.text.Text)), name
+        plt.close(figure)
+
+
+def test_every_style_of_the_library_draws_names_as_text():
+    from migvis.comparison import house_style, picture_table
+    with house_style(): assert not matplotlib.rcParams["text.parse_math"]
+    figure = picture_table([(ODD, [[(rng.random((1, 8, 8)), ODD)]])], [ODD], ODD)
+    figure.canvas.draw()
     plt.close(figure)

@@ -377,3 +377,12 @@ def test_a_recording_without_a_name_has_tables(run, tmp_path):
     assert set(gallery.member_scores(nameless, tmp_path)["subject"]) == {"recording"}
     gallery.draw_table(nameless, tmp_path, 2)
     assert "recording ;" not in nameless.caption("paper") and nameless.caption("paper").startswith("simulated recording;")
+
+
+def test_one_name_is_one_figure_and_formats_are_known_before_it_is_drawn(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setitem(gallery.FIGURES, "figure_4", lambda *_: drawn.append(1) or plt.figure())
+    with pytest.raises(ValueError, match="formats must be among .*png.* got .'gif87'"): gallery.make_figures(None, tmp_path, "figure_4", ["gif87"], progress=False)
+    with pytest.raises(ValueError, match="at least one"): gallery.make_figures(None, tmp_path, "figure_4", [], progress=False)
+    assert not drawn
+    assert gallery.make_figures(None, tmp_path, "figure_4", "png", progress=False) == {"figure_4": [tmp_path / "figure_4.png"]}

@@ -17,7 +17,7 @@ import torch
 import migvis
 from migvis import MIGVis, Recording, simulate_hvm
 from migvis.denoiser import build_denoiser
-from migvis.pipeline import Edits, Split, alone_in, as_groups, as_indices, claim_folder, denoiser_for, fingerprint, pair_up, report_vae, score_labels
+from migvis.pipeline import Edits, Split, alone_in, as_groups, as_indices, check_preset, claim_folder, denoiser_for, fingerprint, pair_up, report_vae, score_labels
 from migvis.pretrained import load_pretrained
 from migvis.training import get_preset
 
@@ -221,21 +221,75 @@ def test_edits_are_driven_away_from_a_weaker_denoiser_where_there_is_one(run, tm
 @pytest.mark.parametrize("stage, wrong, match", [
     ("critic", dict(encoder="eyes"), "encoder must be one of .*conv.*denoiser.*got 'eyes'"),
     ("critic", dict(batch_size=1), "batch_size must be at least 2"),
-    ("critic", dict(features=0), "critic.features must be positive, got 0"),
+    ("critic", dict(features=0), "critic.features must be a whole number of at least 1, got 0"),
     ("critic", dict(width=0), "critic.width must be positive, got 0"),
     ("critic", dict(views=4), "critic.views must be 0, or positive with encoder='denoiser', width=0"),
-    ("critic", dict(encoder="denoiser", width=0, views=-1), "critic.views must be 0, or positive"),
+    ("critic", dict(encoder="denoiser", width=0, views=-1), "critic.views must be 0, or a positive whole number, got -1"),
     ("vae", dict(lr=-1), "vae.lr must be positive"),
     ("denoiser", dict(schedule="steep"), "schedule must be one of"),
     ("denoiser", dict(precision="auto"), "precision must be"),
     ("denoiser", dict(multipliers=(1,) * 6), "image_size must be a multiple of 64"),
     ("denoiser", dict(image_size=64), "must be the preset's, 32"),
     ("denoiser", dict(T=10), "t_edit must be between 1 and T = 10, got 20"),
+    ("critic", dict(dropout=2), "critic.dropout must be from 0 to below 1, got 2"),
+    ("critic", dict(steps=1.5), "critic.steps must be a whole number of at least 1, got 1.5"),
+    ("critic", dict(lr=float("nan")), "critic.lr must be positive and finite"),
+    ("vae", dict(groups=()), "vae.groups must be a tuple of numbers"),
+    ("vae", dict(groups=(6, 0)), "vae.groups must be a whole number of at least 1"),
+    ("vae", dict(beta=float("nan")), "vae.beta must be 0 or more"),
+    ("denoiser", dict(betas=(0.9, 1.0)), "denoiser.betas must be from 0 to below 1"),
+    ("denoiser", dict(betas=(0.9,)), "denoiser.betas must be two numbers"),
+    ("denoiser", dict(multipliers=(0,)), "denoiser.multipliers must be positive"),
+    ("denoiser", dict(multipliers=()), "denoiser.multipliers must be a tuple of numbers"),
+    ("denoiser", dict(multipliers=(1, 0.01)), "width times each of the multipliers"),
+    ("denoiser", dict(ema=1), "denoiser.ema must be from 0 to below 1"),
+    ("denoiser", dict(clip=0), "denoiser.clip must be positive"),
+    (None, dict(t_edit=1.5), "t_edit must be a whole number"),
+    (None, dict(t_edit=True), "t_edit must be a whole number"),
+    (None, dict(gammas=(0.0, float("nan"))), "gammas must be 0 or more, and finite"),
+    (None, dict(relative_gammas=(-1.0,)), "relative_gammas must be 0 or more"),
+    (None, dict(relative_gammas=()), "relative_gammas must be a tuple"),
+    (None, dict(autoguidance=float("inf")), "autoguidance must be finite"),
+    (None, dict(levers={"etta": 1.0}), "edits have no options etta"),
+    (None, dict(levers={"eta": 2.0}), "eta must be between 0 and 1"),
+    (None, dict(levers={"until": 20}), "begin and until must be below t_edit=20"),
 ])
 def test_settings_of_late_stages_are_refused_before_the_first(recording, tmp_path, stage, wrong, match):
-    preset = replace(SMALL, **{stage: replace(getattr(SMALL, stage), **wrong)})
+    preset = replace(SMALL, **({stage: replace(getattr(SMALL, stage), **wrong)} if stage else wrong))
     with pytest.raises(ValueError, match=match): MIGVis(preset, device="cpu").fit(recording, out=tmp_path / "run", progress=False)
     assert not (tmp_path / "run").exists()
+
+
+def test_presets_pass_their_own_check():
+    for name in ("tiny", "demo", "paper"): check_preset(get_preset(name))
+
+
+def test_arguments_that_fit_does_not_have_leave_no_folder(recording, tmp_path):
+    with pytest.raises(TypeError, match="fit has no arguments likelyhood; .*likelihood"):
+        MIGVis(SMALL, device="cpu").fit(recording, out=tmp_path / "run", progress=False, likelyhood="poisson")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("arguments, match", [
+    (dict(modes="foo"), "mode must be one of"),
+    (dict(modes=()), "at least one mode"),
+    (dict(modes={"mine": {"mode": "paper", "gammas": [float("nan")]}}), "gamma must be finite"),
+    (dict(gammas=[0.0, -1.0]), "gamma must be finite and not negative"),
+    (dict(steps=0), "steps"),
+    (dict(t_edit=51), "t"),
+    (dict(candiates=2), "edits have no options candiates"),
+])
+def test_selectivity_refuses_before_a_judge_is_trained(run, monkeypatch, arguments, match):
+    monkeypatch.setattr("migvis.pipeline.judge_for", lambda *_: pytest.fail("a judge was trained"))
+    with pytest.raises(ValueError, match=match): run.selectivity(**arguments)
+
+
+def test_an_edit_of_many_rows_is_made_in_batches(run):
+    seen = []
+    hook = run.denoiser.unet.register_forward_pre_hook(lambda _, arguments: seen.append(len(arguments[0])))
+    try: images = run.edit(list(range(40)), 41, gammas=(1.0,), steps=2, progress=False).images
+    finally: hook.remove()
+    assert images.shape[:3] == (40, 4, 1) and max(seen) <= 64
 
 
 def test_an_image_size_no_critic_can_see_is_refused_early(recording, tmp_path):

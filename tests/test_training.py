@@ -9,13 +9,14 @@ import time
 import weakref
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from torch import nn
 
 from migvis import training
 from migvis.training import (Best, DenoiserConfig, Preset, batch_rows, computing_in, fit, generator, get_preset, list_checkpoints,
-                             load_tensors, make_batch, quick_precision, resolve_device, save_tensors, warmup_cosine)
+                             load_tensors, make_batch, quick_precision, read_csv, resolve_device, save_tensors, warmup_cosine, write_csv)
 from tests.conftest import ROOT
 
 X = torch.linspace(-1, 1, 64)[:, None]
@@ -380,3 +381,21 @@ def test_quick_precision_is_what_the_processor_multiplies_in(monkeypatch):
     with computing_in("auto", torch.device("cpu")): assert (a @ a).dtype == torch.bfloat16
     with computing_in("float32", torch.device("cpu")): assert (a @ a).dtype == torch.float32
     with pytest.raises(ValueError, match="precision must be"): computing_in("half", torch.device("cpu"))
+
+
+def test_text_that_a_spreadsheet_would_run_is_written_as_text(tmp_path):
+    names = ["=1+1", "@x", "-1+cmd|' /C calc'!A0", "+x", "\t=1", "'=1", "plain", "-", "-0.50 [-0.61, 0.02] (7 read)", "-3.5"]
+    table = pd.DataFrame({"name": names, "=head": np.arange(10), "value": [-1.5, np.nan] * 5})
+    written = write_csv(table, tmp_path / "a.csv").read_text()
+    cells = [line.split(",")[0].strip('"') for line in written.splitlines()]
+    assert cells[1:7] == [f"'{name}" for name in names[:6]] and "name,'=head,value" in written
+    assert "plain,6,-1.5" in written and "-,7," in written and '"-0.50 [-0.61, 0.02] (7 read)"' in written and "-3.5,9," in written
+    pd.testing.assert_frame_equal(read_csv(tmp_path / "a.csv", dtype={"name": str}), table)
+    assert "'=row" in write_csv(table[:1].set_index(pd.Index(["=row"])), tmp_path / "b.csv", index=True).read_text()
+    assert write_csv(table[:0], tmp_path / "c.csv").read_text() == "name,'=head,value\n"
+
+
+def test_tables_are_written_in_one_way_alone():
+    for module in (ROOT / "migvis").glob("*.py"): # but for the digest of labels, and a log of numbers
+        lines = [line for line in module.read_text().splitlines() if ".to_csv(" in line]
+        assert len(lines) == {"training": 1, "pipeline": 1, "denoiser": 1}.get(module.stem, 0), module.name

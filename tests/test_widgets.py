@@ -500,13 +500,26 @@ def test_page_holds_everything_and_loads_nothing(offer, tmp_path):
     for said in ("simulated data", offer.caption, 'lang="en"', 'role="region"', 'role="status"', "<title>"): assert said in page
 
 
-def test_text_cannot_break_the_page(tmp_path):
-    nasty = '</script><b>"&'
+@pytest.mark.parametrize("nasty", ['</script><b>"&', '<!--<script><b>"&', "<!-- <SCRIPT <b>"])
+def test_text_cannot_break_the_page(tmp_path, nasty):
     offer = choices(caption=nasty, group_names=(nasty, "plain"), album=replace(album(), names=(nasty, "b", "c", "d")))
     page = explorer_html(precompute(offer, drawn), title=nasty, lead=nasty)
     assert page.count("</script>") == 2 and "<b>" not in re.sub(r"<script.*?</script>", "", page, flags=re.S)
     payload = json.loads(re.search(r'<script type="application/json">(.*?)</script>', page, re.S).group(1))
     assert payload["groups"][0]["name"] == nasty and payload["images"][0]["name"] == nasty
+    assert "<" not in re.search(r'<script type="application/json">(.*?)</script>', page, re.S).group(1), "<!--<script would swallow the end of the script"
+
+
+@pytest.mark.parametrize("wrong, match", [(dict(gammas=(0.0, float("nan"))), "gamma must be finite"), (dict(gammas=(-1.0,)), "not negative"),
+                                          (dict(gammas=(float("inf"),)), "gamma must be finite")])
+def test_strengths_that_no_page_could_show_are_refused_early(wrong, match):
+    with pytest.raises(ValueError, match=match): choices(**wrong)
+
+
+def test_places_that_are_not_numbers_are_refused_early():
+    with pytest.raises(ValueError, match="strengths must be finite"): replace(plane_choices(), strengths=(0.0, float("nan")))
+    manifold = plane_choices().manifold
+    with pytest.raises(ValueError, match="latents must be finite"): replace(manifold, latents=np.full_like(manifold.latents, np.nan))
 
 
 def test_real_data_is_not_called_simulated():
