@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['VAEConfig', 'CriticConfig', 'DenoiserConfig', 'Preset', 'get_preset', 'resolve_device', 'quick_precision',
            'computing_in', 'generator', 'seed_everything', 'batch_rows', 'Batch', 'make_batch', 'progress_bar',
-           'save_tensors', 'load_tensors', 'list_checkpoints', 'Best', 'deferred_signals', 'warmup_cosine', 'Fit',
-           'fit']
+           'save_tensors', 'load_tensors', 'save_tables', 'load_tables', 'list_checkpoints', 'Best', 'deferred_signals',
+           'warmup_cosine', 'Fit', 'fit']
 
 # %% ../nbs/00b_training.ipynb #6cca477c
 import contextlib
@@ -307,6 +307,30 @@ def load_tensors(
     if kind is not None and meta.get("kind") != kind:
         raise ValueError(f"{path} should hold a {kind!r}, but it holds a {meta.get('kind')!r}")
     return tensors, meta
+
+# %% ../nbs/00b_training.ipynb #77df18cb
+def save_tables(
+    folder: str | Path,
+    tables: Mapping[str, pd.DataFrame],
+    settings: Mapping[str, Any],         # JSON-able
+) -> Path: # the folder
+    "Write tables as .csv and settings.json, each atomically."
+    for name, table in tables.items():
+        with atomic_write(Path(folder) / f"{name}.csv") as temporary: table.to_csv(temporary, index=False)
+    with atomic_write(Path(folder) / "settings.json") as temporary: temporary.write_text(json.dumps(dict(settings), indent=1))
+    return Path(folder)
+
+
+def load_tables(
+    folder: str | Path,
+    names: tuple[str, ...],
+) -> tuple[dict[str, pd.DataFrame], dict[str, Any]]: # tables by name, settings
+    "Read what `save_tables` wrote. Raises FileNotFoundError or ValueError."
+    paths = {name: Path(folder) / f"{name}.csv" for name in names} | {"": Path(folder) / "settings.json"}
+    missing = [path.name for path in paths.values() if not path.is_file()]
+    if missing: raise FileNotFoundError(f"{folder} is not a saved result: it has no {', '.join(missing)}")
+    try: return {name: pd.read_csv(paths[name]) for name in names}, json.loads(paths[""].read_text())
+    except (ValueError, pd.errors.ParserError) as e: raise ValueError(f"the result in {folder} is damaged: {e}") from e
 
 # %% ../nbs/00b_training.ipynb #ab4203e3
 def _flatten_optimizer(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], list[dict]]:
