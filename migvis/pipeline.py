@@ -40,6 +40,7 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from . import __version__, training
+from .consistency import ConsistencyResult, consistency
 from .data import (Recording, _as_json, _constant, _load_arrays, _remove_unfinished, _split_images, check_recording,
                          resize_images)
 from .ddim_guidance import EditMode, check_gamma, edit as guided_edit, edit_mode, invert, sample
@@ -47,6 +48,7 @@ from .denoiser import (Autoguided, Denoiser, NoiseSchedule, build_denoiser, in_a
                              train_denoiser, validation_loss)
 from .edit_selectivity import SelectivityResult, check_n_pairs, run_selectivity
 from .infonce import ConvEncoder, Critics, DenoiserEncoder, held_out_mi, load_critics, save_critics, scoring_in_double, train_critics
+from .null import NullResult, null
 from .pretrained import digest_weights, load_pretrained, load_weak, pretrained_for, same_network, weights_file
 from .readouts import ReadoutConfig, Readouts, load_readouts, train_readouts
 from .training import (Preset, atomic_write, computing_in, get_preset, load_tensors, quick_precision, resolve_device,
@@ -359,8 +361,34 @@ def schedule_of(
     "The noise schedule of a preset."
     return NoiseSchedule(preset.denoiser.T, preset.denoiser.schedule)
 
+# %% ../nbs/05c_pipeline.ipynb #86a1f087
+class _Measures:
+    "What is measured of a fitted run beside `selectivity`."
+    def consistency(
+        self,
+        n_pairs: int | None = None,       # held-out originals and targets; None: 64, or fewer of few images
+        readouts: Readouts | None = None, # the judge; None: see `judge_for`
+        **options: Any,                   # of `consistency.consistency` and `edit`: folder, gamma, over, seed, ...
+    ) -> ConsistencyResult:
+        "How much of an edit's change is common to draws, step counts, negatives and starting images, and its dose."
+        self.require_fitted()
+        n_pairs = check_n_pairs(self, n_pairs) # before a judge is trained
+        return consistency(self, readouts or judge_for(self, options.get("progress", True)), n_pairs, **options)
+
+    def null(
+        self,
+        folder: str | Path,               # keeps the new runs, edits and tables; what was interrupted goes on
+        n_pairs: int | None = None,
+        readouts: Readouts | None = None,
+        **options: Any,                   # of `null.null` and `edit`: vae, gamma, seed, steps, ...
+    ) -> NullResult:
+        "The same fit and measures with responses permuted over images: what nothing looks like."
+        self.require_fitted()
+        n_pairs = check_n_pairs(self, n_pairs)
+        return null(self, readouts or judge_for(self, options.get("progress", True)), folder, n_pairs, **options)
+
 # %% ../nbs/05c_pipeline.ipynb #e72de706
-class MIGVis:
+class MIGVis(_Measures):
     "MIG-Vis on one recording: fit, edit, report, save, load."
     def __init__(
         self,

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['VAEConfig', 'CriticConfig', 'DenoiserConfig', 'Preset', 'get_preset', 'resolve_device', 'quick_precision',
            'computing_in', 'generator', 'seed_everything', 'batch_rows', 'Batch', 'make_batch', 'progress_bar',
-           'save_tensors', 'load_tensors', 'write_csv', 'read_csv', 'list_checkpoints', 'Best', 'warmup_cosine', 'Fit',
-           'fit']
+           'save_tensors', 'load_tensors', 'save_tables', 'load_tables', 'write_csv', 'read_csv', 'list_checkpoints',
+           'Best', 'warmup_cosine', 'Fit', 'fit']
 
 # %% ../nbs/00b_training.ipynb #6cca477c
 import contextlib
@@ -347,6 +347,30 @@ def _building_from(path: str | Path) -> Iterator[None]:
     except (KeyError, IndexError, TypeError, AttributeError, RuntimeError) as e:
         raise ValueError(f"{path} does not describe a network of this version of migvis ({type(e).__name__}: "
                          f"{e}); make it again, or install the version that wrote it") from e
+
+# %% ../nbs/00b_training.ipynb #77df18cb
+def save_tables(
+    folder: str | Path,
+    tables: Mapping[str, pd.DataFrame],
+    settings: Mapping[str, Any],         # JSON-able
+) -> Path: # the folder
+    "Write tables as .csv and settings.json, each atomically."
+    for name, table in tables.items():
+        with atomic_write(Path(folder) / f"{name}.csv") as temporary: table.to_csv(temporary, index=False)
+    with atomic_write(Path(folder) / "settings.json") as temporary: temporary.write_text(json.dumps(dict(settings), indent=1))
+    return Path(folder)
+
+
+def load_tables(
+    folder: str | Path,
+    names: tuple[str, ...],
+) -> tuple[dict[str, pd.DataFrame], dict[str, Any]]: # tables by name, settings
+    "Read what `save_tables` wrote. Raises FileNotFoundError or ValueError."
+    paths = {name: Path(folder) / f"{name}.csv" for name in names} | {"": Path(folder) / "settings.json"}
+    missing = [path.name for path in paths.values() if not path.is_file()]
+    if missing: raise FileNotFoundError(f"{folder} is not a saved result: it has no {', '.join(missing)}")
+    try: return {name: pd.read_csv(paths[name]) for name in names}, json.loads(paths[""].read_text())
+    except (ValueError, pd.errors.ParserError) as e: raise ValueError(f"the result in {folder} is damaged: {e}") from e
 
 # %% ../nbs/00b_training.ipynb #f139a59b
 _FORMULA = re.compile(r"'*(?:[=@\t\r]|[+-](?!$|\d*\.?\d+(?: \[[-+\d., ]+\](?: \(\d+ read\))?)?$))") # not "-", nor a number, perhaps with its interval

@@ -15,7 +15,8 @@ from tests.conftest import ROOT
 NOTEBOOKS = sorted((ROOT / "nbs").glob("*.ipynb"))
 MODULES = sorted(p for p in (ROOT / "migvis").glob("*.py") if not p.stem.startswith("_"))
 ORDER = {re.sub(r"^\d+[a-z]?\d*_", "", p.stem): i for i, p in enumerate(NOTEBOOKS)}
-LAZY = {("pipeline", "figures"), ("pipeline", "widgets"), ("gallery", "stimulus_information")}  # draw or map with what comes later
+LAZY = {("pipeline", "figures"), ("pipeline", "widgets"), ("gallery", "stimulus_information"),
+        *((result, "figures") for result in ("consistency", "null", "stability"))}  # draw or map with what comes later
 AHEAD = {("vae", "partial_correlation")}  # read after the VAE, but pure functions that import nothing of ours
 
 
