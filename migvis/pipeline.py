@@ -53,7 +53,8 @@ from .pretrained import digest_weights, load_pretrained, load_weak, pretrained_f
 from .readouts import ReadoutConfig, Readouts, load_readouts, train_readouts
 from .training import (Preset, atomic_write, computing_in, get_preset, load_tensors, quick_precision, resolve_device,
                              write_csv)
-from .vae import FittedVAE, fit_vae, load_vae, save_vae
+from .selectivity import group_slices, probe_attribute
+from .vae import CategoricalCode, FittedVAE, fit_vae, load_vae, save_vae
 
 # %% ../nbs/05c_pipeline.ipynb #57c4bcb1
 def fingerprint(
@@ -78,7 +79,13 @@ class Split:
     def of(cls, recording: Recording, seed: int = 0, test: float = 0.2, validation: float = 0.1) -> "Split":
         "Split of a recording, spread evenly over categories; equal images stay together."
         categories = pd.factorize(recording.labels["category"])[0]
-        return cls(*_split_images(recording.images, categories, seed, test, validation))
+        with warnings.catch_warnings():
+            if recording.simulated: warnings.filterwarnings("ignore", ".* stay together in the split") # known: frontal views repeat
+            return cls(*_split_images(recording.images, categories, seed, test, validation))
+
+    def digest(self) -> str: # 16 hexadecimal digits
+        "Digest of which image is in which part."
+        return hashlib.sha256(repr([part.tolist() for part in (self.train, self.validation, self.test)]).encode()).hexdigest()[:16]
 
     def name(self, index: int) -> str:
         "Which part an image is in."
@@ -420,10 +427,14 @@ class MIGVis(_Measures):
         "Fit VAE, denoiser and critics; an interrupted fit goes on where it was."
         return fit_run(self, recording, out, silent, progress, train, start, vae)
 
+    def __repr__(self) -> str:
+        if self.vae is None: return f"MIGVis(preset={self.preset.name!r}, seed={self.seed}), not fitted"
+        return f"MIGVis(preset={self.preset.name!r}, seed={self.seed}) of {self.recording.name or 'a recording'}: {len(self.recording)} images; {self.vae!r}"
+
     def identity(self, recording: Recording) -> dict[str, Any]: # JSON-able
         "What must agree for a folder to hold this run."
         return {"preset": self.preset.to_dict(), "seed": self.seed, "recording": recording.name, "fingerprint": fingerprint(recording),
-                "options": self.options, "shipped_denoiser": self.shipped} | ({"shipped_weights": self.weights} if self.weights else {})
+                "split": (self.split or Split.of(recording, self.seed)).digest(), "options": self.options, "shipped_denoiser": self.shipped} | ({"shipped_weights": self.weights} if self.weights else {})
 
     def require_fitted(self) -> None:
         "Raise ValueError before `fit` or `load`, and after a fit that was interrupted."
@@ -514,6 +525,7 @@ def fit_run(model: MIGVis, recording: Recording, out: str | Path | None, silent:
     model.options = _deciding(vae | ({"start": start} if start else {}))
     model.shipped = None if train or start else pretrained_for(recording, model.preset)
     model.weights = None if model.shipped is None else digest_weights(load_pretrained(model.shipped, "cpu")[0])
+    model.split = split
     identity = model.identity(recording)
     key = hashlib.sha256(repr(identity).encode()).hexdigest()[:16]
     folder = Path(out or cache_folder() / "runs" / key).expanduser()
@@ -521,7 +533,7 @@ def fit_run(model: MIGVis, recording: Recording, out: str | Path | None, silent:
     with alone_in(folder):
         claim_folder(folder, identity)
         if not _launched_together(): _remove_unfinished(folder)
-        model.recording, model.split = recording, split
+        model.recording = recording
         model.vae = fit_vae_stage(folder / "vae.safetensors", recording, model.split, model.preset, options | vae)
         model.denoiser = fit_denoiser_stage(folder / "denoiser.safetensors", recording, model.split, model.preset, model.shipped, start, options)
         model.weak = weak_of(folder, model.device) or (None if model.shipped is None else load_weak(model.shipped, model.device))
@@ -799,7 +811,17 @@ def load_run(cls: type[MIGVis], folder: Path, device: str | torch.device) -> MIG
         raise ValueError(f"{folder / 'recording.npz'} is not the recording that this run was fitted to: its "
                          f"fingerprint is {found}, not {entries['fingerprint']}; restore it, or fit into another "
                          "folder")
+    _check_split(model.split, entries.get("split"), folder)
     return model
+
+def _check_split(split: Split, noted: str | None, folder: Path) -> None: # of a run's `run.json`
+    "Raise ValueError unless this version of migvis tests on the images that the run was not trained on; warn if it is not known."
+    if noted is None:
+        warnings.warn(f"{folder} does not say which images it was trained on, as runs of earlier versions did not: what is measured "
+                      "on test images may be too kind; fit the recording again", stacklevel=4)
+    elif noted != split.digest():
+        raise ValueError(f"{folder} was fitted with another split into training and test images than this version of migvis "
+                         f"{__version__} makes (digest {noted}, not {split.digest()}); fit the recording again")
 
 # %% ../nbs/05c_pipeline.ipynb #dcf5ddbf
 def report_vae(vae: FittedVAE, test: Recording) -> dict[str, Any]:
@@ -808,7 +830,23 @@ def report_vae(vae: FittedVAE, test: Recording) -> dict[str, Any]:
     varies = ~_constant(test.responses)
     r2 = 1 - ((x - predicted) ** 2).mean(0)[varies] / x.var(0)[varies].clip(min=1e-12)
     heads = {name: score_labels(test.labels, name, values) for name, values in vae.predict_labels(test).items()}
-    return {"r2_percent": 100 * float(r2.mean()) if varies.any() else None, "labels": heads}
+    parts = {name: round(100 * value, 2) for name, value in vae.group_r2(test).items()} if varies.any() else None
+    return {"r2_percent": 100 * float(r2.mean()) if varies.any() else None, "labels": heads, "r2_of_parts_percent": parts,
+            "active_dimensions": [len(dims) for dims in vae.active()], "leak": _report_leak(vae, test)}
+
+def _report_leak(vae: FittedVAE, test: Recording) -> dict[str, dict[str, float | None]]:
+    "What probes read of each supervised label from the groups that have none: linear ones, and nearest neighbours."
+    labelled, z = {code.spec.group for code in vae.codes}, vae.latents(test).numpy()
+    columns = [code.spec.column for code in vae.codes if isinstance(code, CategoricalCode)]
+    columns += [column for code in vae.codes if not isinstance(code, CategoricalCode) for column in code.spec.columns]
+    parts = {f"group {g + 1}": z[:, part] for g, part in enumerate(group_slices(vae.groups, z.shape[1])) if g not in labelled}
+    read = lambda part, column, kind: _number(probe_attribute(part, test.labels, column, kind))
+    return {group: {f"{column} ({kind})": read(part, column, kind) for column in columns for kind in ("linear", "neighbours")}
+            for group, part in parts.items()}
+
+def _number(value: float) -> float | None:
+    "Rounded; None for what could not be measured, since JSON has no NaN."
+    return round(value, 3) if math.isfinite(value) else None
 
 def score_labels(labels: pd.DataFrame, name: str, predicted: np.ndarray) -> dict[str, float | None]:
     "Share correct of a category, or R^2 of numbers (mean over columns that vary), of the images whose labels are known."
