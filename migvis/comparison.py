@@ -743,8 +743,8 @@ def standard_ablations(
     }
     if model.preset.critic.encoder != "conv":
         out["features"]["convolutional, noise-aware"] = Variant(refit=refit_critics("conv", {"encoder": "conv"}), name="conv")
-    if levers := model.preset.levers_of("selective"):
-        out["sampling"] = {"as the preset says": Variant(), **{f"{k} = 0": Variant({k: 0}) for k in levers if levers[k] and k != "fixed_point"}}
+    zero = {"eta": 1, **model.preset.levers_of("selective")} # what can be switched off
+    out["sampling"] = {"as the preset says": Variant(), **{f"{k} = 0": Variant({k: 0}) for k in ("eta", "until") if zero.get(k)}}
     if dino_is_there():
         out["features"]["DINO"] = Variant(through, refit=refit_critics("dino", {"noise_aware": False}, make_dino), name="dino")
     return {name: values for name, values in out.items() if len(values) > 1}

@@ -136,20 +136,20 @@ def plot_mixed_selectivity(
 # %% ../nbs/06_figures.ipynb #d93dda73
 def plot_guidance(
     originals: np.ndarray,             # (n, 1, H, W) in [0, 1]
-    targets: np.ndarray,               # (n, 1, H, W)
+    targets: np.ndarray | None,        # (n, 1, H, W); None: no column of targets
     images: np.ndarray,                # (n, groups, gammas, 1, H, W) edits
-    gammas: Sequence[float],           # guidance scales; 0 is drawn once, as the round trip
+    gammas: Sequence[float],           # guidance scales, along a direction of either sign; 0 is drawn once, as the round trip
     groups: Sequence[str],             # name of each group
     caption: str = "",                 # data, preset, seed
 ) -> Figure:
     "Edited images by latent group and guidance scale (paper Figs. 4, 11, 12). Raises ValueError if the shapes disagree."
-    originals, targets, images = (np.asarray(a, dtype=np.float32) for a in (originals, targets, images))
+    originals, images = (np.asarray(a, dtype=np.float32) for a in (originals, images))
     if images.ndim != 6 or images.shape[:3] != (len(originals), len(groups), len(gammas)):
         raise ValueError(f"images must have the shape (originals, groups, gammas, 1, H, W) = ({len(originals)}, {len(groups)}, "
                          f"{len(gammas)}, 1, H, W), got {images.shape}")
-    guided = [k for k, gamma in enumerate(gammas) if gamma > 0]
+    guided = [k for k, gamma in enumerate(gammas) if gamma != 0]
     trips = [k for k, gamma in enumerate(gammas) if gamma == 0][:1]
-    grid = Grid(len(originals), (1 + len(trips), *[max(1, len(guided))] * len(groups), 1))
+    grid = Grid(len(originals), (1 + len(trips), *[max(1, len(guided))] * len(groups), *([] if targets is None else [1])))
     with style():
         figure = plt.figure(figsize=grid.size)
         for row in range(len(originals)):
@@ -159,7 +159,7 @@ def plot_guidance(
             for g in range(len(groups)):
                 for column, k in enumerate(guided):
                     show_image(grid.add(figure, row, 1 + g, column), images[row, g, k], title(f"γ = {gammas[k]:g}"))
-            show_image(grid.add(figure, row, len(groups) + 1), targets[row], title("target"), frame=colour(1))
+            if targets is not None: show_image(grid.add(figure, row, len(groups) + 1), targets[row], title("target"), frame=colour(1))
         for g, name in enumerate(groups): grid.head(figure, 1 + g, name, colour(g))
         figure.text(0.5, 0.09 / grid.size[1], caption, ha="center", va="bottom", fontsize=7.5, color="0.35")
     return figure

@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['fingerprint', 'Split', 'run_stage', 'claim_folder', 'cache_folder', 'alone_in', 'Edits', 'as_indices', 'pair_up',
-           'as_groups', 'prepare', 'to_model_range', 'fit_vae_stage', 'critic_encoder', 'fit_critics_stage',
-           'fit_denoiser_stage', 'schedule_of', 'MIGVis', 'fit_run', 'forget', 'check_fitted', 'check_seed',
-           'check_start', 'denoiser_for', 'make_edits', 'networks_in', 'check_precision', 'describe_run',
-           'check_critics', 'check_levers', 'check_modes', 'check_preset', 'judge_for', 'save_run',
-           'check_same_weights', 'model_of', 'weak_of', 'load_run', 'report_vae', 'score_labels', 'make_report',
-           'name_of_labels']
+           'as_groups', 'Aim', 'as_aim', 'as_direction', 'prepare', 'to_model_range', 'fit_vae_stage', 'critic_encoder',
+           'fit_critics_stage', 'fit_denoiser_stage', 'schedule_of', 'MIGVis', 'fit_run', 'forget', 'check_fitted',
+           'check_seed', 'check_start', 'denoiser_for', 'make_edits', 'label_direction', 'networks_in',
+           'check_precision', 'describe_run', 'check_critics', 'check_levers', 'check_modes', 'check_preset',
+           'judge_for', 'save_run', 'check_same_weights', 'model_of', 'weak_of', 'load_run', 'report_vae',
+           'score_labels', 'make_report', 'name_of_labels']
 
 # %% ../nbs/05c_pipeline.ipynb #e01159be
 import contextlib
@@ -210,14 +210,16 @@ class Edits:
     "Edited images by original, latent group and guidance scale."
     images: np.ndarray              # (original, group, gamma, 1, H, W) in [0, 1]
     originals: np.ndarray           # (original, 1, H, W)
-    targets: np.ndarray             # (original, 1, H, W)
+    targets: np.ndarray | None      # (original, 1, H, W); None: no image was aimed at
     original_index: tuple[int, ...] # in the recording
-    target_index: tuple[int, ...]
+    target_index: tuple[int, ...] | None
     groups: tuple[int, ...]         # numbered from 0
     group_names: tuple[str, ...]
     gammas: tuple[float, ...]
     mode: str                       # "paper" or "selective"
     caption: str = ""               # data, preset, seed
+    z_targets: np.ndarray | None = None # (original, D) latents aimed at, where they are not an image's
+    direction: np.ndarray | None = None # (D,) what was added to the originals' latents instead, or with gamma < 0 taken off
 
     def round_trip_rmse(self) -> float: # in units of [0, 1]
         "Error of the unguided edits (gamma = 0) against the originals; NaN if gamma = 0 was not asked for."
@@ -248,10 +250,10 @@ class Edits:
 
     def save(self, path: str | Path) -> Path: # a .npz file, without pickle
         "Write images and description to one file, atomically."
-        meta = {k: v for k, v in asdict(self).items() if not isinstance(v, np.ndarray)}
+        arrays = {k: v for k, v in vars(self).items() if isinstance(v, np.ndarray)}
+        meta = {k: v for k, v in vars(self).items() if k not in arrays}
         with atomic_write(path) as temporary, open(temporary, "wb") as f:
-            np.savez_compressed(f, images=self.images, originals=self.originals, targets=self.targets,
-                                meta=_as_json(meta))
+            np.savez_compressed(f, meta=_as_json(meta), **arrays)
         return Path(path).expanduser()
 
     @classmethod
@@ -260,7 +262,7 @@ class Edits:
         f = _load_arrays(path, "save the edits again")
         try:
             meta = {k: tuple(v) if isinstance(v, list) else v for k, v in json.loads(str(f["meta"])).items()}
-            return cls(f["images"], f["originals"], f["targets"], **meta)
+            return cls(**{k: f[k] for k in f if k != "meta"}, **meta)
         except (KeyError, ValueError, TypeError) as e:
             raise ValueError(f"{path} does not hold edits written by Edits.save ({e})") from e
 
@@ -299,6 +301,49 @@ def as_groups(
     if not chosen or isinstance(chosen, str) or any(not isinstance(g, (int, np.integer)) or not 0 <= g < n_groups for g in chosen):
         raise ValueError(f"groups must be 'all' or a list of numbers from 0 to {n_groups - 1}, got {groups!r}")
     return tuple(int(g) for g in chosen)
+
+# %% ../nbs/05c_pipeline.ipynb #c3de9ef9
+@dataclass(frozen=True)
+class Aim:
+    "Where edits go: to the latents of images, to any latents, or along a direction."
+    index: tuple[int, ...] | None = None # images of the recording, one for each original
+    z: Tensor | None = None              # (n, D)
+    direction: Tensor | None = None      # (D,)
+
+def as_aim(
+    target: Any,                  # image numbers; latents (D,) or (n, D), not whole numbers but floats; or None
+    direction: Mapping[int, Sequence[float]] | None, # group, from 0 -> vector
+    z: Tensor,                    # (images, D) latents of the recording
+    originals: tuple[int, ...],
+    sizes: Sequence[int],         # of the groups
+) -> Aim:
+    "What a user aims at. Raises ValueError for both or neither of target and direction, and for another number of latents."
+    if (target is None) == (direction is None):
+        raise ValueError("give either a target (image numbers, or latents) or a direction ({group: vector})")
+    if direction is not None: return Aim(direction=as_direction(direction, sizes))
+    values = np.asarray(target.detach().cpu() if isinstance(target, Tensor) else target)
+    if values.ndim == 0 or values.dtype.kind != "f":
+        index = pair_up(originals, as_indices(target, len(z), "target"))
+        return Aim(index, z[list(index)])
+    if values.shape not in ((z.shape[1],), (len(originals), z.shape[1])) or not np.isfinite(values).all():
+        raise ValueError(f"target must be image numbers, which are whole, or finite latents ({z.shape[1]},) or ({len(originals)}, {z.shape[1]}), "
+                         f"one row for each original; got floats of shape {values.shape}")
+    return Aim(z=torch.as_tensor(values).to(z).expand(len(originals), -1))
+
+def as_direction(
+    direction: Mapping[int, Sequence[float]], # group, from 0 -> vector
+    sizes: Sequence[int],                     # of the groups
+) -> Tensor: # (D,)
+    "Vectors of some groups as one vector of all latents. Raises TypeError or ValueError for what is none."
+    if not isinstance(direction, Mapping) or not direction:
+        raise TypeError(f"direction must be a mapping {{group: vector}} with at least one group, numbered from 0, got {direction!r}")
+    parts = [torch.zeros(size) for size in sizes]
+    for group, vector in direction.items():
+        (g,), vector = as_groups([group], len(sizes)), torch.as_tensor(vector, dtype=torch.float32)
+        if tuple(vector.shape) != (sizes[g],) or not torch.isfinite(vector).all() or not vector.any():
+            raise ValueError(f"the direction of group {g} must be {sizes[g]} finite numbers that are not all 0, got {vector.tolist()}")
+        parts[g] = vector
+    return torch.cat(parts)
 
 # %% ../nbs/05c_pipeline.ipynb #570c42a7
 def prepare(
@@ -443,20 +488,28 @@ class MIGVis(_Measures):
     def edit(
         self,
         original: int | Sequence[int],             # image numbers in the recording
-        target: int | Sequence[int],               # whose latents guide: one for all originals, or one each
-        groups: str | int | Sequence[int] = "all", # latent groups, numbered from 0
-        gammas: float | Sequence[float] | None = None, # guidance scales; None: the preset's for this mode
+        target: Any = None,                        # whose latents guide: image numbers, one for all originals or one each; or latents, (D,) or (n, D)
+        groups: str | int | Sequence[int] = "all", # latent groups, numbered from 0; with a direction "all" are those it names
+        gammas: float | Sequence[float] | None = None, # guidance scales; None: the preset's for this mode, along a direction with both signs
         mode: str = "selective",                   # or "paper"
         seed: int = 0,                             # of the negatives
         autoguidance: float | None = None,         # how far the denoiser is driven away from a weaker one, 1: not; None: see `denoiser_for`
+        direction: Mapping[int, Sequence[float]] | None = None, # instead of a target: group -> what is added to its latents, with gamma < 0 taken off
         **options: Any,                            # for `ddim_guidance.edit`: hold, scale, t_edit, steps, dims, ...; precision (`networks_in`)
     ) -> Edits:
-        "Edit images until their critics say they carry the target's latents (paper Algorithm 1, exact)."
+        "Edit images until their critics say they carry the target's latents (paper Algorithm 1, exact), or others along a direction."
         denoiser = denoiser_for(self, mode, autoguidance) # checks that there is one
         originals = as_indices(original, len(self.recording), "original")
-        targets = pair_up(originals, as_indices(target, len(self.recording), "target"))
-        gammas = tuple(float(g) for g in np.atleast_1d(self.preset.gammas_of(mode) if gammas is None else gammas))
-        return make_edits(self, originals, targets, as_groups(groups, len(self.vae.groups)), gammas, mode, denoiser, {"seed": seed, "progress": True} | options)
+        aim = as_aim(target, direction, self.latents(), originals, self.vae.groups)
+        if direction is not None and isinstance(groups, str) and groups == "all": groups = sorted(direction)
+        groups = as_groups(groups, len(self.vae.groups))
+        if gammas is None: gammas = self.preset.gammas_of(mode, both_ways=direction is not None)
+        gammas = tuple(float(g) for g in np.atleast_1d(gammas))
+        return make_edits(self, originals, aim, groups, gammas, mode, denoiser, {"seed": seed, "progress": True} | options)
+
+    def direction(self, label: str, group: int, sd: float = 1.0) -> np.ndarray: # (D_g,), for `edit(direction={group: ...})`
+        "How the latents of a group change where a label is `sd` standard deviations higher, as a linear regression reads it from them."
+        return label_direction(self, label, group, sd)
 
     def selectivity(
         self,
@@ -582,17 +635,40 @@ def denoiser_for(
                          "(`load_denoiser`), or leave autoguidance out")
     return Autoguided(model.denoiser, model.weak, autoguidance)
 
-def make_edits(model: MIGVis, originals: tuple, targets: tuple, groups: tuple, gammas: tuple, mode: str, denoiser: Denoiser | Autoguided,
+def make_edits(model: MIGVis, originals: tuple, aim: Aim, groups: tuple, gammas: tuple, mode: str, denoiser: Denoiser | Autoguided,
                options: Mapping) -> Edits:
     "Edit images of the run's recording; everything is checked."
     z, images = model.latents(), model.recording.images
     options = {"t_edit": model.preset.t_edit, "batch_size": 64} | model.preset.levers_of(mode) | dict(options)
     (critics, denoiser), context = networks_in(options.pop("precision", "float32"), model.critics, denoiser, device=model.device)
     with context:
-        edited = guided_edit(images[list(originals)], z[list(targets)], critics, denoiser, denoiser.schedule, groups, gammas,
-                             negatives=z[model.split.train], z_originals=z[list(originals)], mode=mode, pairs=True, **options)
-    return Edits(edited.float().numpy(), images[list(originals)], images[list(targets)], originals, targets, groups,
-                 tuple(model.group_names[g] for g in groups), gammas, mode, model.caption(mode))
+        edited = guided_edit(images[list(originals)], aim.z, critics, denoiser, denoiser.schedule, groups, gammas, direction=aim.direction,
+                             negatives=z[model.split.train], z_originals=z[list(originals)], mode=mode, pairs=aim.z is not None, **options)
+    targets, arrays = None if aim.index is None else images[list(aim.index)], {}
+    if aim.index is None: arrays = {k: None if x is None else x.numpy() for k, x in (("z_targets", aim.z), ("direction", aim.direction))}
+    return Edits(edited.float().numpy(), images[list(originals)], targets, originals, aim.index, groups,
+                 tuple(model.group_names[g] for g in groups), gammas, mode, model.caption(mode), **arrays)
+
+def label_direction(
+    model: MIGVis,
+    label: str,       # a column of numbers
+    group: int,       # from 0
+    sd: float = 1.0,  # how far the label's prediction moves, in standard deviations of the label
+) -> np.ndarray: # (D_g,)
+    "Change of a group's latents that goes along with a label: the regression's weights times the latents' covariance (training images)."
+    check_fitted(model)
+    (g,), labels = as_groups([group], len(model.vae.groups)), model.recording.labels.iloc[model.split.train]
+    numbers = labels.select_dtypes("number").columns.tolist()
+    if label not in numbers: raise ValueError(f"label must be one of the columns of numbers, {numbers}, got {label!r}")
+    known = np.isfinite(labels[label].to_numpy(float))
+    z = model.latents().split(model.vae.groups, 1)[g].numpy()[model.split.train][known].astype(float)
+    value = labels[label].to_numpy(float)[known]
+    if len(z) <= z.shape[1] or not value.std() > 0: raise ValueError(f"{label!r} must vary over more than {z.shape[1]} training images; {len(z)} are known")
+    z, value = z - z.mean(0), value - value.mean()
+    slope = np.linalg.lstsq(z, value, rcond=None)[0]
+    along, told = z.T @ (z @ slope) / len(z), np.mean((z @ slope) ** 2) / value.var()
+    if told < 0.1: warnings.warn(f"group {g} tells {told:.0%} of the variance of {label!r}: this direction leads far from all latents", stacklevel=3)
+    return sd * value.std() * along / (slope @ along)
 
 def networks_in(
     precision: str,                   # "float32", "bfloat16" (autocast), "auto" (the quicker of these) or "float64" (slow)

@@ -107,9 +107,10 @@ class Preset:
     levers: dict[str, float] = field(default_factory=dict) # options of `ddim_guidance.edit` in every mode but the paper's
     autoguidance: float = 1.0              # w of `denoiser.Autoguided` in those modes, where there is a weaker denoiser; 1: none
 
-    def gammas_of(self, mode: str) -> tuple[float, ...]:
-        "Guidance scales shown by default in a mode of `ddim_guidance.edit`."
-        return self.gammas if mode == "paper" else self.relative_gammas
+    def gammas_of(self, mode: str, both_ways: bool = False) -> tuple[float, ...]:
+        "Guidance scales shown by default in a mode of `ddim_guidance.edit`; along a direction with either sign."
+        gammas = self.gammas if mode == "paper" else self.relative_gammas
+        return tuple(sorted({*gammas, *(-g for g in gammas if g)})) if both_ways else gammas
 
     def levers_of(self, mode: str) -> dict[str, float]:
         "Options of `ddim_guidance.edit` by default in a mode: those that suit this preset's denoiser."
@@ -133,7 +134,7 @@ def _presets() -> dict[str, Preset]:
     paper = Preset("paper", 128, 5760, VAEConfig(), CriticConfig(steps=10_000, lr=2e-3), DenoiserConfig(), t_edit=135)
     demo = Preset("demo", 64, 5760, VAEConfig(seeds=2, steps=3000, batch_size=256, lr=3e-3), CriticConfig("denoiser", 0, 64, steps=3000, lr=4e-3, dropout=0.3, views=16),
         DenoiserConfig(image_size=64, width=64, multipliers=(1, 2, 1.5), layers=2, patch=4, attention_levels=2, steps=4000, batch_size=32, lr=1e-3,
-                       ema=0.995, precision="bfloat16"), t_edit=135, levers={"begin": 3, "eta": 1.0, "fixed_point": 1, "until": 45})
+                       ema=0.995, precision="bfloat16"), t_edit=135, levers={"until": 45})
     tiny = Preset("tiny", 32, 400, VAEConfig(seeds=2, steps=300, batch_size=128, lr=3e-3),
         CriticConfig(width=16, features=32, steps=150, batch_size=64, lr=4e-3),
         DenoiserConfig(image_size=32, width=16, multipliers=(1, 2), layers=1, patch=2, attention=False, T=50, steps=100,

@@ -406,7 +406,8 @@ class FrameGrid:
 
     @classmethod
     def of_edits(cls, edits: Edits) -> "FrameGrid":
-        "The frames of `MIGVis.edit`."
+        "The frames of `MIGVis.edit`. Raises ValueError for edits without target images: there is nothing to choose."
+        if edits.target_index is None: raise ValueError("these edits have no target images, between which an explorer lets one choose; use .plot()")
         pairs = tuple(zip(edits.original_index, edits.target_index))
         found = dict(zip(edits.original_index, edits.originals)) | dict(zip(edits.target_index, edits.targets))
         album = Album(tuple(found), np.stack(list(found.values())), tuple(f"image {i}" for i in found))
