@@ -252,12 +252,14 @@ def describe_edits(edits: Any) -> dict[str, Any]: # JSON-able
 
 def report_of(run: Path) -> dict[str, Any]:
     "What a run measured of itself when it was written."
+    from migvis.pipeline import _check_noted
+    _check_noted(run / "report.json")
     return json.loads((run / "report.json").read_text())
 
 def write_json(path: Path, content: dict) -> Path:
     "Write JSON, atomically."
-    from migvis.training import atomic_write
-    with atomic_write(path) as temporary: temporary.write_text(json.dumps(content, indent=1))
+    from migvis.data import _as_json, atomic_write
+    with atomic_write(path) as temporary: temporary.write_text(_as_json(content, indent=1))
     return path
 
 # %% ../nbs/09_cli.ipynb #13bedfce
@@ -452,8 +454,9 @@ def info(args: argparse.Namespace) -> None:
     "What is installed, or what is in a run or a recording."
     if args.path is None: print(json.dumps(installation(), indent=1))
     elif (args.path / "run.json").is_file():
-        for name in ("run.json", "report.json"):
-            if (args.path / name).is_file(): print((args.path / name).read_text())
+        from migvis.pipeline import _read_run
+        print(json.dumps(_read_run(args.path), indent=1))
+        if (args.path / "report.json").is_file(): print(json.dumps(report_of(args.path), indent=1))
     elif args.path.is_file():
         from migvis import Recording
         print(Recording.load(args.path))
@@ -483,6 +486,8 @@ def main(
 def _run(arguments: Sequence[str] | None) -> int:
     "Parse, run, and tell what went wrong in one line."
     args = build_parser().parse_args(arguments)
+    for name, value in vars(args).items():
+        if isinstance(value, Path): setattr(args, name, value.expanduser())
     told: set[str] = set()
     def note(message: Any, *_: Any, **__: Any) -> None: # each once
         if str(message) not in told: print(f"migvis: note: {message}", file=sys.stderr)

@@ -950,7 +950,7 @@ def reading(
     remedy: str, # what to do when it is not
 ) -> Iterator[Path]:
     "Make errors met while reading a file name the file and the remedy."
-    path = Path(path)
+    path = Path(path).expanduser()
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist; it should be {what}: {remedy}")
     try:
@@ -1220,7 +1220,7 @@ def fetch_files(
             raise ValueError(f"{name} from {url} does not have the expected SHA-1 {sha1} and was not kept; try again, or get the file elsewhere") from error
         except OSError as error:
             raise OSError(f"cannot store {name} in {folder} ({error}); choose another folder") from error
-    return Path(folder)
+    return Path(folder).expanduser()
 
 
 def fetch_majaj_hong(
@@ -1309,7 +1309,7 @@ def load_majaj_hong(
 ) -> Recording:
     "Majaj, Hong, Solomon & DiCarlo 2015: macaque IT and V4 responses to HvM images, from the files of Brain-Score."
     check_background(background)
-    folder = fetch_majaj_hong(url=url) if folder is None else Path(folder)
+    folder = fetch_majaj_hong(url=url) if folder is None else Path(folder).expanduser()
     images, labels = read_stimuli(folder, size if background == "keep" else max(size, WORKING_SIZE))
     path = one_file(folder, ["assy_dicarlo_MajajHong2015*.nc", "assy*.nc"], "assembly")
     values, shown, sites = read_netcdf(path)
@@ -1427,7 +1427,7 @@ def load_authors_arrays(
     pose_columns: tuple[str, ...] = ("rxy", "rxz", "ryz", "s", "ty", "tz"), # order of the pose features
 ) -> Recording:
     "The arrays that the MIG-Vis authors work from: images without background, pose, category, trial averages."
-    folder = Path(folder)
+    folder = Path(folder).expanduser()
     images = read_npy(folder / AUTHORS_FILES["images"], (None, None, None))
     n = len(images)
     pose = read_npy(folder / AUTHORS_FILES["pose"], (n, len(pose_columns)))

@@ -631,7 +631,7 @@ def training_pictures(
 ) -> Callable[[int, nn.Module, Mapping], None]: # `callback` of `train_denoiser`
     "Callback that records losses and draws them, with unguided samples, as training goes on."
     if int(every) != every or every < 1: raise ValueError(f"every must be a positive number of steps, got {every!r}")
-    folder, drawn = Path(folder), [-1]
+    folder, drawn = Path(folder).expanduser(), [-1]
 
     def callback(step: int, model: nn.Module, row: Mapping) -> None:
         if not PartialState().is_main_process: return

@@ -447,7 +447,7 @@ def list_checkpoints(
     folder: str | Path,
 ) -> list[Path]: # oldest first
     "The checkpoints in a folder."
-    return sorted(Path(folder).glob("step-*.safetensors"))
+    return sorted(Path(folder).expanduser().glob("step-*.safetensors"))
 
 # %% ../nbs/00b_training.ipynb #eec7ca13
 def _check_fingerprint(path: Path, found: Mapping, expected: Mapping) -> None:
