@@ -49,7 +49,7 @@ from .infonce import ConvEncoder, Critics, DenoiserEncoder, held_out_mi, load_cr
 from .pretrained import digest_weights, load_pretrained, load_weak, pretrained_for, same_network, weights_file
 from .readouts import ReadoutConfig, Readouts, load_readouts, train_readouts
 from .training import Preset, atomic_write, computing_in, get_preset, load_tensors, quick_precision, resolve_device, write_csv
-from .vae import FittedVAE, fit_vae, load_vae, save_vae
+from .vae import FittedVAE, check_supervision, fit_vae, load_vae, save_vae
 
 # %% ../nbs/05c_pipeline.ipynb #57c4bcb1
 def fingerprint(
@@ -423,6 +423,7 @@ def fit_run(model: MIGVis, recording: Recording, out: str | Path | None, silent:
     _check_vae_options(vae)
     if start is not None: check_start(start, model.preset)
     recording = prepare(recording, model.preset, silent)
+    if "supervision" in vae: check_supervision(recording.labels, vae["supervision"], len(model.preset.vae.groups))
     split = Split.of(recording, model.seed)
     forget(model)
     model.options = {k: repr(v) for k, v in (vae | ({"start": start} if start else {})).items()}
