@@ -80,12 +80,13 @@ def standard_methods() -> dict[str, Method]:
 def fit_models(
     model: MIGVis,
     folder: str | Path,                     # where fitted models are kept
-    names: Sequence[str] = ("critics", "linear", "regressor", "conditional", "decoder"),
+    names: str | Sequence[str] = ("critics", "linear", "regressor", "conditional", "decoder"),
     progress: bool = True,
 ) -> dict[str, Any]: # name -> model
     "The models that methods guide by: the run's critics, and the baselines', fitted to the same images and latents."
     fitters = {"critics": lambda *_: model.critics, "linear": fit_linear, "regressor": fit_regressor, "conditional": fit_conditional,
                "decoder": fit_decoder}
+    names = [names] if isinstance(names, str) else list(names)
     if unknown := set(names) - set(fitters): raise ValueError(f"models must be among {sorted(fitters)}, got {sorted(unknown)}")
     options = {"seed": model.seed, "device": model.device, "progress": progress}
     return {name: fitters[name](model, Path(folder).expanduser(), options) for name in names}

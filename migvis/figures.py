@@ -204,10 +204,11 @@ def _shift(ax: Axes, margin: float, width: float) -> Axes:
 def plot_manifolds(
     table: pd.DataFrame,                    # rows: images; columns: latents and labels, as of `vae.latent_table`
     pairs: Sequence[tuple[str, str]],       # columns of each panel
-    colours: Sequence[str],                 # label columns; one row of panels each
+    colours: str | Sequence[str],           # label columns; one row of panels each
     caption: str = "",
 ) -> Figure:
     "Pairs of latent dimensions on one scale, coloured by labels (paper Fig. 7B). Raises ValueError for columns that are not there."
+    colours = [colours] if isinstance(colours, str) else list(colours)
     missing = {*colours, *(c for pair in pairs for c in pair)} - set(table)
     if missing: raise ValueError(f"the table has no columns {sorted(missing)}; it has {list(table)}")
     reach = 1.05 * table[[c for pair in pairs for c in pair]].abs().to_numpy().max() # one scale: what carries nothing looks like it

@@ -51,10 +51,11 @@ from .infonce import ConvEncoder, Critics, DenoiserEncoder, held_out_mi, load_cr
 from .null import NullResult, null
 from .pretrained import digest_weights, load_pretrained, load_weak, pretrained_for, same_network, weights_file
 from .readouts import ReadoutConfig, Readouts, load_readouts, train_readouts
+from .selectivity import group_slices, probe_attribute
 from .training import (Preset, atomic_write, computing_in, get_preset, load_tensors, quick_precision, resolve_device,
                              write_csv)
-from .selectivity import group_slices, probe_attribute
-from .vae import CategoricalCode, FittedVAE, fit_vae, load_vae, save_vae
+from .vae import CategoricalCode, FittedVAE, check_supervision, fit_vae, load_vae, save_vae
+
 
 # %% ../nbs/05c_pipeline.ipynb #57c4bcb1
 def fingerprint(
@@ -573,6 +574,7 @@ def fit_run(model: MIGVis, recording: Recording, out: str | Path | None, silent:
     _check_vae_options(vae)
     if start is not None: check_start(start, model.preset)
     recording = prepare(recording, model.preset, silent)
+    if "supervision" in vae: check_supervision(recording.labels, vae["supervision"], len(model.preset.vae.groups))
     split = Split.of(recording, model.seed)
     forget(model)
     model.options = _deciding(vae | ({"start": start} if start else {}))

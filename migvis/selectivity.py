@@ -316,12 +316,14 @@ def group_probe_matrix(
     z: np.ndarray, # (n, D) latents of held-out images
     groups: Sequence[int], # size of each group
     labels: pd.DataFrame, # n rows
-    attributes: Sequence[str] = tuple(ATTRIBUTES), # keys of ATTRIBUTES, or label columns
+    attributes: str | Sequence[str] = tuple(ATTRIBUTES), # keys of ATTRIBUTES, or label columns
     kind: str = "linear", # or "neighbours"
     folds: int = 5,
 ) -> pd.DataFrame: # rows: groups and "all"; columns: attributes; accuracy or R^2
     "What each group predicts, cross-validated: accuracy for classes, R^2 for numbers."
-    z = np.asarray(z, float)
+    z, attributes = np.asarray(z, float), [attributes] if isinstance(attributes, str) else list(attributes)
+    if unknown := [name for name in attributes if name not in ATTRIBUTES and name not in labels]:
+        raise ValueError(f"there are no attributes {unknown}; there are {list(ATTRIBUTES)}, and the labels {list(labels)}")
     parts = {f"group {g + 1}": part for g, part in enumerate(group_slices(groups, z.shape[1]))} | {"all": slice(None)}
     return pd.DataFrame({name: {attribute: probe_attribute(z[:, part], labels, attribute, kind, folds) for attribute in attributes}
                          for name, part in parts.items()}).T
@@ -385,10 +387,11 @@ def subspace_table(
     z: Any, # (n, D)
     groups: Sequence[int], # size of each group
     truth: Mapping[str, np.ndarray], # Recording.truth, with basis_<factor> (N, k)
-    factors: Sequence[str] = ("rotation", "category", "shape", "albedo", "position"),
+    factors: str | Sequence[str] = ("rotation", "category", "shape", "albedo", "position"),
     seed: int = 0,
 ) -> pd.DataFrame: # rows: groups and "chance"; columns: factors; mean squared cosine of the principal angles, 0..1
     "Overlap of each group's population subspace with each factor's true one."
+    factors = [factors] if isinstance(factors, str) else list(factors)
     missing = [factor for factor in factors if f"basis_{factor}" not in truth]
     if missing:
         raise ValueError(f"the truth has no basis for {missing}; it has {sorted(k for k in truth if k.startswith('basis_'))}")
@@ -416,9 +419,10 @@ class Fitted(Protocol):
 
 def usable_factors(
     labels: pd.DataFrame,
-    names: Sequence[str] = ("category", "rxy", "rxz", "ryz"),
+    names: str | Sequence[str] = ("category", "rxy", "rxz", "ryz"),
 ) -> pd.DataFrame: # those that are there, complete, and vary
     "Factors of the disentanglement scores."
+    names = [names] if isinstance(names, str) else names
     return labels[[name for name in names if name in labels and labels[name].notna().all() and labels[name].nunique() > 1]]
 
 # %% ../nbs/05b_selectivity.ipynb #e713edd5
@@ -559,8 +563,10 @@ def table_4(
 
 def table_scores(
     scores: pd.DataFrame, # of score_members, with a column `subject`
-    columns: Sequence[str] = ("r2", "mig", "group_mig"),
+    columns: str | Sequence[str] = ("r2", "mig", "group_mig"),
 ) -> pd.DataFrame: # mean ± sd over seeds, times 100
     "Any scores of every subject and variant."
-    grouped = scores.groupby(["subject", "variant"], sort=False)[list(columns)]
+    columns = [columns] if isinstance(columns, str) else list(columns)
+    if missing := [name for name in columns if name not in scores]: raise ValueError(f"there are no scores {missing}; there are {list(scores)}")
+    grouped = scores.groupby(["subject", "variant"], sort=False)[columns]
     return grouped.agg(mean_sd)

@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['ANGLES', 'POSE_AND_CATEGORY', 'LabelCode', 'PRIOR_HIDDEN', 'LIKELIHOODS', 'PRIOR_ANCHOR', 'PRIOR_LOG_VAR', 'WEIGHTS',
            'ACTIVE', 'CODES', 'PAPER', 'WARM_UP', 'FORGET', 'standardized_columns', 'sincos_columns', 'matrix_columns',
-           'Continuous', 'Categorical', 'ContinuousCode', 'CategoricalCode', 'label_codes', 'StackedLinear',
-           'StackedScale', 'stacked_mlp', 'NeuralVAE', 'take_members', 'seeded_ensemble', 'gaussian_log_likelihood',
-           'poisson_log_likelihood', 'Likelihood', 'gaussian_kl', 'prior_kl', 'label_gram', 'leak', 'Targets',
-           'make_targets', 'elbo_terms', 'negative_objective', 'posterior_activity', 'FittedVAE', 'save_vae',
-           'load_vae', 'ablation', 'term_ablation', 'config_weights', 'member_table', 'hold_out', 'Objective',
-           'make_objective', 'fit_vae', 'trial_table', 'latent_table', 'widest_pair']
+           'Continuous', 'Categorical', 'ContinuousCode', 'CategoricalCode', 'check_supervision', 'label_codes',
+           'StackedLinear', 'StackedScale', 'stacked_mlp', 'NeuralVAE', 'take_members', 'seeded_ensemble',
+           'gaussian_log_likelihood', 'poisson_log_likelihood', 'Likelihood', 'gaussian_kl', 'prior_kl', 'label_gram',
+           'leak', 'Targets', 'make_targets', 'elbo_terms', 'negative_objective', 'posterior_activity', 'FittedVAE',
+           'save_vae', 'load_vae', 'ablation', 'term_ablation', 'config_weights', 'member_table', 'hold_out',
+           'Objective', 'make_objective', 'fit_vae', 'trial_table', 'latent_table', 'widest_pair']
 
 # %% ../nbs/01_vae.ipynb #e9d01238
 import hashlib
@@ -71,13 +71,15 @@ ANGLES = {"linear": standardized_columns, "sincos": sincos_columns, "matrix": ma
 class Continuous:
     "A group predicts numeric label columns through a linear head."
     group: int # index of the group, from 0
-    columns: tuple[str, ...] = ("rxy", "rxz", "ryz") # label columns; NaN entries are left out (mean and scale are of the rows without any)
+    columns: str | tuple[str, ...] = ("rxy", "rxz", "ryz") # label columns, or one; NaN entries are left out (mean and scale are of the rows without any)
     angles: str = "linear" # "linear" for plain numbers; "sincos" or "matrix" for angles in degrees
     weight: float = 1.0 # multiplies this term's log likelihood
     aligned: bool = False # target k is predicted from dimension k of the group alone, so that dimensions have meanings
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "columns", tuple(self.columns))
+        object.__setattr__(self, "columns", (self.columns,) if isinstance(self.columns, str) else tuple(self.columns))
+        if not self.columns:
+            raise ValueError("columns must name at least one label column")
         if self.angles not in ANGLES:
             raise ValueError(f"angles must be one of {sorted(ANGLES)}, not {self.angles!r}")
         if self.group < 0 or self.weight < 0:
@@ -111,6 +113,8 @@ class Categorical:
     def aligned(self) -> bool: return False
 
     def __post_init__(self) -> None:
+        if not isinstance(self.column, str):
+            raise TypeError(f"column must be the name of one label column, not {self.column!r}; give one Categorical for each")
         if self.group < 0 or self.weight < 0:
             raise ValueError(f"group and weight must not be negative: {self}")
 
@@ -190,18 +194,32 @@ class CategoricalCode:
 # %% ../nbs/01_vae.ipynb #765e00b5
 LabelCode = ContinuousCode | CategoricalCode
 
-# %% ../nbs/01_vae.ipynb #b647e930
-def label_codes(
-    labels: pd.DataFrame, # training labels
-    supervision: Sequence[Continuous | Categorical], # what is wanted
+# %% ../nbs/01_vae.ipynb #80b067ec
+def check_supervision(
+    labels: pd.DataFrame,
+    supervision: Continuous | Categorical | Sequence[Continuous | Categorical],
     n_groups: int, # G
-) -> tuple[LabelCode, ...]: # what is possible
-    "Codes of the labels that can supervise; a warning names the others and the groups left unsupervised."
+) -> tuple[Continuous | Categorical, ...]: # as a tuple
+    "Raise ValueError for a group that is not there, and for a label that is not; of the default, `POSE_AND_CATEGORY`, labels may be missing."
+    supervision = (supervision,) if isinstance(supervision, (Continuous, Categorical)) else tuple(supervision)
     outside = [spec.group for spec in supervision if spec.group >= n_groups]
     if outside:
         raise ValueError(f"supervision names group {outside[0]}, but there are {n_groups} groups, numbered from 0")
+    wanted = [column for spec in supervision for column in (spec.columns if isinstance(spec, Continuous) else (spec.column,))]
+    missing = [column for column in wanted if column not in labels]
+    if missing and supervision != POSE_AND_CATEGORY:
+        raise ValueError(f"supervision names {', '.join(missing)}, but the labels are {', '.join(map(str, labels))}; correct the name, or leave it out")
+    return supervision
+
+# %% ../nbs/01_vae.ipynb #b647e930
+def label_codes(
+    labels: pd.DataFrame, # training labels
+    supervision: Continuous | Categorical | Sequence[Continuous | Categorical], # what is wanted
+    n_groups: int, # G
+) -> tuple[LabelCode, ...]: # what is possible
+    "Codes of the labels that can supervise; a warning names the others and the groups left unsupervised."
     codes, problems = [], []
-    for spec in supervision:
+    for spec in check_supervision(labels, supervision, n_groups):
         try:
             codes.append(spec.code(labels))
         except ValueError as problem:
@@ -890,7 +908,7 @@ def fit_vae(
     validation: Recording | None = None, # chooses the weights; None: a tenth of `train` is held out
     config: VAEConfig = VAEConfig(), # groups, hidden, beta, label_weight, steps, batch_size, lr
     *,
-    supervision: Sequence[Continuous | Categorical] = POSE_AND_CATEGORY, # labels of groups; () for none
+    supervision: Continuous | Categorical | Sequence[Continuous | Categorical] = POSE_AND_CATEGORY, # labels of groups; () for none
     seeds: int | Sequence[int] = 5, # members of each variant; the n-th seed draws the n-th stream of noise, so that its place among them counts, too
     variants: Mapping[str, Mapping[str, float]] | None = None, # as from `ablation`; None: only the configuration's own weights
     likelihood: str = "gaussian", # or "poisson"

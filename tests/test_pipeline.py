@@ -20,6 +20,7 @@ from migvis.denoiser import build_denoiser
 from migvis.pipeline import Edits, Split, alone_in, as_groups, as_indices, check_preset, claim_folder, denoiser_for, fingerprint, pair_up, report_vae, score_labels
 from migvis.pretrained import load_pretrained
 from migvis.training import get_preset
+from migvis.vae import Continuous
 
 ROOT = Path(__file__).parents[1]
 TINY = get_preset("tiny")
@@ -262,6 +263,12 @@ def test_settings_of_late_stages_are_refused_before_the_first(recording, tmp_pat
 
 def test_presets_pass_their_own_check():
     for name in ("tiny", "demo", "paper"): check_preset(get_preset(name))
+
+
+def test_a_misspelt_label_leaves_no_folder(recording, tmp_path):
+    with pytest.raises(ValueError, match="supervision names orientation, but the labels are"):
+        MIGVis(SMALL, device="cpu").fit(recording, out=tmp_path / "run", progress=False, supervision=Continuous(0, "orientation"))
+    assert not (tmp_path / "run").exists()
 
 
 def test_arguments_that_fit_does_not_have_leave_no_folder(recording, tmp_path):

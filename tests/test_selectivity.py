@@ -338,3 +338,13 @@ def test_columns_that_hardly_vary_have_no_nonsense():
     z = np.random.default_rng(3).standard_normal((400, 4))
     gaps = mig(z, mostly)
     assert np.isfinite(gaps["f"]) and np.isnan(gaps["one"])
+
+
+def test_one_name_is_one_name_and_a_misspelt_one_is_refused(codes, scores):
+    labels, z = pd.DataFrame({"category": list("ab") * 20, "rxy": np.arange(40.0)}), np.random.default_rng(0).normal(size=(40, 2))
+    assert list(group_probe_matrix(z, (1, 1), labels, "category")) == ["category"]
+    assert np.isnan(group_probe_matrix(z, (1, 1), labels, "position").to_numpy()).all(), "a known attribute may have no labels"
+    with pytest.raises(ValueError, match="no attributes .'categry'."): group_probe_matrix(z, (1, 1), labels, ("category", "categry"))
+    assert list(usable_factors(labels, "rxy")) == ["rxy"] and list(table_scores(scores, "r2")) == ["r2"]
+    with pytest.raises(ValueError, match="no scores .'r3'."): table_scores(scores, ("r2", "r3"))
+    with pytest.raises(ValueError, match="no basis for .'rotation'."): subspace_table(lambda z: z, z, (2,), {}, factors="rotation")

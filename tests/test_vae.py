@@ -559,6 +559,26 @@ def test_heads_that_could_not_be_told_apart_are_refused():
     with pytest.raises(ValueError, match="rxy"): label_codes(labels, (Continuous(0, ("rxy",)), Continuous(1, ("rxy",))), 3)
 
 
+@pytest.mark.parametrize("wanted, told", [
+    (Continuous(0, ("rxy", "rxzz")), "supervision names rxzz, but the labels are .*rxz"),
+    ((Continuous(0), Categorical(1, "categry")), "supervision names categry"),
+    ((Categorical(1, "Category"),), "supervision names Category"),
+])
+def test_a_misspelt_label_is_refused(wanted, told):
+    recording = toy_recording(40)
+    with pytest.raises(ValueError, match=told): label_codes(recording.labels, wanted, 3)
+    with pytest.raises(ValueError, match=told): fit_vae(recording, None, SMALL, supervision=wanted, seeds=1, device="cpu", progress=False)
+
+
+def test_one_name_is_one_column_and_one_label_is_a_supervision():
+    assert Continuous(0, "orientation").columns == ("orientation",) and Continuous(0, ["a", "b"]).columns == ("a", "b")
+    labels = toy_recording(40).labels
+    assert [code.name for code in label_codes(labels, Continuous(0, "rxy"), 3)] == ["rxy"]
+    assert [code.name for code in label_codes(labels, Categorical(1), 3)] == ["category"]
+    with pytest.raises(ValueError, match="at least one label column"): Continuous(0, ())
+    with pytest.raises(TypeError, match="name of one label column"): Categorical(0, ("category", "object"))
+
+
 def test_steps_given_to_fit_vae_are_those_of_its_schedule():
     short = replace(SMALL, steps=4)
     a = fit_vae(toy_recording(60), toy_recording(30, seed=1), replace(SMALL, steps=4), seeds=1, device="cpu", progress=False)
