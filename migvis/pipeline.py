@@ -769,8 +769,8 @@ def check_levers(
     if unknown := sorted(set(options) - known): raise ValueError(f"edits have no options {', '.join(unknown)}; there are {', '.join(sorted(known))}")
     how = edit_mode(mode, **{name: value for name, value in options.items() if name in levers})
     times = schedule_of(preset).times(options["t_edit"], options["steps"])
-    if max(how.begin, how.until) >= times[0]:
-        raise ValueError(f"begin and until must be below t_edit={times[0]}, where edits start, got begin={how.begin} and until={how.until}")
+    if how.until >= times[0]:
+        raise ValueError(f"until must be below t_edit={times[0]}, where edits start, got until={how.until}")
     check_precision(options.get("precision", "float32"))
     check_gamma(gammas, np.size(gammas))
 

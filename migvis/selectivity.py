@@ -252,7 +252,7 @@ def probes(
     kinds = {
         "linear": lambda: (LogisticRegression(C=1.0, max_iter=300, tol=1e-3), RidgeCV(np.logspace(-1, 3, 9))),
         "neighbours": lambda: (KNeighborsClassifier(15, weights="distance"), KNeighborsRegressor(15, weights="distance")),
-        "forest": lambda: (RandomForestClassifier(200, min_samples_leaf=2, random_state=0), RandomForestRegressor(200, min_samples_leaf=2, random_state=0)),
+        "forest": lambda: (RandomForestClassifier(60, min_samples_leaf=2, random_state=0), RandomForestRegressor(60, min_samples_leaf=2, random_state=0)),
     }
     if kind not in kinds:
         raise ValueError(f"unknown kind of probe {kind!r}; choose from {sorted(kinds)}")

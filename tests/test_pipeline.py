@@ -1,5 +1,6 @@
 """From a recording to edited images: the stages, files, errors, determinism."""
 import copy
+import functools
 import json
 import os
 import subprocess
@@ -20,7 +21,7 @@ from migvis.denoiser import build_denoiser
 from migvis.pipeline import Edits, Split, alone_in, as_groups, as_indices, check_preset, claim_folder, denoiser_for, fingerprint, pair_up, report_vae, score_labels
 from migvis.pretrained import load_pretrained
 from migvis.training import get_preset
-from migvis.vae import Continuous
+from migvis.vae import Continuous, fit_vae
 
 ROOT = Path(__file__).parents[1]
 TINY = get_preset("tiny")
@@ -95,6 +96,7 @@ def test_after_a_mistyped_argument_the_corrected_call_goes_on(recording, tmp_pat
     import migvis.pipeline as pipeline
     with pytest.raises((ValueError, TypeError, KeyError)): MIGVis(SMALL, seed=1, device="cpu").fit(recording, out=tmp_path, progress=False, **wrong)
     class Reached(Exception): pass
+    @functools.wraps(fit_vae) # the arguments that it takes
     def reached(*_, **__): raise Reached
     monkeypatch.setattr(pipeline, "fit_vae", reached)
     with pytest.raises(Reached): MIGVis(SMALL, seed=1, device="cpu").fit(recording, out=tmp_path, progress=False)
