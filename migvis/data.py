@@ -13,6 +13,7 @@ import json
 import math
 import os
 import re
+import time
 import uuid
 import warnings
 import zipfile
@@ -803,6 +804,60 @@ def atomic_write(
     finally:
         temporary.unlink(missing_ok=True)
 
+# %% ../nbs/00_data.ipynb #3645f8c1
+class _TooLarge(ValueError):
+    "A file says that it holds more than is read."
+
+# %% ../nbs/00_data.ipynb #3645f8c2
+def _check_bytes(
+    n_bytes: int, # as the file declares them
+    what: str, # for the message
+) -> None:
+    "Refuse to read more gigabytes than the environment variable MIGVIS_MAX_GB says (4 if it is not set)."
+    text = os.environ.get("MIGVIS_MAX_GB", "4")
+    try:
+        limit = float(text)
+    except ValueError as error:
+        raise ValueError(f"the environment variable MIGVIS_MAX_GB must be a number of gigabytes, not {text!r}") from error
+    if n_bytes > limit * 1e9:
+        raise _TooLarge(f"{what} is said to hold {n_bytes / 1e9:.3g} GB, and more than {limit:g} GB are not read; "
+                        "if it is right, set the environment variable MIGVIS_MAX_GB to a larger number")
+
+# %% ../nbs/00_data.ipynb #3645f8c3
+def _declared_bytes(
+    stream: Any, # of a .npy file
+) -> int:
+    "Size of an array as its header gives it. Raises ValueError for another kind of file."
+    version = np.lib.format.read_magic(stream)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, _, dtype = read(stream)
+    return math.prod(shape) * dtype.itemsize
+
+# %% ../nbs/00_data.ipynb #3645f8c4
+def _load_arrays(
+    path: str | Path, # an .npz file
+    remedy: str, # what to do where it is damaged
+) -> dict[str, np.ndarray]:
+    "All arrays of a file, without pickle: declared sizes are looked at first, checksums compared. Raises ValueError for a damaged file."
+    path = Path(path).expanduser()
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {path}")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            _check_bytes(sum(_member_bytes(archive, info) for info in archive.infolist()), path.name)
+            read = {name.removesuffix(".npy"): io.BytesIO(archive.read(name)) for name in archive.namelist()} # checksums are compared here
+        return {name: np.lib.format.read_array(data, allow_pickle=False) for name, data in read.items()}
+    except _TooLarge:
+        raise
+    except Exception as error: # damage can look like anything: a password, another compression, a huge array
+        raise ValueError(f"{path} is damaged or not an npz file ({error}); {remedy}") from error
+
+
+def _member_bytes(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> int:
+    "How large a member of an npz file says it is: in the archive, or in its own header."
+    with archive.open(info) as stream:
+        return max(info.file_size, _declared_bytes(stream) if info.filename.endswith(".npy") else 0)
+
 # %% ../nbs/00_data.ipynb #3645f8b9
 def pack_table(
     table: pd.DataFrame | None, # labels or sites
@@ -869,6 +924,8 @@ def load_recording(
         truth = None if meta["truth"] is None else {k: arrays[f"truth/{k}"] for k in meta["truth"]}
         images = arrays["images"].astype(np.float32) / np.float32(255) if arrays["images"].dtype == np.uint8 else arrays["images"]
         fields = {"images": images, "responses": arrays["responses"], "trials": arrays.get("trials")}
+    except _TooLarge:
+        raise
     except KeyError as error:
         raise ValueError(f"{path} is not a recording saved by migvis: it has no {error}; load it with one of the load_ functions") from error
     except (ValueError, AttributeError, TypeError) as error:
@@ -912,22 +969,6 @@ def _as_json(
             return [plain(v) for v in x]
         return None if isinstance(x, float) and not math.isfinite(x) else x
     return json.dumps(plain(content), allow_nan=False, **options)
-
-# %% ../nbs/00_data.ipynb #ae9219d1
-def _load_arrays(
-    path: str | Path, # an .npz file
-    remedy: str, # what to do where it is damaged
-) -> dict[str, np.ndarray]:
-    "All arrays of a file, checksums compared. Raises FileNotFoundError, or ValueError for a damaged file."
-    path = Path(path).expanduser()
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no file {path}")
-    try:
-        with zipfile.ZipFile(path) as file: # each member is read to its end, where its checksum is compared
-            read = {name.removesuffix(".npy"): io.BytesIO(file.read(name)) for name in file.namelist()}
-        return {name: np.lib.format.read_array(data, allow_pickle=False) for name, data in read.items()}
-    except Exception as error: # damage can look like anything: a password, another compression, a huge array
-        raise ValueError(f"{path} is damaged or not an npz file ({error}); {remedy}") from error
 
 # %% ../nbs/00_data.ipynb #1c386e7d
 def import_for(
@@ -982,18 +1023,39 @@ def need_shape(
         expected = "(" + ", ".join("any" if s is None else str(s) for s in shape) + (",)" if len(shape) == 1 else ")")
         raise ValueError(f"the field {field!r} has shape {tuple(values.shape)}, but {expected} is expected; export it again in this shape")
 
+# %% ../nbs/00_data.ipynb #1c386e7e
+def _check_hdf5(
+    file: Any, # open h5py file
+    parts: tuple[str, ...] = ("",), # beginnings of the names of what will be read
+) -> None:
+    "Refuse links and storage outside the file, which could show any file of this machine, and more data than are read."
+    h5py, sizes = import_for("h5py", "reading HDF5"), []
+
+    def weigh(name: str, item: Any) -> str | None: # a name stops the search
+        if not isinstance(item, h5py.Dataset):
+            return None
+        sizes.append(item.nbytes if name.startswith(parts) else 0)
+        return name if item.external or item.is_virtual and any(s.file_name != "." for s in item.virtual_sources()) else None
+
+    outside = file.visititems_links(lambda name, link: name if isinstance(link, h5py.ExternalLink) else None) or file.visititems(weigh)
+    if outside:
+        raise ValueError(f"the field {outside!r} lies in another file, which is not read; copy it into this one (h5copy, h5repack)")
+    _check_bytes(sum(sizes), "the file")
+
 # %% ../nbs/00_data.ipynb #07b20fa1
 def group_trials(
     values: np.ndarray, # (P, N) one row a presentation
     shown: np.ndarray, # (P,) id of the image of each presentation
     image_ids: np.ndarray, # (n,) ids of the images
-) -> np.ndarray: # (n, repeats, N) float32, NaN where an image had fewer repeats
+) -> np.ndarray: # (n, repeats, N) floats, NaN where an image had fewer repeats
     "Sort presentations into repeats of each image, in the order in which they came. Raises ValueError for unknown ids."
+    if not pd.Index(image_ids).is_unique:
+        raise ValueError(f"the id {pd.Index(image_ids)[pd.Index(image_ids).duplicated()][0]} stands for several images; give each its own")
     rows = pd.Index(image_ids).get_indexer(shown)
     if (rows < 0).any():
         raise ValueError(f"{len(set(shown[rows < 0]))} ids have responses but no image, for example {shown[rows < 0][0]}; add the images, or pass missing='drop'")
     repeat = pd.Series(rows).groupby(rows).cumcount().to_numpy()
-    trials = np.full((len(image_ids), int(repeat.max()) + 1, values.shape[1]), np.nan, dtype=np.float32)
+    trials = np.full((len(image_ids), int(repeat.max()) + 1, values.shape[1]), np.nan, dtype=np.result_type(values, np.float32))
     trials[rows, repeat] = values
     return trials
 
@@ -1026,7 +1088,7 @@ def recording_from_trials(
     keep_trials: bool = True, # False keeps the averages, and the noise ceiling in the table of sites
 ) -> Recording:
     "Average single trials and make a recording, checked."
-    trials = np.asarray(trials, dtype=np.float32)
+    trials = _real(trials, "trials")
     rows, columns = find_holes(np.isfinite(trials).any(1), missing)
     if not (rows.all() and columns.all()):
         warnings.warn(f"{name}: {(~rows).sum()} images and {(~columns).sum()} units without complete data are left out", stacklevel=3)
@@ -1037,6 +1099,51 @@ def recording_from_trials(
     average = np.nanmean(trials, axis=1, dtype=np.float64)
     recording = Recording(images, average, labels, sites, trials if keep_trials else None, name=name)
     return recording.check()
+
+# %% ../nbs/00_data.ipynb #07b20fa2
+def _check_counting(
+    shown: pd.Series, # (P,) id of the image of each presentation
+    known: Any, # ids of the images there are
+    what: str, # for the message
+) -> None:
+    "Images numbered by their place count from 0: refuse presentations that count from 1, and warn where they may."
+    known, shown = pd.Index(list(known)), pd.Index(shown).dropna()
+    numeric = all(pd.api.types.is_numeric_dtype(ids) and len(ids) for ids in (known, shown))
+    if not numeric or set(known) != set(range(len(known))) or (shown < 1).any():
+        return
+    message = f"no presentation shows image 0, and the numbers run from {shown.min()} to {shown.max()}, while {what} count from 0 to {len(known) - 1}"
+    if len(known) in shown:
+        raise ValueError(f"{message}; if they count from 1, subtract 1, or number the images from 1, as in images=dict(enumerate(pictures, 1))")
+    warnings.warn(f"{message}; if they count from 1, every picture is the wrong one", stacklevel=4)
+
+# %% ../nbs/00_data.ipynb #07b20fa3
+def _labels_of_images(
+    shown: pd.DataFrame, # P presentations with image_id and labels
+) -> pd.DataFrame: # one row an image, in the order of first appearance
+    "Labels of images from those of presentations. Refuses an image of two categories or objects; leaves out what else differs."
+    values = shown.astype(str).groupby(shown["image_id"], sort=False).nunique(dropna=False)
+    for column in ("category", "object"):
+        if column in values and (values[column] > 1).any():
+            image = values.index[values[column] > 1][0]
+            found = list(pd.unique(shown[column][shown["image_id"] == image]))
+            raise ValueError(f"the presentations of image {image} differ in {column}, {found[:5]}; correct them, or give labels with one row an image")
+    differing = [c for c in values if (values[c] > 1).any()]
+    if differing:
+        warnings.warn(f"{differing} differ between presentations of one image, so they are no labels of images and are left out", stacklevel=4)
+    return shown.drop(columns=differing).drop_duplicates("image_id")
+
+# %% ../nbs/00_data.ipynb #07b20fa4
+def _rename(
+    table: pd.DataFrame,
+    names: dict[str, str], # old: new
+) -> pd.DataFrame:
+    "Rename columns. Raises ValueError when a column of the new name is there already and holds something else."
+    for old, new in names.items():
+        if old in table and new in table and old != new:
+            if list(map(str, table[old])) != list(map(str, table[new])):
+                raise ValueError(f"the columns {old!r} and {new!r} mean the same, but differ; drop or rename one")
+            table = table.drop(columns=new)
+    return table.rename(columns=names)
 
 # %% ../nbs/00_data.ipynb #82516cd0
 def resize_images(
@@ -1059,10 +1166,72 @@ def resize_images(
     resized = [F.interpolate(part, size=(size, size), mode="bilinear", antialias=True, align_corners=False) for part in parts]
     return torch.cat(resized).clamp(0, 1).numpy()
 
+# %% ../nbs/00_data.ipynb #82516cd1
+def _grey(
+    picture: Any, # a PIL image
+) -> np.ndarray: # (H, W) float32 in [0, 1]
+    "Grey values of a picture: 8 or 16 bits are scaled to 1, and what is transparent lies on black."
+    if picture.mode.startswith("I;16") or (picture.mode == "I" and picture.format == "PNG"): # as older versions of Pillow read 16 bits
+        return np.asarray(picture).astype(np.float32) / np.float32(65535)
+    if picture.mode in ("I", "F"):
+        raise ValueError(f"pixels of mode {picture.mode} have no known range; save the picture with 8 or 16 bits")
+    if "A" not in picture.getbands() and "transparency" not in picture.info:
+        return np.asarray(picture.convert("L"), np.float32) / np.float32(255)
+    picture = picture.convert("RGBA")
+    opaque = np.asarray(picture.getchannel("A"), np.float32) / np.float32(255)
+    return np.asarray(picture.convert("RGB").convert("L"), np.float32) / np.float32(255) * opaque
 
+# %% ../nbs/00_data.ipynb #82516cd2
+def _grey_array(
+    values: np.ndarray, # (H, W), (H, W, 3) or (H, W, 4), with opacity
+    bits: int = 16, # of uint16 values
+) -> np.ndarray: # (H, W); uint8 stays as it is, colour and 16 bits become floats in [0, 1]
+    "Grey values of a stored picture: colours averaged, 16 bits scaled, what is transparent on black."
+    values = np.asarray(values)
+    if values.dtype == np.uint16:
+        values = values / (2.0**bits - 1)
+    if values.ndim == 2:
+        return values
+    if values.shape[-1] not in (3, 4):
+        raise ValueError(f"pictures must be (H, W), (H, W, 3) or (H, W, 4), not {values.shape}")
+    values = values / 255 if values.dtype == np.uint8 else values
+    return values[..., :3].mean(-1) * (values[..., 3] if values.shape[-1] == 4 else 1)
+
+# %% ../nbs/00_data.ipynb #82516cd3
+def _ends(
+    path: str, # with / or \\ between folders
+) -> list[str]: # the whole path, then without its first folder, ..., then the name alone
+    "The ends of a path, longest first."
+    parts = str(path).replace("\\", "/").split("/")
+    return ["/".join(parts[k:]) for k in range(len(parts))]
+
+# %% ../nbs/00_data.ipynb #82516cd7
+def _find_members(
+    infos: list[zipfile.ZipInfo], # of an archive
+    names: list[str], # of pictures, with or without folders
+) -> list[zipfile.ZipInfo]: # one for each name
+    "Find files by their whole path, else by the longest end of it that the archive knows. Raises ValueError where that is not one file."
+    by_end: dict[str, list[zipfile.ZipInfo]] = {}
+    for info in infos:
+        for end in [] if info.is_dir() else _ends(info.filename):
+            by_end.setdefault(end, []).append(info)
+    need_fields(by_end, [name for name in names if _ends(name)[-1] not in by_end][:3], "pictures")
+    found, owner = [], {}
+    for name in names:
+        hits = by_end[next(end for end in _ends(name) if end in by_end)]
+        hits = [info for info in hits if info.filename == name] or hits
+        if len(hits) > 1:
+            raise ValueError(f"the picture {name!r} could be {hits[0].filename!r} or {hits[1].filename!r}; name it with its folders, as the archive does")
+        first = owner.setdefault(hits[0].filename, name)
+        if first != name:
+            raise ValueError(f"{first!r} and {name!r} are different pictures, but the archive has only {hits[0].filename!r}; is it complete?")
+        found.append(hits[0])
+    return found
+
+# %% ../nbs/00_data.ipynb #82516cd4
 def read_zip_images(
     path: str | Path, # zip archive of pictures
-    names: list[str], # names of the files wanted, without folders
+    names: list[str], # names of the files wanted, with or without folders
     size: int, # pixels
     max_bytes: int = 64 * 2**20, # larger members are refused
 ) -> np.ndarray: # (n, 1, size, size) float32, in the order of `names`
@@ -1070,18 +1239,24 @@ def read_zip_images(
     from PIL import Image
     from tqdm.auto import tqdm
 
-    pictures = []
+    pictures, clear = [], 0
     with zipfile.ZipFile(path) as archive:
-        members = {Path(info.filename).name: info for info in archive.infolist() if not info.is_dir()}
-        need_fields(members, names[:1] + [name for name in names if name not in members][:3], "pictures")
-        for name in tqdm(names, desc="reading images", unit="image", disable=len(names) < 500 or None):
-            if members[name].file_size > max_bytes:
-                raise ValueError(f"the picture {name!r} is {members[name].file_size} bytes large; more than {max_bytes} are refused")
-            picture = Image.open(io.BytesIO(archive.read(members[name]))).convert("L")
-            pictures.append(resize_images(np.asarray(picture, np.float32)[None] / np.float32(255), size)[0])
+        members = _find_members(archive.infolist(), names)
+        for name, member in tqdm(list(zip(names, members)), desc="reading images", unit="image", disable=len(names) < 500 or None):
+            if member.file_size > max_bytes:
+                raise ValueError(f"the picture {name!r} is {member.file_size} bytes large; more than {max_bytes} are refused")
+            try:
+                picture = Image.open(io.BytesIO(archive.read(member)))
+                grey = _grey(picture)
+            except (OSError, ValueError, Image.DecompressionBombError) as error:
+                raise ValueError(f"the picture {name!r} cannot be read ({error}); save it again as PNG") from error
+            clear += "A" in picture.getbands() or "transparency" in picture.info
+            pictures.append(resize_images(grey[None], size)[0])
+    if clear:
+        warnings.warn(f"{clear} of {len(names)} pictures have transparent parts, which became black", stacklevel=3)
     return np.stack(pictures)
 
-
+# %% ../nbs/00_data.ipynb #82516cd5
 def text_column(
     values: Any, # array of bytes, strings or numbers
 ) -> np.ndarray: # the same, bytes decoded
@@ -1089,24 +1264,25 @@ def text_column(
     values = np.asarray(values)
     return np.array([v.decode() if isinstance(v, bytes) else v for v in values]) if values.dtype.kind in "SO" else values
 
-
+# %% ../nbs/00_data.ipynb #82516cd6
 def variation_names(
     values: Any, # 3, 3.0, "3", b"V3" or "V3"
 ) -> np.ndarray: # "V0", "V3", "V6"
     "Bring variation levels to one spelling."
     levels = pd.to_numeric(pd.Series(text_column(values)).astype(str).str.upper().str.lstrip("V"), errors="coerce")
-    if levels.isna().any():
-        raise ValueError(f"variation levels must be 0, 3 and 6, or V0, V3 and V6, not {text_column(values)[levels.isna().to_numpy().argmax()]}")
+    wrong = (levels % 1 != 0).to_numpy() # NaN, too
+    if wrong.any():
+        raise ValueError(f"variation levels must be 0, 3 and 6, or V0, V3 and V6, not {text_column(values)[wrong.argmax()]}")
     return np.array([f"V{int(level)}" for level in levels])
 
 # %% ../nbs/00_data.ipynb #da9a4887
 BRAINSCORE_NAMES = {"category": "category_name", "object": "object_name", "image_id": "stimulus_id"}
 
-
+# %% ../nbs/00_data.ipynb #da9a4888
 def to_xarray(
     recording: Recording,
 ) -> Any: # xarray.DataArray (neuroid, presentation, time_bin)
-    "The responses as an assembly in the dimensions of Brain-Score; single trials where there are any."
+    "The responses as an assembly of Brain-Score; single trials where there are any. A column of sites that labels have, too, is called site_..."
     xarray = import_for("xarray", "to_xarray")
     n, n_units = recording.responses.shape
     trials = recording.responses[:, None] if recording.trials is None else recording.trials
@@ -1117,13 +1293,17 @@ def to_xarray(
     sites = pd.DataFrame(index=range(n_units)) if recording.sites is None else recording.sites.rename(columns={"site_id": "neuroid_id"})
     if "neuroid_id" not in sites:
         sites = sites.assign(neuroid_id=[f"site{i:04d}" for i in range(n_units)])
-    coords = {c: ("presentation", labels[c].to_numpy()[image]) for c in labels} | {"repetition": ("presentation", repeat)}
+    labels = labels.assign(repetition=0).rename(columns=str)
+    _check_columns(labels, "labels, by their names in Brain-Score,")
+    sites = sites.rename(columns={c: f"site_{c}" for c in sites if str(c) in labels}).rename(columns=str)
+    _check_columns(sites, "sites, by their names in Brain-Score,")
+    coords = {c: ("presentation", repeat if c == "repetition" else labels[c].to_numpy()[image]) for c in labels}
     coords |= {c: ("neuroid", sites[c].to_numpy()) for c in sites}
     values = trials[image, repeat].T[:, :, None]
     attrs = {"name": recording.name, "simulated": int(recording.simulated)}
     return xarray.DataArray(values, dims=("neuroid", "presentation", "time_bin"), coords=coords, attrs=attrs, name="data")
 
-
+# %% ../nbs/00_data.ipynb #da9a4889
 def read_assembly(
     assembly: Any, # xarray DataArray, or a Dataset with one 3-D variable
 ) -> tuple[np.ndarray, pd.DataFrame, pd.DataFrame]: # (P, N) values, table of presentations, table of sites
@@ -1139,19 +1319,19 @@ def read_assembly(
     assembly = assembly.reset_index([name for name in ("neuroid", "presentation", "time_bin") if name in assembly.indexes])
     table = lambda dim: pd.DataFrame({str(k): text_column(c.values) for k, c in assembly.coords.items() if c.dims == (dim,)}, index=range(assembly.sizes[dim]))
     values = assembly.transpose("presentation", "neuroid", ...).values.reshape(assembly.sizes["presentation"], -1)
-    return values, brainscore_labels(table("presentation")), table("neuroid").rename(columns={"neuroid_id": "site_id"})
+    return values, brainscore_labels(table("presentation")), _rename(table("neuroid"), {"neuroid_id": "site_id"})
 
-
+# %% ../nbs/00_data.ipynb #da9a488a
 def brainscore_labels(
     table: pd.DataFrame, # with the column names of Brain-Score, old or new
 ) -> pd.DataFrame: # with the column names of this project
     "Rename stimulus columns: stimulus_id or image_id, category_name, object_name; variation as V0, V3, V6."
     if "stimulus_id" in table and "image_id" in table:
         table = table.drop(columns="image_id")
-    table = table.rename(columns={new: old for old, new in BRAINSCORE_NAMES.items()})
+    table = _rename(table, {new: old for old, new in BRAINSCORE_NAMES.items()})
     return table.assign(variation=variation_names(table["variation"])) if "variation" in table else table
 
-
+# %% ../nbs/00_data.ipynb #da9a488b
 def from_xarray(
     assembly: Any, # xarray DataArray or Dataset in the dimensions of Brain-Score
     images: Any, # (n, 1, H, W), one for each id
@@ -1162,7 +1342,9 @@ def from_xarray(
     values, shown, sites = read_assembly(assembly)
     need_fields(shown, ["image_id", "category"], "coordinates")
     ids = pd.unique(shown["image_id"]) if image_ids is None else np.asarray(image_ids)
-    labels = shown.drop(columns="repetition", errors="ignore").drop_duplicates("image_id").set_index("image_id").reindex(ids).reset_index(names="image_id")
+    if image_ids is not None:
+        _check_counting(shown["image_id"], ids, "image_ids")
+    labels = _labels_of_images(shown.drop(columns="repetition", errors="ignore")).set_index("image_id").reindex(ids).reset_index(names="image_id")
     known = shown["image_id"].isin(ids).to_numpy() | (missing != "drop")
     if not known.any():
         raise ValueError(f"none of the ids with responses has an image: {shown['image_id'].iloc[0]!r}, ... in the assembly, {ids[:1].tolist()} ... in image_ids")
@@ -1200,11 +1382,45 @@ MAJAJ_HONG_SHA1 = {
 }
 
 
+# %% ../nbs/00_data.ipynb #5c2e6c1e
+def _download(
+    url: str,
+    path: str | Path, # where to write it
+    max_bytes: int, # more is refused
+    seconds: float, # longer is refused
+) -> None:
+    "Download a file. Raises ConnectionAbortedError for one that is too large or takes too long."
+    import requests
+    import urllib3
+    from tqdm.auto import tqdm
+
+    start, received = time.monotonic(), 0
+    with requests.get(url, stream=True, timeout=60) as response, open(path, "wb") as file:
+        response.raise_for_status()
+        size = int(response.headers.get("Content-Length", 0))
+        read = getattr(response.raw, "read1", response.raw.read) # what has come, however little
+        with tqdm(total=size or None, unit="B", unit_scale=True, desc=url.rsplit("/", 1)[-1]) as bar:
+            try:
+                while chunk := read(2**16, decode_content=True):
+                    received += len(chunk)
+                    if max(received, size) > max_bytes:
+                        raise ConnectionAbortedError(f"{url} is larger than {max_bytes} bytes and was not kept; is it the right address? "
+                                                     "max_bytes= allows more")
+                    if time.monotonic() - start > seconds:
+                        raise ConnectionAbortedError(f"{url} took longer than {seconds:g} seconds and was not kept; try again, or give more seconds=")
+                    file.write(chunk)
+                    bar.update(len(chunk))
+            except urllib3.exceptions.HTTPError as error:
+                raise requests.exceptions.ConnectionError(str(error)) from error
+
+# %% ../nbs/00_data.ipynb #5c2e6c1f
 def fetch_files(
     files: dict[str, str], # name: SHA-1
     url: str, # where the names are
     folder: str | Path, # where to put them
     retries: int = 2, # further attempts when a connection breaks
+    max_bytes: int = 2 * 10**9, # largest file
+    seconds: float = 3600, # longest time for one file
 ) -> Path: # the folder
     "Fetch files and verify them. What is complete stays; nothing partial does."
     pooch = import_for("pooch", "fetching recordings")
@@ -1212,17 +1428,19 @@ def fetch_files(
 
     for name, sha1 in files.items():
         try:
-            downloader = pooch.HTTPDownloader(progressbar=True, timeout=60)
+            downloader = lambda address, file, _: _download(address, file, max_bytes, seconds)
             pooch.create(folder, url.rstrip("/") + "/", registry={name: f"sha1:{sha1}"}, retry_if_failed=retries).fetch(name, downloader=downloader)
+        except ConnectionAbortedError:
+            raise
         except requests.exceptions.RequestException as error:
             raise ConnectionError(f"could not fetch {name} from {url} ({error}); nothing partial was kept: try again, or give folder= with the files") from error
         except ValueError as error:
             raise ValueError(f"{name} from {url} does not have the expected SHA-1 {sha1} and was not kept; try again, or get the file elsewhere") from error
         except OSError as error:
             raise OSError(f"cannot store {name} in {folder} ({error}); choose another folder") from error
-    return Path(folder).expanduser()
+    return Path(folder)
 
-
+# %% ../nbs/00_data.ipynb #5c2e6c20
 def fetch_majaj_hong(
     folder: str | Path | None = None, # where to put the files; default: the user's cache
     url: str = MAJAJ_HONG_URL, # where they are
@@ -1234,8 +1452,9 @@ def fetch_majaj_hong(
 
 # %% ../nbs/00_data.ipynb #76b41896
 SUBJECTS = {"M1": "Chabo", "M2": "Tito"}
+_TEXT_COLUMNS = ("stimulus_id", "image_id", "filename", "image_file_name", "category_name", "object_name", "category", "object", "background_id")
 
-
+# %% ../nbs/00_data.ipynb #76b41897
 def one_file(
     folder: Path,
     patterns: list[str], # in order of preference
@@ -1247,7 +1466,7 @@ def one_file(
         raise FileNotFoundError(f"{folder} holds no {what} ({' or '.join(patterns)}); fetch the files with fetch_majaj_hong(), or name their folder")
     return matches[0]
 
-
+# %% ../nbs/00_data.ipynb #76b41898
 def choose_sites(
     sites: pd.DataFrame, # with columns animal and region
     subject: str | None, # "M1", "M2", the animal's name, or None for all
@@ -1264,7 +1483,7 @@ def choose_sites(
         raise ValueError(f"no site of subject {subject!r} in region {region!r}; there are {there} (M1 is Chabo, M2 is Tito)")
     return keep
 
-
+# %% ../nbs/00_data.ipynb #76b41899
 def read_stimuli(
     folder: Path,
     size: int, # pixels
@@ -1272,25 +1491,35 @@ def read_stimuli(
     "Read the stimulus set of Brain-Score: a table and a zip archive of pictures."
     table_path = one_file(folder, ["stimulus_*.csv", "image_dicarlo_hvm*.csv"], "stimulus table")
     with reading(table_path, "the stimulus table of Brain-Score", "fetch it again"):
-        labels = pd.read_csv(table_path)
+        others = [c for c in pd.read_csv(table_path, nrows=0) if c not in _TEXT_COLUMNS]
+        labels = pd.read_csv(table_path, dtype=dict.fromkeys(_TEXT_COLUMNS, str), keep_default_na=False, # ids as written: 0001, NA, None
+                             na_values=dict.fromkeys(others, ["", "NA", "NaN", "nan", "None", "null"]))
         file_names = next((labels[c] for c in ("filename", "image_file_name") if c in labels), None)
         labels = brainscore_labels(labels).drop(columns=["id", "filename", "image_file_name"], errors="ignore")
         need_fields(labels, ["image_id", "category", "object"], "columns (stimulus_id or image_id, category_name, object_name)")
+        for column in ("image_id", "category", "object"):
+            if (labels[column] == "").any():
+                raise ValueError(f"{column} is empty in row {int((labels[column] == '').argmax())} of the table; complete it")
         check_unique(labels, "image_id", "stimuli")
-        names = list(labels["image_id"] + ".png") if file_names is None else [Path(name).name for name in file_names]
+        names = list(labels["image_id"] + ".png") if file_names is None else list(file_names)
     with reading(one_file(folder, ["stimulus_*.zip", "image_dicarlo_hvm*.zip"], "archive of pictures"), "the zip archive of pictures", "fetch it again") as path:
         return read_zip_images(path, names, size), labels
 
-
+# %% ../nbs/00_data.ipynb #76b418a3
 def read_netcdf(
     path: Path,
 ) -> tuple[np.ndarray, pd.DataFrame, pd.DataFrame]: # values, presentations, sites
     "Read an assembly from a netCDF file."
     xarray = import_for("xarray", "load_majaj_hong")
     import_for("h5netcdf", "load_majaj_hong")
-    with reading(path, "a netCDF assembly of Brain-Score", "fetch it again"), xarray.open_dataset(path, engine="h5netcdf") as dataset:
-        values, shown, sites = read_assembly(dataset.load())
+    h5py = import_for("h5py", "load_majaj_hong")
+    with reading(path, "a netCDF assembly of Brain-Score", "fetch it again"):
+        with h5py.File(path, "r") as file:
+            _check_hdf5(file)
+        with xarray.open_dataset(path, engine="h5netcdf") as dataset:
+            values, shown, sites = read_assembly(dataset.load())
         need_fields(shown, ["image_id"], "coordinates (stimulus_id or image_id)")
+        shown = shown.assign(image_id=shown["image_id"].astype(str)) # as in the table of stimuli
         need_fields(sites, ["site_id"], "coordinates (neuroid_id)")
         if "repetition" in shown and shown.duplicated(["image_id", "repetition"]).any():
             raise ValueError("an image has the same repetition twice in 'presentation'; remove the duplicate presentations")
@@ -1375,6 +1604,7 @@ def load_hvm_hdf5(
     check_background(background)
     h5py = import_for("h5py", "load_hvm_hdf5")
     with reading(path, "the HDF5 file ventral_neural_data.hdf5", "copy or download it again") as path, h5py.File(path, "r") as file:
+        _check_hdf5(file, ("images", "image_meta", "neural_meta", "time_averaged"))
         need_fields(file, ["images", "image_meta", "neural_meta", "time_averaged_trial_averaged"])
         need_fields(file["image_meta"], list(HDF5_LABELS), "fields of image_meta")
         need_shape(file["images"], (None, None, None), "images")
@@ -1403,7 +1633,11 @@ def read_npy(
     "Read one .npy file without pickle and check its shape."
     with reading(path, "a NumPy .npy array", "copy it again from the authors' files"):
         try:
+            with open(path, "rb") as file:
+                _check_bytes(_declared_bytes(file), path.name)
             array = np.load(path, allow_pickle=False)
+        except _TooLarge:
+            raise
         except ValueError as error:
             raise OSError("not an array that can be read without pickle") from error
         need_shape(array, shape, path.name)
@@ -1454,8 +1688,9 @@ def read_npz(
 ) -> dict[str, np.ndarray]:
     "Read an npz file without pickle."
     try:
-        with np.load(path, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}
+        return _load_arrays(path, "get it again")
+    except _TooLarge:
+        raise
     except (ValueError, AttributeError, TypeError) as error:
         raise OSError("it is not an npz file that can be read without pickle") from error
 
@@ -1488,25 +1723,38 @@ def load_cowley_v4(
 # %% ../nbs/00_data.ipynb #a28d88e3
 NWB_IMAGE_COLUMNS = ("image_id", "stimulus_id", "image_name", "stimulus_name", "stimulus", "image_index", "stimulus_index", "image")
 
+# %% ../nbs/00_data.ipynb #a28d88e4
+def _join(
+    intervals: np.ndarray, # (k, 2) seconds
+    gap: float = 1e-6, # seconds; what is less is rounding
+) -> np.ndarray: # (j, 2) sorted, apart from each other
+    "Join intervals that overlap or touch."
+    intervals = intervals[np.argsort(intervals[:, 0])]
+    until = np.maximum.accumulate(intervals[:, 1])
+    first = np.flatnonzero(np.r_[True, intervals[1:, 0] > until[:-1] + gap])
+    return np.stack([intervals[first, 0], until[np.r_[first[1:], len(intervals)] - 1]], axis=1)
 
+# %% ../nbs/00_data.ipynb #a28d88e5
 def count_spikes(
     spike_times: np.ndarray, # (spikes,) seconds, sorted
-    onsets: np.ndarray, # (P,) seconds
+    onsets: np.ndarray, # (P,) seconds; NaN where nothing was shown
     window: tuple[float, float], # seconds after onset, half open
     observed: np.ndarray | None = None, # (intervals, 2) seconds in which the unit was observed; None is always
-) -> np.ndarray: # (P,) counts; NaN where the unit was not observed for the whole window
+) -> np.ndarray: # (P,) counts; NaN without onset, or where the unit was not observed for the whole window
     "Count spikes in a window after each onset."
     start, stop = onsets + window[0], onsets + window[1]
     counts = (np.searchsorted(spike_times, stop) - np.searchsorted(spike_times, start)).astype(np.float32)
-    if observed is None or not len(observed):
-        return counts
-    inside = ((start[:, None] >= observed[:, 0]) & (stop[:, None] <= observed[:, 1])).any(1)
+    inside = np.isfinite(start) # no onset, no presentation
+    if observed is not None and len(observed):
+        observed = _join(np.asarray(observed, dtype=float))
+        inside &= ((start[:, None] >= observed[:, 0]) & (stop[:, None] <= observed[:, 1])).any(1)
     return np.where(inside, counts, np.float32(np.nan))
 
-
+# %% ../nbs/00_data.ipynb #a28d88e6
 def nwb_images(
     nwb: Any, # open NWBFile
     name: str | None, # name of the container in stimulus_template or stimulus; None takes the only one
+    numbered: bool = False, # whether presentations name images by numbers, which the container may give an order of its own
 ) -> dict[Any, np.ndarray]: # grey picture of each id (name of an image, or number in a series)
     "Pictures stored in an NWB file, as an Images container or an image series."
     found = {**dict(nwb.stimulus_template), **dict(nwb.stimulus)}
@@ -1515,57 +1763,72 @@ def nwb_images(
         raise ValueError(f"stimulus_template holds {len(usable)} sets of images {list(usable)}; name one with image_container=, or pass images=")
     need_fields(usable, [name or next(iter(usable))], "image containers")
     container = usable[name or next(iter(usable))]
-    pictures = {k: v.data[:] for k, v in container.images.items()} if hasattr(container, "images") else dict(enumerate(container.data[:]))
-    return {k: np.asarray(v)[..., :3].mean(-1).astype(np.asarray(v).dtype) if np.ndim(v) == 3 else np.asarray(v) for k, v in pictures.items()}
+    order, bits = getattr(container, "order_of_images", None), getattr(container, "bits_per_pixel", None) or 16
+    if not hasattr(container, "images"):
+        pictures = dict(enumerate(container.data[:]))
+    elif numbered and order is not None:
+        pictures = {k: order[k].data[:] for k in range(len(order))}
+    else:
+        pictures = {k: v.data[:] for k, v in container.images.items()}
+    return {k: _grey_array(v, bits) for k, v in pictures.items()}
 
-
+# %% ../nbs/00_data.ipynb #a28d88e7
 def nwb_trials(
     nwb: Any, # open NWBFile
     image_column: str | None, # column of the trials table with the id of the image; None tries the usual names
-    window: tuple[float, float], # seconds after start_time
+    window: tuple[float, float], # seconds after the onset
+    onset_column: str = "start_time", # column of the trials table with the onset of the image, seconds; NaN where none was shown
 ) -> tuple[np.ndarray, pd.DataFrame, pd.DataFrame]: # (P, N) counts, trials with image_id, sites
     "Read trials and units of an NWB file and count spikes."
     if nwb.trials is None or nwb.units is None:
         raise ValueError("a trials table and a units table are needed; add them with nwbfile.add_trial and nwbfile.add_unit")
     trials, units = nwb.trials.to_dataframe(), nwb.units.to_dataframe()
     column = image_column or next((c for c in NWB_IMAGE_COLUMNS if c in trials), "image_id")
-    need_fields(trials, ["start_time", column], "columns of the trials table (name it with image_column=)")
+    need_fields(trials, [onset_column, column], "columns of the trials table (name it with image_column=, the onset with onset_column=)")
     need_fields(units, ["spike_times"], "columns of the units table")
-    onsets = trials["start_time"].to_numpy(dtype=float)
+    onsets = trials[onset_column].to_numpy(dtype=float)
     observed = units["obs_intervals"] if "obs_intervals" in units else [None] * len(units)
     counts = np.stack([count_spikes(np.sort(t), onsets, window, o) for t, o in zip(units["spike_times"], observed)], axis=1)
     plain = [c for c in units if c not in ("spike_times", "obs_intervals") and pd.api.types.is_scalar(units[c].iloc[0])]
-    sites = units[plain].rename(columns={"location": "region"}).reset_index(names="site_id")
+    sites = units[plain] if "region" in plain else units[plain].rename(columns={"location": "region"})
+    sites = sites.reset_index(drop=True) if "site_id" in plain else sites.reset_index(names="site_id")
+    if column != "image_id" and "image_id" in trials:
+        warnings.warn(f"images are named by the column {column!r} of the trials table; its column 'image_id' is left out", stacklevel=3)
+    trials = trials.drop(columns=[] if column == "image_id" else "image_id", errors="ignore")
     return counts, trials.rename(columns={column: "image_id"}).reset_index(drop=True), sites
 
-
+# %% ../nbs/00_data.ipynb #a28d88e8
 def load_nwb(
     path: str | Path, # NWB file
     images: Any = None, # {id: (H, W) picture}; None takes those in the file
     labels: pd.DataFrame | None = None, # with image_id and category; None takes the columns of the trials table
     image_column: str | None = None, # column of the trials table with the id of the image
     image_container: str | None = None, # which images of the file
-    window: tuple[float, float] = (0.07, 0.17), # seconds after the start of a trial
+    window: tuple[float, float] = (0.07, 0.17), # seconds after the onset
     size: int = 128, # pixels
     missing: str = "error", # or "drop"
+    onset_column: str = "start_time", # column of the trials table with the onset of the image, seconds
 ) -> Recording:
     "Spike counts from an NWB file with a trials table (image ids) and a units table (spike times)."
-    pynwb = import_for("pynwb", "load_nwb")
+    pynwb, h5py = import_for("pynwb", "load_nwb"), import_for("h5py", "load_nwb")
     if not window[0] < window[1]:
         raise ValueError(f"window must be (from, to) in seconds with from < to, not {window}")
     with reading(path, "an NWB file", "copy or export it again") as path:
+        with h5py.File(path, "r") as plain:
+            _check_hdf5(plain, ("units", "intervals", "stimulus"))
         try:
             file = pynwb.NWBHDF5IO(str(path), "r")
         except Exception as error:
             raise OSError(str(error)) from error
         with file as io_:
             nwb = io_.read()
-            counts, shown, sites = nwb_trials(nwb, image_column, window)
-            pictures = nwb_images(nwb, image_container) if images is None else dict(images)
+            counts, shown, sites = nwb_trials(nwb, image_column, window, onset_column)
+            numbered = pd.api.types.is_numeric_dtype(shown["image_id"])
+            pictures = nwb_images(nwb, image_container, numbered) if images is None else dict(images)
             name = " ".join(filter(None, ["NWB", nwb.session_id or path.stem]))
         return recording_from_presentations(counts, shown, pictures, labels, sites, name, size, missing)
 
-
+# %% ../nbs/00_data.ipynb #a28d88e9
 def recording_from_presentations(
     values: np.ndarray, # (P, N)
     shown: pd.DataFrame, # P rows with image_id, and labels if `labels` is None
@@ -1579,9 +1842,12 @@ def recording_from_presentations(
     "Bring presentations, pictures and labels together by the id of the image."
     if labels is None:
         need_fields(shown, ["category"], "columns of the trials table (or pass labels= with image_id and category)")
-        labels = shown.drop(columns=["start_time", "stop_time"], errors="ignore").drop_duplicates("image_id")
+        labels = _labels_of_images(shown.drop(columns=["start_time", "stop_time"], errors="ignore"))
+    labels = _keep_index(labels, "image_id", "labels")
     need_fields(labels, ["image_id", "category"], "columns of labels")
     check_unique(labels, "image_id", "labels")
+    _check_counting(shown["image_id"], pictures, "pictures")
+    _check_counting(shown["image_id"], labels["image_id"], "labels")
     lacking = ~labels["image_id"].isin(list(pictures)).to_numpy()
     if lacking.any() and missing == "error":
         raise ValueError(f"{lacking.sum()} images have no picture, for example {labels['image_id'][lacking].iloc[0]}; pass images=, or missing='drop'")

@@ -7,6 +7,7 @@ __all__ = ['V1Population', 'draw_cells', 'gabor_pairs', 'cell_drive', 'event_rat
            'simulate_v1', 'read_mat', 'shrink_images', 'read_stringer_images', 'read_stringer_session', 'load_stringer']
 
 # %% ../nbs/00d_v1.ipynb #0a61ccee
+import math
 import warnings
 import zlib
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from .data import Recording, check_images, need_fields, need_shape, reading, recording_from_trials, to_unit_range
+from .data import Recording, _check_bytes, check_images, need_fields, need_shape, reading, recording_from_trials, to_unit_range
 from .simulate import render_hvm
 
 # %% ../nbs/00d_v1.ipynb #dbe30da4
@@ -166,16 +167,22 @@ def simulate_v1(
     return Recording(images, average, labels, sites, trials, "simulated V1", truth, simulated=True)
 
 # %% ../nbs/00d_v1.ipynb #fd68d049
+_MAT_BYTES = {"int8": 1, "uint8": 1, "logical": 1, "int16": 2, "uint16": 2, "int32": 4, "uint32": 4, "single": 4}
+
+
 def read_mat(
     path: str | Path, # MATLAB file of version 7 or older
     names: list[str], # variables wanted
 ) -> dict[str, Any]:
     "Read variables of a MATLAB file; structures become dictionaries. Raises FileNotFoundError, or ValueError for another or a damaged file."
-    from scipy.io import loadmat
+    from scipy.io import loadmat, whosmat
     from scipy.io.matlab import MatReadError
 
     with reading(path, "a MATLAB file (.mat)", "copy or fetch it again") as path:
-        try: found = loadmat(path, simplify_cells=True, variable_names=names)
+        try:
+            declared = [math.prod(shape) * _MAT_BYTES.get(kind, 8) for name, shape, kind in whosmat(path) if name in names]
+            _check_bytes(sum(declared), path.name)
+            found = loadmat(path, simplify_cells=True, variable_names=names)
         except NotImplementedError as error:
             raise ValueError("MATLAB files of version 7.3 are not read; save it in MATLAB with save(..., '-v7')") from error
         except (MatReadError, zlib.error, TypeError, KeyError, AttributeError, IndexError, MemoryError) as error:

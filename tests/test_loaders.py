@@ -6,6 +6,7 @@ import warnings
 import zipfile
 from datetime import datetime, timezone
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -298,6 +299,19 @@ def test_fetch_replaces_a_damaged_file_in_the_cache(server, tmp_path):
     assert contents(fetch_files(sums(server), server.url, tmp_path)) == server.files
 
 
+@pytest.mark.parametrize("limits, message", [
+    ({"max_bytes": 1000}, "a.bin is larger than 1000 bytes and was not kept"), ({"seconds": -1}, "a.bin took longer than -1 seconds and was not kept"),
+])
+def test_downloads_end(server, tmp_path, limits, message):
+    with pytest.raises(ConnectionError, match=message): fetch_files(sums(server), server.url, tmp_path, **limits)
+    assert contents(tmp_path) == {} and server.requests == ["a.bin"]
+
+
+def test_downloads_that_do_not_say_their_size_end_too(server, tmp_path, monkeypatch):
+    monkeypatch.setattr(BaseHTTPRequestHandler, "send_header", lambda *header: None)
+    with pytest.raises(ConnectionError, match="larger than 1000 bytes"): fetch_files(sums(server), server.url, tmp_path, max_bytes=1000)
+
+
 def test_fetch_into_a_folder_that_cannot_be(server, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match="cannot store a.bin in .*choose another folder"):
@@ -533,7 +547,7 @@ def test_real_v4_session(realdata):
 # ---------------------------------------------------------------- NWB
 
 
-def write_nwb(path, column="stimulus_id", in_file="Images", observed=False, drop_column=False, units=True, seed=0):
+def write_nwb(path, column="stimulus_id", in_file="Images", observed=False, drop_column=False, units=True, seed=0, shift=0, change=lambda nwb: None):
     pynwb = pytest.importorskip("pynwb")
     from pynwb.base import Images
     from pynwb.image import GrayscaleImage, ImageSeries
@@ -551,13 +565,14 @@ def write_nwb(path, column="stimulus_id", in_file="Images", observed=False, drop
         nwb.add_trial_column(name=column, description="which")
     nwb.add_trial_column(name="category", description="which")
     for k, i in enumerate(shown):
-        ident = {} if drop_column else {column: names[i] if in_file == "Images" else int(i)}
+        ident = {} if drop_column else {column: names[i] if in_file == "Images" else int(i) + shift}
         nwb.add_trial(start_time=k * 0.5, stop_time=k * 0.5 + 0.3, category=CATEGORIES[i], **ident)
     spikes = [np.sort(rng.uniform(0, 6.5, 400)) for _ in range(3)]
     if units:
         nwb.add_unit_column(name="region", description="where")
         for u, times in enumerate(spikes):
             nwb.add_unit(spike_times=times, region="IT", **({"obs_intervals": [[0, 3.0 if u == 1 else 7.0]]} if observed else {}))
+    change(nwb)
     with pynwb.NWBHDF5IO(str(path), "w") as io_:
         io_.write(nwb)
     return path, pictures, shown, spikes
@@ -630,6 +645,251 @@ def test_nwb_window():
     pytest.importorskip("pynwb")
     with pytest.raises(ValueError, match="from < to"):
         load_nwb("a.nwb", window=(0.2, 0.1))
+
+
+def test_trials_without_onset_are_no_presentations():
+    counts = count_spikes(np.arange(0, 10, 0.01), np.array([1, np.nan, 3]), (0.07, 0.17))
+    np.testing.assert_array_equal(counts, [10, np.nan, 10])
+    observed = np.array([[0.0, 4.0]])
+    np.testing.assert_array_equal(count_spikes(np.arange(0, 10, 0.01), np.array([1, np.nan, 3]), (0.07, 0.17), observed), [10, np.nan, 10])
+
+
+@pytest.mark.parametrize("intervals, expected", [
+    ([[0, 2.1], [2.1, 5]], [10, 10]), ([[2.1, 5], [0, 1.5], [1.4, 2.1 - 1e-9]], [10, 10]), ([[0, 2.1], [2.12, 5]], [10, np.nan]),
+])
+def test_intervals_that_touch_or_overlap_are_one(intervals, expected):
+    counts = count_spikes(np.arange(0, 10, 0.01) + 0.005, np.array([1, 2]), (0.07, 0.17), np.array(intervals, float))
+    np.testing.assert_array_equal(counts, expected)
+
+
+def test_nwb_onsets_from_another_column(tmp_path):
+    def change(nwb):
+        nwb.add_trial_column(name="image_on", description="when", data=[np.nan if k == 5 else k * 0.5 + 0.1 for k in range(12)])
+    path, _, shown, spikes = write_nwb(tmp_path / "a.nwb", change=change)
+    with pytest.warns(UserWarning, match="'image_on'.*differ between presentations of one image"):
+        rec = load_nwb(path, size=12, onset_column="image_on")
+    on = [k for k in np.flatnonzero(shown == shown[5]) if k != 5]
+    expected = [np.mean([((t >= k * 0.5 + 0.17) & (t < k * 0.5 + 0.27)).sum() for k in on]) for t in spikes]
+    np.testing.assert_allclose(rec.responses[list(pd.unique(shown)).index(shown[5])], expected)
+    with pytest.raises(ValueError, match=r"onset_column=\) \['when'\] are missing"): load_nwb(path, size=12, onset_column="when")
+
+
+def test_nwb_images_numbered_from_1_are_not_shifted(tmp_path):
+    path, pictures, shown, _ = write_nwb(tmp_path / "a.nwb", "image_index", "ImageSeries", shift=1)
+    for missing in ("error", "drop"):
+        with pytest.raises(ValueError, match="no presentation shows image 0, and the numbers run from 1 to 4.*number the images from 1"):
+            load_nwb(path, size=12, missing=missing)
+    rec = load_nwb(path, size=12, images=dict(enumerate(pictures, 1)))
+    np.testing.assert_allclose(rec.images[:, 0], pictures[pd.unique(shown)] / 255, atol=1e-6)
+    with pytest.warns(UserWarning, match="if they count from 1, every picture is the wrong one"):
+        load_nwb(path, size=12, images=dict(enumerate(np.concatenate([pictures, pictures]))))
+
+
+def test_assemblies_that_count_images_from_1_are_not_shifted():
+    pytest.importorskip("xarray")
+    images = np.random.default_rng(0).random((4, 6, 6))
+    made = Recording(images, np.random.default_rng(1).normal(size=(4, 2)), {"category": list("abab"), "image_id": [1, 2, 3, 4]}).to_xarray()
+    for missing in ("error", "drop"):
+        with pytest.raises(ValueError, match="no presentation shows image 0"): Recording.from_xarray(made, images, np.arange(4), missing)
+    with pytest.raises(ValueError, match="the id 1 stands for several images"): Recording.from_xarray(made, images, [1, 1, 2, 3])
+
+
+def test_nwb_follows_the_order_of_images(tmp_path):
+    pytest.importorskip("pynwb")
+    from pynwb.base import ImageReferences, Images
+    from pynwb.image import GrayscaleImage
+    rng = np.random.default_rng(1)
+    kept = [GrayscaleImage(name=f"picture{i}", data=rng.integers(0, 256, (12, 12), dtype=np.uint8)) for i in range(4)]
+    def change(nwb):
+        nwb.add_stimulus_template(Images(name="ordered", images=kept, description="x", order_of_images=ImageReferences(name="order_of_images", data=kept[::-1])))
+    path, _, shown, _ = write_nwb(tmp_path / "a.nwb", "image_index", None, change=change)
+    rec = load_nwb(path, size=12)
+    np.testing.assert_allclose(rec.images[:, 0], np.stack([kept[3 - i].data for i in pd.unique(shown)]) / 255, atol=1e-6)
+
+
+def test_nwb_pictures_with_16_bits_colour_and_transparency():
+    pytest.importorskip("pynwb")
+    from pynwb.base import Images
+    from pynwb.image import GrayscaleImage, RGBAImage, RGBImage
+    value = lambda *shape, dtype=np.uint8: np.random.default_rng(0).integers(0, np.iinfo(dtype).max, (12, 12, *shape), dtype=dtype)
+    kept = [GrayscaleImage(name="picture0", data=value(dtype=np.uint16)), RGBImage(name="picture1", data=value(3)), RGBAImage(name="picture2", data=value(4)),
+            RGBImage(name="picture3", data=value(3, dtype=np.uint16))]
+    file = SimpleNamespace(stimulus_template={}, stimulus={"shown": Images(name="shown", images=kept, description="x")})
+    read = data.nwb_images(file, None)
+    expected = [kept[0].data / 65535, kept[1].data.mean(-1) / 255, kept[2].data[..., :3].mean(-1) / 255 * (kept[2].data[..., 3] / 255), kept[3].data.mean(-1) / 65535]
+    np.testing.assert_allclose([read[f"picture{i}"] for i in range(4)], expected, atol=1e-6)
+
+
+def test_nwb_columns_that_would_have_one_name_are_both_there(tmp_path):
+    def change(nwb):
+        nwb.add_unit_column(name="location", description="x", data=["left"] * 3)
+        nwb.add_unit_column(name="site_id", description="x", data=list("xyz"))
+        nwb.add_trial_column(name="image_id", description="x", data=list(range(12)))
+    path, _, _, _ = write_nwb(tmp_path / "a.nwb", change=change)
+    with pytest.warns(UserWarning, match="'image_id' is left out"): rec = load_nwb(path, size=12, image_column="stimulus_id")
+    assert list(rec.sites["region"]) == ["IT"] * 3 and list(rec.sites["location"]) == ["left"] * 3 and list(rec.sites["site_id"]) == list("xyz")
+    assert set(rec.labels["image_id"]) == {f"picture{i}" for i in range(4)}
+
+
+def test_an_image_of_two_categories_is_refused(tmp_path):
+    pytest.importorskip("xarray")
+    def change(nwb): nwb.trials["category"].data[0] = "other"
+    path, _, shown, _ = write_nwb(tmp_path / "a.nwb", change=change)
+    with pytest.raises(ValueError, match=rf"presentations of image picture{shown[0]} differ in category, \['other', '"): load_nwb(path, size=12)
+    images = np.random.default_rng(0).random((3, 6, 6))
+    trials = np.random.default_rng(1).normal(size=(3, 2, 4))
+    assembly = Recording(images, trials.mean(1), {"category": list("aba"), "object": list("xyz"), "image_id": list("pqr")}, trials=trials).to_xarray()
+    for column in ("category", "object"):
+        values = assembly[f"{column}_name"].to_numpy().astype(object)
+        values[3] = "other"
+        with pytest.raises(ValueError, match=f"presentations of image q differ in {column}"):
+            Recording.from_xarray(assembly.assign_coords({f"{column}_name": ("presentation", values)}), images)
+
+
+def test_columns_of_one_name_in_labels_and_sites_survive_xarray():
+    pytest.importorskip("xarray")
+    images = np.random.default_rng(0).random((3, 6, 6))
+    make = lambda **columns: Recording(images, np.eye(3), {"category": list("aba"), "session": [1, 2, 3]} | columns, pd.DataFrame({"session": [7, 8, 9]}))
+    back = Recording.from_xarray(make().to_xarray(), images)
+    assert list(back.labels["session"]) == [1, 2, 3] and list(back.sites["site_session"]) == [7, 8, 9]
+    with pytest.raises(ValueError, match="labels, by their names in Brain-Score, have several columns 'category_name'"): make(category_name=0).to_xarray()
+    with pytest.raises(ValueError, match="'category_name' and 'category' mean the same, but differ"):
+        Recording.from_xarray(make().to_xarray().assign_coords(category=("presentation", list("xyz"))), images)
+
+
+# ---------------------------------------------------------------- names, pictures and sizes
+
+
+def write_zip(path, pictures):
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, picture in pictures.items():
+            buffer = io.BytesIO()
+            picture.save(buffer, "PNG")
+            archive.writestr(name, buffer.getvalue())
+    return path
+
+
+def flat(value, mode="L", size=(8, 8)): return Image.new(mode, size, value)
+
+
+def test_pictures_of_one_name_in_two_folders_are_told_apart(tmp_path):
+    pictures = {"set/faces/001.png": flat(51), "set/cars/001.png": flat(102), "set/cars/002.png": flat(204)}
+    path = write_zip(tmp_path / "a.zip", pictures)
+    read = lambda *names: [round(float(v), 3) for v in data.read_zip_images(path, list(names), 8)[:, 0, 0, 0]]
+    assert read("faces/001.png", "cars/001.png", "002.png") == [0.2, 0.4, 0.8] == read(*pictures) == read("cars\\..\\faces/001.png", "x/set/cars/001.png", "y/002.png")
+    with pytest.raises(ValueError, match="'001.png' could be 'set/faces/001.png' or 'set/cars/001.png'; name it with its folders"): read("001.png")
+    with pytest.raises(ValueError, match="'faces/002.png' and 'cars/002.png' are different pictures, but the archive has only 'set/cars/002.png'"):
+        read("faces/002.png", "cars/002.png")
+
+
+def test_majaj_hong_pictures_in_folders(tmp_path):
+    folder, _, _ = write_majaj(tmp_path / "d", change_stimuli=lambda t: t.assign(filename=[f"{'ab'[i % 2]}/{i // 2}.png" for i in range(N)]))
+    write_zip(folder / "stimulus_hvm-public.zip", {f"{'ab'[i % 2]}/{i // 2}.png": flat(10 * i + 10, size=(32, 32)) for i in range(N)})
+    np.testing.assert_allclose(load_majaj(folder).images[:, 0, 0, 0] * 255, 10 * np.arange(N) + 10, atol=1e-4)
+
+
+def test_pictures_of_16_bits_are_scaled_and_transparent_ones_lie_on_black(tmp_path):
+    deep = Image.fromarray(np.array([[128, 20], [65535, 30000]], np.uint16))
+    clear = Image.fromarray(np.array([[[255, 0], [255, 128]], [[100, 255], [0, 0]]], np.uint8))
+    colour = Image.new("RGBA", (2, 2), (255, 255, 255, 0))
+    path = write_zip(tmp_path / "a.zip", {"deep.png": deep, "clear.png": clear, "colour.png": colour})
+    with pytest.warns(UserWarning, match="2 of 3 pictures have transparent parts, which became black"):
+        read = data.read_zip_images(path, ["deep.png", "clear.png", "colour.png"], 2)[:, 0]
+    np.testing.assert_allclose(read[0], np.array([[128, 20], [65535, 30000]]) / 65535, atol=1e-6)
+    np.testing.assert_allclose(read[1], np.array([[0, 128], [100, 0]]) / 255, atol=1e-6)
+    assert read[2].max() == 0
+
+
+def test_a_picture_that_cannot_be_read_is_named(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive: archive.writestr("a.png", b"text")
+    with pytest.raises(ValueError, match="the picture 'a.png' cannot be read"): data.read_zip_images(tmp_path / "a.zip", ["a.png"], 8)
+
+
+def test_ids_are_read_as_they_are_written(tmp_path):
+    ids = ["0001", "NA", "None", "nan", "1e3", "007"] + [f"{i:03d}" for i in range(N - 6)]
+    def change_values(values, coords):
+        number = {i: k for k, i in enumerate(pd.unique(coords["stimulus_id"][1]))}
+        return values, coords | {"stimulus_id": ("presentation", np.array([ids[number[i]] for i in coords["stimulus_id"][1]]))}
+    folder, _, _ = write_majaj(tmp_path / "d", change_values=change_values, change_stimuli=lambda t: t.assign(stimulus_id=ids, category_name=["NA", "None"] * (N // 2)))
+    rec = load_majaj(folder)
+    assert list(rec.labels["image_id"]) == ids and set(rec.labels["category"]) == {"NA", "None"}
+    folder, _, _ = write_majaj(tmp_path / "e", change_stimuli=lambda t: t.assign(category_name=["a", ""] * (N // 2)))
+    with pytest.raises(ValueError, match="category is empty in row 1"): load_majaj(folder)
+
+
+def test_ids_that_are_numbers_match(tmp_path):
+    def change_values(values, coords):
+        number = {i: k for k, i in enumerate(pd.unique(coords["stimulus_id"][1]))}
+        return values, coords | {"stimulus_id": ("presentation", np.array([number[i] for i in coords["stimulus_id"][1]]))}
+    folder, _, _ = write_majaj(tmp_path / "d", change_values=change_values, change_stimuli=lambda t: t.assign(stimulus_id=range(N)))
+    assert list(load_majaj(folder).labels["image_id"]) == [str(i) for i in range(N)]
+
+
+@pytest.mark.parametrize("level", [3.7, "V3.7", "2.5"])
+def test_variations_between_levels_are_refused(level):
+    with pytest.raises(ValueError, match=f"variation levels must be 0, 3 and 6, .* not {level}"): data.variation_names([3, level] if not isinstance(level, str) else ["3", level])
+
+
+def header(shape, dtype="float32"):
+    buffer = io.BytesIO()
+    np.lib.format.write_array_header_1_0(buffer, {"descr": np.dtype(dtype).str, "fortran_order": False, "shape": shape})
+    return buffer.getvalue()
+
+
+def test_declared_sizes_are_read_before_the_data(tmp_path, monkeypatch):
+    h5py = pytest.importorskip("h5py")
+    pytest.importorskip("h5netcdf")
+    large = "GB, and more than 4 GB are not read; if it is right, set the environment variable MIGVIS_MAX_GB"
+    for name in ("r.npz", "c.npz"):
+        with zipfile.ZipFile(tmp_path / name, "w") as archive: archive.writestr("images.npy", header((2**20, 100, 100)))
+    (tmp_path / "stimulus_data_cleaned.npy").write_bytes(header((2**20, 100, 100)))
+    hdf5, _, _ = write_hdf5(tmp_path / "v.hdf5", lambda file: (file.pop("images"), file.create_dataset("images", (2**20, 256, 256), np.uint8, chunks=(1, 256, 256))))
+    folder, _, _ = write_majaj(tmp_path / "d")
+    with h5py.File(folder / "assy_dicarlo_MajajHong2015_public.nc", "a") as file: file.create_dataset("more", (2**31,), np.float32, chunks=(2**10,))
+    for load in (lambda: Recording.load(tmp_path / "r.npz"), lambda: load_cowley_v4(tmp_path / "c.npz"), lambda: load_authors_arrays(tmp_path),
+                 lambda: load_hvm_hdf5(hdf5), lambda: load_majaj(folder)):
+        with pytest.raises(ValueError, match=large): load()
+    small, _, _ = write_hdf5(tmp_path / "w.hdf5")
+    monkeypatch.setenv("MIGVIS_MAX_GB", "1e-6")
+    with pytest.raises(ValueError, match="more than 1e-06 GB"): load_hvm_hdf5(small)
+    write_nwb(tmp_path / "a.nwb")
+    with pytest.raises(ValueError, match="more than 1e-06 GB"): load_nwb(tmp_path / "a.nwb")
+    monkeypatch.setenv("MIGVIS_MAX_GB", "1")
+    assert len(load_hvm_hdf5(small, size=24, background="keep")) == 15
+    monkeypatch.setenv("MIGVIS_MAX_GB", "many")
+    with pytest.raises(ValueError, match="MIGVIS_MAX_GB must be a number of gigabytes, not 'many'"): load_hvm_hdf5(small)
+
+
+def test_matlab_files_that_declare_too_much_are_refused(tmp_path, monkeypatch):
+    from scipy.io import savemat
+    from migvis.v1 import read_mat
+    savemat(tmp_path / "a.mat", {"imgs": np.zeros((100, 100))}, do_compression=True)
+    monkeypatch.setenv("MIGVIS_MAX_GB", "1e-5")
+    with pytest.raises(ValueError, match="a.mat is said to hold 8e-05 GB"): read_mat(tmp_path / "a.mat", ["imgs"])
+
+
+@pytest.mark.parametrize("kind", ["link", "storage", "virtual"])
+def test_hdf5_that_leads_to_other_files_is_refused(tmp_path, kind):
+    h5py = pytest.importorskip("h5py")
+    pytest.importorskip("h5netcdf")
+    pytest.importorskip("pynwb")
+    (tmp_path / "secret").write_bytes(bytes(15 * 24 * 24))
+    with h5py.File(tmp_path / "other.h5", "w") as file: file["images"] = np.zeros((15, 24, 24), np.uint8)
+    def change(file):
+        file.pop("images", None)
+        if kind == "link": file["images"] = h5py.ExternalLink("other.h5", "images")
+        elif kind == "storage": file.create_dataset("images", (15, 24, 24), np.uint8, external=[(str(tmp_path / "secret"), 0, 15 * 24 * 24)])
+        else:
+            layout = h5py.VirtualLayout((15, 24, 24), np.uint8)
+            layout[:] = h5py.VirtualSource(str(tmp_path / "other.h5"), "images", (15, 24, 24))
+            file.create_virtual_dataset("images", layout)
+    path, _, _ = write_hdf5(tmp_path / "v.hdf5", change)
+    folder, _, _ = write_majaj(tmp_path / "d")
+    nwb, _, _, _ = write_nwb(tmp_path / "a.nwb")
+    for other in (folder / "assy_dicarlo_MajajHong2015_public.nc", nwb):
+        with h5py.File(other, "a") as file: change(file)
+    for load in (lambda: load_hvm_hdf5(path, background="keep"), lambda: load_majaj(folder), lambda: load_nwb(nwb, size=12)):
+        with pytest.raises(ValueError, match="the field 'images' lies in another file, which is not read; copy it into this one"): load()
 
 
 # ---------------------------------------------------------------- packages that are not there
