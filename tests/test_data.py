@@ -786,3 +786,30 @@ def test_a_run_splits_like_a_recording():
     with pytest.warns(UserWarning, match="stay together"): split = Split.of(made)
     one, two = ({made.images[i].tobytes() for i in part} for part in (split.train, np.r_[split.validation, split.test]))
     assert not one & two
+def test_files_and_their_folder_reach_the_disk_before_going_on(tmp_path, monkeypatch):
+    import migvis.data as data
+    order, replaced = [], os.replace
+    monkeypatch.setattr(data, "_sync", lambda path: order.append(path.name))
+    monkeypatch.setattr(os, "replace", lambda a, b: (order.append("replace"), replaced(a, b)))
+    with atomic_write(tmp_path / "a.txt") as temporary: temporary.write_text("x")
+    assert order == [temporary.name, "replace", tmp_path.name]
+
+
+def test_every_tenth_bit_of_an_archive_counts_or_is_harmless(tmp_path):
+    from migvis.data import _load_arrays
+    arrays = {"a": np.arange(40.0), "b": np.zeros((3, 4), np.uint8)}
+    np.savez_compressed(tmp_path / "x.npz", **arrays)
+    whole = (tmp_path / "x.npz").read_bytes()
+    for bit in range(0, 8 * len(whole), 10):
+        damaged = bytearray(whole)
+        damaged[bit // 8] ^= 1 << bit % 8
+        (tmp_path / "x.npz").write_bytes(damaged)
+        try: found = _load_arrays(tmp_path / "x.npz", "make it again")
+        except ValueError as e: assert "x.npz is damaged" in str(e) and "make it again" in str(e)
+        else: assert all(np.array_equal(found.get(k), v) for k, v in arrays.items()) or found.keys() != arrays.keys()
+
+
+def test_json_is_what_every_reader_takes():
+    from migvis.data import _as_json
+    text = _as_json({"a": float("nan"), "b": [np.float64("inf"), np.int64(2), (1.5, None)], "c": {"d": -float("inf")}})
+    assert json.loads(text, parse_constant=pytest.fail) == {"a": None, "b": [None, 2, [1.5, None]], "c": {"d": None}}

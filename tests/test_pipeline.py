@@ -593,3 +593,152 @@ def test_a_run_of_before_a_setting_existed_goes_on(run, tmp_path):
     del told["preset"]["denoiser"]["attention_levels"], told["digest"]
     (folder / "run.json").write_text(json.dumps(told))
     MIGVis.load(folder, device="cpu").save(folder)
+
+
+def flip(path, where=0.5):
+    "One bit of a file."
+    data = bytearray(path.read_bytes())
+    data[int(where * len(data))] ^= 1
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("name", ["vae.safetensors", "denoiser.safetensors", "critics.safetensors", "recording.npz", "run.json"])
+@pytest.mark.parametrize("where", [0.3, 0.7])
+def test_a_flipped_bit_of_a_run_is_noticed(folder, name, where):
+    flip(folder / name, where)
+    with pytest.raises(ValueError, match=f"{name}.* (damaged|not a readable)|{name} is damaged"): MIGVis.load(folder, "cpu")
+
+
+def test_a_flipped_bit_of_a_report_is_noticed(folder):
+    from migvis.cli import report_of
+    assert report_of(folder)["seed"] == 1
+    (folder / "report.json").write_text((folder / "report.json").read_text().replace('"seed": 1', '"seed": 3'))
+    with pytest.raises(ValueError, match="report.json is not the file that this run wrote"): report_of(folder)
+
+
+@pytest.mark.parametrize("name", ["vae", "denoiser", "critics"])
+def test_networks_of_another_run_are_refused(run, folder, tmp_path, name):
+    other = copy.deepcopy(run)
+    with torch.no_grad():
+        for part in (other.vae.model, other.denoiser, other.critics): next(part.parameters()).add_(1)
+    foreign = other.save(tmp_path / "other")
+    (folder / f"{name}.safetensors").write_bytes((foreign / f"{name}.safetensors").read_bytes())
+    for call in (lambda: MIGVis.load(folder, "cpu"), lambda: MIGVis(SMALL, seed=1, device="cpu").fit(run.recording, out=folder, progress=False)):
+        with pytest.raises(ValueError, match=f"{name}.safetensors is not the file that this run wrote.*of another run"): call()
+    mixed = MIGVis.load(foreign, "cpu")
+    mixed.critics = run.critics
+    assert MIGVis.load(mixed.save(tmp_path / "mixed"), "cpu").critics is not None # what is meant can be saved
+
+
+@pytest.mark.parametrize("old", [False, True])
+def test_a_changed_recording_is_refused(run, folder, old):
+    changed = run.recording.responses.copy()
+    changed[0, 0] += 1
+    replace(run.recording, responses=changed, truth=None).save(folder / "recording.npz")
+    if old: forget_digests(folder)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with pytest.raises(ValueError, match="recording.npz is not the " + ("recording that this run was fitted to" if old else "file")):
+            MIGVis.load(folder, "cpu")
+
+
+def forget_digests(folder):
+    "As an earlier version wrote it."
+    told = json.loads((folder / "run.json").read_text())
+    (folder / "run.json").write_text(json.dumps({k: v for k, v in told.items() if k not in ("digest", "files")}))
+
+
+def test_runs_without_digests_warn_until_they_are_saved_again(folder):
+    forget_digests(folder)
+    with pytest.warns(UserWarning, match="no digests of .*critics.safetensors.*saving the run there again notes them"): model = MIGVis.load(folder, "cpu")
+    with pytest.warns(UserWarning): model.save(folder)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        MIGVis.load(folder, "cpu")
+
+
+def test_a_network_that_is_noted_but_gone_is_missed(run, tmp_path):
+    model = copy.copy(run)
+    model.weak = build_denoiser(model.preset.denoiser, 0.3, seed=4).eval()
+    folder = model.save(tmp_path / "weak")
+    (folder / "weak.safetensors").unlink()
+    with pytest.raises(FileNotFoundError, match="weak missing"): MIGVis.load(folder, "cpu")
+
+
+def seen(*_): pass
+
+OPTIONS = """
+from tests.test_pipeline import seen
+from migvis.pipeline import _deciding
+from migvis.training import warmup_cosine
+print(_deciding({"callback": seen, "schedule": warmup_cosine(9, 2), "like": seen, "n": object(), "estimator": "is"}))
+"""
+
+
+def test_options_are_described_alike_in_every_process():
+    from migvis.pipeline import _deciding
+    from migvis.training import warmup_cosine
+    here = _deciding({"callback": seen, "schedule": warmup_cosine(9, 2), "like": seen, "n": object(), "estimator": "is"})
+    there = subprocess.run([sys.executable, "-c", OPTIONS], capture_output=True, text=True, cwd=ROOT)
+    assert there.stdout.strip() == repr(here), there.stderr[-500:]
+    assert set(here) == {"schedule", "like", "n", "estimator"} and here["estimator"] == "'is'"
+    assert here["schedule"] != _deciding({"schedule": warmup_cosine(8, 2)})["schedule"], "another schedule is another run"
+
+
+def test_a_fit_with_a_callback_goes_on(recording, tmp_path, monkeypatch):
+    import migvis.pipeline as pipeline
+    def interrupted(*_, **__): raise KeyboardInterrupt
+    fit = lambda: MIGVis(SMALL, seed=1, device="cpu").fit(recording, out=tmp_path, progress=False, callback=lambda *_: None)
+    with monkeypatch.context() as patch:
+        patch.setattr(pipeline, "train_denoiser", interrupted)
+        with pytest.raises(KeyboardInterrupt): fit()
+    monkeypatch.setattr(pipeline, "fit_vae", interrupted), monkeypatch.setattr(pipeline, "train_critics", interrupted)
+    with pytest.raises(KeyboardInterrupt): fit()
+    assert (tmp_path / "denoiser.safetensors").exists()
+
+
+def test_nothing_is_left_behind_by_killed_processes(run, folder, recording):
+    leftovers = [folder / ".run-0123456789ab.json", folder / ".vae-0123456789ab.safetensors", folder / "vae.checkpoints" / "step-00000030.safetensors"]
+    (folder / "vae.checkpoints").mkdir()
+    for path in (*leftovers, folder / ".notes"): path.write_text("half")
+    MIGVis(SMALL, seed=1, device="cpu").fit(recording, out=folder, progress=False)
+    assert not any(path.exists() for path in leftovers) and not (folder / "vae.checkpoints").exists() and (folder / ".notes").exists()
+
+
+def test_the_judges_checkpoints_go_when_selectivity_is_measured(run, tmp_path, monkeypatch):
+    import migvis.pipeline as pipeline
+    def judge(model, progress, checkpoint):
+        checkpoint.mkdir(parents=True)
+        return "judge"
+    monkeypatch.setattr(pipeline, "judge_for", judge), monkeypatch.setattr(pipeline, "check_n_pairs", lambda model, n: n)
+    monkeypatch.setattr(pipeline, "run_selectivity", lambda model, judge, *_, folder, **__: (judge, (folder / "judge.checkpoints").exists()))
+    assert run.selectivity(folder=tmp_path) == ("judge", True) and not (tmp_path / "judge.checkpoints").exists()
+
+
+def test_a_tilde_is_the_home_folder(run, tmp_path, monkeypatch):
+    from migvis.cli import main
+    from migvis.training import load_tensors, save_tensors
+    monkeypatch.setenv("HOME", str(tmp_path)), monkeypatch.chdir(tmp_path)
+    assert run.save("~/run") == tmp_path / "run" and MIGVis.load("~/run", "cpu").seed == 1
+    edits = edit(run)
+    assert edits.save("~/e.npz") == tmp_path / "e.npz" and Edits.load("~/e.npz").gammas == edits.gammas
+    assert edits.to_html("~/e.html") == tmp_path / "e.html" and run.recording.save("~/r.npz") == tmp_path / "r.npz"
+    assert len(Recording.load("~/r.npz")) == 120 and load_tensors(save_tensors("~/t.safetensors", {}, {"kind": "x"}))
+    assert main(["info", "~/run"]) == 0 and not (tmp_path / "~").exists()
+
+
+@pytest.mark.parametrize("stage, wrong, match", [
+    ("denoiser", dict(clip=-1), "denoiser.clip must be positive"), ("denoiser", dict(ema=float("nan")), "denoiser.ema must be"),
+    ("denoiser", dict(betas=(0.9, 1.5)), "denoiser.betas"), ("critic", dict(lr=float("inf")), "critic.lr"), ("critic", dict(dropout=1.0), "critic.dropout"),
+    ("vae", dict(beta=float("nan")), "vae.beta"), ("vae", dict(label_weight=-1), "vae.label_weight")])
+def test_settings_that_spoil_training_are_refused_early(recording, tmp_path, stage, wrong, match):
+    preset = replace(SMALL, **{stage: replace(getattr(SMALL, stage), **wrong)})
+    with pytest.raises(ValueError, match=match): MIGVis(preset, device="cpu").fit(recording, out=tmp_path / "run", progress=False)
+    assert not (tmp_path / "run").exists()
+
+
+def test_reports_hold_no_nan(run, tmp_path, monkeypatch):
+    model = copy.copy(run)
+    monkeypatch.setattr(MIGVis, "report", lambda self: {"eps_loss": float("nan"), "values": [np.float32(2), float("inf")]})
+    text = (model.save(tmp_path / "run") / "report.json").read_text()
+    assert json.loads(text, parse_constant=pytest.fail) == {"eps_loss": None, "values": [2.0, None]}

@@ -281,3 +281,10 @@ def test_only_renders_that_are_there_are_trained_on():
     pt.labelled_loss(images, labels, NoiseSchedule(20), ready=lambda: 8)(Spy(), make_batch(40, 40, 0))
     pt.labelled_loss(images, labels, NoiseSchedule(20))(Spy(), make_batch(40, 40, 0))
     assert seen[0].mean() < -0.3 < seen[1].mean()
+
+
+def test_shipped_weights_carry_checksums():
+    import warnings
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for path in sorted(pt.weights_file("demo").parent.glob("*.safetensors")): assert load_tensors(path)[1]["kind"] in ("denoiser", "readouts")

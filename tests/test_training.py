@@ -1,4 +1,6 @@
 """The training loop: exact resume, interruption, sharding, files, errors."""
+import contextlib
+import errno
 import gc
 import json
 import os
@@ -12,6 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from safetensors import SafetensorError
 from torch import nn
 
 from migvis import training
@@ -399,3 +402,141 @@ def test_tables_are_written_in_one_way_alone():
     for module in (ROOT / "migvis").glob("*.py"): # but for the digest of labels, and a log of numbers
         lines = [line for line in module.read_text().splitlines() if ".to_csv(" in line]
         assert len(lines) == {"training": 1, "pipeline": 1, "denoiser": 1}.get(module.stem, 0), module.name
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("how", ["ignored", "handled"])
+def test_signals_that_the_host_ignores_or_handles_do_not_end_training(tmp_path, how, number):
+    came = []
+    handler = signal.SIG_IGN if how == "ignored" else lambda *_: came.append(fitted_steps[-1])
+    fitted_steps, before = [], signal.signal(number, handler)
+    def loss(model, batch):
+        fitted_steps.append(batch.step)
+        if batch.step in (5, 9): signal.raise_signal(number)
+        return noisy_loss(model, batch)
+    try:
+        options = dict(batch_size=16, lr=1e-2, device="cpu", progress=False)
+        done = fit(network(), loss, len(X), steps=20, checkpoint=tmp_path, checkpoint_every=20, **options)
+        assert signal.getsignal(number) == handler
+    finally: signal.signal(number, before)
+    assert done.steps == 20 and torch.equal(weights(done), weights(fit(network(), noisy_loss, len(X), steps=20, **options)))
+    assert came == ([] if how == "ignored" else [5, 9])
+    assert [p.stem for p in list_checkpoints(tmp_path)][-1] == "step-00000020"
+
+
+def test_an_interrupted_fit_says_where_it_goes_on(tmp_path):
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    def loss(model, batch):
+        if batch.step == 5: signal.raise_signal(signal.SIGINT)
+        return noisy_loss(model, batch)
+    options = dict(steps=20, batch_size=16, device="cpu", progress=False)
+    try:
+        with pytest.raises(KeyboardInterrupt, match=f"after step 6; the same call goes on from {tmp_path}"):
+            fit(network(), loss, len(X), checkpoint=tmp_path, **options)
+        with pytest.raises(KeyboardInterrupt, match="after step 6; the same call begins anew"): fit(network(), loss, len(X), **options)
+        assert signal.getsignal(signal.SIGINT) == signal.default_int_handler
+    finally: signal.signal(signal.SIGINT, before)
+    assert fit(network(), noisy_loss, len(X), checkpoint=tmp_path, **options).resumed_from == 6
+
+
+def test_a_handler_that_is_set_during_training_stays(tmp_path):
+    before, mine = signal.getsignal(signal.SIGTERM), lambda *_: None
+    try:
+        run(3, callback=lambda *_: signal.signal(signal.SIGTERM, mine), log_every=1)
+        assert signal.getsignal(signal.SIGTERM) == mine
+    finally: signal.signal(signal.SIGTERM, before)
+
+
+def test_a_validation_score_that_is_nan_is_never_the_best():
+    scores = iter([float("nan"), 2.0, 1.0, float("nan"), 3.0])
+    kept = []
+    def score(model):
+        kept.append(torch.cat([p.detach().flatten().clone() for p in model.parameters()]))
+        return torch.tensor(next(scores))
+    with pytest.warns(UserWarning, match="validation score is not finite"):
+        fitted = run(5, validate=score, validate_every=1, keep_best=True, ema=None)
+    assert torch.equal(weights(fitted), kept[2])
+    with pytest.warns(UserWarning), pytest.raises(FloatingPointError, match="no validation score was finite"):
+        run(2, validate=lambda m: torch.tensor(float("nan")), validate_every=1, keep_best=True)
+    best = Best()
+    for values in ([float("nan"), 1.0], [2.0, float("nan")], [3.0, 0.5]):
+        best.update(torch.tensor(values), {"w": torch.tensor(values)})
+    assert best.score.tolist() == [2.0, 0.5] == best.weights["w"].tolist()
+
+
+@pytest.mark.parametrize("name, value", [("clip", -1), ("clip", 0), ("clip", float("nan")), ("ema", float("nan")), ("ema", 1.0), ("ema", -0.1),
+                                         ("lr", float("nan")), ("lr", float("inf")), ("betas", (0.9, 1.0)), ("betas", (0.9,)),
+                                         ("weight_decay", -1), ("checkpoint_every", 0), ("log_every", 0), ("validate_every", -3),
+                                         ("threads", 0), ("steps", float("inf"))])
+def test_settings_that_lead_nowhere_are_refused(name, value):
+    with pytest.raises(ValueError, match=f"{name} must be"): run(**{"steps": 2} | {name: value})
+
+
+def test_weights_that_are_not_finite_are_not_returned():
+    def breaking(model, batch): # a finite loss, and a gradient that is not
+        loss, logs = noisy_loss(model, batch)
+        return loss + (0 * loss.sqrt() if batch.step < 2 else (loss - loss.detach()).abs().sqrt()), logs
+    with pytest.raises(FloatingPointError, match="at step 3"):
+        fit(network(), breaking, len(X), steps=3, batch_size=16, device="cpu", progress=False)
+
+
+def test_histories_with_nan_resume_exactly_from_json_that_everybody_reads(tmp_path):
+    def loss(model, batch):
+        value, logs = noisy_loss(model, batch)
+        return value, logs | {"pc": torch.tensor([float("nan"), 1.0, float("inf")])}
+    options = dict(batch_size=16, device="cpu", progress=False, log_every=1)
+    fit(network(), loss, len(X), steps=4, checkpoint=tmp_path, **options)
+    from safetensors import safe_open
+    with safe_open(list_checkpoints(tmp_path)[-1], "pt") as f: text = f.metadata()["migvis"]
+    json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
+    resumed, straight = (fit(network(), loss, len(X), steps=8, checkpoint=folder, **options) for folder in (tmp_path, None))
+    assert resumed.resumed_from == 4 and repr(resumed.history.to_dict("list")) == repr(straight.history.to_dict("list"))
+
+
+def test_every_bit_of_a_file_counts(tmp_path):
+    path = save_tensors(tmp_path / "x.safetensors", {"a": torch.arange(5.), "b": torch.tensor(3), "c": torch.ones(2, 2).half()},
+                        {"kind": "thing", "steps": 12, "note": float("nan")})
+    whole = path.read_bytes()
+    for bit in range(0, 8 * len(whole), 11):
+        damaged = bytearray(whole)
+        damaged[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(damaged)
+        if b"sha256" in damaged: # else it is a file without a checksum, which warns
+            with pytest.raises(ValueError): load_tensors(path, "thing")
+        else:
+            with contextlib.suppress(ValueError), pytest.warns(UserWarning, match="no checksum"):
+                assert load_tensors(path, "thing")[1].items() >= {"kind": "thing", "steps": 12, "note": None}.items()
+    path.write_bytes(whole)
+    assert load_tensors(path)[1] == {"kind": "thing", "steps": 12, "note": None}
+    again = save_tensors(tmp_path / "y.safetensors", *load_tensors(path))
+    assert again.read_bytes() == whole
+
+
+def test_files_without_a_checksum_are_read_with_a_warning(tmp_path):
+    from safetensors.torch import save_file
+    save_file({"a": torch.ones(2)}, tmp_path / "old.safetensors", metadata={"migvis": json.dumps({"kind": "thing"})})
+    with pytest.warns(UserWarning, match="no checksum.*save it again"): tensors, meta = load_tensors(tmp_path / "old.safetensors")
+    assert meta == {"kind": "thing"} and tensors["a"].tolist() == [1, 1]
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EFBIG, errno.EDQUOT])
+@pytest.mark.parametrize("where", ["write", "fsync"])
+def test_a_full_disk_leaves_nothing_and_names_the_remedy(tmp_path, monkeypatch, where, number):
+    path = save_tensors(tmp_path / "x.safetensors", {"a": torch.zeros(3)}, {"kind": "thing"})
+    before = path.read_bytes()
+    def full(*_, **__):
+        if where == "fsync": raise OSError(number, os.strerror(number))
+        raise SafetensorError(f"Error while serializing: I/O error: {os.strerror(number)} (os error {number})")
+    monkeypatch.setattr(*((os, "fsync") if where == "fsync" else (training, "save_file")), full)
+    with pytest.raises(OSError, match="x.safetensors was not written.*free some space") as caught:
+        save_tensors(path, {"a": torch.ones(3)}, {"kind": "thing"})
+    assert caught.value.errno == number and path.read_bytes() == before and [p.name for p in tmp_path.iterdir()] == ["x.safetensors"]
+
+
+def test_at_most_so_many_threads_meanwhile():
+    before, seen = torch.get_num_threads(), []
+    try:
+        torch.set_num_threads(2)
+        run(2, callback=lambda *_: seen.append(torch.get_num_threads()), log_every=1, threads=1)
+        run(1, callback=lambda *_: seen.append(torch.get_num_threads()), log_every=1, threads=8)
+        run(1, callback=lambda *_: seen.append(torch.get_num_threads()), log_every=1)
+        assert seen == [1, 1, 2, 2] and torch.get_num_threads() == 2
+    finally: torch.set_num_threads(before)

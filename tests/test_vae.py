@@ -597,3 +597,10 @@ def test_several_processes_are_refused_with_the_remedy(monkeypatch):
     from migvis import vae
     monkeypatch.setattr(vae, "PartialState", lambda: type("Two", (), {"num_processes": 2}))
     with pytest.raises(ValueError, match="one process"): fit_vae(toy_recording(60), config=SMALL, device="cpu", progress=False)
+
+
+def test_a_member_whose_validation_is_nan_is_not_the_best():
+    from types import SimpleNamespace
+    table = lambda scores: SimpleNamespace(members=pd.DataFrame({"variant": "full", "validation": scores}))
+    assert FittedVAE.best.fget(table([float("nan"), 3.0, 2.0])) == 2 == FittedVAE.best.fget(table([None, 3.0, 2.0]))
+    with pytest.raises(ValueError, match="no member's validation score is a number"): FittedVAE.best.fget(table([float("nan")] * 2))
