@@ -175,7 +175,7 @@ def edit_trial(
     "Edits of all pairs, groups and strengths by one method."
     z, images = model.latents() if z is None else z, model.recording.images
     sizes = tuple(len(g) for g in fitted.groups) if hasattr(fitted, "groups") else model.vae.groups
-    levers = model.preset.levers_of(method.options.get("mode", "paper"))
+    levers = model.levers_of(method.options.get("mode", "paper"), len(sizes))
     told = {"t_edit": model.preset.t_edit, "latent_groups": sizes} | levers | options | dict(method.options)
     precision, denoiser = told.pop("precision", "float32"), model.denoiser
     (fitted, denoiser), context = (networks_in(precision, fitted, denoiser, model.device) if isinstance(fitted, Critics) else
@@ -197,7 +197,7 @@ def stored_edits(
 ) -> StoredEdits:
     "Edits of one method and trial, read from their file if it is there."
     told = {"gammas": method.gammas, "groups": tuple(groups), "steps": options.get("steps"), "seed": trial.seed,
-            "precision": options.get("precision", "float32"), **model.preset.levers_of(method.options.get("mode", "paper")), **method.options}
+            "precision": options.get("precision", "float32"), **model.levers_of(method.options.get("mode", "paper")), **method.options}
     path = None if folder is None else folder / file_name(trial, name, told | made_by(method, fitted))
     if path is not None and path.exists(): return load_edits(path, trial.pairs, told)
     images = edit_trial(model, method, fitted, trial.pairs, groups, trial.seed, **options)
@@ -731,7 +731,8 @@ def standard_ablations(
     fewer = {b: Variant({"n_negatives": b - 1}, refit=refit_critics(f"B{b}", n_negatives=b - 1), name=f"B{b}") for b in negatives}
     divisions = [g for g in (2, 3, 4, 6, 8) if sum(groups) % g == 0 and g != len(groups) and sum(groups) // g >= 3 and g >= 2]
     out = {
-        "hold": {"0": Variant({"hold": 0.0}), "0.5": Variant({"hold": 0.5}), "1": Variant(), "2": Variant({"hold": 2.0})},
+        "hold": {"0": Variant({"hold": 0.0}), "0.5": Variant({"hold": 0.5}), "1": Variant({"hold": 1.0}), "2": Variant({"hold": 2.0}),
+                 "by labels": Variant()},
         "scale": {"none": Variant({"scale": "none"}, PLAIN), "clip": Variant({"scale": "clip", "limit": 0.3}, PLAIN), "eps": Variant()},
         "critic": {"noise-aware, at y_t": Variant(), "noise-aware, clean estimate, through": Variant(through),
                    "noise-aware, clean estimate, around": Variant(around), "clean, through": Variant(through, refit=clean, name="clean"),

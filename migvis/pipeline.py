@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['fingerprint', 'Split', 'run_stage', 'claim_folder', 'cache_folder', 'alone_in', 'Edits', 'as_indices', 'pair_up',
            'as_groups', 'Aim', 'as_aim', 'as_direction', 'prepare', 'to_model_range', 'fit_vae_stage', 'critic_encoder',
-           'fit_critics_stage', 'fit_denoiser_stage', 'schedule_of', 'MIGVis', 'fit_run', 'forget', 'check_fitted',
-           'check_seed', 'check_start', 'denoiser_for', 'make_edits', 'label_direction', 'networks_in',
+           'fit_critics_stage', 'fit_denoiser_stage', 'schedule_of', 'hold_by_labels', 'MIGVis', 'fit_run', 'forget',
+           'check_fitted', 'check_seed', 'check_start', 'denoiser_for', 'make_edits', 'label_direction', 'networks_in',
            'check_precision', 'describe_run', 'check_critics', 'check_levers', 'check_modes', 'check_preset',
            'judge_for', 'save_run', 'check_same_weights', 'model_of', 'weak_of', 'load_run', 'report_vae',
            'score_labels', 'make_report', 'name_of_labels']
@@ -440,6 +440,21 @@ class _Measures:
         n_pairs = check_n_pairs(self, n_pairs)
         return null(self, readouts or judge_for(self, options.get("progress", True)), folder, n_pairs, **options)
 
+# %% ../nbs/05c_pipeline.ipynb #fbbf8495
+def hold_by_labels(
+    codes: Sequence[Any],  # label codes of the VAE
+    n_groups: int,
+) -> list[list[float]]: # (G, G) weights: row, the group that is edited; column, the group that is held
+    "How strongly each group is held while another one is edited, by what their labels are."
+    kinds = ["free"] * n_groups
+    for code in codes:
+        if kinds[code.spec.group] != "category":
+            kinds[code.spec.group] = "category" if isinstance(code, CategoricalCode) else "numbers"
+    strength = {"category": 2.0, "numbers": 1.0, "free": 1.0}
+    loose = lambda edited, held: held == "free" and edited != "numbers"
+    return [[1.0 if g == h else 0.0 if loose(edited, held) else strength[held] for h, held in enumerate(kinds)]
+            for g, edited in enumerate(kinds)]
+
 # %% ../nbs/05c_pipeline.ipynb #e72de706
 class MIGVis(_Measures):
     "MIG-Vis on one recording: fit, edit, report, save, load."
@@ -472,6 +487,16 @@ class MIGVis(_Measures):
     ) -> "MIGVis":
         "Fit VAE, denoiser and critics; an interrupted fit goes on where it was."
         return fit_run(self, recording, out, silent, progress, train, start, vae)
+
+    def levers_of(
+        self,
+        mode: str,                    # of `edit`
+        n_groups: int | None = None,  # of the critics; None: those of the VAE
+    ) -> dict[str, Any]:
+        "Options of `ddim_guidance.edit` by default in a mode: the preset's, and how strongly groups are held (`hold_by_labels`)."
+        levers = self.preset.levers_of(mode)
+        if mode == "paper" or "hold" in levers or n_groups not in (None, len(self.vae.groups)): return levers
+        return levers | {"hold": hold_by_labels(self.vae.codes, len(self.vae.groups))}
 
     def __repr__(self) -> str:
         if self.vae is None: return f"MIGVis(preset={self.preset.name!r}, seed={self.seed}), not fitted"
@@ -641,7 +666,7 @@ def make_edits(model: MIGVis, originals: tuple, aim: Aim, groups: tuple, gammas:
                options: Mapping) -> Edits:
     "Edit images of the run's recording; everything is checked."
     z, images = model.latents(), model.recording.images
-    options = {"t_edit": model.preset.t_edit, "batch_size": 64} | model.preset.levers_of(mode) | dict(options)
+    options = {"t_edit": model.preset.t_edit, "batch_size": 64} | model.levers_of(mode) | dict(options)
     (critics, denoiser), context = networks_in(options.pop("precision", "float32"), model.critics, denoiser, device=model.device)
     with context:
         edited = guided_edit(images[list(originals)], aim.z, critics, denoiser, denoiser.schedule, groups, gammas, direction=aim.direction,

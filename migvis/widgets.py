@@ -208,7 +208,7 @@ class ModelFrames:
         crossed = len(originals) * len(goals) == len(rows) and (not dims or len(originals) == 1) # then each original is inverted once
         start, ends = (originals, [(originals[0], *goal) for goal in goals]) if crossed else ([row[0] for row in rows], rows)
         wanted = torch.stack([wanted_latents(z, row, *(model.critics.groups[g] for g in groups)) for row in ends])
-        options = {"t_edit": model.preset.t_edit, "batch_size": 64} | model.preset.levers_of(self.mode) | dict(self.options)
+        options = {"t_edit": model.preset.t_edit, "batch_size": 64} | model.levers_of(self.mode) | dict(self.options)
         denoiser = denoiser_for(model, self.mode, options.pop("autoguidance", None))
         (critics, denoiser), context = networks_in(options.pop("precision", "float32"), model.critics, denoiser, device=model.device)
         with context:
