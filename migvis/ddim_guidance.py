@@ -390,8 +390,13 @@ class MIGuide:
         return log_p if self.weights is None else self.weights.reshape(-1, len(log_p)).T.to(log_p) * log_p
 
     def log_softmax(self, y: Tensor, t: int | None) -> Tensor: # (G, B)
-        "Log softmax of each row's wanted latents, for every group. Rows that want the same share one column of scores."
-        wanted, column = torch.unique(self.z_target.expand(len(y), -1), dim=0, return_inverse=True)
+        "Log softmax of each row's wanted latents, for every group; many rows in parts, lest each is scored against what all others want."
+        wanted = self.z_target.expand(len(y), -1)
+        return torch.cat([self._log_softmax(y[rows], wanted[rows], t) for rows in _row_slices(len(y), 256)], 1)
+
+    def _log_softmax(self, y: Tensor, wanted: Tensor, t: int | None) -> Tensor: # (G, b)
+        "The same for some rows. Those that want the same share one column of scores."
+        wanted, column = torch.unique(wanted, dim=0, return_inverse=True)
         candidates = torch.cat([wanted, self.z_negatives])
         scores = self.critics.scores(candidates, y) if t is None else self.critics.scores(candidates, y, t)
         scores = scores if scores.ndim == 3 else scores[None]                         # (G, B, U + K)
@@ -465,7 +470,9 @@ def draw_negatives(
 ) -> Tensor: # (K, D)
     "Fixed negatives for one edit; two edits share them if the same rows of the pool are left out. Raises ValueError if none are left."
     if n < 1: raise ValueError(f"n_negatives must be at least 1, got {n}")
-    if exclude is not None and len(pool): pool = pool[~(pool[:, None] == exclude.to(pool)[None]).all(-1).any(1)]
+    if exclude is not None and len(pool):
+        _, kind = torch.unique(torch.cat([exclude.to(pool), pool]).cpu(), dim=0, return_inverse=True)
+        pool = pool[~torch.isin(kind[len(exclude):], kind[:len(exclude)]).to(pool.device)]
     if not len(pool): raise ValueError("no negatives: give the latents of other images (the originals and targets do not count)")
     return pool[torch.randperm(len(pool), generator=generator(seed, 41))[:n].to(pool.device)]
 

@@ -10,7 +10,8 @@ __all__ = ['ESTIMATORS', 'group_sizes', 'stack_groups', 'density_factors', 'pair
 
 # %% ../nbs/02_partial_correlation.ipynb #577f96a4
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from itertools import product
 from typing import Any
 
 import torch
@@ -76,30 +77,32 @@ def pairwise_log_density(
 def is_weights(
     n_batch: int, # B
     n_data: int, # N, size of the training set
-) -> Tensor: # (B, B) weights; row = sample, column = posterior
+    rows: Tensor | None = None, # (b,) numbers of the samples; None: all
+) -> Tensor: # (b, B) weights; row = sample, column = posterior
     "Importance-sampling weights (Esmaeili et al. 2019; Li et al. 2025); each row adds up to 1."
-    weights = torch.full((n_batch, n_batch), (n_data - 1) / (n_data * max(n_batch - 1, 1)))
-    return weights.fill_diagonal_(1 / n_data if n_batch > 1 else 1.0)
+    rows = torch.arange(n_batch) if rows is None else rows
+    weights = torch.full((len(rows), n_batch), (n_data - 1) / (n_data * max(n_batch - 1, 1)))
+    return weights.scatter_(1, rows[:, None], 1 / n_data if n_batch > 1 else 1.0)
 
 
 def mss_weights(
     n_batch: int, # B
     n_data: int, # N, size of the training set
-) -> Tensor: # (B, B) weights; row = sample, column = posterior
+    rows: Tensor | None = None, # (b,) numbers of the samples; None: all
+) -> Tensor: # (b, B) weights; row = sample, column = posterior
     "Minibatch stratified sampling weights (Chen et al. 2018, C.2); each row adds up to 1."
-    others = max(n_batch - 1, 1)
-    weights = torch.full((n_batch, n_batch), 1 / others).fill_diagonal_(1 / n_data if n_batch > 1 else 1.0)
-    row = torch.arange(n_batch if n_batch > 1 else 0)
-    weights[row, (row + 1) % n_batch] = (n_data - others) / (n_data * others)
-    return weights
+    rows, others = torch.arange(n_batch) if rows is None else rows, max(n_batch - 1, 1)
+    weights = torch.full((len(rows), n_batch), 1 / others).scatter_(1, rows[:, None], 1 / n_data if n_batch > 1 else 1.0)
+    return weights.scatter_(1, (rows[:, None] + 1) % n_batch, (n_data - others) / (n_data * others)) if n_batch > 1 else weights
 
 
 def mws_weights(
     n_batch: int, # B
     n_data: int, # N, size of the training set
-) -> Tensor: # (B, B) weights; row = sample, column = posterior
+    rows: Tensor | None = None, # (b,) numbers of the samples; None: all
+) -> Tensor: # (b, B) weights; row = sample, column = posterior
     "Minibatch weighted sampling weights (Chen et al. 2018, C.1), all 1 / (N B)."
-    return torch.full((n_batch, n_batch), 1 / (n_data * n_batch))
+    return torch.full((n_batch if rows is None else len(rows), n_batch), 1 / (n_data * n_batch))
 
 
 ESTIMATORS = {"is": is_weights, "mss": mss_weights, "mws": mws_weights}
@@ -151,6 +154,22 @@ class _PartialCorrelation(torch.autograd.Function):
         grad = (grad / slopes[0].shape[-1])[:, None, None, None]
         return *(slope * grad for slope in slopes), None, None
 
+# %% ../nbs/02_partial_correlation.ipynb #efa455c5
+@torch.no_grad()
+def _in_blocks(
+    samples: Tensor, # (E, G, K, B) of `density_factors`
+    components: Tensor, # (E, G, K, B)
+    log_weights: Callable[[Tensor], Tensor], # numbers of b samples -> (b, B)
+    pairs_at_once: int,
+) -> Tensor: # (E,)
+    "Mean of `log_ratio` over a large batch, a few samples at a time: without its gradient, not all pairs must be there together."
+    n_members, n_groups, _, n_batch = samples.shape
+    ratios = samples.new_empty(n_members, n_batch)
+    for member, rows in product(range(n_members), torch.arange(n_batch).split(max(1, pairs_at_once // (n_groups * n_batch)))):
+        pairs = samples[member][..., rows.to(samples.device)].mT @ components[member]
+        ratios[member, rows] = log_ratio(pairs, log_weights(rows))
+    return ratios.mean(-1)
+
 # %% ../nbs/02_partial_correlation.ipynb #54dba885
 def partial_correlation(
     z: Tensor, # (..., B, D) row b drawn from the posterior of row b
@@ -170,9 +189,11 @@ def partial_correlation(
     n_data = n_batch if n_data is None else n_data
     if n_data < n_batch:
         raise ValueError(f"n_data={n_data} is smaller than the batch of {n_batch}: it is the size of the training set")
-    log_weights = ESTIMATORS[estimator](n_batch, n_data).to(z).log()
-    factors = (t.reshape(-1, *t.shape[-3:]) for t in density_factors(z, mean, log_var, n_groups))
-    return _PartialCorrelation.apply(*factors, log_weights, pairs_at_once).reshape(z.shape[:-2])
+    weights = lambda rows=None: ESTIMATORS[estimator](n_batch, n_data, rows).to(z).log()
+    samples, components = (t.reshape(-1, *t.shape[-3:]) for t in density_factors(z, mean, log_var, n_groups))
+    if samples.shape[1] * n_batch**2 > 16 * pairs_at_once and not (samples.requires_grad or components.requires_grad):
+        return _in_blocks(samples, components, weights, pairs_at_once).reshape(z.shape[:-2])
+    return _PartialCorrelation.apply(samples, components, weights(), pairs_at_once).reshape(z.shape[:-2])
 
 # %% ../nbs/02_partial_correlation.ipynb #f2c5f7cc
 def total_correlation(

@@ -883,6 +883,7 @@ def model_of(cls: type[MIGVis], told: Path, device: str | torch.device) -> MIGVi
     try:
         model = cls(Preset.from_dict(identity["preset"]), identity["seed"], device)
         model.options, model.shipped, model.weights = identity["options"], identity.get("shipped_denoiser"), identity.get("shipped_weights")
+        check_preset(model.preset)
     except (KeyError, TypeError, ValueError, AttributeError) as e:
         version = identity.get("migvis", "of before 0.1.0") if isinstance(identity, dict) else "unknown"
         raise ValueError(f"{told} does not describe a run for migvis {__version__} ({type(e).__name__}: {e}); it was made by migvis {version}: "

@@ -1,4 +1,5 @@
 """Recording, its checks, splits, standardising, noise ceiling and files."""
+import os
 import json
 import warnings
 import zipfile

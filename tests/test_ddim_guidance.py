@@ -808,3 +808,32 @@ def test_critics_that_do_not_fit_are_refused(world):
         with pytest.raises(ValueError, match=message): small_edit(world | {"critics": critics})
     with pytest.raises(TypeError, match="Critics"): small_edit(world | {"critics": object()})
     assert small_edit(world | {"critics": clean}, mode="paper").shape == (2, 3, 2, 1, 16, 16)
+
+
+def test_negatives_leave_out_the_same_rows_as_a_comparison_of_all_pairs():
+    pool = torch.randint(-1, 2, (200, 3), generator=generator(0, 1)).float() # many rows alike
+    pool[:5] = -0.0
+    exclude = torch.cat([pool[3:9], torch.full((2, 3), 7.0)])
+    slow = pool[[not any(torch.equal(row, other) for other in exclude) for row in pool]]
+    fast = dg.draw_negatives(pool, 500, seed=1, exclude=exclude)
+    assert torch.equal(fast, slow[torch.randperm(len(slow), generator=generator(1, 41))]) and 0 < len(fast) < 200
+
+
+def test_negatives_of_a_large_pool_are_found_in_little_memory(monkeypatch):
+    pool = torch.randn(20_000, 24)
+    monkeypatch.setattr(torch.Tensor, "__eq__", lambda *_: pytest.fail("every row of the pool was compared with every one that is left out"))
+    assert len(dg.draw_negatives(pool, 127, exclude=pool[:10_000])) == 127
+
+
+def test_many_rows_are_not_scored_against_what_all_others_want():
+    class Products:
+        "Critics whose scores are products, which count them."
+        groups, n_latents, scored = ((0, 1), (2,)), 3, 0
+        def scores(self, z, y, t=None):
+            Products.scored += len(z) * len(y)
+            return torch.stack([y.flatten(1)[:, :2] @ z[:, :2].T, y.flatten(1)[:, 2:3] @ z[:, 2:].T])
+    y, wanted, negatives = torch.randn(1500, 1, 2, 2, dtype=torch.float64), torch.randn(1500, 3, dtype=torch.float64), torch.randn(20, 3, dtype=torch.float64)
+    guide = dg.MIGuide(Products(), wanted, negatives)
+    fast, scored = guide.log_softmax(y, None), Products.scored
+    assert scored <= 1500 * (256 + 20)
+    torch.testing.assert_close(fast, guide._log_softmax(y, wanted, None))

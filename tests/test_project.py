@@ -1,13 +1,16 @@
 """The project's own rules: export in sync, order of imports, size of cells and notebooks, README, packaging."""
 import ast
 import json
+import os
 import re
 import shutil
 import subprocess
 import sys
 import zipfile
+from configparser import ConfigParser
 
 import pytest
+import yaml
 
 from tests import check_sync, make_readme
 from tests.conftest import ROOT
@@ -73,21 +76,29 @@ def test_notebook_form(notebook):
             assert all(isinstance(n, (ast.Import, ast.ImportFrom, ast.If, ast.Try, ast.Expr)) for n in body), f"imports mixed with code:\n{lines[:3]}"
 
 
-def functions(module):
-    for node in ast.walk(ast.parse(module.read_text(encoding="utf-8"))):
-        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)): yield node
+def faults(source):
+    "What is wrong with the functions of a module: documentation of public ones that are not nested, types, length."
+    tree, found = ast.parse(source), []
+    for f in (node for node in ast.walk(tree) if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))):
+        arguments = [a for a in (*f.args.posonlyargs, *f.args.args, *f.args.kwonlyargs) if a.arg not in ("self", "cls")]
+        public, outer = not f.name.startswith("_"), f in tree.body
+        if public and outer and "\n" in (ast.get_docstring(f) or "\n"): found.append(f"{f.name} has no docstring of one line")
+        if public and outer and f.returns is None: found.append(f"{f.name}: what it returns has no type")
+        found += [f"{f.name}: {a.arg} has no type" for a in arguments if public and a.annotation is None]
+        if f.end_lineno - f.lineno > 62: found.append(f"{f.name} is {f.end_lineno - f.lineno} lines long")
+    return found
 
 
 @pytest.mark.parametrize("module", MODULES, ids=lambda p: p.stem)
-def test_functions_are_documented_annotated_and_short(module):
-    for f in functions(module):
-        public = not f.name.startswith("_")
-        arguments = [a for a in (*f.args.posonlyargs, *f.args.args, *f.args.kwonlyargs) if a.arg not in ("self", "cls")]
-        if public and f in ast.parse(module.read_text()).body:
-            assert ast.get_docstring(f), f"{module.stem}.{f.name} has no docstring"
-        if public and f.name not in ("g",):
-            for a in arguments: assert a.annotation is not None, f"{module.stem}.{f.name}: {a.arg} has no type"
-        assert f.end_lineno - f.lineno <= 62, f"{module.stem}.{f.name} is {f.end_lineno - f.lineno} lines long"
+def test_functions_are_documented_annotated_and_short(module): assert faults(module.read_text(encoding="utf-8")) == []
+
+
+def test_faults_of_functions_are_seen():
+    body = "    pass\n" * 63
+    assert faults('def f(a: int) -> int:\n    "One line."\n    return a\n') == [] == faults("def _f(a): pass\n")
+    assert faults("def f() -> None: pass\n") == ["f has no docstring of one line"] == faults('def f() -> None:\n    "One\\ntwo."\n')
+    assert faults('def f(a):\n    "One line."\n') == ["f: what it returns has no type", "f: a has no type"]
+    assert faults(f"def _f():\n{body}") == ["_f is 63 lines long"]
 
 
 @pytest.mark.parametrize("module", MODULES, ids=lambda p: p.stem)
@@ -130,6 +141,69 @@ def test_wheel_holds_what_is_needed_and_nothing_else(tmp_path):
     assert "Requires-Dist: torch>=2.4" in metadata and 'extra == "data"' in metadata
     entry = zipfile.ZipFile(wheel).read(next(n for n in names if n.endswith("entry_points.txt"))).decode()
     assert "migvis=migvis.cli:main" in entry.replace(" ", "")
+
+
+def test_source_archive_can_be_installed_and_imported(tmp_path):
+    pytest.importorskip("setuptools")
+    ignored = shutil.ignore_patterns(".git", "build", "*.egg-info", "__pycache__", ".venv", "nbs", "benchmarks")
+    source, here = shutil.copytree(ROOT, tmp_path / "source", ignore=ignored), [sys.executable, "setup.py", "-q"]
+    subprocess.run([*here, "sdist", "--dist-dir", str(tmp_path)], cwd=source, check=True, capture_output=True, timeout=300)
+    archive = next(tmp_path.glob("migvis-*.tar.gz"))
+    shutil.unpack_archive(archive, tmp_path / "unpacked")
+    unpacked = next((tmp_path / "unpacked").iterdir())
+    assert {"settings.ini", "setup.py", "README.md", "LICENSE", "SECURITY.md", "CHANGELOG.md"} <= {p.name for p in unpacked.iterdir()}
+    said = subprocess.run([*here, "--version"], cwd=unpacked, check=True, capture_output=True, text=True).stdout
+    assert said.split()[-1] == settings()["version"]
+    install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--no-build-isolation", "--target", str(tmp_path / "there")]
+    subprocess.run([*install, str(archive)], check=True, timeout=300)
+    code = "import migvis, migvis.cli; print(migvis.__file__)"
+    told = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(tmp_path / "there")}, capture_output=True, text=True, check=True)
+    assert told.stdout.startswith(str(tmp_path / "there")) and (tmp_path / "there" / "migvis" / "explorer.js").is_file()
+
+
+def settings():
+    parser = ConfigParser(delimiters=["="], interpolation=None)
+    parser.read(ROOT / "settings.ini", encoding="utf-8")
+    return parser["DEFAULT"]
+
+
+def declared():
+    "Requirements with their bounds: of the package, and of all extras."
+    extras = re.findall(r'(?:"|\s)([A-Za-z][\w-]*[<>=][^"\s]*)', (ROOT / "setup.py").read_text().split("setup(")[0])
+    return settings()["requirements"].split(), settings()["dev_requirements"].split() + extras
+
+
+def test_every_requirement_has_bounds_on_both_sides():
+    own, extras = declared()
+    assert len(own) > 10 and any(r.startswith("h5py") for r in extras) and any(r.startswith("timm") for r in extras)
+    assert [r for r in own + extras if not re.fullmatch(r"[\w-]+>=[\w.]+,<[\d.]+", r)] == []
+
+
+def imported(files):
+    "Packages from elsewhere that some files import, with where."
+    for file in files:
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            names = [a.name for a in node.names] if isinstance(node, ast.Import) else [node.module] if isinstance(node, ast.ImportFrom) and not node.level else []
+            for name in names:
+                if (first := name.split(".")[0]) not in sys.stdlib_module_names | {"migvis", "tests", "setuptools"}: yield first, file.name
+
+
+@pytest.mark.parametrize("files, extras", [(MODULES, False), (sorted((ROOT / "tests").glob("*.py")), True)], ids=["library", "tests"])
+def test_what_is_imported_is_declared(files, extras):
+    own, more = declared()
+    known = {re.split("[<>=]", r)[0].lower().replace("_", "-") for r in own + more}
+    belongs = {"sklearn": "scikit-learn", "PIL": "pillow", "yaml": "pyyaml"}
+    assert {(n, f) for n, f in imported(files) if belongs.get(n, n).lower().replace("_", "-") not in known} == set()
+
+
+@pytest.mark.parametrize("workflow", sorted((ROOT / ".github" / "workflows").glob("*.yml")), ids=lambda p: p.stem)
+def test_workflows_use_fixed_actions_and_few_rights(workflow):
+    text = workflow.read_text(encoding="utf-8")
+    assert [line for line in re.findall(r"uses: (.*)", text) if not re.fullmatch(r"[\w./-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+", line)] == []
+    whole, jobs = yaml.safe_load(text), yaml.safe_load(text)["jobs"]
+    assert set(whole["permissions"].items()) <= {("contents", "read")}, "a job that needs more says so itself"
+    assert all("write" not in job.get("permissions", {}).values() or name == "deploy" for name, job in jobs.items())
+    assert all(step["with"]["persist-credentials"] is False for job in jobs.values() for step in job["steps"] if "checkout" in step.get("uses", ""))
 
 
 def test_nothing_unpickles():
