@@ -196,7 +196,7 @@ def draw_dimension_pairs(
     **options,                  # of `MIGVis.edit`
 ) -> Figure:
     "Edits toward two dimensions of a group at a time."
-    pairs = [(a, a + 1) for a in range(0, model.vae.groups[group] - 1, 2)]
+    pairs, size = model.vae.dimension_pairs(group), model.vae.groups[group]
     image, aim = find_pair(model, [original], target)
     rows = []
     for pair in pairs:
@@ -204,7 +204,9 @@ def draw_dimension_pairs(
         rows.append((", ".join(f"z{group + 1}.{d + 1}" for d in pair), edits.images[0, 0]))
     columns = [f"γ = {g:g}" for g in edits.gammas]
     before, after = [("original", edits.originals[0])], [("target", edits.targets[0])]
-    return plot_rows(rows, columns, before, after, model.group_names[group], edits.caption)
+    idle = size - len({d for pair in pairs for d in pair})
+    left = f"; {idle} of {size} dimensions carry nothing and are left out" if idle else ""
+    return plot_rows(rows, columns, before, after, model.group_names[group], edits.caption + left)
 
 
 def figure_6(model: MIGVis, **options) -> Figure:

@@ -450,10 +450,10 @@ def hold_by_labels(
     for code in codes:
         if kinds[code.spec.group] != "category":
             kinds[code.spec.group] = "category" if isinstance(code, CategoricalCode) else "numbers"
-    strength = {"category": 2.0, "numbers": 1.0, "free": 1.0}
-    loose = lambda edited, held: held == "free" and edited != "numbers"
-    return [[1.0 if g == h else 0.0 if loose(edited, held) else strength[held] for h, held in enumerate(kinds)]
-            for g, edited in enumerate(kinds)]
+    strength = {"category": {"category": 2.0, "numbers": 1.0, "free": 0.0}, # edited: held
+                "numbers": {"category": 2.0, "numbers": 1.0, "free": 0.5},
+                "free": {"category": 2.0, "numbers": 1.0, "free": 0.0}}
+    return [[1.0 if g == h else strength[edited][held] for h, held in enumerate(kinds)] for g, edited in enumerate(kinds)]
 
 # %% ../nbs/05c_pipeline.ipynb #e72de706
 class MIGVis(_Measures):

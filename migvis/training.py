@@ -134,7 +134,7 @@ def _presets() -> dict[str, Preset]:
     paper = Preset("paper", 128, 5760, VAEConfig(), CriticConfig(steps=10_000, lr=2e-3), DenoiserConfig(), t_edit=135)
     demo = Preset("demo", 64, 5760, VAEConfig(seeds=2, steps=3000, batch_size=256, lr=3e-3), CriticConfig("denoiser", 0, 64, steps=3000, lr=4e-3, dropout=0.3, views=16),
         DenoiserConfig(image_size=64, width=64, multipliers=(1, 2, 1.5), layers=2, patch=4, attention_levels=2, steps=4000, batch_size=32, lr=1e-3,
-                       ema=0.995, precision="bfloat16"), t_edit=135, levers={"until": 45})
+                       ema=0.995, precision="bfloat16"), t_edit=135, relative_gammas=(0.0, 0.03, 0.1, 0.3), levers={"until": 45})
     tiny = Preset("tiny", 32, 400, VAEConfig(seeds=2, steps=300, batch_size=128, lr=3e-3),
         CriticConfig(width=16, features=32, steps=150, batch_size=64, lr=4e-3),
         DenoiserConfig(image_size=32, width=16, multipliers=(1, 2), layers=1, patch=2, attention=False, T=50, steps=100,

@@ -670,10 +670,26 @@ class FittedVAE:
         parts = np.split(shares, np.cumsum(self.groups)[:-1])
         return tuple(tuple(np.flatnonzero(part > ACTIVE).tolist()) for part in parts)
 
-    def reconstruct(self, recording: Recording | np.ndarray | Tensor, member: int | None = None, groups: Sequence[int] | None = None,
-                    others: str = "average", draws: int = 32, seed: int = 0) -> np.ndarray:
-        """Standardised responses (n, N) decoded from the posterior mean; with `groups`, from these groups alone: the others are those of
-        other images, averaged over `draws` of them (others="average"), or at the prior mean 0 (others="zero", as in the paper)."""
+    def dimension_pairs(self, group: int) -> list[tuple[int, int]]: # of dimensions counted within the group
+        "Neighbouring pairs of a group's active dimensions; of all, with a warning, if fewer than two are active."
+        size = self.groups[group]
+        active = list(range(size)) if self.activity is None or self.members.variant.nunique() > 1 else list(self.active()[group])
+        if len(active) < 2:
+            warnings.warn(f"group {group + 1} has {len(active)} active dimensions of {size}: pairs of all are shown", stacklevel=2)
+            active = list(range(size))
+        ends = range(1, len(active), 2) if len(active) % 2 == 0 else (*range(1, len(active), 2), len(active) - 1)
+        return [(active[end - 1], active[end]) for end in ends]
+
+    def reconstruct(
+        self,
+        recording: Recording | np.ndarray | Tensor,
+        member: int | None = None,              # None: the best
+        groups: Sequence[int] | None = None,    # decode from these alone; None: from all
+        others: str = "average",                # the other groups are those of other images, averaged; "zero": the prior mean
+        draws: int = 32,                        # so many other images for each
+        seed: int = 0,                          # which ones
+    ) -> np.ndarray: # (n, N)
+        "Standardised responses decoded from the posterior mean. Raises ValueError for an unknown `others`."
         z = self.latents(recording, member)
         if groups is None:
             return self.decode(z, member)
@@ -685,7 +701,12 @@ class FittedVAE:
         orders = [torch.randperm(len(z), generator=generator(seed, 4, draw)) for draw in range(draws)]
         return np.mean([self.decode(z * keep + z[order] * (1 - keep), member) for order in orders], axis=0)
 
-    def group_r2(self, recording: Recording, member: int | None = None, others: str = "average") -> pd.Series: # R^2, mean over units that vary
+    def group_r2(
+        self,
+        recording: Recording,
+        member: int | None = None,  # None: the best
+        others: str = "average",    # see `reconstruct`
+    ) -> pd.Series: # R^2, mean over units that vary
         "How much of the responses each part of the latents explains: all, groups with labels, free groups, each group."
         labelled = {code.spec.group for code in self.codes}
         every = range(len(self.groups))

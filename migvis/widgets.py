@@ -534,7 +534,7 @@ def dimension_choices(
     original: int | Sequence[int] | None = None,               # image numbers; None: a test image
     target: int | Sequence[int] | None = None,                 # None: one of another category
     group: int | Sequence[int] = 2,                            # from 0
-    dims: Sequence[tuple[int, int]] | None = None,             # pairs within the group, from 0; None: (0, 1), (2, 3), ...
+    dims: Sequence[tuple[int, int]] | None = None,             # pairs within the group, from 0; None: neighbours that are active
     strengths: Sequence[float] = (0.0, 0.25, 0.5, 0.75, 1.0),  # how far each dimension goes
     gamma: float | Sequence[float] | None = None,              # None: the preset's largest for this mode
     mode: str = "selective",
@@ -544,7 +544,8 @@ def dimension_choices(
     base = guidance_choices(model, original, other_images(model, original, 1) if target is None else target, group,
                             [max(model.preset.gammas_of(mode))] if gamma is None else np.atleast_1d(gamma).tolist(), mode)
     smallest = min(len(model.critics.groups[g]) for g in base.groups)
-    dims = tuple((d, d + 1) for d in range(0, smallest - 1, 2)) if dims is None else tuple((int(i), int(j)) for i, j in dims)
+    if dims is None: dims = model.vae.dimension_pairs(base.groups[0]) if len(base.groups) == 1 else [(d, d + 1) for d in range(0, smallest - 1, 2)]
+    dims = tuple((int(i), int(j)) for i, j in dims)
     wrong = [pair for pair in dims if pair[0] == pair[1] or not all(0 <= d < smallest for d in pair)]
     if wrong or not dims: raise ValueError(f"dims must be pairs of two dimensions in 0..{smallest - 1}, got {wrong or dims}")
     return replace(base, dims=dims, strengths=tuple(float(s) for s in strengths), manifold=Manifold.of(model))

@@ -604,3 +604,13 @@ def test_a_member_whose_validation_is_nan_is_not_the_best():
     table = lambda scores: SimpleNamespace(members=pd.DataFrame({"variant": "full", "validation": scores}))
     assert FittedVAE.best.fget(table([float("nan"), 3.0, 2.0])) == 2 == FittedVAE.best.fget(table([None, 3.0, 2.0]))
     with pytest.raises(ValueError, match="no member's validation score is a number"): FittedVAE.best.fget(table([float("nan")] * 2))
+
+
+@pytest.mark.parametrize("shares, expected", [((1, 1, 0, 1), [(0, 1), (1, 3)]), ((1, 1, 1, 1), [(0, 1), (2, 3)]), ((0, 1, 0, 1), [(1, 3)])])
+def test_pairs_of_dimensions_are_of_active_ones(fitted, shares, expected):
+    one = fitted.variant("migvis")
+    model = NeuralVAE(15, groups=(4,), heads=(), members=1)
+    few = replace(one, model=model, members=one.members.iloc[:1], codes=(), activity=0.9 * np.array([shares], float))
+    assert few.dimension_pairs(0) == expected
+    with pytest.warns(UserWarning, match="1 active dimensions of 4"):
+        assert replace(few, activity=np.array([[0.9, 0, 0, 0]])).dimension_pairs(0) == [(0, 1), (2, 3)]
