@@ -1,5 +1,6 @@
 """Recording, its checks, splits, standardising, noise ceiling and files."""
 import json
+import os
 import warnings
 import zipfile
 from dataclasses import replace
