@@ -1,6 +1,7 @@
 """Recording, its checks, splits, standardising, noise ceiling and files."""
 import os
 import json
+import os
 import warnings
 import zipfile
 from dataclasses import replace

@@ -33,7 +33,8 @@ def weights(model): return torch.cat([p.detach().flatten() for p in model.parame
 
 def test_kills_at_random_moments_lose_little_and_change_nothing(tmp_path):
     out = tmp_path / "kills.json"
-    command = [sys.executable, str(ROOT / "benchmarks" / "kill_resume.py"), "--kills", "3", "--steps", "24", "--every", "2", "--json", str(out)]
+    command = [sys.executable, str(ROOT / "benchmarks" / "kill_resume.py"), "--kills", "3", "--steps", "24", "--every", "2",
+               "--writes", "0", "--full", "3", "--flips", "24", "--json", str(out)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=ENVIRONMENT)
     assert done.returncode == 0, done.stdout + done.stderr[-2000:]
     found = json.loads(out.read_text())
