@@ -692,11 +692,12 @@ def _split_images(
     seed: int, # the same seed gives the same split
     test: float, # fraction of the distinct images
     validation: float, # fraction of the distinct images
+    quiet: bool = False, # say nothing of images that repeat: in simulated recordings frontal views do
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]: # sorted indices of training, validation and test
     "Split images so that the same image is never in two parts. Warns if images repeat."
     code = _same_image(images)
     first = np.unique(code, return_index=True)[1]
-    if len(first) < len(images):
+    if len(first) < len(images) and not quiet:
         warnings.warn(f"{len(images) - len(first)} of {len(images)} images are the same as others and stay together in the split; if rows are presentations, "
                       "average those of each image into one row, and give them as trials", stacklevel=4)
     parts = split_indices(groups[first], seed, test, validation)
@@ -733,7 +734,7 @@ def split(
         _warn_of_crossing(recording.images, parts)
     else:
         groups = np.zeros(len(labels), int) if by is None else pd.factorize(labels[by])[0]
-        parts = _split_images(recording.images, groups, seed, test, validation)
+        parts = _split_images(recording.images, groups, seed, test, validation, recording.simulated)
     lost = set(labels["category"]) - set(labels["category"].iloc[parts[0]])
     if lost:
         warnings.warn(f"the training part has no image of {sorted(map(str, lost))}", stacklevel=3)

@@ -80,9 +80,7 @@ class Split:
     def of(cls, recording: Recording, seed: int = 0, test: float = 0.2, validation: float = 0.1) -> "Split":
         "Split of a recording, spread evenly over categories; equal images stay together."
         categories = pd.factorize(recording.labels["category"])[0]
-        with warnings.catch_warnings():
-            if recording.simulated: warnings.filterwarnings("ignore", ".* stay together in the split") # known: frontal views repeat
-            return cls(*_split_images(recording.images, categories, seed, test, validation))
+        return cls(*_split_images(recording.images, categories, seed, test, validation, recording.simulated))
 
     def digest(self) -> str: # 16 hexadecimal digits
         "Digest of which image is in which part."

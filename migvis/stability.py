@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from scipy.optimize import linear_sum_assignment
 
 from .consistency import another_target, share_edits
-from .data import Recording, check_recording, split_indices
+from .data import Recording, check_recording, _split_images
 from .edit_selectivity import bootstrap_counts, edit_pairs, held_out_pairs, interval, weighted_ratio
 from .training import Preset, VAEConfig, get_preset, load_tables, save_tables
 from .vae import fit_vae
@@ -179,7 +179,8 @@ def _fit_pairs(
 ) -> Iterator[tuple[str, int, np.ndarray, np.ndarray]]: # kind, number of the pair, latents of the test images
     "Pairs of fits that differ in one thing, and, where that is not all, in their seeds."
     first, rng = recordings[0], np.random.default_rng([seed, 63])
-    train, validation, test = split_indices(pd.factorize(first.labels["category"])[0], seed, 0.2, 0.1)
+    categories = pd.factorize(first.labels["category"])[0]
+    train, validation, test = _split_images(first.images, categories, seed, 0.2, 0.1, first.simulated)
     units, images = (np.array_split(rng.permutation(n), 2) for n in (first.responses.shape[1], len(train)))
     def latents(recording: Recording, turn: int, rows: np.ndarray = train) -> list[np.ndarray]: # of each member
         parts = [recording.select(images=part) for part in (rows, validation)]
