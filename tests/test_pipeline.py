@@ -144,7 +144,7 @@ def test_runs_of_other_versions_say_so(folder, change):
 def shipped(tmp_path_factory):
     "A run with the shipped denoiser, and how to fit it again."
     demo, tiny = get_preset("demo"), get_preset("tiny")
-    preset = replace(demo, vae=replace(tiny.vae, steps=5), critic=replace(demo.critic, steps=2, batch_size=8), t_edit=2)
+    preset = replace(demo, vae=replace(tiny.vae, steps=5), critic=replace(demo.critic, steps=2, batch_size=8), t_edit=2, levers={})
     rendered = simulate_hvm(60, size=64, seed=3, progress=False)
     fit = lambda folder: MIGVis(preset, device="cpu").fit(rendered, out=folder, progress=False)
     return fit, fit(tmp_path_factory.mktemp("shipped") / "run")
