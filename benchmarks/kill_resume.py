@@ -117,6 +117,7 @@ def fit(folder: Path, recording: Recording, limit: int | None, write: int | None
     warnings.simplefilter("ignore")
     put, count = os.replace, [0]
     def replaced(a, b):
+        if Path(b).exists() and Path(a).read_bytes() == Path(b).read_bytes(): return put(a, b) # a write that changes nothing
         count[0] += 1
         if count[0] == write and not after: os.kill(os.getpid(), signal.SIGKILL)
         put(a, b)
@@ -228,7 +229,7 @@ def main() -> None:
         parts = []
         if options.kills: parts.append(lambda: kills(folder, options, rng))
         if options.writes or options.full or options.flips:
-            recording, unbroken = simulate_hvm(n_images=60, size=32, subject="M1", seed=3, progress=False), folder / "unbroken"
+            recording, unbroken = simulate_hvm(n_images=60, size=32, subject="M1", seed=3, progress=False), folder / "run"
             status, error = attempt(unbroken, recording)
             if status: raise RuntimeError(error)
             sizes = np.geomspace(100, max(p.stat().st_size for p in unbroken.iterdir()) - 1, max(options.full, 1)).astype(int)

@@ -1,6 +1,4 @@
 """The training loop: exact resume, interruption, sharding, files, errors."""
-import warnings
-import contextlib
 import errno
 import gc
 import json
@@ -9,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 import weakref
 
 import numpy as np
@@ -505,11 +504,11 @@ def test_every_bit_of_a_file_counts(tmp_path):
         if b"sha256" in damaged: # else it is a file without a checksum, which warns
             with pytest.raises(ValueError): load_tensors(path, "thing")
         else:
-            with warnings.catch_warnings(record=True) as said:
+            with warnings.catch_warnings(record=True) as told:
                 warnings.simplefilter("always")
-                with contextlib.suppress(ValueError):
-                    assert load_tensors(path, "thing")[1].items() >= {"kind": "thing", "steps": 12, "note": None}.items()
-                    assert ["no checksum" in str(w.message) for w in said] == [True]
+                try: found = load_tensors(path, "thing")[1]
+                except ValueError: continue
+            assert "no checksum" in str(told[0].message) and found.items() >= {"kind": "thing", "steps": 12, "note": None}.items()
     path.write_bytes(whole)
     assert load_tensors(path)[1] == {"kind": "thing", "steps": 12, "note": None}
     again = save_tensors(tmp_path / "y.safetensors", *load_tensors(path))
