@@ -22,14 +22,14 @@ from .edit_selectivity import (Editor, EditsLike, attribute_vectors, bootstrap_c
 from .readouts import Readings, geodesic_angle
 from .training import load_tables, save_tables
 
-# %% ../nbs/05b2_consistency.ipynb #ed852210
+# %% ../nbs/05b2_consistency.ipynb #5880b17f
 def change_parts(
     changes: np.ndarray,                # (k, n, d) of n edits in k versions, NaN where they could not be read
     control: np.ndarray | None = None,  # (n, d) of the first version's originals, edited toward other targets
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]: # within, common, other: (n,) each, NaN where unknown
     "Mean products of a change with itself, with other versions, with another target's. Raises ValueError."
     if changes.ndim != 3 or len(changes) < 2:
-        raise ValueError(f"changes must be (versions, edits, numbers), at least 2 versions, got {changes.shape}")
+        raise ValueError(f"changes must be (2 versions or more, edits, numbers), got {changes.shape}")
     k, total, square = len(changes), changes.sum(0), (changes**2).sum((0, 2))
     other = np.full(len(total), np.nan) if control is None else (changes[1:].mean(0) * control).sum(1)
     return square / k, ((total**2).sum(1) - square) / (k * (k - 1)), other
@@ -182,7 +182,7 @@ class ConsistencyResult:
         tables, settings = load_tables(Path(folder), ("table", "dose"))
         return cls(**tables, settings=settings)
 
-# %% ../nbs/05b2_consistency.ipynb #4ec97d6a
+# %% ../nbs/05b2_consistency.ipynb #c3168339
 VERSIONS = ("draws", "steps", "negatives", "starts")
 
 def version_plan(
@@ -203,8 +203,8 @@ def version_plan(
     kinds = {"draws": {f"draw-{k}": {"noise_seed": apart * k} for k in range(1, draws)},
              "steps": {f"steps-{s}": {"steps": s} for s in steps[1:]},
              "negatives": {f"negatives-{k}": {"seed": seed + k} for k in range(1, negatives)}}
-    plan = {"control": [("other-target", np.column_stack([pairs[:, 0], others]), base)],
-            "starts": [(f"start-{k}", rows, base | {"noise_seed": apart * k}) for k, rows in enumerate(starts)]}
+    begun = [(f"start-{k}", rows, base | {"noise_seed": apart * k}) for k, rows in enumerate(starts)]
+    plan = {"control": [("other-target", np.column_stack([pairs[:, 0], others]), base)], "starts": begun}
     return plan | {kind: [("base", pairs, base), *((name, pairs, base | how) for name, how in made.items())]
                    for kind, made in kinds.items()}
 

@@ -38,7 +38,7 @@ def permute_responses(
     return replace(recording, responses=recording.responses[order], trials=trials, truth=None,
                    name=f"{recording.name}, responses permuted")
 
-# %% ../nbs/05b3_null.ipynb #c015a086
+# %% ../nbs/05b3_null.ipynb #018cd1bc
 def refit(
     model: Any,            # a fitted `pipeline.MIGVis`
     recording: Recording,  # of the same images
@@ -62,28 +62,28 @@ def measure_fit(
     folder: Path | None = None, # keeps the edits
     seed: int = 0,
     **options: Any,             # of `run_selectivity` and `MIGVis.edit`
-) -> pd.DataFrame: # group, attribute ("bound": nats on held-out images; else a specific share), value, low, high
+) -> pd.DataFrame: # group, attribute ("bound": nats; else a specific share), value, low, high
     "Bounds and specific shares of a fitted model, with 95 % intervals."
     test = model.recording.select(images=model.split.test)
     images, z = 2 * torch.as_tensor(test.images) - 1, model.vae.posterior(test)
     bounds = [(b.value, *b.interval()) for b in held_out_mi(model.critics, images, z, seed=seed)]
     table = pd.DataFrame(bounds, columns=["value", "low", "high"]).assign(group=model.group_names)
     gamma = max(model.preset.gammas_of("selective")) if gamma is None else gamma
-    result = run_selectivity(model, judge, n_pairs, gammas=(gamma,), latent_images=0, folder=folder, seed=seed,
-                             **options)
+    options = {"gammas": (gamma,), "latent_images": 0, "folder": folder, "seed": seed} | options
+    result = run_selectivity(model, judge, n_pairs, **options)
     shares = result.scores[result.scores["quantity"] == "specific"]
     columns = ["group", "attribute", "value", "low", "high"]
     return pd.concat([table.assign(attribute="bound"), shares], ignore_index=True)[columns]
 
-# %% ../nbs/05b3_null.ipynb #83b61530
+# %% ../nbs/05b3_null.ipynb #7fe4e0a6
 @dataclass(frozen=True)
 class NullResult:
     "What was measured of a fit, and of one to permuted responses: `summary`, `plot`, `save`."
     table: pd.DataFrame       # group, attribute, fit ("real", "permuted"), value, low, high
     settings: dict[str, Any]
 
-    def summary(self) -> pd.DataFrame: # by group and attribute: real, permuted (value and interval), contains_0
-        "Real and permuted beside each other. A bound below 0 shows as little as 0: only its low end counts."
+    def summary(self) -> pd.DataFrame: # by group and attribute: real, permuted, contains_0
+        "Real and permuted, with intervals. A bound below 0 shows as little as 0: only its low end counts."
         rows = self.table[["value", "low", "high"]].to_numpy()
         table = self.table.assign(text=[f"{v:.3f} [{low:.3f}, {high:.3f}]" for v, low, high in rows])
         wide = table.pivot_table("text", ["group", "attribute"], "fit", aggfunc="first", sort=False)
@@ -112,20 +112,20 @@ class NullResult:
         tables, settings = load_tables(folder, ("table",))
         return cls(**tables, settings=settings)
 
-# %% ../nbs/05b3_null.ipynb #215a84c7
+# %% ../nbs/05b3_null.ipynb #ced0f328
 def null(
     model: Any,                 # a fitted `pipeline.MIGVis`
     judge: Any,                 # `readouts.Readouts`
     folder: str | Path,         # keeps the new runs, edits and tables; what was interrupted goes on
     n_pairs: int = 64,
     seed: int = 0,              # of the permutation, the pairs and the bootstrap
-    vae: Mapping[str, Any] | None = None, # arguments of `MIGVis.fit`: if not the run's own, it is fitted anew, too
+    vae: Mapping[str, Any] | None = None, # arguments of `MIGVis.fit`: if not the run's, it is fitted anew, too
     progress: bool = True,
     **options: Any,             # of `measure_fit`: gamma, steps, ...
 ) -> NullResult:
     "Permute the responses over images, fit and measure everything again. Raises ValueError."
     known = {k: v for k, v in model.options.items() if k != "start"}
-    if vae is None and known: raise ValueError(f"this run was fitted with {known}: give these (vae=), or others")
+    if vae is None and known: raise ValueError(f"the run was fitted with {known}: give these (vae=), or others")
     folder, vae, split = Path(folder), dict(vae or {}), model.split
     if known != {k: repr(v) for k, v in vae.items()}:
         model = refit(model, model.recording, folder / "real", progress, **vae)
@@ -135,7 +135,7 @@ def null(
     tables = [measure_fit(fit, judge, n_pairs, folder=folder / f"{name}-edits", **options).assign(fit=name)
               for name, fit in fits.items()]
     caption = f"{n_pairs} held-out pairs; 95 % intervals. {model.caption('selective')}"
-    settings = {"n_pairs": n_pairs, "seed": seed, "vae": repr(vae), "options": repr(options), "caption": caption}
-    result = NullResult(pd.concat(tables, ignore_index=True), settings)
+    told = {"n_pairs": n_pairs, "vae": repr(vae), "options": repr(options), "caption": caption}
+    result = NullResult(pd.concat(tables, ignore_index=True), told)
     result.save(folder)
     return result

@@ -25,7 +25,7 @@ from .edit_selectivity import bootstrap_counts, edit_pairs, held_out_pairs, inte
 from .training import Preset, VAEConfig, get_preset, load_tables, save_tables
 from .vae import fit_vae
 
-# %% ../nbs/05b4_stability.ipynb #11dee489
+# %% ../nbs/05b4_stability.ipynb #51daf1cc
 def similarity_parts(
     a: np.ndarray,          # (n, D) latents of held-out images, of one fit
     b: np.ndarray,          # (n, D) of the same images, of the other
@@ -33,11 +33,11 @@ def similarity_parts(
     folds: int = 5,
     least: float = 0.01,    # variance below which a dimension carries nothing (the prior has 1)
 ) -> tuple[np.ndarray, np.ndarray]: # (2, n, G, G) squared errors of each image, and squares; a from b last
-    "Errors of predicting groups of one fit linearly from those of another, cross-validated. Raises ValueError."
+    "Errors of predicting groups of one fit linearly from another's, cross-validated. Raises ValueError."
     fewest = folds * (max(groups) + 2)
     if a.shape != b.shape or sum(groups) != a.shape[1] or len(a) < fewest:
-        raise ValueError(f"latents must be of the same {fewest} images or more, with groups {tuple(groups)} that add up, "
-                         f"got {a.shape} and {b.shape}")
+        raise ValueError(f"latents must be of the same {fewest} images or more, with groups {tuple(groups)} that "
+                         f"add up, got {a.shape} and {b.shape}")
     a, b = (np.where(z.var(0) > least, z, 0.0) for z in (a, b))
     ends, fold = np.cumsum(groups), np.arange(len(a)) % folds
     starts, errors, squares = ends - groups, [], []
@@ -67,7 +67,7 @@ def group_similarity(
     r2 = [1 - weighted_ratio(counts, flat(error), flat(square)) for error, square in zip(errors, squares)]
     return np.nan_to_num(np.mean(r2, 0)).reshape(-1, *errors.shape[2:])
 
-# %% ../nbs/05b4_stability.ipynb #6c662ca6
+# %% ../nbs/05b4_stability.ipynb #8b3ed232
 def match_groups(
     similarity: np.ndarray, # (G, G)
 ) -> np.ndarray: # (G,) group of the other fit for each group
@@ -82,7 +82,7 @@ def compare_groups(
     n_null: int = 100,      # shuffles
     n_boot: int = 1000,
     seed: int = 0,
-) -> tuple[pd.DataFrame, np.ndarray]: # one row a group; (G, G) similarities, columns in the order of the matching
+) -> tuple[pd.DataFrame, np.ndarray]: # one row a group; (G, G) similarities, columns in matched order
     "Match the groups of two fits, beside what matching finds after shuffling the images of one."
     draws = group_similarity(*similarity_parts(a, b, groups), bootstrap_counts(len(a), n_boot, seed))
     matched, rows = match_groups(draws[0]), np.arange(len(groups))
@@ -127,7 +127,7 @@ class StabilityResult:
         tables, settings = load_tables(folder, ("table", "matrix"))
         return cls(**tables, settings=settings)
 
-# %% ../nbs/05b4_stability.ipynb #cbcc012c
+# %% ../nbs/05b4_stability.ipynb #7da5ed9f
 KINDS = ("seeds", "units", "images", "subjects")
 
 def stability(
@@ -155,20 +155,22 @@ def stability(
         wide = pd.DataFrame(matrix, columns=names).assign(group=names)
         matrices.append(wide.melt("group", var_name="other").assign(kind=kind, pair=pair))
     simulated = "simulated recording " if all(r.simulated for r in recordings) else "recording "
-    caption = f"{simulated}{', '.join(r.name for r in recordings)}; held-out images; {seeds} seeds from {seed}"
+    caption = f"{simulated}{', '.join(r.name for r in recordings)}; held-out images; {seeds} seeds"
     told = {"seeds": seeds, "seed": seed, "caption": caption}
     return StabilityResult(pd.concat(tables, ignore_index=True), pd.concat(matrices, ignore_index=True), told)
 
 def _check_stability(recordings: Sequence[Recording], kinds: Sequence[str], seeds: int) -> None:
     "Raise ValueError for what cannot be compared."
     least = 1 + ("seeds" in kinds)
-    if not kinds or not set(kinds) <= set(KINDS): raise ValueError(f"over must name some of {KINDS}, got {kinds}")
-    if "subjects" in kinds and len(recordings) < 2: raise ValueError("'subjects' needs recordings of two subjects")
+    if not kinds or not set(kinds) <= set(KINDS):
+        raise ValueError(f"over must name some of {KINDS}, got {kinds}")
+    if "subjects" in kinds and len(recordings) < 2:
+        raise ValueError("'subjects' needs recordings of two subjects; give both, or leave it out (over=)")
     if seeds < least: raise ValueError(f"seeds must be at least {least}, got {seeds}")
     if any(not np.array_equal(r.images, recordings[0].images) for r in recordings):
         raise ValueError("recordings of several subjects must be of the same images, in the same order")
 
-# %% ../nbs/05b4_stability.ipynb #03bab1fb
+# %% ../nbs/05b4_stability.ipynb #04e2e45e
 def _fit_pairs(
     recordings: Sequence[Recording],
     kinds: Sequence[str],
@@ -182,21 +184,21 @@ def _fit_pairs(
     categories = pd.factorize(first.labels["category"])[0]
     train, validation, test = _split_images(first.images, categories, seed, 0.2, 0.1, first.simulated)
     units, images = (np.array_split(rng.permutation(n), 2) for n in (first.responses.shape[1], len(train)))
-    def latents(recording: Recording, turn: int, rows: np.ndarray = train) -> list[np.ndarray]: # of each member
+    def latents(recording: Recording, turn: int, rows: np.ndarray = train) -> list[np.ndarray]: # of each seed
         parts = [recording.select(images=part) for part in (rows, validation)]
-        own = {"seeds": [seed + turn * seeds + k for k in range(seeds)], "seed": seed, "desc": f"fit {turn + 1}"}
-        fitted = fit_vae(*parts, config, **own | dict(options))
+        members = [seed + turn * seeds + k for k in range(seeds)]
+        fitted = fit_vae(*parts, config, **{"seeds": members, "seed": seed, "desc": f"fit {turn + 1}"} | dict(options))
         return [fitted.latents(recording.select(images=test), member).numpy() for member in range(seeds)]
-    whole = [latents(r, turn) for turn, r in enumerate(recordings) if turn == 0 or "subjects" in kinds] \
-        if {"seeds", "subjects"} & set(kinds) else []
+    needed = recordings if "subjects" in kinds else [first] if "seeds" in kinds else []
+    whole = [latents(recording, turn) for turn, recording in enumerate(needed)]
     for kind in kinds:
         if kind == "seeds": pairs = combinations(whole[0], 2)
-        elif kind == "units": pairs = zip(*(latents(first.select(sites=half), turn) for turn, half in enumerate(units)))
-        elif kind == "images": pairs = zip(*(latents(first, turn, train[half]) for turn, half in enumerate(images)))
+        elif kind == "units": pairs = zip(*[latents(first.select(sites=half), k) for k, half in enumerate(units)])
+        elif kind == "images": pairs = zip(*[latents(first, k, train[half]) for k, half in enumerate(images)])
         else: pairs = (pair for a, b in combinations(whole, 2) for pair in zip(a, b))
         yield from ((kind, number, a, b) for number, (a, b) in enumerate(pairs))
 
-# %% ../nbs/05b4_stability.ipynb #84082356
+# %% ../nbs/05b4_stability.ipynb #e3b33a3d
 def edits_agree(
     first: Any,             # fitted `pipeline.MIGVis`
     second: Any,            # another one, of the same images
@@ -212,8 +214,8 @@ def edits_agree(
     if not np.array_equal(first.recording.images, second.recording.images):
         raise ValueError("both runs must be of the same images, in the same order")
     both = np.intersect1d(first.split.test, second.split.test)
-    matched = match_groups(group_similarity(*similarity_parts(*(m.latents()[both].numpy() for m in (first, second)),
-                                                              first.vae.groups))[0])
+    latents = [model.latents()[both].numpy() for model in (first, second)]
+    matched = match_groups(group_similarity(*similarity_parts(*latents, first.vae.groups))[0])
     held_out = SimpleNamespace(recording=first.recording, split=SimpleNamespace(test=both))
     pairs = held_out_pairs(held_out, judge, n_pairs, seed=seed)
     read = lambda rows: judge.read(first.recording.images[rows])

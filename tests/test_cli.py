@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from migvis import simulate_hvm
-from migvis.cli import _option, build_parser, choose_pair, main
+from migvis.cli import _option, _step_counts, build_parser, choose_pair, main
 
 
 def migvis(*arguments, **kw):
@@ -74,6 +74,36 @@ def test_fit_edit_info(tmp_path, saved, capsys):
         assert told in capsys.readouterr().err
 
 
+@pytest.fixture
+def no_training(monkeypatch):
+    "A judge that nobody has to train, and pairs of few images."
+    from tests.test_null import NeighbourJudge
+    monkeypatch.setattr("migvis.pipeline.judge_for", lambda model, *_: NeighbourJudge(model.recording))
+
+
+def test_consistency_null_and_stability(tmp_path, capsys, no_training):
+    from migvis import MIGVis
+    from tests.test_null import SMALL
+    recording = simulate_hvm(n_images=240, size=32, subject="M1", seed=3, progress=False)
+    MIGVis(SMALL, seed=1, device="cpu").fit(recording, out=tmp_path / "run", progress=False)
+    common = ["--run", str(tmp_path / "run"), "--pairs", "8", "--steps", "5", "--quiet", "--device", "cpu"]
+    assert main(["selectivity", *common, "--out", str(tmp_path / "judged"), "--gammas", "0", "0.2", "--consistency"]) == 2
+    assert "leave 'starts' out" in capsys.readouterr().err, "a tiny recording has no further originals"
+    assert main(["null", *common, "--out", str(tmp_path / "null")]) == 0
+    printed = capsys.readouterr().out
+    assert "permuted" in printed and "intervals of the permuted fit leave 0 out" in printed and (tmp_path / "null" / "null.png").is_file()
+    stable = ["stability", "--recording", str(recording.save(tmp_path / "rec.npz")), "--out", str(tmp_path / "stable"), "--preset", "tiny", "--steps", "20",
+              "--edits", str(tmp_path / "run"), str(tmp_path / "run"), "--pairs", "8", "--quiet", "--device", "cpu"]
+    assert main(stable) == 0
+    printed = capsys.readouterr().out
+    assert "subjects" not in printed and all(kind in printed for kind in ("seeds", "units", "images", "own"))
+    assert all((tmp_path / "stable" / name).is_file() for name in ("table.csv", "matrix.csv", "settings.json", "stability.png", "edits.csv"))
+
+
+@pytest.mark.parametrize("steps, most, counts", [(45, 135, (45, 25, 90)), (20, 20, (20, 11)), (45, 60, (45, 25, 60)), (1, 9, (1, 2))])
+def test_step_counts_to_compare(steps, most, counts): assert _step_counts(steps, most) == counts
+
+
 def test_convert_real_recording(realdata, tmp_path, capsys):
     arguments = ["convert", str(realdata / "hvm_v4_session210325.npz"), "--format", "cowley-v4", "--out", str(tmp_path / "v4.npz"), "--option", "size=32"]
     assert main(arguments) == 0
@@ -90,6 +120,10 @@ def test_convert_real_recording(realdata, tmp_path, capsys):
     (["demo", "--out", "{file}"], "cannot write into the folder"),
     (["edit", "--run", "{tmp}", "--original", "1", "--target", "2", "--out", "{tmp}/x.png"], "is not a run"),
     (["scores", "--run", "{tmp}"], "is not a run"),
+    (["null", "--run", "{tmp}", "--out", "{tmp}/null"], "is not a run"),
+    (["stability", "--recording", "none.npz", "--out", "{tmp}/stable"], "no recording at none.npz"),
+    (["stability", "--recording", "{saved}", "--out", "{tmp}/stable", "--preset", "tiny", "--seeds", "1"], "seeds must be at least 2"),
+    (["stability", "--recording", "{saved}", "--out", "{tmp}/stable", "--edits", "{tmp}", "{tmp}"], "is not a run"),
     (["information", "--run", "{tmp}"], "is not a run"),
     (["convert", "{file}", "--format", "cowley-v4", "--out", "{tmp}/x.npz"], "{file}"),
     (["convert", "{tmp}/none", "--format", "nwb", "--out", "{tmp}/x.npz"], "there is no file"),
@@ -162,7 +196,7 @@ def test_a_lack_of_memory_is_told_and_a_bug_keeps_its_traceback(monkeypatch, cap
 def test_help_and_version():
     done = migvis("--help")
     assert done.returncode == 0
-    for command in ("demo", "fit", "edit", "selectivity", "compare", "scores", "information", "figures", "convert", "info"): assert command in done.stdout
+    for command in ("demo", "fit", "edit", "selectivity", "null", "stability", "compare", "scores", "information", "figures", "convert", "info"): assert command in done.stdout
     assert migvis("--version").stdout.startswith("migvis 0.")
     assert migvis("nonsense").returncode == 2
 
