@@ -38,6 +38,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
+from .data import _as_json
 from .baselines import (edit_by_condition, edit_by_readout, edit_by_traversal, fit_linear_readout, load_baseline, save_baseline,
                               train_conditional, train_decoder, train_regressor)
 from .ddim_guidance import check_gamma, edit
@@ -88,7 +89,7 @@ def fit_models(
     names = [names] if isinstance(names, str) else list(names)
     if unknown := set(names) - set(fitters): raise ValueError(f"models must be among {sorted(fitters)}, got {sorted(unknown)}")
     options = {"seed": model.seed, "device": model.device, "progress": progress}
-    return {name: fitters[name](model, Path(folder), options) for name in names}
+    return {name: fitters[name](model, Path(folder).expanduser(), options) for name in names}
 
 def images_with_latents(
     model: MIGVis,
@@ -345,12 +346,12 @@ class Comparison:
 
     def save(self, folder: str | Path) -> Path:
         "Write everything to a folder."
-        return save_comparison(self, Path(folder))
+        return save_comparison(self, Path(folder).expanduser())
 
     @classmethod
     def load(cls, folder: str | Path) -> "Comparison":
         "Read what `save` wrote. Raises FileNotFoundError or ValueError."
-        return load_comparison(cls, Path(folder))
+        return load_comparison(cls, Path(folder).expanduser())
 
 # %% ../nbs/05d_comparison.ipynb #daa16ca0
 MEASURES = { # name in the table -> attribute, quantity
@@ -570,7 +571,7 @@ def save_comparison(comparison: Comparison, folder: Path) -> Path: # the folder
     write_csv(comparison.table(), folder / "table.csv")
     pairs = np.array(comparison.settings.get("example_pairs", []), int).reshape(-1, 2)
     for i, edits in enumerate(comparison.examples): save_edits(folder / f"example-{i}.npz", edits, pairs, {})
-    with atomic_write(folder / "settings.json") as temporary: temporary.write_text(json.dumps(comparison.settings, indent=1))
+    with atomic_write(folder / "settings.json") as temporary: temporary.write_text(_as_json(comparison.settings, indent=1))
     return folder
 
 def load_comparison(cls: type[Comparison], folder: Path) -> Comparison:
@@ -744,8 +745,8 @@ def standard_ablations(
     }
     if model.preset.critic.encoder != "conv":
         out["features"]["convolutional, noise-aware"] = Variant(refit=refit_critics("conv", {"encoder": "conv"}), name="conv")
-    if levers := model.preset.levers_of("selective"):
-        out["sampling"] = {"as the preset says": Variant(), **{f"{k} = 0": Variant({k: 0}) for k in levers if levers[k] and k != "fixed_point"}}
+    zero = {"eta": 1, **model.preset.levers_of("selective")} # what can be switched off
+    out["sampling"] = {"as the preset says": Variant(), **{f"{k} = 0": Variant({k: 0}) for k in ("eta", "until") if zero.get(k)}}
     if dino_is_there():
         out["features"]["DINO"] = Variant(through, refit=refit_critics("dino", {"noise_aware": False}, make_dino), name="dino")
     return {name: values for name, values in out.items() if len(values) > 1}
@@ -788,12 +789,12 @@ class Ablations:
 
     def save(self, folder: str | Path) -> Path:
         "Write everything to a folder."
-        return save_ablations(self, Path(folder))
+        return save_ablations(self, Path(folder).expanduser())
 
     @classmethod
     def load(cls, folder: str | Path) -> "Ablations":
         "Read what `save` wrote. Raises FileNotFoundError or ValueError."
-        return load_ablations(cls, Path(folder))
+        return load_ablations(cls, Path(folder).expanduser())
 
 def ablation_table(
     ablations: Ablations,
@@ -940,7 +941,7 @@ def save_ablations(ablations: Ablations, folder: Path) -> Path: # the folder
         for i, edits in enumerate(ablations.examples[name]): save_edits(folder / name / f"example-{i}.npz", edits, pairs, {})
     write_csv(ablations.table(), folder / "table.csv")
     told = ablations.settings | {"ablations": list(ablations.results)}
-    with atomic_write(folder / "settings.json") as temporary: temporary.write_text(json.dumps(told, indent=1))
+    with atomic_write(folder / "settings.json") as temporary: temporary.write_text(_as_json(told, indent=1))
     return folder
 
 def load_ablations(cls: type[Ablations], folder: Path) -> Ablations:
@@ -975,7 +976,7 @@ def main(
 ) -> list[Path]: # the files that were written
     "Compare methods and ablations on a run, and write Fig. 5, Figs. 9 and 10, the curves and the tables."
     model = run if isinstance(run, MIGVis) else MIGVis.load(run, device)
-    out, written = Path(out), []
+    out, written = Path(out).expanduser(), []
     if ablations is None or len(ablations): # checked before the comparison is made
         choose_ablations(standard_ablations(model), ablations, None)
         check_counts(model, n_ablation=n_ablation)

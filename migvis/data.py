@@ -6,15 +6,19 @@
 from __future__ import annotations
 
 import base64
+import hashlib
+import errno
 import io
 import json
+import math
 import os
+import re
 import uuid
 import warnings
 import zipfile
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -52,14 +56,44 @@ def to_numpy(
         return None
     if isinstance(values, np.ma.MaskedArray): # as netCDF files give: what is masked is missing, whatever stands there
         return values.astype(float).filled(np.nan) if np.ma.is_masked(values) else values.data
-    return values.detach().cpu().numpy() if hasattr(values, "detach") else np.asarray(values)
+    if not hasattr(values, "detach"):
+        return np.asarray(values)
+    values = values.detach().cpu()
+    try:
+        return values.numpy()
+    except TypeError: # NumPy has no bfloat16
+        return values.float().numpy()
+
+# %% ../nbs/00_data.ipynb #c13f0b46
+_DIMENSIONS = {
+    "image": ("image", "images", "image_id", "stimulus", "stimulus_id", "presentation"),
+    "repeat": ("repeat", "repeats", "repetition", "repetitions", "trial", "trials"),
+    "unit": ("unit", "units", "neuron", "neurons", "neuroid", "site", "sites", "cell", "cells"),
+    "channel": ("channel", "channels"), "height": ("height", "y", "row", "rows"), "width": ("width", "x", "column", "columns"),
+}
 
 
+def _in_order(
+    values: Any, # an array; only those of xarray name their dimensions
+    order: tuple[str, ...], # of `_DIMENSIONS`
+    what: str, # for the message
+) -> Any: # the same, transposed
+    "Bring named dimensions into the order expected. Raises ValueError for others."
+    if not hasattr(values, "to_pandas"):
+        return values
+    kind = {d: next((k for k, names in _DIMENSIONS.items() if str(d).lower() in names), str(d)) for d in values.dims}
+    if sorted(kind.values()) != sorted(order):
+        raise ValueError(f"{what} have the dimensions {tuple(values.dims)}, but {order} are expected; rename them, "
+                         f"or give {what}.values in this order (assemblies of Brain-Score: Recording.from_xarray)")
+    return values.transpose(*sorted(values.dims, key=lambda d: order.index(kind[d])))
+
+# %% ../nbs/00_data.ipynb #c13f0b47
 def check_images(
     images: Any, # (n, H, W) or (n, 1, H, W); uint8, bool, or floats in [0, 1]
 ) -> np.ndarray: # (n, 1, H, W) float32 in [0, 1]
     "Bring images to the project's form; uint8 is divided by 255. Raises ValueError for anything else."
-    images = to_numpy(images)
+    order = ("image", "height", "width") if np.ndim(images) == 3 else ("image", "channel", "height", "width")
+    images = to_numpy(_in_order(images, order, "images"))
     if images.ndim == 3:
         images = images[:, None]
     if images.ndim != 4 or images.shape[1] != 1 or 0 in images.shape:
@@ -70,12 +104,58 @@ def check_images(
         return images.astype(np.float32) / np.float32(255)
     if images.dtype.kind not in "fb":
         raise ValueError(f"images must be uint8 or floats in [0, 1], not {images.dtype}; use images.astype('uint8') if they run from 0 to 255, "
-                         "images.astype('float32') if they hold 0 and 1")
+                         "images.astype('float32') if they hold 0 and 1, images / 65535 if they are 16-bit")
     images = np.ascontiguousarray(images, dtype=np.float32)
     low, high = float(images.min()), float(images.max())
     if not (-1e-5 <= low and high <= 1 + 1e-5): # what is less is rounding, as of a resized image
         raise ValueError(f"images must lie in [0, 1] but run from {low:g} to {high:g} (nan means missing pixels); divide by 255, or clip")
+    if 0 < high < 1.02 / 255:
+        warnings.warn(f"the brightest pixel of all images is {high:g}, so they are nearly black; were they divided by 255 twice?", stacklevel=4)
     return images if low >= 0 and high <= 1 else images.clip(0, 1)
+
+# %% ../nbs/00_data.ipynb #7720e7e9
+def _real(
+    values: Any, # what makes an array
+    what: str, # for the message
+) -> np.ndarray: # of numbers; missing ones are NaN
+    "Numbers as an array. Raises ValueError for complex ones, text and other objects."
+    values = to_numpy(values)
+    if values.dtype == object: # as of nullable columns
+        try:
+            values = np.where(pd.isna(values), np.nan, values).astype(np.float64)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{what} must be real numbers ({error}); convert them first") from error
+    if values.dtype.kind in "cSUmM":
+        remedy = "take the real part or the absolute value" if values.dtype.kind == "c" else "convert them to numbers first"
+        raise ValueError(f"{what} must be real numbers, not {values.dtype}; {remedy}")
+    return values
+
+# %% ../nbs/00_data.ipynb #7720e7ea
+def _constant(
+    x: np.ndarray, # (n, N)
+) -> np.ndarray: # (N,) bool
+    "Columns that vary by no more than the rounding of their average."
+    precision = np.finfo(x.dtype).eps if x.dtype.kind == "f" else 0
+    return np.ptp(x, axis=0) <= 64 * precision * np.abs(x).max(0)
+
+# %% ../nbs/00_data.ipynb #7720e7eb
+def _centred(
+    responses: Any, # (n, N)
+    trials: Any, # (n, repeats, N) or None
+) -> tuple[Any, Any]: # both as they are, for nearly all recordings
+    "Subtract the mean of units so far from 0 that 32-bit numbers would round their variation away. Warns."
+    x = _real(_in_order(responses, ("image", "unit"), "responses"), "responses") if responses is not None else np.zeros(1)
+    if x.ndim != 2 or x.dtype.itemsize < 8 or not x.size or not np.isfinite(x).all():
+        return responses, trials
+    x = x.astype(np.float64)
+    with np.errstate(over="ignore"):
+        lost = (np.abs(x - x.astype(np.float32)).max(0) > 1e-3 * x.std(0)) & ~_constant(x)
+    if not lost.any():
+        return responses, trials
+    warnings.warn(f"units {np.flatnonzero(lost)[:10].tolist()} vary too little around their mean for 32-bit numbers; "
+                  "it was subtracted from their responses and trials", stacklevel=4)
+    mean = np.where(lost, x.mean(0), 0)
+    return x - mean, trials if trials is None else _real(_in_order(trials, ("image", "repeat", "unit"), "trials"), "trials") - mean
 
 # %% ../nbs/00_data.ipynb #5e447766
 def check_responses(
@@ -83,7 +163,9 @@ def check_responses(
     n: int, # number of images
 ) -> np.ndarray: # (n, N) float32
     "Check that responses are finite numbers, one row an image and one column a unit."
-    responses = np.ascontiguousarray(to_numpy(responses), dtype=np.float32)
+    if responses is None:
+        raise ValueError("responses are missing; give the average over trials, for example np.nanmean(trials, axis=1)")
+    responses = np.ascontiguousarray(_real(_in_order(responses, ("image", "unit"), "responses"), "responses"), dtype=np.float32)
     if responses.ndim != 2 or responses.shape[1] == 0:
         raise ValueError(f"responses must be (images, units), but have shape {responses.shape}")
     if len(responses) != n:
@@ -97,26 +179,74 @@ def check_responses(
         )
     return responses
 
+# %% ../nbs/00_data.ipynb #5e447767
+def _names(
+    index: pd.Index, # of the rows or columns of a table
+    what: str, # for the message
+) -> pd.Index | None: # None for 0, 1, ..., which say no more than the order does
+    "What the rows of a table are called. Raises ValueError when they are numbered from 0, but not in this order."
+    numbers = pd.RangeIndex(len(index))
+    if index.equals(numbers):
+        return None
+    if pd.api.types.is_integer_dtype(index) and index.sort_values().equals(numbers):
+        raise ValueError(f"{what} are numbered 0 to {len(index) - 1}, but begin with {index[0]}: which order holds is not clear; sort them by these numbers "
+                         "(sort_index), or, if they are in order as they stand, number them anew (reset_index(drop=True), or to_numpy())")
+    return index
 
+# %% ../nbs/00_data.ipynb #5e447768
+def _keep_index(
+    table: pd.DataFrame,
+    column: str, # what an index of names without a name of its own becomes
+    what: str, # for the message
+) -> pd.DataFrame: # index 0..n-1
+    "Number the rows of a table; an index that says more than numbers do becomes a column."
+    index = table.index
+    if _names(index, f"the rows of {what}") is not None and index.nlevels == 1 and index.name is None and not pd.api.types.is_numeric_dtype(index):
+        index = index.rename(None if column in table else column)
+    table = table.reset_index(drop=True)
+    levels = {name: pd.Series(index.get_level_values(k)) for k, name in enumerate(index.names) if name is not None}
+    for name, level in levels.items():
+        if name in table and list(map(str, level)) != list(map(str, table[name])):
+            raise ValueError(f"{what} have an index and a column {name!r} that differ; drop one of them")
+    new = pd.DataFrame({name: level for name, level in levels.items() if name not in table}, index=table.index)
+    return pd.concat([table, new], axis=1)
+
+# %% ../nbs/00_data.ipynb #5e447769
+def _check_columns(
+    table: Any, # of named columns
+    what: str, # for the message
+) -> None:
+    "Raise ValueError when two columns cannot be told apart in a file: same names, 7 and '7', 'a' and 'a.npy'."
+    seen: dict[str, Any] = {}
+    for column in table:
+        name = str(column).removesuffix(".npy")
+        if name in seen:
+            both = repr(column) if column == seen[name] else f"{seen[name]!r} and {column!r}, which files cannot tell apart"
+            raise ValueError(f"{what} have several columns {both}; rename or drop all but one")
+        seen[name] = column
+
+# %% ../nbs/00_data.ipynb #5e44776a
 def check_labels(
     labels: Any, # DataFrame, or what makes one, with a column `category`
     n: int, # number of images
 ) -> pd.DataFrame: # n rows, index 0..n-1; whole-number floats in `category` become ints
     "Check that labels have one row an image and a usable category."
-    labels = pd.DataFrame(labels).reset_index(drop=True)
+    labels = _keep_index(pd.DataFrame(labels), "image_id", "labels")
     if len(labels) != n:
         raise ValueError(f"{n} images but {len(labels)} rows of labels")
     if "category" not in labels:
         raise ValueError(f"labels need a column 'category'; the columns are {list(labels.columns)}")
-    if labels.columns.duplicated().any(): raise ValueError(f"labels have several columns {labels.columns[labels.columns.duplicated()][0]!r}; rename or drop all but one")
+    _check_columns(labels, "labels")
     return pd.DataFrame({c: check_category(labels[c]) if c == "category" else plain_column(labels[c]) for c in labels})
 
-
+# %% ../nbs/00_data.ipynb #5e44776b
 def plain_column(
     column: pd.Series, # of labels
 ) -> pd.Series: # numbers as numbers and the rest as text where it has a type of its own, as files keep it
-    "A column as it comes back from a file: numbers held as objects or classes are numbers, dates and the like are text."
-    if isinstance(column.dtype, pd.CategoricalDtype): column = column.astype(object)
+    "A column as it comes back from a file: numbers held as objects are numbers, dates and the like are text; numbered classes stay classes."
+    if isinstance(column.dtype, pd.CategoricalDtype):
+        values = plain_column(column.astype(object))
+        return values.astype("category") if pd.api.types.is_numeric_dtype(values) else values
     present = column.dropna()
     if column.dtype == object and len(present) and all(isinstance(v, (int, float, np.number)) and not isinstance(v, bool) for v in present):
         return pd.to_numeric(column.where(column.notna(), np.nan))
@@ -126,7 +256,7 @@ def plain_column(
     if column.dtype.kind in "mM": return column.astype(str).where(column.notna(), None)
     return column
 
-
+# %% ../nbs/00_data.ipynb #5e44776c
 def check_category(
     column: pd.Series, # (n,) names or whole numbers
 ) -> pd.Series: # (n,) str or int64
@@ -134,11 +264,48 @@ def check_category(
     if column.isna().any():
         raise ValueError(f"category is missing for {column.isna().sum()} images, first for image {int(column.isna().to_numpy().argmax())}")
     if pd.api.types.is_numeric_dtype(column):
+        if np.isinf(column.to_numpy(float)).any():
+            raise ValueError("category must be names or whole numbers, but holds inf; is it another column?")
         whole = column.astype("int64")
         if (whole != column).any():
             raise ValueError(f"category must be names or whole numbers, but holds {column[whole != column].iloc[0]}; is it another column?")
         return whole
     return column.astype(str)
+
+# %% ../nbs/00_data.ipynb #5e44776e
+def _check_same(
+    names: pd.Index | None, # of the rows or columns of the responses
+    table: pd.DataFrame, # labels or sites
+    column: str, # the column of ids
+    what: str, # name of the table
+) -> None:
+    "Raise ValueError when the rows of a table are called otherwise, by its index and by its ids, than the responses call them."
+    index = _names(table.index, f"the rows of {what}")
+    known = [pd.Index(k).map(str) for k in (index, table.get(column)) if k is not None]
+    if names is None or not known or len(table) != len(names) or any((k == names.map(str)).all() for k in known):
+        return
+    row = int((known[-1] != names.map(str)).argmax())
+    raise ValueError(f"{what} and responses are not in the same order, or not of the same things: number {row} is {known[-1][row]!r} in {what} but "
+                     f"{names[row]!r} in responses; bring both into one order, or give responses.to_numpy() if they are in order as they stand")
+
+# %% ../nbs/00_data.ipynb #5e44776d
+def _with_names(
+    responses: Any, # (n, N); a table or an array of xarray says what its rows and columns are
+    labels: Any, # what makes a table
+    sites: Any, # what makes a table, or None
+) -> pd.DataFrame: # labels, with image_id if only the responses had it
+    "Check that responses, labels and sites call their rows alike. Raises ValueError when they do not."
+    labels, responses = pd.DataFrame(labels), _in_order(responses, ("image", "unit"), "responses")
+    responses = responses.to_pandas() if hasattr(responses, "to_pandas") else responses
+    if not isinstance(responses, pd.DataFrame):
+        return labels
+    rows = _names(responses.index, "the rows of responses")
+    _check_same(rows, labels, "image_id", "labels")
+    if sites is not None:
+        _check_same(_names(responses.columns, "the columns of responses"), pd.DataFrame(sites), "site_id", "sites")
+    named = rows is not None and rows.nlevels == 1 and (rows.name == "image_id" or not pd.api.types.is_numeric_dtype(rows))
+    unknown = labels.index.equals(pd.RangeIndex(len(rows))) and "image_id" not in labels if named else False
+    return labels.assign(image_id=rows) if unknown else labels
 
 # %% ../nbs/00_data.ipynb #f02a7962
 def check_trials(
@@ -148,7 +315,7 @@ def check_trials(
     "Check that trials fit the responses; NaN is a missing repeat, infinity an error."
     if trials is None:
         return None
-    trials = np.ascontiguousarray(to_numpy(trials), dtype=np.float32)
+    trials = np.ascontiguousarray(_real(_in_order(trials, ("image", "repeat", "unit"), "trials"), "trials"), dtype=np.float32)
     if trials.ndim != 3 or (trials.shape[0], trials.shape[2]) != shape:
         raise ValueError(f"trials must be (images, repeats, units) = ({shape[0]}, repeats, {shape[1]}), but have shape {trials.shape}")
     if np.isinf(trials).any():
@@ -163,10 +330,33 @@ def check_sites(
     "Check that the table of sites has one row a unit."
     if sites is None:
         return None
-    sites = pd.DataFrame(sites).reset_index(drop=True)
+    sites = _keep_index(pd.DataFrame(sites), "site_id", "sites")
     if len(sites) != n_units:
         raise ValueError(f"{n_units} units but {len(sites)} rows in the table of sites")
-    return sites
+    _check_columns(sites, "sites")
+    return pd.DataFrame({c: plain_column(sites[c]) for c in sites}, index=sites.index)
+
+# %% ../nbs/00_data.ipynb #f02a7963
+def _check_truth(
+    truth: dict[str, Any] | None,
+) -> dict[str, np.ndarray] | None: # copies
+    "Check that what is known of a simulation can be kept in a file."
+    if truth is None:
+        return None
+    _check_columns(truth, "truth")
+    arrays = {k: np.array(to_numpy(v)) for k, v in truth.items()}
+    objects = [k for k, v in arrays.items() if v.dtype.hasobject]
+    if objects:
+        raise ValueError(f"truth[{objects[0]!r}] holds Python objects, which files keep only as pickle; give an array of numbers or of text")
+    return arrays
+
+# %% ../nbs/00_data.ipynb #f02a7964
+def _own(
+    checked: np.ndarray | None, # what was made of `given`
+    given: Any, # array or tensor of the caller
+) -> np.ndarray | None: # a copy if it is the caller's memory
+    "What the caller may change later must not change a recording."
+    return checked.copy() if checked is not None and np.may_share_memory(checked, to_numpy(given)) else checked
 
 # %% ../nbs/00_data.ipynb #f36ba5e5
 @dataclass(frozen=True, eq=False, repr=False)
@@ -183,12 +373,14 @@ class Recording:
 
     def __post_init__(self) -> None:
         set_field = lambda name, value: object.__setattr__(self, name, value)
-        set_field("images", check_images(self.images))
-        set_field("responses", check_responses(self.responses, len(self.images)))
-        set_field("labels", check_labels(self.labels, len(self.images)))
-        set_field("trials", check_trials(self.trials, self.responses.shape))
+        set_field("images", _own(check_images(self.images), self.images))
+        n, labels = len(self.images), _with_names(self.responses, self.labels, self.sites)
+        responses, trials = _centred(self.responses, self.trials)
+        set_field("responses", _own(check_responses(responses, n), self.responses))
+        set_field("labels", check_labels(labels, n))
+        set_field("trials", _own(check_trials(trials, self.responses.shape), self.trials))
         set_field("sites", check_sites(self.sites, self.responses.shape[1]))
-        set_field("truth", None if self.truth is None else {k: to_numpy(v) for k, v in self.truth.items()})
+        set_field("truth", _check_truth(self.truth))
 
     def __len__(self) -> int: return len(self.images)
     def __repr__(self) -> str: return describe(self)
@@ -269,7 +461,7 @@ def summarise(
         "n_images": n,
         "image_size": list(recording.images.shape[2:]),
         "n_units": n_units,
-        "silent_units": int((np.ptp(recording.responses, axis=0) == 0).sum()),
+        "silent_units": int(_constant(recording.responses).sum()),
         "categories": counts("category"),
         "n_objects": int(labels["object"].nunique()) if "object" in labels else None,
         "variations": counts("variation"),
@@ -412,8 +604,8 @@ def select(
         recording,
         images=recording.images[rows],
         responses=recording.responses[np.ix_(rows, columns)],
-        labels=recording.labels.iloc[rows],
-        sites=None if recording.sites is None else recording.sites.iloc[columns],
+        labels=recording.labels.iloc[rows].reset_index(drop=True),
+        sites=None if recording.sites is None else recording.sites.iloc[columns].reset_index(drop=True),
         trials=None if recording.trials is None else recording.trials[rows][:, :, columns],
         truth=select_truth(recording.truth, rows, columns, n, n_units),
     )
@@ -423,13 +615,14 @@ def check_recording(
     recording: Recording,
     silent: str = "warn", # units with constant responses: "warn" (keep), "drop" (warns too), "keep" (says nothing), "error"
 ) -> Recording: # the same, without silent units if they are dropped
-    "Check a whole recording before long work: duplicate ids, silent units, at least two categories worth naming."
+    "Check a whole recording before long work: duplicate ids, silent units, images that show nothing."
     if silent not in ("warn", "drop", "keep", "error"):
         raise ValueError(f"silent must be 'warn', 'drop', 'keep' or 'error', not {silent!r}")
     check_unique(recording.labels, "image_id", "labels")
     if recording.sites is not None:
         check_unique(recording.sites, "site_id", "sites")
-    quiet = np.ptp(recording.responses, axis=0) == 0
+    _warn_of_images(recording.images)
+    quiet = _constant(recording.responses)
     if not quiet.any() or silent == "keep":
         return recording
     which = f"{quiet.sum()} of {len(quiet)} units give the same response to every image (units {np.flatnonzero(quiet)[:10].tolist()})"
@@ -452,6 +645,17 @@ def check_unique(
         twice = table[column][table[column].duplicated()].iloc[0]
         raise ValueError(f"{what}.{column} holds {twice} more than once; average its trials into one row, or drop one")
 
+# %% ../nbs/00_data.ipynb #d9cb8c3a
+def _warn_of_images(
+    images: np.ndarray, # (n, 1, H, W)
+) -> None:
+    "Warn of images that are black, and of images that are all the same."
+    black = np.flatnonzero(images.max((1, 2, 3)) == 0)
+    if len(black):
+        warnings.warn(f"{len(black)} of {len(images)} images are black (numbers {black[:5].tolist()}); were they read, masked or scaled wrongly?", stacklevel=4)
+    if len(images) > 1 and len(black) < len(images) and (images == images[:1]).all():
+        warnings.warn(f"all {len(images)} images are the same picture; was one read again and again?", stacklevel=4)
+
 # %% ../nbs/00_data.ipynb #8259499f
 def split_indices(
     groups: np.ndarray, # (m,) codes of what is spread over the parts
@@ -471,7 +675,45 @@ def split_indices(
     held_validation = rest[spread(groups[rest], counts[1], rng)]
     return np.setdiff1d(rest, held_validation), np.sort(held_validation), np.sort(held_test)
 
+# %% ../nbs/00_data.ipynb #825949a0
+def _same_image(
+    images: np.ndarray, # (n, 1, H, W)
+) -> np.ndarray: # (n,) 0, 1, ...: the same number for images that are equal in every pixel
+    "Number the distinct images; if all are one, which keeps nothing apart, every image counts as its own."
+    first: dict[bytes, int] = {}
+    code = np.array([first.setdefault(hashlib.blake2b(image.tobytes()).digest(), len(first)) for image in images])
+    return code if len(first) > 1 else np.arange(len(images))
 
+# %% ../nbs/00_data.ipynb #825949a1
+def _split_images(
+    images: np.ndarray, # (n, 1, H, W)
+    groups: np.ndarray, # (n,) codes of what is spread over the parts
+    seed: int, # the same seed gives the same split
+    test: float, # fraction of the distinct images
+    validation: float, # fraction of the distinct images
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]: # sorted indices of training, validation and test
+    "Split images so that the same image is never in two parts. Warns if images repeat."
+    code = _same_image(images)
+    first = np.unique(code, return_index=True)[1]
+    if len(first) < len(images):
+        warnings.warn(f"{len(images) - len(first)} of {len(images)} images are the same as others and stay together in the split; if rows are presentations, "
+                      "average those of each image into one row, and give them as trials", stacklevel=4)
+    parts = split_indices(groups[first], seed, test, validation)
+    return tuple(np.flatnonzero(np.isin(code, part)) for part in parts)
+
+# %% ../nbs/00_data.ipynb #825949a2
+def _warn_of_crossing(
+    images: np.ndarray, # (n, 1, H, W)
+    parts: tuple[np.ndarray, ...], # indices
+) -> None:
+    "Warn of equal images in different parts."
+    code = _same_image(images)
+    seen = [set(code[part]) for part in parts]
+    crossing = (seen[0] & seen[1]) | (seen[0] & seen[2]) | (seen[1] & seen[2])
+    if crossing:
+        warnings.warn(f"{len(crossing)} images belong to several objects, so that parts of the split share them; leave them out", stacklevel=4)
+
+# %% ../nbs/00_data.ipynb #825949a3
 def split(
     recording: Recording,
     seed: int = 0, # the same seed gives the same split
@@ -479,7 +721,7 @@ def split(
     validation: float = 0.1, # fraction to choose on; 0 gives None
     by: str | None = "category", # a label to spread evenly; "object" holds out whole objects; None is plain chance
 ) -> tuple[Recording, Recording, Recording]: # training, validation, test; None for a part of fraction 0
-    "Split a recording into training, validation and test."
+    "Split a recording into training, validation and test; equal images stay together."
     labels = recording.labels
     if by is not None and by not in labels:
         raise ValueError(f"labels have no column {by!r} to split by; the columns are {list(labels.columns)}")
@@ -487,8 +729,10 @@ def split(
         objects, first, code = np.unique(labels["object"].astype(str), return_index=True, return_inverse=True)
         parts = split_indices(pd.factorize(labels["category"])[0][first], seed, test, validation)
         parts = tuple(np.flatnonzero(np.isin(code, part)) for part in parts)
+        _warn_of_crossing(recording.images, parts)
     else:
-        parts = split_indices(np.zeros(len(labels), int) if by is None else pd.factorize(labels[by])[0], seed, test, validation)
+        groups = np.zeros(len(labels), int) if by is None else pd.factorize(labels[by])[0]
+        parts = _split_images(recording.images, groups, seed, test, validation)
     lost = set(labels["category"]) - set(labels["category"].iloc[parts[0]])
     if lost:
         warnings.warn(f"the training part has no image of {sorted(map(str, lost))}", stacklevel=3)
@@ -499,18 +743,19 @@ def split(
 class Standardizer:
     "z-score of each unit, with statistics of the training part only: `Standardizer.fit(train.responses)`."
     mean: np.ndarray # (N,) float32
-    scale: np.ndarray # (N,) float32, standard deviation; 1 for a unit that is constant
+    scale: np.ndarray # (N,) float32, standard deviation; for a unit that is constant 1, or its size if larger
 
     @classmethod
     def fit(cls, responses: Any) -> Standardizer: # (n, N), of the training part
         "Take mean and standard deviation of each unit."
-        x = np.asarray(to_numpy(responses), dtype=np.float64)
+        x = _real(responses, "responses").astype(np.float64)
         if x.ndim != 2 or len(x) < 2 or not np.isfinite(x).all():
             raise ValueError(f"a Standardizer needs finite responses (n, N) of at least two images, not shape {x.shape}")
-        constant = np.ptp(x, axis=0) == 0
+        constant = _constant(_real(responses, "responses"))
         if constant.any():
             warnings.warn(f"units {np.flatnonzero(constant)[:10].tolist()} are constant in the training part; they become 0", stacklevel=2)
-        return cls(x.mean(0).astype(np.float32), np.where(constant, 1, x.std(0)).astype(np.float32))
+        scale = np.where(constant, np.maximum(1, np.abs(x.mean(0))), x.std(0)) # rounding of a constant, however large, is next to 0
+        return cls(x.mean(0).astype(np.float32), scale.astype(np.float32))
 
     def transform(self, responses: Any) -> Any: # (..., N) -> (..., N)
         "Responses in standard deviations from the training mean; arrays give arrays, tensors tensors."
@@ -535,8 +780,8 @@ class Standardizer:
 def atomic_write(
     path: str | Path, # the final place; its folder is made if missing
 ) -> Iterator[Path]: # a hidden file beside it, of the same suffix, to be written by the caller
-    "Write a file completely or not at all. Raises ValueError if the folder cannot be written."
-    path = Path(path)
+    "Write a file whole or not at all. Raises ValueError for a folder, OSError for a disk that cannot take it."
+    path = Path(path).expanduser()
     temporary = path.with_name(f".{path.stem}-{uuid.uuid4().hex[:12]}{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -545,11 +790,20 @@ def atomic_write(
         raise ValueError(f"cannot write into the folder {path.parent} ({error.strerror or error}); choose another one") from error
     try:
         yield temporary
+        _sync(temporary)
         os.replace(temporary, path)
+        with suppress(OSError): # some file systems cannot do this to a folder
+            _sync(path.parent)
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        reason = os.strerror(error.errno)
+        told = f"{path} was not written ({reason}); free some space and run the same again"
+        raise OSError(error.errno, told) from error
     finally:
         temporary.unlink(missing_ok=True)
 
-
+# %% ../nbs/00_data.ipynb #3645f8b9
 def pack_table(
     table: pd.DataFrame | None, # labels or sites
     name: str, # prefix of its arrays
@@ -557,9 +811,11 @@ def pack_table(
     "Take a table apart: numbers into arrays, text into JSON."
     if table is None:
         return {}, None
-    numeric = [c for c in table if pd.api.types.is_numeric_dtype(table[c]) and table[c].to_numpy().dtype.kind in "biuf"]
+    numeric = [c for c in table if table[c].to_numpy().dtype.kind in "biuf"]
     text = {str(c): [None if pd.isna(v) else str(v) for v in table[c]] for c in table if c not in numeric}
-    return {f"{name}/{c}": table[c].to_numpy() for c in numeric}, {"columns": [str(c) for c in table], "text": text, "rows": len(table)}
+    meta = {"columns": [str(c) for c in table], "text": text, "rows": len(table)}
+    meta["classes"] = [str(c) for c in numeric if isinstance(table[c].dtype, pd.CategoricalDtype)]
+    return {f"{name}/{c}": table[c].to_numpy() for c in numeric}, meta
 
 
 def unpack_table(
@@ -571,9 +827,9 @@ def unpack_table(
     if meta is None:
         return None
     columns = {c: meta["text"][c] if c in meta["text"] else arrays[f"{name}/{c}"] for c in meta["columns"]}
-    return pd.DataFrame(columns, index=range(meta["rows"]))
+    return pd.DataFrame(columns, index=range(meta["rows"])).astype(dict.fromkeys(meta.get("classes", []), "category"))
 
-
+# %% ../nbs/00_data.ipynb #3645f8ba
 def save_recording(
     recording: Recording,
     path: str | Path, # usually ends in .npz
@@ -591,22 +847,21 @@ def save_recording(
     for table in ("labels", "sites"):
         packed, meta[table] = pack_table(getattr(recording, table), table)
         arrays |= packed
-    arrays["meta"] = np.frombuffer(json.dumps(meta).encode(), dtype=np.uint8)
+    arrays["meta"] = np.frombuffer(_as_json(meta).encode(), dtype=np.uint8)
     with atomic_write(path) as temporary, open(temporary, "wb") as file:
         np.savez_compressed(file, **arrays)
-    return Path(path)
+    return Path(path).expanduser()
 
-
+# %% ../nbs/00_data.ipynb #3645f8bb
 def load_recording(
     path: str | Path, # written by `Recording.save`
 ) -> Recording:
     "Read a recording. Raises FileNotFoundError, or ValueError for a truncated or foreign file."
-    path = Path(path)
+    path = Path(path).expanduser()
     if not path.is_file():
         raise FileNotFoundError(f"no recording at {path}; make one with Recording.save(path)")
+    arrays = _load_arrays(path, "copy or save it again")
     try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {k: file[k] for k in file.files}
         meta = json.loads(arrays["meta"].tobytes())
         if meta["format"] != "migvis-recording":
             raise KeyError("format")
@@ -616,9 +871,63 @@ def load_recording(
         fields = {"images": images, "responses": arrays["responses"], "trials": arrays.get("trials")}
     except KeyError as error:
         raise ValueError(f"{path} is not a recording saved by migvis: it has no {error}; load it with one of the load_ functions") from error
-    except (zipfile.BadZipFile, zlib.error, OSError, ValueError, EOFError, AttributeError, TypeError) as error:
-        raise ValueError(f"{path} is damaged or not an npz file ({error}); copy or save it again") from error
+    except (ValueError, AttributeError, TypeError) as error:
+        raise ValueError(f"{path} is not a recording saved by migvis ({error}); save it again") from error
     return Recording(**fields, **tables, name=meta["name"], truth=truth, simulated=meta["simulated"])
+
+# %% ../nbs/00_data.ipynb #99f0654b
+_FULL = {getattr(errno, name) for name in ("ENOSPC", "EDQUOT", "EFBIG") if hasattr(errno, name)}
+
+
+def _sync(
+    path: Path, # a file, or a folder whose entries are meant
+) -> None:
+    "Have what was written reach the disk before going on."
+    handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+# %% ../nbs/00_data.ipynb #170fc564
+def _remove_unfinished(
+    folder: Path, # where nobody writes just now
+) -> None:
+    "Delete what killed processes left behind: files under the temporary names of `atomic_write`."
+    for path in folder.glob(".*"):
+        if re.fullmatch(r"\..+-[0-9a-f]{12}(\.[^.]*)?", path.name):
+            path.unlink(missing_ok=True)
+
+# %% ../nbs/00_data.ipynb #bfc5dc8b
+def _as_json(
+    content: Any, # what JSON can hold, and NumPy numbers
+    **options: Any, # of `json.dumps`
+) -> str:
+    "JSON that every reader takes: numbers that are not finite become null."
+    def plain(x: Any) -> Any:
+        x = x.item() if isinstance(x, np.generic) else x
+        if isinstance(x, Mapping):
+            return {k: plain(v) for k, v in x.items()}
+        if isinstance(x, (list, tuple)):
+            return [plain(v) for v in x]
+        return None if isinstance(x, float) and not math.isfinite(x) else x
+    return json.dumps(plain(content), allow_nan=False, **options)
+
+# %% ../nbs/00_data.ipynb #ae9219d1
+def _load_arrays(
+    path: str | Path, # an .npz file
+    remedy: str, # what to do where it is damaged
+) -> dict[str, np.ndarray]:
+    "All arrays of a file, checksums compared. Raises FileNotFoundError, or ValueError for a damaged file."
+    path = Path(path).expanduser()
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {path}")
+    try:
+        with zipfile.ZipFile(path) as file: # each member is read to its end, where its checksum is compared
+            read = {name.removesuffix(".npy"): io.BytesIO(file.read(name)) for name in file.namelist()}
+        return {name: np.lib.format.read_array(data, allow_pickle=False) for name, data in read.items()}
+    except Exception as error: # damage can look like anything: a password, another compression, a huge array
+        raise ValueError(f"{path} is damaged or not an npz file ({error}); {remedy}") from error
 
 # %% ../nbs/00_data.ipynb #1c386e7d
 def import_for(
@@ -641,7 +950,7 @@ def reading(
     remedy: str, # what to do when it is not
 ) -> Iterator[Path]:
     "Make errors met while reading a file name the file and the remedy."
-    path = Path(path)
+    path = Path(path).expanduser()
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist; it should be {what}: {remedy}")
     try:
@@ -911,7 +1220,7 @@ def fetch_files(
             raise ValueError(f"{name} from {url} does not have the expected SHA-1 {sha1} and was not kept; try again, or get the file elsewhere") from error
         except OSError as error:
             raise OSError(f"cannot store {name} in {folder} ({error}); choose another folder") from error
-    return Path(folder)
+    return Path(folder).expanduser()
 
 
 def fetch_majaj_hong(
@@ -1000,7 +1309,7 @@ def load_majaj_hong(
 ) -> Recording:
     "Majaj, Hong, Solomon & DiCarlo 2015: macaque IT and V4 responses to HvM images, from the files of Brain-Score."
     check_background(background)
-    folder = fetch_majaj_hong(url=url) if folder is None else Path(folder)
+    folder = fetch_majaj_hong(url=url) if folder is None else Path(folder).expanduser()
     images, labels = read_stimuli(folder, size if background == "keep" else max(size, WORKING_SIZE))
     path = one_file(folder, ["assy_dicarlo_MajajHong2015*.nc", "assy*.nc"], "assembly")
     values, shown, sites = read_netcdf(path)
@@ -1118,7 +1427,7 @@ def load_authors_arrays(
     pose_columns: tuple[str, ...] = ("rxy", "rxz", "ryz", "s", "ty", "tz"), # order of the pose features
 ) -> Recording:
     "The arrays that the MIG-Vis authors work from: images without background, pose, category, trial averages."
-    folder = Path(folder)
+    folder = Path(folder).expanduser()
     images = read_npy(folder / AUTHORS_FILES["images"], (None, None, None))
     n = len(images)
     pose = read_npy(folder / AUTHORS_FILES["pose"], (n, len(pose_columns)))

@@ -30,7 +30,7 @@ from accelerate import PartialState
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from .training import (Batch, DenoiserConfig, Fit, atomic_write, fit, generator, list_checkpoints, load_tensors, progress_bar, resolve_device,
+from .training import (Batch, DenoiserConfig, Fit, _building_from, atomic_write, fit, generator, list_checkpoints, load_tensors, progress_bar, resolve_device,
                              save_tensors, warmup_cosine)
 
 # %% ../nbs/03_denoiser.ipynb #c3beaca8
@@ -517,7 +517,8 @@ def train_denoiser(
         loss = denoising_loss(model, schedule, y, t, noise, None if z is None else torch.where(batch.rand(1) < drop, math.nan, z[batch.index]))
         return (loss * schedule.at(weights, t, loss)).mean(), {"eps_loss": loss.mean()}
 
-    options = {"desc": "denoiser", "validate_every": max(1, min(config.steps // 5, 500))} | options
+    options = {"desc": "denoiser", "validate_every": max(1, min(config.steps // 5, 500)),
+               "threads": 1 if config.width * config.image_size <= 256 * config.patch else None} | options
     return fit(denoiser, loss_fn, len(y0), steps=config.steps, batch_size=config.batch_size, lr=config.lr, betas=config.betas,
                clip=config.clip, schedule=warmup_cosine(config.steps, min(100, config.steps // 10)) if decay else None, ema=config.ema,
                seed=seed, device=device, precision=config.precision,
@@ -630,7 +631,7 @@ def training_pictures(
 ) -> Callable[[int, nn.Module, Mapping], None]: # `callback` of `train_denoiser`
     "Callback that records losses and draws them, with unguided samples, as training goes on."
     if int(every) != every or every < 1: raise ValueError(f"every must be a positive number of steps, got {every!r}")
-    folder, drawn = Path(folder), [-1]
+    folder, drawn = Path(folder).expanduser(), [-1]
 
     def callback(step: int, model: nn.Module, row: Mapping) -> None:
         if not PartialState().is_main_process: return
@@ -814,8 +815,10 @@ def load_denoiser(
 
     weights, header = load_tensors(path, kind="denoiser")
     own = {name: header[name] for name in ("patch", "data_std", "data_mean", "first_time", "n_condition") if name in header}
-    denoiser = Denoiser(UNet2DModel(**header["unet"]), NoiseSchedule(**header["schedule"]), **own)
+    with _building_from(path):
+        denoiser = Denoiser(UNet2DModel(**header["unet"]), NoiseSchedule(**header["schedule"]), **own)
     weights = {k if k.startswith("embedding.") else f"unet.{k}": v.float() if v.is_floating_point() else v for k, v in unround_rows(weights).items()}
     try: denoiser.load_state_dict(weights)
     except RuntimeError as e: raise ValueError(f"the weights in {path} do not fit the architecture in its header: {e}") from e
-    return denoiser.to(resolve_device(device), memory_format=torch.channels_last).eval(), header["meta"]
+    denoiser = denoiser.to(resolve_device(device), memory_format=torch.channels_last)
+    return denoiser.eval(), header.get("meta", {})

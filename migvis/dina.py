@@ -31,7 +31,8 @@ from .denoiser import digest
 from .infonce import info_nce_loss
 from .selectivity import probe_attribute
 from .simulate import rotation_matrix
-from .training import Batch, fit, generator, load_tensors, resolve_device, save_tensors, warmup_cosine
+from .training import (Batch, _building_from, fit, generator, load_tensors, resolve_device, save_tensors,
+                             warmup_cosine)
 
 # %% ../nbs/08_dina.ipynb #bf8bf78a
 @dataclass(frozen=True)
@@ -216,8 +217,9 @@ class DINA(Decoder):
     def load(path: str | Path, device: str | torch.device = "auto") -> "DINA":
         "Read what `save` wrote. Raises FileNotFoundError, or ValueError for another or a damaged file."
         tensors, meta = load_tensors(path, "dina")
-        model = DINA(meta["n_units"], meta["image_shape"], DINAConfig(**meta["config"]))
-        model.load_state_dict(tensors)
+        with _building_from(path):
+            model = DINA(meta["n_units"], meta["image_shape"], DINAConfig(**meta["config"]))
+            model.load_state_dict(tensors)
         return model.to(resolve_device(device)).eval()
 
 # %% ../nbs/08_dina.ipynb #cdc70136

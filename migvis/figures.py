@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['style', 'colour', 'show_image', 'Grid', 'plot_examples', 'plot_mixed_selectivity', 'plot_guidance', 'plot_rows',
            'plot_manifolds', 'plot_reconstructions', 'plot_information', 'plot_pixel_information', 'plot_matrix',
-           'plot_table', 'plot_overview', 'plot_method']
+           'plot_table', 'plot_overview', 'plot_method', 'draw_intervals', 'plot_consistency', 'plot_draws',
+           'plot_null', 'plot_stability']
 
 # %% ../nbs/06_figures.ipynb #296e91fb
 from collections.abc import Sequence
@@ -135,20 +136,20 @@ def plot_mixed_selectivity(
 # %% ../nbs/06_figures.ipynb #d93dda73
 def plot_guidance(
     originals: np.ndarray,             # (n, 1, H, W) in [0, 1]
-    targets: np.ndarray,               # (n, 1, H, W)
+    targets: np.ndarray | None,        # (n, 1, H, W); None: no column of targets
     images: np.ndarray,                # (n, groups, gammas, 1, H, W) edits
-    gammas: Sequence[float],           # guidance scales; 0 is drawn once, as the round trip
+    gammas: Sequence[float],           # guidance scales, along a direction of either sign; 0 is drawn once, as the round trip
     groups: Sequence[str],             # name of each group
     caption: str = "",                 # data, preset, seed
 ) -> Figure:
     "Edited images by latent group and guidance scale (paper Figs. 4, 11, 12). Raises ValueError if the shapes disagree."
-    originals, targets, images = (np.asarray(a, dtype=np.float32) for a in (originals, targets, images))
+    originals, images = (np.asarray(a, dtype=np.float32) for a in (originals, images))
     if images.ndim != 6 or images.shape[:3] != (len(originals), len(groups), len(gammas)):
         raise ValueError(f"images must have the shape (originals, groups, gammas, 1, H, W) = ({len(originals)}, {len(groups)}, "
                          f"{len(gammas)}, 1, H, W), got {images.shape}")
-    guided = [k for k, gamma in enumerate(gammas) if gamma > 0]
+    guided = [k for k, gamma in enumerate(gammas) if gamma != 0]
     trips = [k for k, gamma in enumerate(gammas) if gamma == 0][:1]
-    grid = Grid(len(originals), (1 + len(trips), *[max(1, len(guided))] * len(groups), 1))
+    grid = Grid(len(originals), (1 + len(trips), *[max(1, len(guided))] * len(groups), *([] if targets is None else [1])))
     with style():
         figure = plt.figure(figsize=grid.size)
         for row in range(len(originals)):
@@ -158,7 +159,7 @@ def plot_guidance(
             for g in range(len(groups)):
                 for column, k in enumerate(guided):
                     show_image(grid.add(figure, row, 1 + g, column), images[row, g, k], title(f"γ = {gammas[k]:g}"))
-            show_image(grid.add(figure, row, len(groups) + 1), targets[row], title("target"), frame=colour(1))
+            if targets is not None: show_image(grid.add(figure, row, len(groups) + 1), targets[row], title("target"), frame=colour(1))
         for g, name in enumerate(groups): grid.head(figure, 1 + g, name, colour(g))
         figure.text(0.5, 0.09 / grid.size[1], caption, ha="center", va="bottom", fontsize=7.5, color="0.35")
     return figure
@@ -436,4 +437,113 @@ def plot_method(
         ax.plot(*start, "o", color="white", markersize=4); ax.plot(*target, "*", color=colour(1), markersize=9)
         ax.set(xlabel=names[0], ylabel=names[1], title="log density ratio s(z, y)"); figure.colorbar(shown, ax=ax)
         figure.text(0.5, 0.03, caption, ha="center", va="bottom", fontsize=7.5, color="0.35")
+    return figure
+
+# %% ../nbs/06_figures.ipynb #709d789e
+def draw_intervals(
+    ax: Axes,
+    table: pd.DataFrame,     # value, low, high
+    places: str,             # column: what has a line of its own
+    series: str,             # column: what has a colour of its own
+) -> None:
+    "Dots with intervals, one line a place, series side by side."
+    names, rows = list(dict.fromkeys(table[series])), list(dict.fromkeys(table[places]))
+    for k, name in enumerate(names):
+        one = table[table[series] == name]
+        y = np.array([rows.index(place) for place in one[places]]) + 0.16 * (k - (len(names) - 1) / 2)
+        ax.hlines(y, one["low"], one["high"], color=colour(k), lw=1.2)
+        ax.plot(one["value"], y, "o", ms=4, color=colour(k), label=name)
+    ax.set(yticks=range(len(rows)), yticklabels=rows, ylim=(len(rows) - 0.5, -0.5))
+    ax.axvline(0, color="0.7", lw=0.6, zorder=0)
+
+# %% ../nbs/06_figures.ipynb #14d2b2b1
+def plot_consistency(
+    table: pd.DataFrame,     # versions, group, attribute, quantity, value, low, high, as of `consistency.share_table`
+    dose: pd.DataFrame,      # group, gamma, value, low, high, as of `consistency.dose_table`
+    caption: str = "",
+    wanted: float = 0.7,     # a dotted line at this share
+) -> Figure:
+    "Common and own shares of the change by group, common ones by attribute, and change against strength."
+    with style():
+        figure, axes = plt.subplots(1, 4, figsize=(12, 3.6), layout="constrained", width_ratios=(1, 1, 1, 0.9))
+        parts = ("common", "group", "together"), ("own", "group", "together"), ("common", "attribute", "all groups")
+        for ax, (quantity, places, at) in zip(axes, parts):
+            rows = table[(table["quantity"] == quantity) & (table["attribute" if places == "group" else "group"] == at)]
+            draw_intervals(ax, rows, places, "versions")
+            ax.axvline(wanted, color="0.5", ls=":", lw=0.8, zorder=0)
+            ax.set(xlabel="share of the change", title=f"{quantity}, {places}s\n({at})")
+            if rows["low"].notna().any(): ax.set_xlim(max(-0.5, min(-0.05, rows["low"].min())), 1.05)
+        axes[1].tick_params(labelleft=False)
+        for k, (group, rows) in enumerate(dose.groupby("group", sort=False)):
+            axes[3].plot(rows["gamma"], rows["value"], "o-", ms=3, color=colour(k), label=group)
+            axes[3].fill_between(rows["gamma"], rows["low"], rows["high"], color=colour(k), alpha=0.15, lw=0)
+        axes[3].set(xlabel="strength γ", ylabel="RMSE from the original", title="dose", ylim=(0, None))
+        axes[3].legend(fontsize=7)
+        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, title=caption, title_fontsize=8)
+    return figure
+
+# %% ../nbs/06_figures.ipynb #0ce7ce30
+def plot_draws(
+    originals: np.ndarray,       # (rows, 1, H, W) in [0, 1]
+    draws: np.ndarray,           # (rows, k, 1, H, W) edits that differ in their noise only
+    names: Sequence[str] = (),   # of the rows
+    caption: str = "",
+) -> Figure:
+    "Original, single draws, their mean, and the signed change of the mean. Raises ValueError for shapes that do not fit."
+    if draws.ndim != 5 or draws.shape[2:] != originals.shape[1:] or len(draws) != len(originals) or len(names) not in (0, len(draws)):
+        raise ValueError(f"draws must be (rows, k, 1, H, W), originals (rows, 1, H, W), with no names or one a row; got {draws.shape}, {originals.shape}, {list(names)}")
+    (rows, k), mean = draws.shape[:2], draws.mean(1)
+    change = mean - originals
+    reach = max(float(np.abs(change).max()), 1e-6)
+    titles = ["original", *(f"draw {i + 1}" for i in range(k)), f"mean of {k}", "change of the mean"]
+    with style():
+        figure, axes = plt.subplots(rows, k + 3, figsize=(1.1 * (k + 3) + 1.8, 1.1 * rows + 0.8), squeeze=False, layout="constrained")
+        for r, c in np.ndindex(rows, k + 2):
+            show_image(axes[r, c], [originals[r], *draws[r], mean[r]][c], titles[c] if r == 0 else "")
+        for r, ax in enumerate(axes[:, -1]):
+            show_image(ax, change[r], titles[-1] if r == 0 else "")
+            ax.images[0].set(cmap="RdBu_r", clim=(-reach, reach))
+            if names: axes[r, 0].set_ylabel(names[r], fontsize=8)
+        figure.colorbar(axes[0, -1].images[0], ax=axes[:, -1], label="darker / brighter")
+        figure.supxlabel(caption, fontsize=7.5, color="0.35")
+    return figure
+
+# %% ../nbs/06_figures.ipynb #e684297e
+def plot_null(
+    table: pd.DataFrame,    # group, attribute ("bound": nats), fit ("real", "permuted"), value, low, high
+    caption: str = "",
+) -> Figure:
+    "What is measured of a real fit beside the same of a fit to permuted responses: bounds, and a panel of shares for each group."
+    bounds, shares = (table[(table["attribute"] == "bound") == one] for one in (True, False))
+    groups = list(dict.fromkeys(shares["group"]))
+    with style():
+        height = 1.2 + 0.3 * max(shares["attribute"].nunique(), bounds["group"].nunique())
+        figure, axes = plt.subplots(1, 1 + len(groups), figsize=(3 + 2.1 * len(groups), height), layout="constrained", squeeze=False)
+        draw_intervals(axes[0, 0], bounds, "group", "fit")
+        axes[0, 0].set(xlabel="nats", title="bound on held-out images")
+        for k, (ax, group) in enumerate(zip(axes[0, 1:], groups)):
+            draw_intervals(ax, shares[shares["group"] == group], "attribute", "fit")
+            ax.set(xlabel="specific share of the way", title=group)
+            ax.tick_params(labelleft=k == 0)
+        figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2, title=caption, title_fontsize=8)
+    return figure
+
+# %% ../nbs/06_figures.ipynb #d8011738
+def plot_stability(
+    similarities: dict[str, pd.DataFrame],   # what differs between two fits -> rows: groups; columns: groups matched to them
+    caption: str = "",
+) -> Figure:
+    "Similarity of the groups of one fit and of another one, matched pairs on the diagonal, a panel for each kind of pair."
+    with style():
+        figure, axes = plt.subplots(1, len(similarities), figsize=(1.6 + 2.3 * len(similarities), 2.9), layout="constrained", squeeze=False)
+        for k, (ax, (name, values)) in enumerate(zip(axes[0], similarities.items())):
+            picture = ax.imshow(values.to_numpy(float), cmap="Blues", vmin=0, vmax=1)
+            for (r, c), v in np.ndenumerate(values.to_numpy(float)):
+                ax.text(c, r, f"{v:.2f}", ha="center", va="center", fontsize=7, color="white" if v > 0.5 else "0.2")
+            ax.set(xticks=range(values.shape[1]), yticks=range(len(values)), xticklabels=values.columns, title=name)
+            ax.set_yticklabels(values.index if k == 0 else [])
+            ax.spines[:].set_visible(False)
+            ax.tick_params(length=0, labelrotation=0)
+        figure.colorbar(picture, ax=axes, label="shared variance $R^2$")
+        figure.supxlabel(caption, fontsize=7.5, color="0.35")
     return figure

@@ -30,6 +30,7 @@ import pandas as pd
 import torch
 from matplotlib.figure import Figure
 
+from .data import _as_json, _load_arrays
 from .comparison import Ablations, Comparison
 from .ddim_guidance import MIGuide, draw_negatives, invert, sample
 from .edit_selectivity import SelectivityResult
@@ -257,14 +258,14 @@ def fit_variants(
     steps: int | None = None,                  # None: the preset's
     **options: Any,                            # for `fit_vae`: checkpoint, seed, progress, ...
 ) -> FittedVAE:
-    "The four variants of the paper's Table 1, fitted to a run's images as its own VAE was. Raises ValueError for numbers below 1."
+    "The four variants of the paper's Table 1 and migvis, fitted to a run's images as its own VAE was. Raises ValueError for numbers below 1."
     for name, value in {"seeds": seeds, "steps": steps}.items():
         if value is not None and value < 1: raise ValueError(f"{name} must be at least 1, got {value}")
     config = model.preset.vae if steps is None else replace(model.preset.vae, steps=steps)
     train, validation = (model.recording.select(images=rows) for rows in (model.split.train, model.split.validation))
     told = {"supervision": tuple(code.spec for code in model.vae.codes), "likelihood": model.vae.likelihood, "device": model.device,
             "estimator": ast.literal_eval(model.options.get("estimator", "'is'")), "desc": "variants of the neural VAE"}
-    return fit_vae(train, validation, config, seeds=seeds, variants=ablation(config.beta, config.label_weight), **(told | options))
+    return fit_vae(train, validation, config, seeds=seeds, variants=ablation(config), **(told | options))
 
 
 def score_run(
@@ -284,8 +285,8 @@ def vacant(
     again: bool = False,    # it may be there
 ) -> Path:
     "A place where nothing is yet. Raises ValueError if something is."
-    if Path(path).exists() and not again: raise ValueError(f"{path} is there already; again=True (--again) makes it anew")
-    return Path(path)
+    if Path(path).expanduser().exists() and not again: raise ValueError(f"{path} is there already; again=True (--again) makes it anew")
+    return Path(path).expanduser()
 
 
 def make_scores(
@@ -298,7 +299,7 @@ def make_scores(
     progress: bool = True,
 ) -> pd.DataFrame: # as from `score_run`
     "Fit the variants of Table 1 and keep their scores in the run's `scores.csv`. Raises ValueError where it is, or for bad numbers."
-    path = vacant(Path(folder) / "scores.csv", again)
+    path = vacant(Path(folder).expanduser() / "scores.csv", again)
     checkpoint = path.with_suffix(".checkpoints")
     scores = score_run(model, fit_variants(model, seeds, steps, checkpoint=checkpoint, seed=seed, progress=progress), progress)
     write_csv(scores, path)
@@ -311,7 +312,7 @@ def member_scores(
     folder: str | Path | None = None, # of the run; None: without what is kept there
 ) -> pd.DataFrame: # as from `score_run`
     "Scores that `make_scores` left in the run, else those of the run's own members, which are then kept in its `members.csv`."
-    places = [] if folder is None else [Path(folder) / name for name in ("scores.csv", "members.csv")]
+    places = [] if folder is None else [Path(folder).expanduser() / name for name in ("scores.csv", "members.csv")]
     found = next((path for path in places if path.is_file()), None)
     if found is not None: return read_csv(found, dtype={"subject": str}).fillna({"subject": "recording"}) # it had no name
     scores = score_run(model, model.vae)
@@ -327,11 +328,11 @@ def draw_table(
 ) -> Figure:
     "A table of the paper, with the paper's numbers. Raises ValueError where the run has not what it compares."
     scores = member_scores(model, folder)
-    make, compared = {1: (table_1, {"standard VAE", "labels", "PC", "full"}), 2: (table_2, {"full"}), 3: (table_3, {"full"}),
-                      4: (table_4, {"full"})}[number]
+    make, compared = {1: (table_1, {"standard VAE", "labels", "PC", "full", "migvis"}), 2: (table_2, {"migvis"}),
+                      3: (table_3, {"migvis"}), 4: (table_4, {"migvis"})}[number]
     missing = sorted(compared - set(scores["variant"]))
     if missing:
-        again = " --again" if folder is not None and (Path(folder) / "scores.csv").is_file() else ""
+        again = " --again" if folder is not None and (Path(folder).expanduser() / "scores.csv").is_file() else ""
         raise ValueError(f"Table {number} compares variants of the VAE, and the run has no {', '.join(map(repr, missing))}; "
                          f"make them with: migvis scores --run {shlex.quote(str(folder or 'RUN'))}{again}")
     ours = "simulated" if model.recording.simulated else "run"
@@ -348,7 +349,7 @@ def stored(
     command: str,                     # that makes it
 ) -> Any:
     "Results in a run's folder. Raises FileNotFoundError that says how to make them."
-    path = None if folder is None else Path(folder) / place
+    path = None if folder is None else Path(folder).expanduser() / place
     if path is None or not path.is_dir():
         raise FileNotFoundError(f"there is no folder {place} in the run; make it with: {command.format(run=shlex.quote(str(folder or 'RUN')))}")
     return load(path)
@@ -410,12 +411,13 @@ def save_information(
     caption: str = "",
 ) -> Path: # the folder
     "Keep stimulus-wise information in a run's folder, for its figure."
-    path = Path(folder) / "information"
+    path = Path(folder).expanduser() / "information"
     path.mkdir(parents=True, exist_ok=True)
-    (path / "about.json").unlink(missing_ok=True) # written last: what is there is whole
+    for name in ("about.json", "images.npy"): (path / name).unlink(missing_ok=True) # about.json is written last: what is there is whole
     for i, result in enumerate(results.values()): result.save(path / f"{i}.npz")
-    with atomic_write(path / "images.npy") as temporary, open(temporary, "wb") as file: np.save(file, np.asarray(images, np.float32))
-    with atomic_write(path / "about.json") as temporary: temporary.write_text(json.dumps({"names": list(results), "caption": caption}))
+    with atomic_write(path / "images.npz") as temporary, open(temporary, "wb") as file:
+        np.savez(file, images=np.asarray(images, np.float32)) # with a checksum
+    with atomic_write(path / "about.json") as temporary: temporary.write_text(_as_json({"names": list(results), "caption": caption}))
     return path
 
 
@@ -425,9 +427,11 @@ def load_information(
     "Read what `save_information` wrote. Raises FileNotFoundError."
     about, maps = json.loads((path / "about.json").read_text()), {}
     for i, name in enumerate(about["names"]):
-        with np.load(path / f"{i}.npz", allow_pickle=False) as file:
-            maps[name], unit = (file["map"], file["total"]), json.loads(str(file["meta"]))["unit"]
-    return np.load(path / "images.npy", allow_pickle=False), maps, unit, about["caption"]
+        file = _load_arrays(path / f"{i}.npz", "make it again: migvis information --again")
+        maps[name], unit = (file["map"], file["total"]), json.loads(str(file["meta"]))["unit"]
+    if (path / "images.npy").is_file(): images = np.load(path / "images.npy", allow_pickle=False) # as it used to be
+    else: images = _load_arrays(path / "images.npz", "make it again: migvis information --again")["images"]
+    return images, maps, unit, about["caption"]
 
 
 def figure_pixel_information(folder: str | Path | None) -> Figure:
@@ -484,8 +488,8 @@ def make_information(
     progress: bool = True,
 ) -> tuple[float, dict[str, Any]]: # nats that held-out pairs show at least; name of a group -> InformationResult in bits
     "Learn what each group tells and keep maps in the run's folder `information`. Raises ValueError where they are, or for bad numbers."
-    vacant(Path(folder) / "information" / "about.json", again)
-    rows, checkpoint = varied(model, n_images), Path(folder) / "information.checkpoints"
+    vacant(Path(folder).expanduser() / "information" / "about.json", again)
+    rows, checkpoint = varied(model, n_images), Path(folder).expanduser() / "information.checkpoints"
     told = fit_information(model, steps, checkpoint=checkpoint, seed=seed, progress=progress)
     maps = told.maps(model.recording.images[rows], seed=seed, progress=progress)
     for doubt in doubts(told.bound, float(maps["all"].to("nats").total.mean())): warnings.warn(doubt, stacklevel=2)
@@ -536,7 +540,7 @@ def make_figures(
             if only: raise
             made[name] = f"left out: {reason}"
             continue
-        made[name] = [Path(out) / f"{name}.{ending}" for ending in formats]
+        made[name] = [Path(out).expanduser() / f"{name}.{ending}" for ending in formats]
         for path in made[name]:
             with atomic_write(path) as temporary, style(): figure.savefig(temporary)
         plt.close(figure)

@@ -27,8 +27,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .denoiser import Denoiser, digest, digest_weights
-from .training import (Batch, CriticConfig, Fit, fit, generator, load_tensors, progress_bar, quick_precision, resolve_device,
-                             save_tensors, warmup_cosine)
+from .training import (Batch, CriticConfig, Fit, _building_from, fit, generator, load_tensors, progress_bar, quick_precision,
+                             resolve_device, save_tensors, warmup_cosine)
 
 # %% ../nbs/04_infonce.ipynb #2091f3b4
 def _positive_columns(
@@ -702,9 +702,11 @@ def load_critics(
     def build(one: dict[str, Any], alpha_bar: Tensor | None) -> Critics:
         seen_by = build_encoder(one["encoder"], denoiser, **encoder)
         return Critics(seen_by, [tuple(g) for g in one["groups"]], one["n_latents"], alpha_bar=alpha_bar, **one["config"])
-    if "members" not in meta: critics = build(meta, tensors.get("alpha_bar"))
-    else: critics = AveragedCritics([build(one, tensors.get(f"members.{i}.alpha_bar")) for i, one in enumerate(meta["members"])])
-    missing, unexpected = critics.load_state_dict(tensors, strict=False)
+    with _building_from(path):
+        parts = enumerate(meta.get("members", ()))
+        members = [build(one, tensors.get(f"members.{i}.alpha_bar")) for i, one in parts]
+        critics = AveragedCritics(members) if "members" in meta else build(meta, tensors.get("alpha_bar"))
+        missing, unexpected = critics.load_state_dict(tensors, strict=False)
     wrong = [k for k in missing if FROZEN not in k] + unexpected
     if wrong: raise ValueError(f"{path} does not hold the weights its header describes (missing or unexpected: {wrong[:5]})")
     return critics.to(resolve_device(device)).eval()
@@ -999,7 +1001,9 @@ def train_critics(
     shift = images.shape[-1] // 32 if shift is None else shift
     marks = {"critics": critics.meta(), "schedule": None if schedule is None else digest(schedule.alpha_bar), "n_negatives": n_negatives, "pixel_noise": pixel_noise, "shift": shift, "steps": config.steps,
              "encoder": None if encoder is None else digest_weights(encoder), **data_marks(images, z, held_out)} | ({"views": config.views} if config.views else {})
-    defaults = {"desc": "critics", "clip": 1.0, "schedule": warmup_cosine(config.steps, warmup=min(100, config.steps // 10))} | options
+    defaults = {"desc": "critics", "clip": 1.0,
+                "schedule": warmup_cosine(config.steps, warmup=min(100, config.steps // 10)),
+                "threads": 1 if config.views or images.shape[-1] <= 32 else None} | options
     shown = Shown(kept.images, critics.alpha_bar, pixel_noise, shift)
     if config.views:
         shown = replace(shown, views=look_ahead(critics.encoder, shown, config.views, seed, defaults["desc"], defaults.get("progress", True)))

@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['ESTIMATORS', 'group_sizes', 'stack_groups', 'density_factors', 'pairwise_log_density', 'is_weights', 'mss_weights',
            'mws_weights', 'log_ratio', 'partial_correlation', 'total_correlation', 'mixture_log_ratio',
-           'mixture_partial_correlation', 'gaussian_partial_correlation', 'shuffle_groups']
+           'mixture_partial_correlation', 'gaussian_partial_correlation', 'shuffle_groups', 'gaussian_gram',
+           'centre_gram', 'dependence']
 
 # %% ../nbs/02_partial_correlation.ipynb #577f96a4
 import math
@@ -256,3 +257,31 @@ def shuffle_groups(
     def shuffled(x: Tensor) -> Tensor:
         return torch.cat([part[..., row.to(x.device), :] for part, row in zip(x.split(sizes, -1), rows)], -1)
     return tuple(map(shuffled, tensors))
+
+# %% ../nbs/02_partial_correlation.ipynb #8e4f892c
+def gaussian_gram(
+    x: Tensor, # (..., B, d), standardised
+    widths: Sequence[float] = (0.25, 1.0, 4.0), # variances of the kernels, in units of d
+) -> Tensor: # (..., B, B)
+    "Gram matrix of a mean of Gaussian kernels, which sees shared structure at several scales."
+    square = x.square().sum(-1)
+    distance = (square[..., :, None] + square[..., None, :] - 2 * x @ x.mT).clamp(min=0)
+    return sum(torch.exp(distance / (-2 * width * x.shape[-1])) for width in widths) / len(widths)
+
+
+def centre_gram(
+    gram: Tensor, # (..., B, B), symmetric
+) -> Tensor: # (..., B, B)
+    "Gram matrix of the same features less their mean."
+    rows = gram.mean(-1, keepdim=True)
+    return gram - rows - rows.mT + rows.mean(-2, keepdim=True)
+
+# %% ../nbs/02_partial_correlation.ipynb #a46bd5a1
+def dependence(
+    gram: Tensor, # (..., B, B) of one variable, not centred
+    other: Tensor, # (B, B) of another one, centred (`centre_gram`)
+) -> Tensor: # (...) about 1 for independent samples, at most B
+    "Normalised Hilbert-Schmidt independence criterion (Gretton et al. 2005), B sum(K L) / (tr K tr L)."
+    n_batch = gram.shape[-1]
+    trace = gram.diagonal(dim1=-2, dim2=-1).sum(-1) - gram.mean(-1).sum(-1)
+    return n_batch * (gram * other).sum((-2, -1)) / (trace * other.diagonal().sum()).clamp(min=1e-12)

@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['fingerprint', 'Split', 'run_stage', 'claim_folder', 'cache_folder', 'alone_in', 'Edits', 'as_indices', 'pair_up',
-           'as_groups', 'prepare', 'to_model_range', 'fit_vae_stage', 'critic_encoder', 'fit_critics_stage',
-           'fit_denoiser_stage', 'schedule_of', 'MIGVis', 'fit_run', 'forget', 'check_fitted', 'check_seed',
-           'check_start', 'denoiser_for', 'make_edits', 'networks_in', 'check_precision', 'describe_run',
-           'check_critics', 'check_levers', 'check_modes', 'check_preset', 'judge_for', 'save_run',
-           'check_same_weights', 'model_of', 'weak_of', 'load_run', 'report_vae', 'score_labels', 'make_report',
-           'name_of_labels']
+           'as_groups', 'Aim', 'as_aim', 'as_direction', 'prepare', 'to_model_range', 'fit_vae_stage', 'critic_encoder',
+           'fit_critics_stage', 'fit_denoiser_stage', 'schedule_of', 'MIGVis', 'fit_run', 'forget', 'check_fitted',
+           'check_seed', 'check_start', 'denoiser_for', 'make_edits', 'label_direction', 'networks_in',
+           'check_precision', 'describe_run', 'check_critics', 'check_levers', 'check_modes', 'check_preset',
+           'judge_for', 'save_run', 'check_same_weights', 'model_of', 'weak_of', 'load_run', 'report_vae',
+           'score_labels', 'make_report', 'name_of_labels']
 
 # %% ../nbs/05c_pipeline.ipynb #e01159be
 import contextlib
@@ -19,10 +19,10 @@ import inspect
 import json
 import math
 import os
+import re
 import shutil
+import types
 import warnings
-import zipfile
-import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from numbers import Integral, Real
@@ -40,16 +40,22 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from . import __version__, training
-from .data import Recording, check_recording, resize_images, split_indices
+from .consistency import ConsistencyResult, consistency
+from .data import (Recording, _as_json, _constant, _load_arrays, _remove_unfinished, _split_images, check_recording,
+                         resize_images)
 from .ddim_guidance import EditMode, check_gamma, edit as guided_edit, edit_mode, invert, sample
 from .denoiser import (Autoguided, Denoiser, NoiseSchedule, build_denoiser, in_any_company, initial_weights, load_denoiser, save_denoiser,
                              train_denoiser, validation_loss)
 from .edit_selectivity import SelectivityResult, check_n_pairs, run_selectivity
 from .infonce import ConvEncoder, Critics, DenoiserEncoder, held_out_mi, load_critics, save_critics, scoring_in_double, train_critics
+from .null import NullResult, null
 from .pretrained import digest_weights, load_pretrained, load_weak, pretrained_for, same_network, weights_file
 from .readouts import ReadoutConfig, Readouts, load_readouts, train_readouts
-from .training import Preset, atomic_write, computing_in, get_preset, load_tensors, quick_precision, resolve_device, write_csv
-from .vae import FittedVAE, check_supervision, fit_vae, load_vae, save_vae
+from .selectivity import group_slices, probe_attribute
+from .training import (Preset, atomic_write, computing_in, get_preset, load_tensors, quick_precision, resolve_device,
+                             write_csv)
+from .vae import CategoricalCode, FittedVAE, check_supervision, fit_vae, load_vae, save_vae
+
 
 # %% ../nbs/05c_pipeline.ipynb #57c4bcb1
 def fingerprint(
@@ -72,9 +78,15 @@ class Split:
 
     @classmethod
     def of(cls, recording: Recording, seed: int = 0, test: float = 0.2, validation: float = 0.1) -> "Split":
-        "Split of a recording, spread evenly over categories."
+        "Split of a recording, spread evenly over categories; equal images stay together."
         categories = pd.factorize(recording.labels["category"])[0]
-        return cls(*split_indices(categories, seed, test, validation))
+        with warnings.catch_warnings():
+            if recording.simulated: warnings.filterwarnings("ignore", ".* stay together in the split") # known: frontal views repeat
+            return cls(*_split_images(recording.images, categories, seed, test, validation))
+
+    def digest(self) -> str: # 16 hexadecimal digits
+        "Digest of which image is in which part."
+        return hashlib.sha256(repr([part.tolist() for part in (self.train, self.validation, self.test)]).encode()).hexdigest()[:16]
 
     def name(self, index: int) -> str:
         "Which part an image is in."
@@ -88,14 +100,63 @@ def run_stage(
     load: Callable[[Path], Any],
 ) -> Any:
     "Load a finished stage, or train it from its last checkpoint and write it; its losses go to a .csv beside it."
-    if path.exists(): return load(path)
     checkpoints = path.with_suffix(".checkpoints")
-    result, history = train(checkpoints)
-    write_csv(history, path.with_suffix(".csv"))
-    save(path, result)
-    for file in checkpoints.glob("*"): file.unlink()
-    if checkpoints.exists(): checkpoints.rmdir()
+    if path.exists():
+        result = load(path)
+        _check_noted(path)
+    else:
+        result, history = train(checkpoints)
+        write_csv(history, path.with_suffix(".csv"))
+        save(path, result)
+        _note(path)
+    shutil.rmtree(checkpoints, ignore_errors=True) # also those of a process that was killed when it was done
     return result
+
+# %% ../nbs/05c_pipeline.ipynb #6eab7a03
+def _write_run(folder: Path, entries: Mapping[str, Any]) -> None:
+    "Write a run's `run.json` with a digest of its entries."
+    text = _as_json(entries)
+    entries = json.loads(text) | {"digest": hashlib.sha256(text.encode()).hexdigest()}
+    with atomic_write(folder / "run.json") as temporary: temporary.write_text(_as_json(entries, indent=1))
+
+# %% ../nbs/05c_pipeline.ipynb #40788510
+def _read_run(folder: Path) -> dict[str, Any]:
+    "Entries of a run's `run.json`. Raises ValueError if it is damaged or was changed."
+    path = folder / "run.json"
+    try: entries = json.loads(path.read_text())
+    except ValueError as e:
+        raise ValueError(f"{path} is damaged ({e}); restore it, or fit into another folder") from e
+    digest = entries.pop("digest", None) if isinstance(entries, dict) else None # None: of an earlier version
+    if digest not in (None, hashlib.sha256(_as_json(entries).encode()).hexdigest()):
+        raise ValueError(f"{path} is damaged or was changed: its digest is not that of its entries; restore "
+                         "it, or take out the entry 'digest' if the change is meant")
+    return entries
+
+# %% ../nbs/05c_pipeline.ipynb #b069b694
+def _note(*paths: Path) -> None: # of one folder
+    "Note digests of finished files in the `run.json` beside them, if there is one."
+    folder = paths[0].parent
+    if not (folder / "run.json").is_file(): return
+    entries = _read_run(folder)
+    before = entries.get("files", {})
+    files = before | {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
+    if files != before: _write_run(folder, entries | {"files": files})
+
+# %% ../nbs/05c_pipeline.ipynb #b08a9fc8
+def _check_noted(*paths: Path) -> None: # of one folder
+    "Raise ValueError for files that are not those noted in the `run.json` beside them; warn of others."
+    folder = paths[0].parent
+    if not (folder / "run.json").is_file(): return
+    noted = _read_run(folder).get("files", {})
+    for path in paths:
+        if path.name in noted and noted[path.name] != hashlib.sha256(path.read_bytes()).hexdigest():
+            raise ValueError(f"{path} is not the file that this run wrote, but damaged or of another run; restore "
+                             "it, or delete it and fit again. To use another network, set it on a loaded model "
+                             "and save that into a new folder")
+    if unknown := [path.name for path in paths if path.name not in noted]:
+        warnings.warn(f"{folder} has no digests of {', '.join(unknown)}, so it is not known whether this run wrote "
+                      "them: an earlier version of migvis did, or the writing was interrupted; saving the run "
+                      "there again notes them", stacklevel=3)
 
 # %% ../nbs/05c_pipeline.ipynb #ee598ef3
 def claim_folder(
@@ -103,14 +164,12 @@ def claim_folder(
     identity: Mapping[str, Any],   # JSON-able: preset, seed, recording
 ) -> Path:
     "Make a run's folder or enter it again. Raises ValueError if it cannot be written or holds another run."
-    folder = Path(folder)
-    told, identity = folder / "run.json", json.loads(json.dumps(identity))
+    folder, identity = Path(folder).expanduser(), json.loads(_as_json(identity))
     begun = any(file.suffix == ".safetensors" or file.parent != folder for file in folder.rglob("*") if file.is_file())
-    if not told.exists() or not begun: # a call that failed early, as for a mistyped argument, leaves nothing to protect
-        with atomic_write(told) as temporary: temporary.write_text(json.dumps(identity | {"migvis": __version__}, indent=1))
+    if not (folder / "run.json").exists() or not begun: # a call that failed early leaves nothing to protect
+        _write_run(folder, identity | {"migvis": __version__})
         return folder
-    try: found = json.loads(told.read_text())
-    except json.JSONDecodeError as e: raise ValueError(f"{told} is damaged ({e}); delete the folder or choose another one") from e
+    found = _read_run(folder)
     untold = {"shipped_weights"} - set(found) # runs of before it was noted
     with contextlib.suppress(ValueError, TypeError, KeyError): found["preset"] = Preset.from_dict(found["preset"]).to_dict() # settings that are newer
     different = [k for k in identity if found.get(k) != identity[k] and k not in untold]
@@ -122,7 +181,7 @@ def claim_folder(
 # %% ../nbs/05c_pipeline.ipynb #5d059446
 def cache_folder() -> Path: # MIGVIS_CACHE, or the user's cache folder
     "Where interrupted runs without a folder of their own are kept."
-    return Path(os.environ.get("MIGVIS_CACHE") or platformdirs.user_cache_dir("migvis"))
+    return Path(os.environ.get("MIGVIS_CACHE") or platformdirs.user_cache_dir("migvis")).expanduser()
 
 # %% ../nbs/05c_pipeline.ipynb #5d059447
 @contextlib.contextmanager
@@ -131,7 +190,7 @@ def alone_in(
 ) -> Iterator[None]:
     "One process at a time works in a run's folder; another one says that it waits, and waits. Processes that were launched together share it."
     lock = FileLock(cache_folder() / "locks" / hashlib.sha256(os.path.realpath(folder).encode()).hexdigest()[:16])
-    if get_int_from_env(("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE"), 1) == 1: # as `accelerate launch` sets them
+    if not _launched_together():
         with contextlib.suppress(OSError, NotImplementedError): # no such place, or no locks there: nobody is kept out
             Path(lock.lock_file).parent.mkdir(parents=True, exist_ok=True)
             try: lock.acquire(blocking=False)
@@ -141,20 +200,27 @@ def alone_in(
     try: yield
     finally: lock.release()
 
+# %% ../nbs/05c_pipeline.ipynb #637ed159
+def _launched_together() -> bool:
+    "Whether this is one of several processes, as `accelerate launch` starts them."
+    return get_int_from_env(("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE"), 1) > 1
+
 # %% ../nbs/05c_pipeline.ipynb #7f770f8f
 @dataclass(frozen=True)
 class Edits:
     "Edited images by original, latent group and guidance scale."
     images: np.ndarray              # (original, group, gamma, 1, H, W) in [0, 1]
     originals: np.ndarray           # (original, 1, H, W)
-    targets: np.ndarray             # (original, 1, H, W)
+    targets: np.ndarray | None      # (original, 1, H, W); None: no image was aimed at
     original_index: tuple[int, ...] # in the recording
-    target_index: tuple[int, ...]
+    target_index: tuple[int, ...] | None
     groups: tuple[int, ...]         # numbered from 0
     group_names: tuple[str, ...]
     gammas: tuple[float, ...]
     mode: str                       # "paper" or "selective"
     caption: str = ""               # data, preset, seed
+    z_targets: np.ndarray | None = None # (original, D) latents aimed at, where they are not an image's
+    direction: np.ndarray | None = None # (D,) what was added to the originals' latents instead, or with gamma < 0 taken off
 
     def round_trip_rmse(self) -> float: # in units of [0, 1]
         "Error of the unguided edits (gamma = 0) against the originals; NaN if gamma = 0 was not asked for."
@@ -185,21 +251,20 @@ class Edits:
 
     def save(self, path: str | Path) -> Path: # a .npz file, without pickle
         "Write images and description to one file, atomically."
-        meta = {k: v for k, v in asdict(self).items() if not isinstance(v, np.ndarray)}
+        arrays = {k: v for k, v in vars(self).items() if isinstance(v, np.ndarray)}
+        meta = {k: v for k, v in vars(self).items() if k not in arrays}
         with atomic_write(path) as temporary, open(temporary, "wb") as f:
-            np.savez_compressed(f, images=self.images, originals=self.originals, targets=self.targets, meta=json.dumps(meta))
-        return Path(path)
+            np.savez_compressed(f, meta=_as_json(meta), **arrays)
+        return Path(path).expanduser()
 
     @classmethod
     def load(cls, path: str | Path) -> "Edits":
         "Read what `save` wrote. Raises ValueError for another kind of file, or a damaged one."
+        f = _load_arrays(path, "save the edits again")
         try:
-            with np.load(path, allow_pickle=False) as f:
-                meta = {k: tuple(v) if isinstance(v, list) else v for k, v in json.loads(str(f["meta"])).items()}
-                return cls(f["images"], f["originals"], f["targets"], **meta)
-        except (zipfile.BadZipFile, zlib.error, EOFError) as e: raise ValueError(f"{path} is damaged ({e}); save the edits again") from e
-        except (KeyError, ValueError, TypeError, OSError) as e:
-            if isinstance(e, FileNotFoundError): raise
+            meta = {k: tuple(v) if isinstance(v, list) else v for k, v in json.loads(str(f["meta"])).items()}
+            return cls(**{k: f[k] for k in f if k != "meta"}, **meta)
+        except (KeyError, ValueError, TypeError) as e:
             raise ValueError(f"{path} does not hold edits written by Edits.save ({e})") from e
 
 # %% ../nbs/05c_pipeline.ipynb #b56c5695
@@ -237,6 +302,49 @@ def as_groups(
     if not chosen or isinstance(chosen, str) or any(not isinstance(g, (int, np.integer)) or not 0 <= g < n_groups for g in chosen):
         raise ValueError(f"groups must be 'all' or a list of numbers from 0 to {n_groups - 1}, got {groups!r}")
     return tuple(int(g) for g in chosen)
+
+# %% ../nbs/05c_pipeline.ipynb #c3de9ef9
+@dataclass(frozen=True)
+class Aim:
+    "Where edits go: to the latents of images, to any latents, or along a direction."
+    index: tuple[int, ...] | None = None # images of the recording, one for each original
+    z: Tensor | None = None              # (n, D)
+    direction: Tensor | None = None      # (D,)
+
+def as_aim(
+    target: Any,                  # image numbers; latents (D,) or (n, D), not whole numbers but floats; or None
+    direction: Mapping[int, Sequence[float]] | None, # group, from 0 -> vector
+    z: Tensor,                    # (images, D) latents of the recording
+    originals: tuple[int, ...],
+    sizes: Sequence[int],         # of the groups
+) -> Aim:
+    "What a user aims at. Raises ValueError for both or neither of target and direction, and for another number of latents."
+    if (target is None) == (direction is None):
+        raise ValueError("give either a target (image numbers, or latents) or a direction ({group: vector})")
+    if direction is not None: return Aim(direction=as_direction(direction, sizes))
+    values = np.asarray(target.detach().cpu() if isinstance(target, Tensor) else target)
+    if values.ndim == 0 or values.dtype.kind != "f":
+        index = pair_up(originals, as_indices(target, len(z), "target"))
+        return Aim(index, z[list(index)])
+    if values.shape not in ((z.shape[1],), (len(originals), z.shape[1])) or not np.isfinite(values).all():
+        raise ValueError(f"target must be image numbers, which are whole, or finite latents ({z.shape[1]},) or ({len(originals)}, {z.shape[1]}), "
+                         f"one row for each original; got floats of shape {values.shape}")
+    return Aim(z=torch.as_tensor(values).to(z).expand(len(originals), -1))
+
+def as_direction(
+    direction: Mapping[int, Sequence[float]], # group, from 0 -> vector
+    sizes: Sequence[int],                     # of the groups
+) -> Tensor: # (D,)
+    "Vectors of some groups as one vector of all latents. Raises TypeError or ValueError for what is none."
+    if not isinstance(direction, Mapping) or not direction:
+        raise TypeError(f"direction must be a mapping {{group: vector}} with at least one group, numbered from 0, got {direction!r}")
+    parts = [torch.zeros(size) for size in sizes]
+    for group, vector in direction.items():
+        (g,), vector = as_groups([group], len(sizes)), torch.as_tensor(vector, dtype=torch.float32)
+        if tuple(vector.shape) != (sizes[g],) or not torch.isfinite(vector).all() or not vector.any():
+            raise ValueError(f"the direction of group {g} must be {sizes[g]} finite numbers that are not all 0, got {vector.tolist()}")
+        parts[g] = vector
+    return torch.cat(parts)
 
 # %% ../nbs/05c_pipeline.ipynb #570c42a7
 def prepare(
@@ -306,8 +414,34 @@ def schedule_of(
     "The noise schedule of a preset."
     return NoiseSchedule(preset.denoiser.T, preset.denoiser.schedule)
 
+# %% ../nbs/05c_pipeline.ipynb #86a1f087
+class _Measures:
+    "What is measured of a fitted run beside `selectivity`."
+    def consistency(
+        self,
+        n_pairs: int | None = None,       # held-out originals and targets; None: 64, or fewer of few images
+        readouts: Readouts | None = None, # the judge; None: see `judge_for`
+        **options: Any,                   # of `consistency.consistency` and `edit`: folder, gamma, over, seed, ...
+    ) -> ConsistencyResult:
+        "How much of an edit's change is common to draws, step counts, negatives and starting images, and its dose."
+        self.require_fitted()
+        n_pairs = check_n_pairs(self, n_pairs) # before a judge is trained
+        return consistency(self, readouts or judge_for(self, options.get("progress", True)), n_pairs, **options)
+
+    def null(
+        self,
+        folder: str | Path,               # keeps the new runs, edits and tables; what was interrupted goes on
+        n_pairs: int | None = None,
+        readouts: Readouts | None = None,
+        **options: Any,                   # of `null.null` and `edit`: vae, gamma, seed, steps, ...
+    ) -> NullResult:
+        "The same fit and measures with responses permuted over images: what nothing looks like."
+        self.require_fitted()
+        n_pairs = check_n_pairs(self, n_pairs)
+        return null(self, readouts or judge_for(self, options.get("progress", True)), folder, n_pairs, **options)
+
 # %% ../nbs/05c_pipeline.ipynb #e72de706
-class MIGVis:
+class MIGVis(_Measures):
     "MIG-Vis on one recording: fit, edit, report, save, load."
     def __init__(
         self,
@@ -339,10 +473,14 @@ class MIGVis:
         "Fit VAE, denoiser and critics; an interrupted fit goes on where it was."
         return fit_run(self, recording, out, silent, progress, train, start, vae)
 
+    def __repr__(self) -> str:
+        if self.vae is None: return f"MIGVis(preset={self.preset.name!r}, seed={self.seed}), not fitted"
+        return f"MIGVis(preset={self.preset.name!r}, seed={self.seed}) of {self.recording.name or 'a recording'}: {len(self.recording)} images; {self.vae!r}"
+
     def identity(self, recording: Recording) -> dict[str, Any]: # JSON-able
         "What must agree for a folder to hold this run."
         return {"preset": self.preset.to_dict(), "seed": self.seed, "recording": recording.name, "fingerprint": fingerprint(recording),
-                "options": self.options, "shipped_denoiser": self.shipped} | ({"shipped_weights": self.weights} if self.weights else {})
+                "split": (self.split or Split.of(recording, self.seed)).digest(), "options": self.options, "shipped_denoiser": self.shipped} | ({"shipped_weights": self.weights} if self.weights else {})
 
     def require_fitted(self) -> None:
         "Raise ValueError before `fit` or `load`, and after a fit that was interrupted."
@@ -351,20 +489,28 @@ class MIGVis:
     def edit(
         self,
         original: int | Sequence[int],             # image numbers in the recording
-        target: int | Sequence[int],               # whose latents guide: one for all originals, or one each
-        groups: str | int | Sequence[int] = "all", # latent groups, numbered from 0
-        gammas: float | Sequence[float] | None = None, # guidance scales; None: the preset's for this mode
+        target: Any = None,                        # whose latents guide: image numbers, one for all originals or one each; or latents, (D,) or (n, D)
+        groups: str | int | Sequence[int] = "all", # latent groups, numbered from 0; with a direction "all" are those it names
+        gammas: float | Sequence[float] | None = None, # guidance scales; None: the preset's for this mode, along a direction with both signs
         mode: str = "selective",                   # or "paper"
         seed: int = 0,                             # of the negatives
         autoguidance: float | None = None,         # how far the denoiser is driven away from a weaker one, 1: not; None: see `denoiser_for`
+        direction: Mapping[int, Sequence[float]] | None = None, # instead of a target: group -> what is added to its latents, with gamma < 0 taken off
         **options: Any,                            # for `ddim_guidance.edit`: hold, scale, t_edit, steps, dims, ...; precision (`networks_in`)
     ) -> Edits:
-        "Edit images until their critics say they carry the target's latents (paper Algorithm 1, exact)."
+        "Edit images until their critics say they carry the target's latents (paper Algorithm 1, exact), or others along a direction."
         denoiser = denoiser_for(self, mode, autoguidance) # checks that there is one
         originals = as_indices(original, len(self.recording), "original")
-        targets = pair_up(originals, as_indices(target, len(self.recording), "target"))
-        gammas = tuple(float(g) for g in np.atleast_1d(self.preset.gammas_of(mode) if gammas is None else gammas))
-        return make_edits(self, originals, targets, as_groups(groups, len(self.vae.groups)), gammas, mode, denoiser, {"seed": seed, "progress": True} | options)
+        aim = as_aim(target, direction, self.latents(), originals, self.vae.groups)
+        if direction is not None and isinstance(groups, str) and groups == "all": groups = sorted(direction)
+        groups = as_groups(groups, len(self.vae.groups))
+        if gammas is None: gammas = self.preset.gammas_of(mode, both_ways=direction is not None)
+        gammas = tuple(float(g) for g in np.atleast_1d(gammas))
+        return make_edits(self, originals, aim, groups, gammas, mode, denoiser, {"seed": seed, "progress": True} | options)
+
+    def direction(self, label: str, group: int, sd: float = 1.0) -> np.ndarray: # (D_g,), for `edit(direction={group: ...})`
+        "How the latents of a group change where a label is `sd` standard deviations higher, as a linear regression reads it from them."
+        return label_direction(self, label, group, sd)
 
     def selectivity(
         self,
@@ -376,9 +522,14 @@ class MIGVis:
     ) -> SelectivityResult:
         "What each group changes and keeps, read by independent networks, with intervals over pairs."
         self.require_fitted()
-        n_pairs, checkpoint = check_n_pairs(self, n_pairs), folder and Path(folder) / "judge.checkpoints" # checked before a judge is trained
+        n_pairs = check_n_pairs(self, n_pairs) # before a judge is trained
         check_modes(self.preset, modes, options)
-        return run_selectivity(self, readouts or judge_for(self, options.get("progress", True), checkpoint), n_pairs, modes, folder=folder, **options)
+        folder = folder and Path(folder).expanduser()
+        checkpoint = folder and folder / "judge.checkpoints"
+        judge = readouts or judge_for(self, options.get("progress", True), checkpoint)
+        result = run_selectivity(self, judge, n_pairs, modes, folder=folder, **options)
+        if folder and not readouts: shutil.rmtree(checkpoint, ignore_errors=True)
+        return result
 
     def explore(self, **options: Any) -> Any:
         "Sliders over guidance scale, group, original and target (`widgets.explore_guidance`); computes what it does not have."
@@ -413,7 +564,7 @@ class MIGVis:
     @classmethod
     def load(cls, folder: str | Path, device: str | torch.device = "auto") -> "MIGVis":
         "Read a run. Raises FileNotFoundError or ValueError naming what is missing or damaged."
-        return load_run(cls, Path(folder), device)
+        return load_run(cls, Path(folder).expanduser(), device)
 
 # %% ../nbs/05c_pipeline.ipynb #519b7ed0
 def fit_run(model: MIGVis, recording: Recording, out: str | Path | None, silent: str, progress: bool, train: bool, start: str | None,
@@ -426,15 +577,18 @@ def fit_run(model: MIGVis, recording: Recording, out: str | Path | None, silent:
     if "supervision" in vae: check_supervision(recording.labels, vae["supervision"], len(model.preset.vae.groups))
     split = Split.of(recording, model.seed)
     forget(model)
-    model.options = {k: repr(v) for k, v in (vae | ({"start": start} if start else {})).items()}
+    model.options = _deciding(vae | ({"start": start} if start else {}))
     model.shipped = None if train or start else pretrained_for(recording, model.preset)
     model.weights = None if model.shipped is None else digest_weights(load_pretrained(model.shipped, "cpu")[0])
+    model.split = split
     identity = model.identity(recording)
-    folder = Path(out or cache_folder() / "runs" / hashlib.sha256(repr(identity).encode()).hexdigest()[:16])
+    key = hashlib.sha256(repr(identity).encode()).hexdigest()[:16]
+    folder = Path(out or cache_folder() / "runs" / key).expanduser()
     options = {"seed": model.seed, "device": model.device, "progress": progress}
     with alone_in(folder):
         claim_folder(folder, identity)
-        model.recording, model.split = recording, split
+        if not _launched_together(): _remove_unfinished(folder)
+        model.recording = recording
         model.vae = fit_vae_stage(folder / "vae.safetensors", recording, model.split, model.preset, options | vae)
         model.denoiser = fit_denoiser_stage(folder / "denoiser.safetensors", recording, model.split, model.preset, model.shipped, start, options)
         model.weak = weak_of(folder, model.device) or (None if model.shipped is None else load_weak(model.shipped, model.device))
@@ -483,17 +637,40 @@ def denoiser_for(
                          "(`load_denoiser`), or leave autoguidance out")
     return Autoguided(model.denoiser, model.weak, autoguidance)
 
-def make_edits(model: MIGVis, originals: tuple, targets: tuple, groups: tuple, gammas: tuple, mode: str, denoiser: Denoiser | Autoguided,
+def make_edits(model: MIGVis, originals: tuple, aim: Aim, groups: tuple, gammas: tuple, mode: str, denoiser: Denoiser | Autoguided,
                options: Mapping) -> Edits:
     "Edit images of the run's recording; everything is checked."
     z, images = model.latents(), model.recording.images
     options = {"t_edit": model.preset.t_edit, "batch_size": 64} | model.preset.levers_of(mode) | dict(options)
     (critics, denoiser), context = networks_in(options.pop("precision", "float32"), model.critics, denoiser, device=model.device)
     with context:
-        edited = guided_edit(images[list(originals)], z[list(targets)], critics, denoiser, denoiser.schedule, groups, gammas,
-                             negatives=z[model.split.train], z_originals=z[list(originals)], mode=mode, pairs=True, **options)
-    return Edits(edited.float().numpy(), images[list(originals)], images[list(targets)], originals, targets, groups,
-                 tuple(model.group_names[g] for g in groups), gammas, mode, model.caption(mode))
+        edited = guided_edit(images[list(originals)], aim.z, critics, denoiser, denoiser.schedule, groups, gammas, direction=aim.direction,
+                             negatives=z[model.split.train], z_originals=z[list(originals)], mode=mode, pairs=aim.z is not None, **options)
+    targets, arrays = None if aim.index is None else images[list(aim.index)], {}
+    if aim.index is None: arrays = {k: None if x is None else x.numpy() for k, x in (("z_targets", aim.z), ("direction", aim.direction))}
+    return Edits(edited.float().numpy(), images[list(originals)], targets, originals, aim.index, groups,
+                 tuple(model.group_names[g] for g in groups), gammas, mode, model.caption(mode), **arrays)
+
+def label_direction(
+    model: MIGVis,
+    label: str,       # a column of numbers
+    group: int,       # from 0
+    sd: float = 1.0,  # how far the label's prediction moves, in standard deviations of the label
+) -> np.ndarray: # (D_g,)
+    "Change of a group's latents that goes along with a label: the regression's weights times the latents' covariance (training images)."
+    check_fitted(model)
+    (g,), labels = as_groups([group], len(model.vae.groups)), model.recording.labels.iloc[model.split.train]
+    numbers = labels.select_dtypes("number").columns.tolist()
+    if label not in numbers: raise ValueError(f"label must be one of the columns of numbers, {numbers}, got {label!r}")
+    known = np.isfinite(labels[label].to_numpy(float))
+    z = model.latents().split(model.vae.groups, 1)[g].numpy()[model.split.train][known].astype(float)
+    value = labels[label].to_numpy(float)[known]
+    if len(z) <= z.shape[1] or not value.std() > 0: raise ValueError(f"{label!r} must vary over more than {z.shape[1]} training images; {len(z)} are known")
+    z, value = z - z.mean(0), value - value.mean()
+    slope = np.linalg.lstsq(z, value, rcond=None)[0]
+    along, told = z.T @ (z @ slope) / len(z), np.mean((z @ slope) ** 2) / value.var()
+    if told < 0.1: warnings.warn(f"group {g} tells {told:.0%} of the variance of {label!r}: this direction leads far from all latents", stacklevel=3)
+    return sd * value.std() * along / (slope @ along)
 
 def networks_in(
     precision: str,                   # "float32", "bfloat16" (autocast), "auto" (the quicker of these) or "float64" (slow)
@@ -524,12 +701,27 @@ def describe_run(model: MIGVis, mode: str) -> str:
     kind = "" if "simulated" in name else "simulated recording " if simulated else "recording "
     return f"{f'{kind}{name}'.strip()}; {model.preset.name} preset{note}; seed {model.seed}; {mode} guidance"
 
+# %% ../nbs/05c_pipeline.ipynb #d83ca59e
+def _described(value: Any) -> str:
+    "A value by a repr that is the same in every process: functions by name, defaults and what they enclose."
+    if not isinstance(value, types.FunctionType): return re.sub(r" at 0x[0-9a-f]+", "", repr(value))
+    kept = [*(value.__defaults__ or ()), *(cell.cell_contents for cell in value.__closure__ or ())]
+    return f"{value.__module__}.{value.__qualname__}({', '.join(map(_described, kept))})"
+
+# %% ../nbs/05c_pipeline.ipynb #b38cb491
+def _deciding(options: Mapping[str, Any]) -> dict[str, str]:
+    "Options of `fit` that decide its result, described; what only watches or saves is left out."
+    watching = {"callback", "progress", "desc", "log_every", "keep", "checkpoint_every"}
+    return {name: _described(value) for name, value in options.items() if name not in watching}
+
 # %% ../nbs/05c_pipeline.ipynb #ed70e198
 def check_critics(
     preset: Preset,
 ) -> None:
     "Raise ValueError for critics that no preset can have."
     config, known = preset.critic, ("conv", "denoiser")
+    if not 0 <= config.dropout < 1:
+        raise ValueError(f"critic.dropout must be from 0 to below 1, got {config.dropout!r}")
     if config.encoder not in known: raise ValueError(f"encoder must be one of {known}, got {config.encoder!r}; give others to `train_critics`")
     if config.width < (config.encoder == "conv"): raise ValueError(f"critic.width must be positive, got {config.width!r}")
     if config.views < 0 or config.views and (config.encoder != "denoiser" or config.width or not config.noise_aware):
@@ -548,7 +740,7 @@ def _setting_rules() -> dict[str, tuple[str, Callable[[Any], bool]]]: # name -> 
         whole: "image_size n_images t_edit vae.groups vae.hidden vae.seeds vae.steps vae.batch_size critic.features critic.steps critic.batch_size "
                "denoiser.width denoiser.layers denoiser.patch denoiser.T denoiser.steps denoiser.batch_size",
         natural: "critic.width critic.views denoiser.attention_levels", positive: "vae.lr critic.lr denoiser.lr denoiser.clip denoiser.multipliers",
-        weight: "vae.beta vae.label_weight gammas relative_gammas", share: "critic.dropout denoiser.betas denoiser.ema", finite: "autoguidance"}
+        weight: "vae.beta vae.label_weight vae.prior_weight vae.free_weight vae.leak_weight gammas relative_gammas", share: "critic.dropout denoiser.betas denoiser.ema", finite: "autoguidance"}
     return {name: rule for rule, listed in names.items() for name in listed.split()}
 
 # %% ../nbs/05c_pipeline.ipynb #81f6cc1f
@@ -577,8 +769,8 @@ def check_levers(
     if unknown := sorted(set(options) - known): raise ValueError(f"edits have no options {', '.join(unknown)}; there are {', '.join(sorted(known))}")
     how = edit_mode(mode, **{name: value for name, value in options.items() if name in levers})
     times = schedule_of(preset).times(options["t_edit"], options["steps"])
-    if max(how.begin, how.until) >= times[0]:
-        raise ValueError(f"begin and until must be below t_edit={times[0]}, where edits start, got begin={how.begin} and until={how.until}")
+    if how.until >= times[0]:
+        raise ValueError(f"until must be below t_edit={times[0]}, where edits start, got until={how.until}")
     check_precision(options.get("precision", "float32"))
     check_gamma(gammas, np.size(gammas))
 
@@ -633,14 +825,22 @@ def judge_for(
 def save_run(model: MIGVis, folder: Path) -> Path:
     "Write what `load_run` reads. Raises ValueError where other weights are: what is fitted is never lost, nor passed off as something else."
     check_same_weights(model, folder)
+    if there := _kept(folder): _check_noted(*there)
     if not (folder / "vae.safetensors").exists(): save_vae(model.vae, folder / "vae.safetensors")
     if not (folder / "critics.safetensors").exists(): save_critics(model.critics, folder / "critics.safetensors")
     if not (folder / "denoiser.safetensors").exists(): save_denoiser(folder / "denoiser.safetensors", model.denoiser)
     if model.weak is not None and not (folder / "weak.safetensors").exists(): save_denoiser(folder / "weak.safetensors", model.weak)
     if not (folder / "recording.npz").exists(): model.recording.save(folder / "recording.npz")
     if not (folder / "report.json").exists(): # of the same weights, then
-        with atomic_write(folder / "report.json") as temporary: temporary.write_text(json.dumps(model.report(), indent=1))
+        report = _as_json(model.report(), indent=1)
+        with atomic_write(folder / "report.json") as temporary: temporary.write_text(report)
+    _note(*_kept(folder))
     return folder
+
+def _kept(folder: Path) -> list[Path]:
+    "Files of a run that `run.json` notes, as far as they are there."
+    networks = [folder / f"{name}.safetensors" for name in ("vae", "denoiser", "weak", "critics")]
+    return [path for path in (*networks, folder / "recording.npz", folder / "report.json") if path.is_file()]
 
 def check_same_weights(model: MIGVis, folder: Path) -> None:
     "Raise ValueError if a folder holds networks with other weights than the model's."
@@ -654,9 +854,7 @@ def check_same_weights(model: MIGVis, folder: Path) -> None:
 
 def model_of(cls: type[MIGVis], told: Path, device: str | torch.device) -> MIGVis: # not fitted yet
     "A run as its `run.json` describes it. Raises ValueError for a file that is damaged, or of another version of migvis."
-    try: identity = json.loads(told.read_text())
-    except json.JSONDecodeError as e: raise ValueError(f"{told} is damaged: {e}") from e
-    device = resolve_device(device)
+    identity, device = _read_run(told.parent), resolve_device(device)
     try:
         model = cls(Preset.from_dict(identity["preset"]), identity["seed"], device)
         model.options, model.shipped, model.weights = identity["options"], identity.get("shipped_denoiser"), identity.get("shipped_weights")
@@ -676,6 +874,8 @@ def load_run(cls: type[MIGVis], folder: Path, device: str | torch.device) -> MIG
     if not (folder / "run.json").is_file():
         raise FileNotFoundError(f"{folder} is not a run: it has no run.json; make one with MIGVis.fit(..., out=folder) or `migvis fit`")
     files = ("vae.safetensors", "critics.safetensors", "denoiser.safetensors", "recording.npz")
+    entries = _read_run(folder)
+    files = dict.fromkeys((*files, *(name for name in entries.get("files", {}) if name != "report.json")))
     missing = [name.split(".")[0] for name in files if not (folder / name).is_file()]
     if missing: raise FileNotFoundError(f"the run in {folder} is not finished: {', '.join(missing)} missing; fit again with the same folder")
     model = model_of(cls, folder / "run.json", device)
@@ -684,16 +884,47 @@ def load_run(cls: type[MIGVis], folder: Path, device: str | torch.device) -> MIG
     model.denoiser = load_denoiser(folder / "denoiser.safetensors", model.device)[0]
     model.weak = weak_of(folder, model.device)
     model.critics = load_critics(folder / "critics.safetensors", model.device, model.denoiser)
+    _check_noted(*[path for path in _kept(folder) if path.suffix != ".json"])
+    if (found := fingerprint(model.recording)) != entries.get("fingerprint", found):
+        raise ValueError(f"{folder / 'recording.npz'} is not the recording that this run was fitted to: its "
+                         f"fingerprint is {found}, not {entries['fingerprint']}; restore it, or fit into another "
+                         "folder")
+    _check_split(model.split, entries.get("split"), folder)
     return model
+
+def _check_split(split: Split, noted: str | None, folder: Path) -> None: # of a run's `run.json`
+    "Raise ValueError unless this version of migvis tests on the images that the run was not trained on; warn if it is not known."
+    if noted is None:
+        warnings.warn(f"{folder} does not say which images it was trained on, as runs of earlier versions did not: what is measured "
+                      "on test images may be too kind; fit the recording again", stacklevel=4)
+    elif noted != split.digest():
+        raise ValueError(f"{folder} was fitted with another split into training and test images than this version of migvis "
+                         f"{__version__} makes (digest {noted}, not {split.digest()}); fit the recording again")
 
 # %% ../nbs/05c_pipeline.ipynb #dcf5ddbf
 def report_vae(vae: FittedVAE, test: Recording) -> dict[str, Any]:
     "Held-out R^2 (mean over units that vary, per cent) and what the label heads read; None for what cannot be computed."
     x, predicted = vae.standardizer.transform(test.responses), vae.reconstruct(test)
-    varies = np.ptp(test.responses, axis=0) > 0
+    varies = ~_constant(test.responses)
     r2 = 1 - ((x - predicted) ** 2).mean(0)[varies] / x.var(0)[varies].clip(min=1e-12)
     heads = {name: score_labels(test.labels, name, values) for name, values in vae.predict_labels(test).items()}
-    return {"r2_percent": 100 * float(r2.mean()) if varies.any() else None, "labels": heads}
+    parts = {name: round(100 * value, 2) for name, value in vae.group_r2(test).items()} if varies.any() else None
+    return {"r2_percent": 100 * float(r2.mean()) if varies.any() else None, "labels": heads, "r2_of_parts_percent": parts,
+            "active_dimensions": [len(dims) for dims in vae.active()], "leak": _report_leak(vae, test)}
+
+def _report_leak(vae: FittedVAE, test: Recording) -> dict[str, dict[str, float | None]]:
+    "What probes read of each supervised label from the groups that have none: linear ones, and nearest neighbours."
+    labelled, z = {code.spec.group for code in vae.codes}, vae.latents(test).numpy()
+    columns = [code.spec.column for code in vae.codes if isinstance(code, CategoricalCode)]
+    columns += [column for code in vae.codes if not isinstance(code, CategoricalCode) for column in code.spec.columns]
+    parts = {f"group {g + 1}": z[:, part] for g, part in enumerate(group_slices(vae.groups, z.shape[1])) if g not in labelled}
+    read = lambda part, column, kind: _number(probe_attribute(part, test.labels, column, kind))
+    return {group: {f"{column} ({kind})": read(part, column, kind) for column in columns for kind in ("linear", "neighbours")}
+            for group, part in parts.items()}
+
+def _number(value: float) -> float | None:
+    "Rounded; None for what could not be measured, since JSON has no NaN."
+    return round(value, 3) if math.isfinite(value) else None
 
 def score_labels(labels: pd.DataFrame, name: str, predicted: np.ndarray) -> dict[str, float | None]:
     "Share correct of a category, or R^2 of numbers (mean over columns that vary), of the images whose labels are known."

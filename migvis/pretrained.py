@@ -391,7 +391,7 @@ def train_by_the_clock(
     **options: Any,                        # for `training.fit`: progress, log_every, ...
 ) -> tuple[Denoiser, Fit]:
     "Train a denoiser of the simulated HvM for so long, on renders that are being made: for a GPU at hand for minutes."
-    end, device, path = time.monotonic() + seconds, resolve_device(device), Path(path)
+    end, device, path = time.monotonic() + seconds, resolve_device(device), Path(path).expanduser()
     config = config or replace(get_preset("demo").denoiser, flips=False, ema=0.9995, batch_size=256, lr=1.5e-3)
     labels = pool_labels("large", n_images)
     growing = GrowingPool(labels, config.image_size, device, workers, chunk)

@@ -29,7 +29,8 @@ from torch import Tensor, nn
 from .denoiser import digest
 from .simulate import (CATEGORIES, RENDERER, make_object, object_features, object_names, render, render_hvm, rotation_matrix,
                              sample_labels, standard_size)
-from .training import Batch, fit, generator, load_tensors, progress_bar, resolve_device, save_tensors, warmup_cosine
+from .training import (Batch, _building_from, fit, generator, load_tensors, progress_bar, resolve_device, save_tensors,
+                             warmup_cosine)
 
 # %% ../nbs/03b_readouts.ipynb #16ae7917
 def geodesic_angle(
@@ -422,12 +423,14 @@ def read_file(
 ) -> dict[str, Any]: # arguments of `Readouts`
     "Parts of a judge from its file. Raises FileNotFoundError, or ValueError for a damaged or foreign file."
     weights, meta = load_tensors(path, "readouts")
-    config = ReadoutConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in meta["config"].items()})
-    net = ReadoutNet(config, meta["outputs"])
+    with _building_from(path):
+        own = {k: tuple(v) if isinstance(v, list) else v for k, v in meta["config"].items()}
+        config = ReadoutConfig(**own)
+        net, header = ReadoutNet(config, meta["outputs"]), {k: meta[k] for k in _HEADER}
     try: net.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in weights.items()})
     except RuntimeError as e: raise ValueError(f"the weights in {path} do not fit the architecture in its header: {e}") from e
     net = net.to(resolve_device(device), memory_format=torch.channels_last)
-    return {"net": net, "config": config} | {k: meta[k] for k in _HEADER}
+    return {"net": net, "config": config} | header
 
 # %% ../nbs/03b_readouts.ipynb #8a4627d1
 def r_squared(

@@ -6,9 +6,10 @@
 __all__ = ['NAMES', 'ATTRIBUTES', 'PAPER_TABLE_2', 'PAPER_TABLES_3_4', 'COLUMNS', 'r2_rmse', 'bin_factor', 'entropy',
            'share_of_entropy', 'histogram_information', 'gap', 'mig', 'quadratic_probe', 'group_slices',
            'probe_information', 'group_information', 'group_mig', 'is_numeric', 'sap', 'dci', 'probes',
-           'class_accuracy', 'value_r2', 'probe_attribute', 'group_probe_matrix', 'orthonormal', 'principal_angles',
-           'group_subspace', 'subspace_table', 'Fitted', 'usable_factors', 'gap_scores', 'score_members', 'mean_sd',
-           'beside', 'table_1', 'table_2', 'partial_table', 'table_3', 'table_4', 'table_scores']
+           'class_accuracy', 'value_r2', 'probe_attribute', 'group_probe_matrix', 'latent_report', 'orthonormal',
+           'principal_angles', 'group_subspace', 'subspace_table', 'Fitted', 'usable_factors', 'gap_scores',
+           'score_members', 'mean_sd', 'beside', 'table_1', 'table_2', 'partial_table', 'table_3', 'table_4',
+           'table_scores']
 
 # %% ../nbs/05b_selectivity.ipynb #28f731b4
 import math
@@ -32,7 +33,7 @@ def r2_rmse(
     if responses.shape != reconstruction.shape or responses.ndim != 2:
         raise ValueError(f"responses {responses.shape} and reconstruction {reconstruction.shape} must both be (n, N)")
     error, variance = ((responses - reconstruction) ** 2).mean(0), responses.var(0)
-    r2 = 1 - np.divide(error, variance, out=np.full_like(error, np.nan), where=np.ptp(responses, axis=0) > 0)
+    r2 = 1 - np.divide(error, variance, out=np.full_like(error, np.nan), where=np.ptp(responses, axis=0) > 1e-5) # less is rounding
     scores = {"r2": float(np.nanmean(r2)), "rmse": float(np.sqrt(error).mean()), "r2_unit": r2, "rmse_unit": np.sqrt(error)}
     if ceiling is not None:
         usable = np.where(np.asarray(ceiling) > 0.1, ceiling, np.nan)
@@ -47,8 +48,9 @@ def bin_factor(
     values: Iterable, # (n,) numbers or names
     bins: int = 10, # for numbers with more distinct values than this
 ) -> np.ndarray: # (n,) class of each value, 0, 1, ...
-    "Classes of a factor: names and few numbers as they are, continuous numbers by quantiles."
-    values, named = pd.Series(np.asarray(values)), getattr(values, "name", None) in NAMES
+    "Classes of a factor: names, numbered classes (categorical) and few numbers as they are, continuous numbers by quantiles."
+    named = getattr(values, "name", None) in NAMES or isinstance(getattr(values, "dtype", None), pd.CategoricalDtype)
+    values = pd.Series(np.asarray(values))
     if values.isna().any():
         raise ValueError("the factor has missing values; select the images that have it")
     if not named and pd.api.types.is_numeric_dtype(values) and values.nunique() > bins:
@@ -239,9 +241,10 @@ ATTRIBUTES = {"category": ("category",), "identity": ("object",), "rotation": ("
 
 
 def probes(
-    kind: str = "linear", # or "neighbours"
+    kind: str = "linear", # "neighbours" or "forest" for what a line cannot read
 ) -> tuple[Any, Any]: # scikit-learn classifier and regressor
     "Probes of one kind."
+    from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
     from sklearn.linear_model import LogisticRegression, RidgeCV
     from sklearn.neighbors import KNeighborsClassifier, KNeighborsRegressor
     from sklearn.pipeline import make_pipeline
@@ -249,6 +252,7 @@ def probes(
     kinds = {
         "linear": lambda: (LogisticRegression(C=1.0, max_iter=300, tol=1e-3), RidgeCV(np.logspace(-1, 3, 9))),
         "neighbours": lambda: (KNeighborsClassifier(15, weights="distance"), KNeighborsRegressor(15, weights="distance")),
+        "forest": lambda: (RandomForestClassifier(60, min_samples_leaf=2, random_state=0), RandomForestRegressor(60, min_samples_leaf=2, random_state=0)),
     }
     if kind not in kinds:
         raise ValueError(f"unknown kind of probe {kind!r}; choose from {sorted(kinds)}")
@@ -323,6 +327,24 @@ def group_probe_matrix(
     parts = {f"group {g + 1}": part for g, part in enumerate(group_slices(groups, z.shape[1]))} | {"all": slice(None)}
     return pd.DataFrame({name: {attribute: probe_attribute(z[:, part], labels, attribute, kind, folds) for attribute in attributes}
                          for name, part in parts.items()}).T
+
+# %% ../nbs/05b_selectivity.ipynb #6bb8bc56
+def latent_report(
+    fitted: Any, # a `vae.FittedVAE`
+    recording: Recording, # held-out images
+    member: int | None = None, # None: the best
+    attributes: Sequence[str] = tuple(ATTRIBUTES), # keys of ATTRIBUTES, or label columns
+    forest: Sequence[str] = ("category",), # attributes that a random forest reads as well
+) -> pd.DataFrame: # rows: groups and "all"; columns: active, r2, attributes, "<attribute> (forest)"
+    "Active dimensions, variance explained alone and what probes read, for every group."
+    z = np.asarray(fitted.latents(recording, member))
+    table = group_probe_matrix(z, fitted.groups, recording.labels, attributes)
+    for attribute in forest:
+        table[f"{attribute} (forest)"] = group_probe_matrix(z, fitted.groups, recording.labels, (attribute,), "forest")[attribute]
+    active = [len(dims) for dims in fitted.active(member)]
+    table.insert(0, "r2", fitted.group_r2(recording, member).reindex(table.index))
+    table.insert(0, "active", [*active, sum(active)])
+    return table
 
 # %% ../nbs/05b_selectivity.ipynb #dfa85066
 def orthonormal(
@@ -492,8 +514,9 @@ def table_1(
     scores: pd.DataFrame, # of score_members, with a column `subject`; all four variants
     data: str = "ours", # what the numbers come from, for instance "simulated"
 ) -> pd.DataFrame:
-    "Table 1: R^2 of the standard VAE, without PC, without labels, and full."
-    names = {"standard VAE": "standard VAE", "labels": "without PC", "PC": "without labels", "full": "full"}
+    "Table 1: R^2 of the standard VAE, without PC, without labels, and full, in the paper's form; migvis beside them."
+    names = {"standard VAE": "standard VAE", "labels": "without PC", "PC": "without labels", "full": "full",
+             "migvis": "migvis"}
     paper = {(subject, row): {"R2 %": entry["R2 %"]} for (subject, row), entry in PAPER_TABLE_2.items()}
     named = scores.assign(model=scores.variant.map(names)).dropna(subset="model")
     return beside(named, "model", {"R2 %": "r2"}, paper, data)
@@ -503,8 +526,8 @@ def table_2(
     scores: pd.DataFrame, # of score_members, with a column `subject`
     data: str = "ours",
 ) -> pd.DataFrame:
-    "Table 2: R^2, RMSE and MIG of the standard VAE and of the full model; the group MIG is ours."
-    return beside(scores[scores.variant.isin(["standard VAE", "full"])], "variant", COLUMNS, PAPER_TABLE_2, data)
+    "Table 2: R^2, RMSE, MIG of the standard VAE, the paper's full model, and migvis; the group MIG is ours."
+    return beside(scores[scores.variant.isin(["standard VAE", "full", "migvis"])], "variant", COLUMNS, PAPER_TABLE_2, data)
 
 # %% ../nbs/05b_selectivity.ipynb #43a64a2a
 def partial_table(
@@ -512,12 +535,13 @@ def partial_table(
     part: str, # "supervised" or "unsupervised"
     data: str,
 ) -> pd.DataFrame:
-    "The full model from all latents and from some groups."
-    scores = scores[scores.variant == "full"]
+    "The full model in the paper's form and migvis, from all latents and from some groups."
+    scores = scores[scores.variant.isin(["full", "migvis"])]
     if f"r2_{part}" not in scores:
         raise ValueError(f"the scores have no r2_{part}; call score_members with parts={{'{part}': groups}}")
-    some = scores.assign(latents=part, r2=scores[f"r2_{part}"], rmse=scores[f"rmse_{part}"])
-    both = pd.concat([scores.assign(latents="full"), some]).sort_values("subject", kind="stable")
+    named = scores.variant.map({"full": part, "migvis": f"migvis, {part}"})
+    some = scores.assign(latents=named, r2=scores[f"r2_{part}"], rmse=scores[f"rmse_{part}"])
+    both = pd.concat([scores.assign(latents=scores.variant), some]).sort_values("subject", kind="stable")
     return beside(both, "latents", {"R2 %": "r2", "RMSE": "rmse"}, PAPER_TABLES_3_4, data)
 
 

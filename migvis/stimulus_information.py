@@ -37,6 +37,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
+from .data import _as_json, _load_arrays
 from .denoiser import Denoiser, NoiseSchedule, add_condition, check_images, digest, initial_weights
 from .figures import show_image, style
 from .pretrained import digest_weights
@@ -381,17 +382,15 @@ class InformationResult:
         "Write everything to one file, atomically."
         arrays = {k: v for k, v in asdict(self).items() if isinstance(v, np.ndarray)}
         with atomic_write(path) as temporary, open(temporary, "wb") as f:
-            np.savez_compressed(f, meta=json.dumps({"unit": self.unit, "method": self.method}), **arrays)
-        return Path(path)
+            np.savez_compressed(f, meta=_as_json({"unit": self.unit, "method": self.method}), **arrays)
+        return Path(path).expanduser()
 
     @classmethod
     def load(cls, path: str | Path) -> "InformationResult":
         "Read what `save` wrote. Raises FileNotFoundError, or ValueError for another kind of file."
-        try:
-            with np.load(path, allow_pickle=False) as f:
-                return cls(**{k: f[k] for k in f.files if k != "meta"}, **json.loads(str(f["meta"])))
-        except (KeyError, ValueError, TypeError, OSError) as e:
-            if isinstance(e, FileNotFoundError): raise
+        f = _load_arrays(path, "save the result again")
+        try: return cls(**{k: v for k, v in f.items() if k != "meta"}, **json.loads(str(f["meta"])))
+        except (KeyError, ValueError, TypeError) as e:
             raise ValueError(f"{path} does not hold a result written by InformationResult.save ({e})") from e
 
 # %% ../nbs/07_stimulus_information.ipynb #6687db65
@@ -1272,7 +1271,7 @@ def fit_groups(
     for _, mean, log_var in (train, held_out):
         if mean.shape[1] != subsets.shape[1]: raise ValueError(f"groups {tuple(groups)} make {subsets.shape[1]} latents, got {mean.shape[1]}")
     subsets = subsets & used_latents(*train[1:])
-    at = lambda name: None if checkpoint is None else Path(checkpoint) / name
+    at = lambda name: None if checkpoint is None else Path(checkpoint).expanduser() / name
     latents, other = (posterior_draws(*part[1:]) for part in (train, held_out))
     test = held_out[0][:512], torch.where(subsets.any(0), other(torch.arange(min(512, len(held_out[0]))), generator(seed, 83)), math.nan)
     denoiser = LatentDenoiser(base, subsets.shape[1], seed) if denoiser is None else denoiser

@@ -5,11 +5,12 @@
 # %% auto #0
 __all__ = ['VAEConfig', 'CriticConfig', 'DenoiserConfig', 'Preset', 'get_preset', 'resolve_device', 'quick_precision',
            'computing_in', 'generator', 'seed_everything', 'batch_rows', 'Batch', 'make_batch', 'progress_bar',
-           'save_tensors', 'load_tensors', 'write_csv', 'read_csv', 'list_checkpoints', 'Best', 'deferred_signals',
-           'warmup_cosine', 'Fit', 'fit']
+           'save_tensors', 'load_tensors', 'save_tables', 'load_tables', 'write_csv', 'read_csv', 'list_checkpoints',
+           'Best', 'warmup_cosine', 'Fit', 'fit']
 
 # %% ../nbs/00b_training.ipynb #6cca477c
 import contextlib
+import hashlib
 import json
 import math
 import os
@@ -34,9 +35,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
+from torch.overrides import TorchFunctionMode
 from tqdm.auto import tqdm
 
-from .data import atomic_write
+from .data import _as_json, _remove_unfinished, atomic_write
 
 # %% ../nbs/00b_training.ipynb #03a206a2
 @dataclass(frozen=True)
@@ -45,7 +47,10 @@ class VAEConfig:
     groups: tuple[int, ...] = (6, 6, 6, 6) # dimensions of each latent group; paper: 4 groups of 6
     hidden: int = 64                       # width of the hidden layers
     beta: float = 0.3                      # weight of the partial correlation
-    label_weight: float = 3.0              # weight of the label terms
+    label_weight: float = 1.0              # weight of the label terms
+    prior_weight: float = 3.0              # weight of the KL of groups with labels from their prior given the labels; 0: standard prior, as in the paper
+    free_weight: float = 0.8               # weight of the KL of groups without labels
+    leak_weight: float = 2.0               # weight of what groups without labels share with the labels
     seeds: int = 5                         # members trained at once; validation picks one
     steps: int = 6000
     batch_size: int = 256
@@ -103,9 +108,10 @@ class Preset:
     levers: dict[str, float] = field(default_factory=dict) # options of `ddim_guidance.edit` in every mode but the paper's
     autoguidance: float = 1.0              # w of `denoiser.Autoguided` in those modes, where there is a weaker denoiser; 1: none
 
-    def gammas_of(self, mode: str) -> tuple[float, ...]:
-        "Guidance scales shown by default in a mode of `ddim_guidance.edit`."
-        return self.gammas if mode == "paper" else self.relative_gammas
+    def gammas_of(self, mode: str, both_ways: bool = False) -> tuple[float, ...]:
+        "Guidance scales shown by default in a mode of `ddim_guidance.edit`; along a direction with either sign."
+        gammas = self.gammas if mode == "paper" else self.relative_gammas
+        return tuple(sorted({*gammas, *(-g for g in gammas if g)})) if both_ways else gammas
 
     def levers_of(self, mode: str) -> dict[str, float]:
         "Options of `ddim_guidance.edit` by default in a mode: those that suit this preset's denoiser."
@@ -127,9 +133,9 @@ class Preset:
 def _presets() -> dict[str, Preset]:
     "The presets by name."
     paper = Preset("paper", 128, 5760, VAEConfig(), CriticConfig(steps=10_000, lr=2e-3), DenoiserConfig(), t_edit=135)
-    demo = Preset("demo", 64, 5760, VAEConfig(steps=3000, batch_size=128, lr=3e-3), CriticConfig("denoiser", 0, 64, steps=3000, lr=4e-3, dropout=0.3, views=16),
+    demo = Preset("demo", 64, 5760, VAEConfig(seeds=2, steps=3000, batch_size=256, lr=3e-3), CriticConfig("denoiser", 0, 64, steps=3000, lr=4e-3, dropout=0.3, views=16),
         DenoiserConfig(image_size=64, width=64, multipliers=(1, 2, 1.5), layers=2, patch=4, attention_levels=2, steps=4000, batch_size=32, lr=1e-3,
-                       ema=0.995, precision="bfloat16"), t_edit=135, levers={"begin": 3, "eta": 1.0, "fixed_point": 1, "until": 45})
+                       ema=0.995, precision="bfloat16"), t_edit=135, levers={"until": 45})
     tiny = Preset("tiny", 32, 400, VAEConfig(seeds=2, steps=300, batch_size=128, lr=3e-3),
         CriticConfig(width=16, features=32, steps=150, batch_size=64, lr=4e-3),
         DenoiserConfig(image_size=32, width=16, multipliers=(1, 2), layers=1, patch=2, attention=False, T=50, steps=100,
@@ -280,14 +286,31 @@ def save_tensors(
     tensors: Mapping[str, Tensor],
     meta: Mapping[str, Any],         # JSON-able; by convention holds "kind"
 ) -> Path:
-    "Write tensors and JSON metadata as one safetensors file, atomically."
+    "Write tensors, JSON metadata and the checksum of both as one safetensors file, atomically."
     plain = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
+    header = dict(meta) | {"sha256": _checksum(plain, meta)}
     with atomic_write(path) as temporary:
         mode = temporary.stat().st_mode
-        save_file(plain, temporary, metadata={"migvis": json.dumps(dict(meta))})
+        try: save_file(plain, temporary, metadata={"migvis": _as_json(header)})
+        except SafetensorError as e: raise _as_os_error(e) from e
         temporary.chmod(mode) # a shared run can be read by those who may read its other files
-        with open(temporary, "rb+") as f: os.fsync(f.fileno())
-    return Path(path)
+    return Path(path).expanduser()
+
+# %% ../nbs/00b_training.ipynb #99788840
+def _checksum(tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> str: # 64 hexadecimal digits
+    "SHA-256 of names, types, shapes and bytes of tensors on the CPU, and of metadata."
+    digest = hashlib.sha256(_as_json(meta).encode())
+    for name in sorted(tensors):
+        value = tensors[name].contiguous()
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        digest.update(memoryview(value.reshape(-1).view(torch.uint8).numpy()))
+    return digest.hexdigest()
+
+# %% ../nbs/00b_training.ipynb #c3d85c69
+def _as_os_error(error: SafetensorError) -> OSError:
+    "What the operating system said, as Python's own files would raise it."
+    number = re.search(r"os error (\d+)", str(error))
+    return OSError(int(number[1]), str(error)) if number else OSError(str(error))
 
 # %% ../nbs/00b_training.ipynb #f8f690aa
 def load_tensors(
@@ -296,18 +319,79 @@ def load_tensors(
     device: str | torch.device = "cpu",
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:   # tensors, metadata
     "Read what `save_tensors` wrote. Raises FileNotFoundError, or ValueError for a damaged or foreign file."
-    path = Path(path)
+    path = Path(path).expanduser()
     if not path.is_file(): raise FileNotFoundError(f"there is no file {path}")
     try:
-        with safe_open(path, framework="pt", device=str(device)) as f:
+        with safe_open(path, framework="pt") as f:
             meta = json.loads((f.metadata() or {}).get("migvis", "null"))
             tensors = {k: f.get_tensor(k).clone() for k in f.keys()} # not a view of the mapped file
-    except (SafetensorError, OSError, json.JSONDecodeError) as e:
-        raise ValueError(f"{path} is not a readable safetensors file ({e}); it may be truncated: fetch or make it again") from e
-    if meta is None: raise ValueError(f"{path} is a safetensors file, but migvis did not write it: its header has no 'migvis' entry")
+    except (SafetensorError, OSError, ValueError, RuntimeError) as e:
+        raise ValueError(f"{path} is not a readable safetensors file ({e}); it may be truncated: "
+                         "fetch or make it again") from e
+    if not isinstance(meta, dict):
+        raise ValueError(f"{path} is a safetensors file, but migvis did not write it: its header has no "
+                         "'migvis' entry")
+    if (told := meta.pop("sha256", None)) is None:
+        warnings.warn(f"{path} has no checksum, so damage to it would not be seen: an earlier version of "
+                      "migvis wrote it; save it again", stacklevel=2)
+    elif told != _checksum(tensors, meta):
+        raise ValueError(f"{path} is damaged: its checksum is not that of what it holds; "
+                         "fetch or make it again")
     if kind is not None and meta.get("kind") != kind:
         raise ValueError(f"{path} should hold a {kind!r}, but it holds a {meta.get('kind')!r}")
-    return tensors, meta
+    return {k: v.to(device) for k, v in tensors.items()}, meta
+
+# %% ../nbs/00b_training.ipynb #5f5e2c01
+class _NoLargerThan(TorchFunctionMode):
+    "While it is entered, tensors of so many numbers in all may be made and no more. Raises ValueError before a larger one is made."
+    factories = {torch.empty, torch.zeros, torch.ones, torch.full, torch.rand, torch.randn, torch.arange, torch.linspace}
+
+    def __init__(self, most: int, path: str | Path) -> None:
+        super().__init__()
+        self.left, self.path = most, path
+
+    def __torch_function__(self, function: Callable, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None) -> Any:
+        kwargs = kwargs or {}
+        if function in self.factories:
+            size = args[0] if args and isinstance(args[0], (tuple, list)) else args[2:3] if function is torch.linspace else args
+            self.left -= math.prod([kwargs["steps"]] if "steps" in kwargs else kwargs.get("size", size))
+            if self.left < 0:
+                raise ValueError(f"the header of {self.path} describes a network that is far larger than the file; make or fetch it again")
+        return function(*args, **kwargs)
+
+# %% ../nbs/00b_training.ipynb #382d6720
+@contextlib.contextmanager
+def _building_from(path: str | Path) -> Iterator[None]:
+    "A header that no network can be built from, or one far larger than the file, becomes a ValueError that names the file."
+    try:
+        with _NoLargerThan(2**26 + 4 * Path(path).stat().st_size, path): yield
+    except (KeyError, IndexError, TypeError, AttributeError, RuntimeError) as e:
+        raise ValueError(f"{path} does not describe a network of this version of migvis ({type(e).__name__}: "
+                         f"{e}); make it again, or install the version that wrote it") from e
+
+# %% ../nbs/00b_training.ipynb #77df18cb
+def save_tables(
+    folder: str | Path,
+    tables: Mapping[str, pd.DataFrame],
+    settings: Mapping[str, Any],         # JSON-able
+) -> Path: # the folder
+    "Write tables as .csv and settings.json, each atomically."
+    for name, table in tables.items():
+        with atomic_write(Path(folder) / f"{name}.csv") as temporary: table.to_csv(temporary, index=False)
+    with atomic_write(Path(folder) / "settings.json") as temporary: temporary.write_text(json.dumps(dict(settings), indent=1))
+    return Path(folder)
+
+
+def load_tables(
+    folder: str | Path,
+    names: tuple[str, ...],
+) -> tuple[dict[str, pd.DataFrame], dict[str, Any]]: # tables by name, settings
+    "Read what `save_tables` wrote. Raises FileNotFoundError or ValueError."
+    paths = {name: Path(folder) / f"{name}.csv" for name in names} | {"": Path(folder) / "settings.json"}
+    missing = [path.name for path in paths.values() if not path.is_file()]
+    if missing: raise FileNotFoundError(f"{folder} is not a saved result: it has no {', '.join(missing)}")
+    try: return {name: pd.read_csv(paths[name]) for name in names}, json.loads(paths[""].read_text())
+    except (ValueError, pd.errors.ParserError) as e: raise ValueError(f"the result in {folder} is damaged: {e}") from e
 
 # %% ../nbs/00b_training.ipynb #f139a59b
 _FORMULA = re.compile(r"'*(?:[=@\t\r]|[+-](?!$|\d*\.?\d+(?: \[[-+\d., ]+\](?: \(\d+ read\))?)?$))") # not "-", nor a number, perhaps with its interval
@@ -365,17 +449,30 @@ def _part(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     "Entries under 'prefix/', without it."
     return {k[len(prefix) + 1:]: v for k, v in tensors.items() if k.startswith(prefix + "/")}
 
+# %% ../nbs/00b_training.ipynb #6a93fb3c
+def _spell(value: Any) -> Any:
+    "Entries of a history with numbers that JSON does not have by their names, which `_unspell` takes back."
+    if isinstance(value, dict): return {k: _spell(v) for k, v in value.items()}
+    if isinstance(value, list): return [_spell(v) for v in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+def _unspell(value: Any) -> Any:
+    "Inverse of `_spell`."
+    if isinstance(value, dict): return {k: _unspell(v) for k, v in value.items()}
+    if isinstance(value, list): return [_unspell(v) for v in value]
+    return float(value) if value in ("nan", "inf", "-inf") else value
+
 # %% ../nbs/00b_training.ipynb #b68c255c
 def list_checkpoints(
     folder: str | Path,
 ) -> list[Path]: # oldest first
     "The checkpoints in a folder."
-    return sorted(Path(folder).glob("step-*.safetensors"))
+    return sorted(Path(folder).expanduser().glob("step-*.safetensors"))
 
 # %% ../nbs/00b_training.ipynb #eec7ca13
 def _check_fingerprint(path: Path, found: Mapping, expected: Mapping) -> None:
     "Raise ValueError if a checkpoint belongs to another run."
-    expected = json.loads(json.dumps(expected))
+    expected = json.loads(_as_json(expected))
     keys = [k for k in {**found, **expected} if found.get(k) != expected.get(k)]
     if keys:
         told = "; ".join(f"{k}: {found.get(k)!r} there, {expected.get(k)!r} here" for k in keys)
@@ -383,7 +480,7 @@ def _check_fingerprint(path: Path, found: Mapping, expected: Mapping) -> None:
 
 def _newest_readable(folder: Path, fingerprint: Mapping, tidy: bool = False) -> tuple[dict[str, Tensor], dict] | None:
     "The newest checkpoint that can be read, or None if there is none at all; `tidy` deletes what killed runs left behind."
-    if tidy: _remove_unfinished(folder)
+    if tidy and folder.is_dir(): _remove_unfinished(folder)
     paths = list_checkpoints(folder)
     for path in reversed(paths):
         try: tensors, meta = load_tensors(path, "checkpoint")
@@ -411,27 +508,56 @@ class Best:
         if self.score is None:
             self.score, self.weights = score.clone(), {k: v.detach().clone() for k, v in weights.items()}
             return
-        better = score < self.score
+        better = (score < self.score) | (self.score.isnan() & ~score.isnan())
         pick = lambda new, old: torch.where(better.reshape(better.shape + (1,) * (new.ndim - better.ndim)), new, old)
         self.weights = {k: pick(v.detach(), self.weights[k]) for k, v in weights.items()}
         self.score = torch.where(better, score, self.score)
 
 # %% ../nbs/00b_training.ipynb #e85cfc9c
+class _Signals:
+    "Notes SIGINT and SIGTERM (main thread only), unless they are ignored; a second one acts at once."
+    def __init__(self, folder: Path | None) -> None: # of checkpoints
+        self.then = f"goes on from {folder}" if folder else "begins anew"
+        here = threading.current_thread() is threading.main_thread()
+        handlers = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM) if here}
+        self.handlers = {s: h for s, h in handlers.items() if h not in (None, signal.SIG_IGN)} # None: C's
+        self.came: list[int] = []
+
+    def __enter__(self) -> "_Signals":
+        for number in self.handlers: signal.signal(number, self.note)
+        return self
+
+    def note(self, number: int, frame: object) -> None:
+        "Keep a signal for later."
+        self.came.append(number)
+        signal.signal(number, self.handlers[number])
+
+    def deliver(self, step: int) -> None: # the last one done
+        "Let those handle the signals that came whose they are; if they return, note the next ones again."
+        while self.came:
+            number = self.came.pop(0)
+            handler = self.handlers[number]
+            try: handler(number, None) if callable(handler) else signal.raise_signal(number)
+            except KeyboardInterrupt as e:
+                raise KeyboardInterrupt(f"stopped after step {step}; the same call {self.then}") from e
+            signal.signal(number, self.note)
+
+    def __exit__(self, *error: object) -> None:
+        for number, handler in self.handlers.items():
+            if signal.getsignal(number) == self.note: signal.signal(number, handler) # else it is another's
+        for number in self.came: signal.raise_signal(number)
+
+# %% ../nbs/00b_training.ipynb #7c0d75e8
 @contextlib.contextmanager
-def deferred_signals() -> Iterator[list[int]]: # signals that came meanwhile
-    "Note SIGINT and SIGTERM instead of acting on them (main thread only); a second one acts at once."
-    came: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield came
-        return
-    old = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
-    def note(number: int, frame: object) -> None:
-        came.append(number)
-        signal.signal(number, old[number])
-    for s in old: signal.signal(s, note)
-    try: yield came
+def _at_most_threads(
+    n: int | None, # None: as many as are set
+) -> Iterator[None]:
+    "Compute with no more processor threads than these meanwhile."
+    before = torch.get_num_threads()
+    if n is not None: torch.set_num_threads(min(n, before))
+    try: yield
     finally:
-        for s, handler in old.items(): signal.signal(s, handler)
+        if n is not None: torch.set_num_threads(before)
 
 # %% ../nbs/00b_training.ipynb #2f31186d
 def warmup_cosine(
@@ -498,13 +624,15 @@ class _Run:
         if self.ema is not None: self.ema.update_parameters(self.raw)
         self.step += 1
 
-    def save(self, folder: Path, keep: int, fingerprint: Mapping) -> None:
-        "Write a checkpoint, then drop all but the newest `keep`."
+    def save(self, folder: Path, keep: int, fingerprint: Mapping, loss: Tensor) -> None:
+        "Write a checkpoint of what is finite, then drop all but the newest `keep`."
+        if not _is_finite(self, loss): _stop_not_finite(self.step, loss.item(), folder)
         optimizer, groups = _flatten_optimizer(self.optimizer)
         tensors = _prefixed("model", self.raw.state_dict()) | _prefixed("optimizer", optimizer)
         if self.ema is not None: tensors |= _prefixed("ema", self.ema.state_dict())
         if self.best.score is not None: tensors |= _prefixed("best", self.best.weights) | {"score": self.best.score}
-        meta = {"kind": "checkpoint", "step": self.step, "fingerprint": fingerprint, "history": self.history, "groups": groups}
+        meta = {"kind": "checkpoint", "step": self.step, "fingerprint": fingerprint,
+                "history": _spell(self.history), "groups": groups}
         save_tensors(folder / f"step-{self.step:08d}.safetensors", tensors, meta)
         for old in list_checkpoints(folder)[:-keep]: old.unlink(missing_ok=True)
 
@@ -516,7 +644,7 @@ class _Run:
         if "score" in tensors:
             self.best.score = tensors["score"].to(device)
             self.best.weights = {k: v.to(device) for k, v in _part("best", tensors).items()}
-        self.step, self.history = meta["step"], list(meta["history"])
+        self.step, self.history = meta["step"], _unspell(meta["history"])
 
 # %% ../nbs/00b_training.ipynb #ae60e616
 def _log_row(run: _Run, loss: Tensor, logs: Mapping[str, Tensor]) -> dict[str, Any]:
@@ -525,8 +653,9 @@ def _log_row(run: _Run, loss: Tensor, logs: Mapping[str, Tensor]) -> dict[str, A
     return {"step": run.step} | {k: v.cpu().tolist() for k, v in run.accelerator.reduce(own, "mean").items()}
 
 def _is_finite(run: _Run, loss: Tensor) -> bool:
-    "Whether the loss and all weights are finite."
-    return bool(torch.isfinite(loss)) and all(bool(torch.isfinite(p).all()) for p in run.raw.parameters())
+    "Whether the loss, all weights and their averages are finite."
+    weights = {*run.raw.parameters(), *run.evaluated.parameters()}
+    return bool(torch.isfinite(loss)) and all(bool(torch.isfinite(p).all()) for p in weights)
 
 # %% ../nbs/00b_training.ipynb #e457879a
 @torch.no_grad()
@@ -536,8 +665,19 @@ def _validate(run: _Run, validate: Callable[[nn.Module], Tensor], keep_best: boo
     run.evaluated.eval()
     score = torch.as_tensor(validate(run.evaluated))
     run.evaluated.train(was_training)
+    if not score.isfinite().all():
+        warnings.warn("a validation score is not finite, and never counts as the best; look for NaN in the "
+                      "validation data", stacklevel=4)
     if keep_best: run.best.update(score, run.evaluated.state_dict())
     return {"validation": score.detach().float().cpu().tolist()}
+
+def _record(run: _Run, loss: Tensor, logs: Mapping[str, Tensor], validate: Callable | None, keep_best: bool,
+            bar: tqdm) -> dict[str, Any]:
+    "Add a row to the history, with a validation score if there is a function for it."
+    row = _log_row(run, loss, logs) | (_validate(run, validate, keep_best) if validate else {})
+    run.history.append(row)
+    bar.set_postfix(loss=f"{row['loss']:.4g}")
+    return row
 
 # %% ../nbs/00b_training.ipynb #c8bc0851
 def fit(
@@ -566,22 +706,26 @@ def fit(
     fingerprint: Mapping[str, Any] | None = None,  # what must agree for a checkpoint to be of this run
     callback: Callable[[int, nn.Module, Mapping], None] | None = None, # called with (step, model, row) at every log
     log_every: int | None = None,                  # default: two hundred times a run
+    threads: int | None = None,                    # at most; 1 for small networks; None: as torch is set
     seconds: float | None = None,                  # stop after so long, though `steps` are not reached; the end is then not reproducible
     desc: str = "training",
     progress: bool = True,
 ) -> Fit:
     "Train any model with AdamW; resumes exactly, scales with `accelerate launch` (there `loss_fn` must call the model itself)."
-    _check_fit(n=n, steps=steps, batch_size=batch_size, lr=lr, precision=precision, keep=keep, keep_best=keep_best, validate=validate)
+    counts = dict(n=n, steps=steps, batch_size=batch_size, keep=keep, checkpoint_every=checkpoint_every,
+                  log_every=log_every, validate_every=validate_every, threads=threads)
+    _check_fit(counts, precision, keep_best, validate)
+    _check_optimiser(lr, betas, weight_decay, clip, ema)
     accelerator = _accelerator(device := resolve_device(device))
     run = _Run(model.to(device).train(), lr=lr, betas=betas, weight_decay=weight_decay, ema=ema, accelerator=accelerator)
-    folder = None if checkpoint is None else Path(checkpoint)
+    folder = None if checkpoint is None else Path(checkpoint).expanduser()
     marks = dict(seed=seed, n=n, batch_size=batch_size, lr=lr, betas=list(betas), weight_decay=weight_decay, clip=clip, ema=ema, precision=precision) | dict(fingerprint or {})
     if folder and (found := _newest_readable(folder, marks, accelerator.is_main_process)): run.load(*found, device)
     resumed_from, take = run.step, torch.compile(run.model, mode=compile if isinstance(compile, str) else None) if compile else run.model
     log_every, validate_every = log_every or max(1, steps // 200), validate_every or max(1, steps // 20)
     over, cuda = _clock(seconds, accelerator.num_processes), [device.index or 0] if device.type == "cuda" else []
     bar = progress_bar(total=None if seconds else steps, initial=run.step, desc=desc, unit="step", progress=progress and accelerator.is_main_process)
-    with torch.random.fork_rng(devices=cuda), deferred_signals() as signals, bar:
+    with torch.random.fork_rng(devices=cuda), _at_most_threads(threads), _Signals(folder) as signals, bar:
         while run.step < steps:
             batch = make_batch(n, batch_size, run.step, seed, device, accelerator.process_index, accelerator.num_processes)
             (torch.default_generator if device.type == "cpu" else torch).manual_seed(batch.generator.initial_seed())
@@ -593,23 +737,20 @@ def fit(
             run.advance(loss, lr * (schedule(run.step) if schedule else 1.0), clip)
             bar.update()
             if due["log"] or (validate and due["validate"]):
-                row = _log_row(run, loss, logs) | (_validate(run, validate, keep_best) if validate and due["validate"] else {})
-                run.history.append(row)
-                bar.set_postfix(loss=f"{row['loss']:.4g}")
+                row = _record(run, loss, logs, validate if due["validate"] else None, keep_best, bar)
                 if callback: callback(run.step, run.evaluated, row)
-            if folder and accelerator.is_main_process and (due["save"] or signals):
-                if not _is_finite(run, loss): _stop_not_finite(run.step, loss.item(), folder)
-                run.save(folder, keep, marks)
-            if signals: break
-    if signals: signal.raise_signal(signals[0])
-    return Fit(_finished(run, keep_best).eval(), pd.DataFrame(run.history), run.step, resumed_from)
+            if folder and accelerator.is_main_process and (due["save"] or signals.came):
+                run.save(folder, keep, marks, loss)
+            signals.deliver(run.step)
+    return Fit(_finished(run, keep_best, folder).eval(), pd.DataFrame(run.history), run.step, resumed_from)
 
 # %% ../nbs/00b_training.ipynb #fd3f7a9d
-def _check_fit(*, n: int, steps: int, batch_size: int, lr: float, precision: str, keep: int, keep_best: bool, validate: object) -> None:
+def _check_fit(counts: Mapping[str, int | None], precision: str, keep_best: bool, validate: object) -> None:
     "Raise ValueError for arguments of `fit` that cannot be meant."
-    for name, value in {"n": n, "steps": steps, "batch_size": batch_size, "keep": keep}.items():
-        if int(value) != value or value < 1: raise ValueError(f"{name} must be a positive integer, got {value!r}")
-    if not lr > 0: raise ValueError(f"lr must be positive, got {lr!r}")
+    for name, value in counts.items():
+        if value is None and name in ("log_every", "validate_every", "threads"): continue
+        if not 1 <= value < math.inf or int(value) != value:
+            raise ValueError(f"{name} must be a positive integer, got {value!r}")
     if precision not in ("float32", "bfloat16"): raise ValueError(f"precision must be 'float32' or 'bfloat16', got {precision!r}")
     if keep_best and validate is None: raise ValueError("keep_best needs a validate function")
 
@@ -634,12 +775,30 @@ def _accelerator(device: torch.device) -> Accelerator:
     "The processes that train together. On the CPU they must not talk through a GPU, unless an earlier run of theirs settled that."
     return Accelerator(cpu=device.type == "cpu" and not is_initialized(), mixed_precision="no", device_placement=False)
 
-def _remove_unfinished(folder: Path) -> None:
-    "Delete what killed runs left behind: checkpoints under their temporary names."
-    for path in folder.glob(".step-*"): path.unlink(missing_ok=True)
-
-def _finished(run: _Run, keep_best: bool) -> nn.Module:
-    "The model with the weights that `fit` promises."
+def _finished(run: _Run, keep_best: bool, folder: Path | None) -> nn.Module:
+    "The model with the weights that `fit` promises. Raises FloatingPointError if there are none."
+    if keep_best and run.best.weights and not run.best.score.isfinite().any():
+        raise FloatingPointError("no validation score was finite, so no weights are the best; look for NaN "
+                                 "in the validation data, or try a smaller lr")
     weights = run.best.weights if keep_best and run.best.weights else run.evaluated.state_dict()
     run.raw.load_state_dict(weights)
+    if not _is_finite(run, torch.zeros(())): _stop_not_finite(run.step, math.nan, folder)
     return run.raw
+
+# %% ../nbs/00b_training.ipynb #769e6957
+def _check_optimiser(
+    lr: float,
+    betas: tuple[float, float] = (0.9, 0.999),
+    weight_decay: float = 0.0,
+    clip: float | None = None,
+    ema: float | None = None,
+    of: str = "", # what these are settings of, with a dot
+) -> None:
+    "Raise ValueError for settings that would lead anywhere but down."
+    rules = {"lr": (lr, "positive and finite", 0 < lr < math.inf),
+             "betas": (betas, "two numbers from 0 to below 1", [0 <= b < 1 for b in betas] == [True, True]),
+             "weight_decay": (weight_decay, "finite and not negative", 0 <= weight_decay < math.inf),
+             "clip": (clip, "positive and finite, or None", clip is None or 0 < clip < math.inf),
+             "ema": (ema, "from 0 to below 1, or None", ema is None or 0 <= ema < 1)}
+    for name, (value, meant, holds) in rules.items():
+        if not holds: raise ValueError(f"{of}{name} must be {meant}, got {value!r}")

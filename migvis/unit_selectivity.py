@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import pandas as pd
 
-from .data import Recording
+from .data import Recording, _same_image
 
 # %% ../nbs/00c_unit_selectivity.ipynb #3cb77ed1
 def fold_numbers(
@@ -48,19 +48,20 @@ def nearest_mean_scores(
     fold: np.ndarray,                  # (n,)
     within: np.ndarray | None = None,  # (n,) codes of a coarser class that is given to the decoder
 ) -> np.ndarray: # (N,) 0 is chance, 1 is perfect
-    "Cross-validated accuracy of the nearest class mean for each unit, above chance."
+    "Cross-validated accuracy of the nearest class mean for each unit, above chance; classes count alike, however many images they have."
     responses, n_classes = responses.astype(np.float32), classes.max() + 1
     onehot = np.eye(n_classes, dtype=np.float32)[classes]
     allowed = _allowed(classes, n_classes, within)
-    right = np.zeros(responses.shape[1])
+    weight = 1 / np.bincount(classes)[classes]
+    right, weight = np.zeros(responses.shape[1]), weight / weight.sum()
     for k in np.unique(fold):
         train, test = fold != k, fold == k
         means = onehot[train].T @ responses[train] / np.maximum(onehot[train].sum(0), 1)[:, None]
         distance = np.abs(responses[test][:, None] - means)
         distance[~(allowed[test] & (onehot[train].sum(0) > 0))] = np.inf
-        right += (distance.argmin(1) == classes[test][:, None]).sum(0)
-    chance = (1 / allowed.sum(1)).mean()
-    return (right / len(classes) - chance) / (1 - chance)
+        right += weight[test] @ (distance.argmin(1) == classes[test][:, None])
+    chance = weight @ (1 / allowed.sum(1))
+    return (right - chance) / (1 - chance)
 
 def _allowed(classes: np.ndarray, n_classes: int, within: np.ndarray | None) -> np.ndarray: # (n, C)
     "Which classes the decoder may choose from, for each image."
@@ -102,14 +103,17 @@ def unit_scores(
 ) -> pd.DataFrame: # one row for each unit and attribute: score, null (mean of shuffles), z, p, selective
     "What each unit linearly tells about each attribute, cross-validated, against shuffled labels (paper Fig. 1A)."
     attributes = known_attributes(recording.labels) if attributes is None else attributes
-    fold, rng = fold_numbers(len(recording), folds, seed), np.random.default_rng(seed + 1)
+    image = _same_image(recording.images) # presentations of one image stay in one fold, and are shuffled together
+    first, rng = np.unique(image, return_index=True)[1], np.random.default_rng(seed + 1)
+    fold = fold_numbers(len(first), folds, seed)[image]
     rows = []
     for name, columns in attributes.items():
         true, null = 0.0, 0.0
         for column in columns:
             score, values, within = _scorer(recording.labels, column, fold)
             true = true + score(recording.responses, values) / len(columns)
-            null = null + np.stack([score(recording.responses, shuffled(values, rng, within)) for _ in range(shuffles)]) / len(columns)
+            mixed = [shuffled(values[first], rng, within if within is None else within[first])[image] for _ in range(shuffles)]
+            null = null + np.stack([score(recording.responses, m) for m in mixed]) / len(columns)
         rows.append(pd.DataFrame({
             "unit": range(len(true)), "attribute": name, "score": true, "null": null.mean(0), "z": (true - null.mean(0)) / null.std(0).clip(1e-12),
             "p": (1 + (null >= true).sum(0)) / (1 + shuffles), "selective": true > null.max(0)}))

@@ -21,8 +21,6 @@ import threading
 import time
 import traceback
 import warnings
-import zipfile
-import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -40,6 +38,7 @@ from PIL import Image, features
 
 from .ddim_guidance import check_gamma, edit
 from .pipeline import Edits, MIGVis, as_groups, as_indices, denoiser_for, networks_in
+from .data import _as_json, _load_arrays
 from .training import atomic_write
 
 # %% ../nbs/06a_widgets.ipynb #54d79e60
@@ -94,10 +93,10 @@ class FrameCache:
 
     def save(self, path: str | Path) -> Path: # .npz, without pickle
         "Write all frames to one file, atomically."
-        keys = json.dumps([vars(key) for key in self._frames])
+        keys = _as_json([vars(key) for key in self._frames])
         with atomic_write(path) as temporary, open(temporary, "wb") as f:
             np.savez_compressed(f, keys=keys, made=self.made or "", **{f"frame{i}": frame for i, frame in enumerate(self._frames.values())})
-        return Path(path)
+        return Path(path).expanduser()
 
     @classmethod
     def load(cls, path: str | Path, max_frames: int = 4096) -> "FrameCache":
@@ -117,9 +116,9 @@ def _open_arrays(
 ) -> Iterator[Mapping[str, np.ndarray]]:
     "The arrays of a .npz file; whatever is wrong with them becomes a ValueError that names the file."
     try:
-        with np.load(path, allow_pickle=False) as arrays: yield arrays
+        yield _load_arrays(path, "save it again")
     except FileNotFoundError: raise
-    except (KeyError, ValueError, TypeError, AttributeError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as e:
+    except (KeyError, ValueError, TypeError, AttributeError) as e:
         raise ValueError(f"{path} does not hold {what} ({e})") from e
 
 # %% ../nbs/06a_widgets.ipynb #bd85f77e
@@ -406,7 +405,8 @@ class FrameGrid:
 
     @classmethod
     def of_edits(cls, edits: Edits) -> "FrameGrid":
-        "The frames of `MIGVis.edit`."
+        "The frames of `MIGVis.edit`. Raises ValueError for edits without target images: there is nothing to choose."
+        if edits.target_index is None: raise ValueError("these edits have no target images, between which an explorer lets one choose; use .plot()")
         pairs = tuple(zip(edits.original_index, edits.target_index))
         found = dict(zip(edits.original_index, edits.originals)) | dict(zip(edits.target_index, edits.targets))
         album = Album(tuple(found), np.stack(list(found.values())), tuple(f"image {i}" for i in found))
@@ -446,8 +446,8 @@ def save_grid(grid: FrameGrid, path: str | Path) -> Path: # .npz, without pickle
     if m is not None:
         meta |= {"group_dims": m.group_dims, "labels": m.labels.to_dict("list"), "manifold": m.name}
         arrays |= {"latents": m.latents, "image_numbers": m.numbers}
-    with atomic_write(path) as temporary, open(temporary, "wb") as f: np.savez_compressed(f, meta=json.dumps(meta, default=_plain), **arrays)
-    return Path(path)
+    with atomic_write(path) as temporary, open(temporary, "wb") as f: np.savez_compressed(f, meta=_as_json(meta, default=_plain), **arrays)
+    return Path(path).expanduser()
 
 def load_grid(path: str | Path) -> FrameGrid:
     "Read what `save_grid` wrote. Raises ValueError for another kind of file."
@@ -964,7 +964,7 @@ def explorer_html(
     data = explorer_data(grid, tolerance) | {"texts": {"matrix": default["matrix"]}}
     read = lambda name: (files("migvis") / name).read_text(encoding="utf-8")
     badge = '<span class="mv-badge">simulated data</span>' if "simulated" in grid.choices.caption.lower() else ""
-    payload = json.dumps(data, separators=(",", ":"), default=_plain, allow_nan=False).replace("<", "\\u003c") # no text in it can end the script, or begin a comment
+    payload = _as_json(data, separators=(",", ":"), default=_plain).replace("<", "\\u003c") # no text in it can end the script, or begin a comment
     return (f'<div class="migvis-explorer" role="region" aria-label="{html.escape(title)}"><style>{read("explorer.css")}</style>\n'
             f'<div class="mv-head"><p class="mv-title" role="heading" aria-level="2">{html.escape(title)}</p>{badge}<p class="mv-lead">{html.escape(lead)}</p></div>\n'
             '<p class="mv-wait">This explorer is a small program. If nothing else appears here, allow scripts: in Jupyter, trust the notebook or run the cell.</p>\n'
@@ -1001,4 +1001,4 @@ def to_html(
             f'<body class="migvis-page">\n{body}</body></html>\n')
     with atomic_write(path) as temporary: temporary.write_text(page, encoding="utf-8")
     if len(page) > 3_000_000: warnings.warn(f"{path} has {len(page) / 1e6:.1f} MB; offer fewer originals, targets or strengths", stacklevel=2)
-    return Path(path)
+    return Path(path).expanduser()

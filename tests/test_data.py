@@ -565,11 +565,11 @@ def small_recording(**columns):
     return Recording(np.zeros((n, 1, 8, 8), np.float32), np.arange(3 * n).reshape(n, 3), pd.DataFrame({"category": ["a", "b"] * 6, **columns}))
 
 
-def test_numbers_held_as_objects_or_classes_are_numbers():
+def test_numbers_held_as_objects_are_numbers_and_numbered_classes_stay_classes():
     values = np.linspace(-90, 90, 12)
     labels = small_recording(a=values.astype(object), b=pd.Categorical(np.arange(12) % 3), c=[1.5, None] * 6, d=list("xy") * 6, e=[True, "no"] * 6).labels
     assert labels["a"].dtype == np.float64 and np.allclose(labels["a"], values)
-    assert labels["b"].dtype.kind == "i" and labels["c"].isna().sum() == 6 and labels["c"].dtype == np.float64
+    assert labels["b"].dtype == "category" and list(labels["b"][:3]) == [0, 1, 2] and labels["c"].isna().sum() == 6 and labels["c"].dtype == np.float64
     assert list(labels["d"][:2]) == ["x", "y"] and labels["e"][1] == "no"
 
 
@@ -603,3 +603,186 @@ def test_rounding_beyond_the_range_is_clipped():
     made = Recording(images, np.ones((12, 3)), {"category": list("ab") * 6}).images
     assert made.min() == 0 and made.max() == 1
     with pytest.raises(ValueError, match="lie in"): Recording(images + 1e-3, np.ones((12, 3)), {"category": list("ab") * 6})
+
+
+# --- names and numbers as they come -------------------------------------------------------------------------------------------
+
+IDS = [f"im{i}" for i in range(4)]
+
+
+def four(responses=None, labels=None, **fields):
+    responses = np.arange(12.0).reshape(4, 3) if responses is None else responses
+    return Recording(np.random.default_rng(0).random((4, 5, 5)), responses, {"category": list("aabb")} if labels is None else labels, **fields)
+
+
+def named(index, **columns): return pd.DataFrame({"category": list("aabb")} | columns, index=index)
+
+
+ROWS = pd.DataFrame(np.arange(12.0).reshape(4, 3), index=IDS)
+
+
+@pytest.mark.parametrize("responses, labels, sites, message", [
+    (ROWS, named(range(4))[::-1], None, "numbered 0 to 3, but begin with 3.*sort_index.*reset_index"),
+    (ROWS, named(IDS)[::-1], None, "number 0 is 'im3' in labels but 'im0' in responses"),
+    (ROWS, named(None, image_id=IDS[::-1]), None, "number 0 is 'im3' in labels"),
+    (ROWS.set_axis(range(4))[::-1], named(None), None, "the rows of responses are numbered"),
+    (ROWS.set_axis(list("xyz"), axis=1), named(IDS), pd.DataFrame({"depth": [1, 2, 3]}, index=list("xzy")), "number 1 is 'z' in sites but 'y'"),
+    (ROWS, named(IDS), pd.DataFrame({"depth": [1, 2, 3]})[::-1], "rows of sites are numbered"),
+    (ROWS, named(pd.Index(IDS, name="image_id"), image_id=IDS[::-1]), None, "an index and a column 'image_id' that differ"),
+])
+def test_tables_that_name_their_rows_otherwise_are_refused(responses, labels, sites, message):
+    with pytest.raises(ValueError, match=message): four(responses, labels, sites=sites)
+
+
+@pytest.mark.parametrize("responses, labels", [
+    (ROWS, named(pd.Index(IDS, name="image_id"))), (ROWS, named(IDS)), (ROWS, named(None, image_id=IDS)), (ROWS, named(None)),
+    (ROWS.to_numpy(), named(pd.Index(IDS, name="image_id"))), (ROWS.to_numpy(), named(IDS)), (ROWS.set_axis(range(7, 11)), named(range(7, 11), image_id=IDS)),
+])
+def test_an_index_of_names_is_kept(responses, labels):
+    made = four(responses, labels, sites=pd.DataFrame({"depth": [1, 2, 3]}, index=list("xyz")))
+    assert list(made.labels["image_id"]) == IDS and list(made.labels["category"]) == list("aabb") and list(made.labels.index) == [0, 1, 2, 3]
+    assert list(made.sites["site_id"]) == list("xyz")
+    part = made.select(images=[3, 1, 0, 2], sites=[1, 2, 0])
+    assert list(part.labels["image_id"]) == ["im3", "im1", "im0", "im2"] and list(part.sites["site_id"]) == list("yzx")
+
+
+def test_arrays_with_named_dimensions_are_transposed_or_refused():
+    xarray = pytest.importorskip("xarray")
+    square = np.arange(16.0).reshape(4, 4)
+    array = lambda values, *dims: xarray.DataArray(values, dims=dims)
+    np.testing.assert_array_equal(four(array(square, "neuroid", "presentation")).responses, square.T)
+    np.testing.assert_array_equal(four(array(square, "image", "unit")).responses, square)
+    trials = np.arange(24.0).reshape(3, 2, 4)
+    np.testing.assert_array_equal(four(trials=array(trials, "neuroid", "repetition", "presentation")).trials, trials.transpose(2, 1, 0))
+    images = np.random.default_rng(0).random((4, 4, 4))
+    np.testing.assert_array_equal(check_images(array(images, "x", "y", "image"))[:, 0], images.T.astype(np.float32))
+    with pytest.raises(ValueError, match=r"dimensions \('a', 'b'\), but \('image', 'unit'\) are expected; rename"): four(array(square, "a", "b"))
+    named_rows = xarray.DataArray(square, dims=("neuroid", "presentation"), coords={"presentation": IDS[::-1]})
+    with pytest.raises(ValueError, match="number 0 is 'im0' in labels but 'im3'"): four(named_rows, named(IDS))
+
+
+@pytest.mark.parametrize("fields, message", [
+    (dict(responses=np.ones((4, 3)) * 1j), "real numbers, not complex128; take the real part"),
+    (dict(trials=np.ones((4, 2, 3)) * 1j), "trials must be real numbers"),
+    (dict(responses=np.full((4, 3), "x")), "responses must be real numbers, not <U1"),
+    (dict(responses=np.array([[None] * 3] * 3 + [["x"] * 3])), "responses must be real numbers.*convert"),
+    (dict(responses=pd.DataFrame({"a": pd.array([1, None, 2, 3], "Int64"), "b": 0.5})), "1 NaN or infinite values, first at image 1, unit 0"),
+    (dict(labels={"category": [0, 1, np.inf, 1]}), "whole numbers, but holds inf"),
+    (dict(truth={"what": np.array([{}, 1], object)}), r"truth\['what'\] holds Python objects.*give an array"),
+    (dict(truth={7: np.ones(2), "7": np.ones(2)}), "truth have several columns 7 and '7'"),
+    (dict(sites=pd.DataFrame(np.ones((3, 2)), columns=["d", "d"])), "sites have several columns 'd'; rename"),
+    (dict(sites=pd.DataFrame({7: [1, 2, 3], "7": [1, 2, 3]})), "several columns 7 and '7', which files cannot tell apart; rename"),
+    (dict(labels={"category": list("aabb"), "a": range(4), "a.npy": range(4)}), "labels have several columns 'a' and 'a.npy'"),
+])
+def test_what_a_recording_or_its_file_cannot_hold_is_refused(fields, message):
+    with pytest.raises(ValueError, match=message): four(**fields)
+
+
+def test_responses_that_are_missing_are_named():
+    with pytest.raises(ValueError, match="responses are missing; .*np.nanmean"):
+        Recording(np.zeros((4, 5, 5)), None, {"category": list("aabb")}, trials=np.zeros((4, 2, 3)))
+
+
+def test_bfloat16_is_read():
+    values = torch.arange(12.0).reshape(4, 3)
+    np.testing.assert_array_equal(four(values.bfloat16()).responses, values.numpy())
+
+
+def test_numbers_and_classes_of_sites_and_labels_survive_a_file(tmp_path):
+    classes = pd.Categorical([10, 20, 10])
+    made = four(labels={"category": list("aabb"), "kind": pd.Categorical([3, 1, 3, 2])},
+                sites=pd.DataFrame({"some": pd.array([1, None, 3], "Int64"), "held": np.array([1, 2.5, 3], object), "class": classes, "all": pd.array([1, 2, 3], "Int64")}))
+    read = Recording.load(made.save(tmp_path / "r.npz"))
+    for table in (made, read):
+        assert [table.sites[c].dtype for c in ("some", "held", "all")] == [np.float64, np.float64, np.int64]
+        assert table.sites["class"].dtype == "category" and list(table.sites["class"]) == [10, 20, 10] and list(table.labels["kind"]) == [3, 1, 3, 2]
+    pd.testing.assert_frame_equal(read.sites, made.sites)
+    pd.testing.assert_frame_equal(read.labels, made.labels, check_column_type=False)
+
+
+def test_numbered_classes_are_classes():
+    from migvis.selectivity import bin_factor, is_numeric
+    kind = four(labels={"category": list("aabb"), "kind": pd.Categorical([30, 10, 30, 20])}).labels["kind"]
+    many = pd.concat([kind.astype(int) + k for k in range(6)]).astype("category")
+    assert not is_numeric(many) and len(set(bin_factor(many))) == many.nunique() > 10
+
+
+def test_what_the_caller_changes_later_does_not_change_a_recording():
+    images, responses, truth = np.full((4, 1, 5, 5), 0.5, np.float32), np.ones((4, 3), np.float32), np.ones(3)
+    trials = torch.ones(4, 2, 3)
+    made = Recording(images, responses, {"category": list("aabb")}, trials=trials, truth={"gain": truth})
+    for array in (images, responses, trials, truth): array[:] = 7
+    assert made.images.max() == 0.5 and made.responses.max() == made.trials.max() == made.truth["gain"].max() == 1
+
+
+def test_responses_far_from_zero_are_centred():
+    x = np.random.default_rng(0).normal(size=(4, 3))
+    far = x + [0, 1e8, 0]
+    with pytest.warns(UserWarning, match=r"units \[1\] vary too little around their mean for 32-bit"):
+        made = four(far, trials=np.repeat(far[:, None], 2, 1))
+    np.testing.assert_allclose(made.responses, x - [0, x[:, 1].mean(), 0], atol=1e-6)
+    np.testing.assert_allclose(made.trials[:, 0], made.responses, atol=1e-6)
+
+
+def test_units_that_vary_by_rounding_alone_are_constant():
+    rng = np.random.default_rng(0)
+    dead = np.stack([np.full(7 + k, 0.1 + 1000, np.float32).cumsum(dtype=np.float32)[-1] / (7 + k) for k in range(40)])
+    responses = np.stack([dead, 1000 + rng.normal(size=40), 1e-6 * rng.normal(size=40)], 1).astype(np.float32)
+    assert np.ptp(responses[:, 0]) > 0
+    made = Recording(rng.random((40, 5, 5)), responses, {"category": list("ab") * 20})
+    with pytest.warns(UserWarning, match=r"1 of 3 units.*\[0\]"): assert made.check(silent="drop").responses.shape[1] == 2
+    assert made.summary()["silent_units"] == 1
+    with pytest.warns(UserWarning, match=r"units \[0\] are constant"): z = Standardizer.fit(responses).transform(responses)
+    assert np.abs(z[:, 0]).max() < 1e-5 and np.allclose(z[:, 1:].std(0), 1, atol=1e-3)
+
+
+def test_rounding_noise_has_no_share_in_a_mean_r2():
+    from migvis.selectivity import r2_rmse
+    x = np.random.default_rng(0).normal(size=(40, 2)) * [1, 1e-7]
+    assert r2_rmse(x, np.stack([x[:, 0], np.zeros(40)], 1))["r2"] == 1
+
+
+@pytest.mark.parametrize("images, message", [
+    (np.zeros((4, 5, 5)), "4 of 4 images are black"), (np.full((4, 5, 5), 0.3), "all 4 images are the same picture"),
+    (np.where(np.arange(4)[:, None, None] == 2, 0, np.random.default_rng(0).random((4, 5, 5))), r"1 of 4 images are black \(numbers \[2\]\)"),
+])
+def test_images_that_show_nothing_are_warned_of(images, message):
+    made = Recording(images, np.random.default_rng(0).normal(size=(4, 2)), {"category": list("aabb")})
+    with pytest.warns(UserWarning, match=message): made.check()
+
+
+def test_images_divided_twice_are_warned_of():
+    with pytest.warns(UserWarning, match="brightest pixel of all images is 0.00392.*divided by 255 twice"):
+        check_images(np.arange(256).reshape(4, 8, 8) / 255**2)
+
+
+def presentations(n=30, repeats=5):
+    which = np.random.default_rng(0).permutation(np.repeat(np.arange(n), repeats))
+    rng = np.random.default_rng(1)
+    labels = {"category": np.array(list("abc") * (n // 3))[which], "object": np.array([f"o{i // 3 % 4}{i % 3}" for i in range(n)])[which]}
+    return which, Recording(rng.random((n, 5, 5))[which], rng.normal(size=(len(which), 4)), labels)
+
+
+@pytest.mark.parametrize("by", ["category", None, "object"])
+def test_the_same_image_is_never_in_two_parts(by):
+    which, made = presentations()
+    number = {image.tobytes(): i for image, i in zip(made.images, which)}
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        parts = [{number[image.tobytes()] for image in part.images} for part in made.split(seed=1, by=by)]
+    assert sum(map(len, parts)) == 30 and (by == "object" or len(parts[2]) == 6)
+    assert by == "object" or any("120 of 150 images are the same as others and stay together" in str(w.message) for w in said)
+
+
+def test_images_of_several_objects_in_a_split_by_object_are_warned_of():
+    _, made = presentations()
+    mixed = replace(made, labels=made.labels.assign(object=[f"o{i % 10}" for i in range(len(made))]))
+    with pytest.warns(UserWarning, match="images belong to several objects"): mixed.split(by="object", test=0.3)
+
+
+def test_a_run_splits_like_a_recording():
+    from migvis.pipeline import Split
+    _, made = presentations()
+    with pytest.warns(UserWarning, match="stay together"): split = Split.of(made)
+    one, two = ({made.images[i].tobytes() for i in part} for part in (split.train, np.r_[split.validation, split.test]))
+    assert not one & two

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from migvis import ddim_guidance as dg
-from migvis.denoiser import Autoguided, Denoiser, NoiseSchedule, build_denoiser, mixture_denoiser
+from migvis.denoiser import Autoguided, Denoiser, NoiseSchedule, build_denoiser, mixture_denoiser, mixture_posterior
 from migvis.infonce import ConvEncoder, Critics
 from migvis.training import DenoiserConfig, generator
 
@@ -134,28 +134,97 @@ def test_strided_steps_visit_fewer_times_and_still_return():
 
 
 def test_noise_does_not_come_from_nothing():
-    "An image without any irregularity inverts to one without noise; begun with a little noise it inverts to white noise."
+    "An image without any irregularity inverts to one without noise; its noise maps begin in white noise."
     means = torch.stack([torch.zeros(400), torch.linspace(-1, 1, 400)])
     exact, ab = mixture_denoiser(means, 0.02, SCHEDULE), SCHEDULE.alpha_bar[135].item()
     y0 = means[1:].clone()
-    for begin, spread in ((0, 0.0), (3, 1.0)):
-        y_t = dg.invert(y0, exact, SCHEDULE, 135, 2, begin=begin)
+    for y_t, spread in ((dg.invert(y0, exact, SCHEDULE, 135, 2), 0.0), (dg.noise_maps(y0, exact, SCHEDULE, 135)[0], 1.0)):
         noise = (y_t - ab**0.5 * y0) / (ab * 0.02**2 + 1 - ab) ** 0.5
         assert noise.std().item() == pytest.approx(spread, abs=0.12) and abs((noise[:, 1:] * noise[:, :-1]).mean()) < 0.1
-        assert (dg.sample(y_t, exact, SCHEDULE, 135) - y0).abs().max() < 0.1
 
 
-def test_where_an_inversion_begins():
-    exact = mixture_denoiser(torch.zeros(1, 3), 0.4, SCHEDULE)
-    watching, seen = watched(exact)
-    y0 = 0.4 * randn(4, 3)
-    whole = dg.invert(y0, watching, SCHEDULE, 120, steps=24, begin=7)
-    assert seen == list(range(15, 121, 5))          # 10 is the first of the strided times from 7 on
-    assert torch.equal(whole, dg.invert(y0, exact, SCHEDULE, 120, steps=24, begin=7, batch_size=3))
-    torch.testing.assert_close(whole[[2]], dg.invert(y0[[2]], exact, SCHEDULE, 120, steps=24, begin=7))
-    assert not torch.equal(whole, dg.invert(y0, exact, SCHEDULE, 120, steps=24, begin=7, noise_seed=1))
-    for begin in (-1, 120, 200):
-        with pytest.raises(ValueError, match="begin"): dg.invert(y0, exact, SCHEDULE, 120, begin=begin)
+# --- exact noise maps ----------------------------------------------------------------------------------------------------
+
+@pytest.fixture(scope="module")
+def blobs():
+    "Exact denoiser of three random images, and six images near them."
+    means = rand(3, 1, 4, 4) * 1.6 - 0.8
+    return mixture_denoiser(means, 0.2, SCHEDULE), means.repeat(2, 1, 1, 1) + 0.2 * randn(6, 1, 4, 4)
+
+
+@pytest.mark.parametrize("eta", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize("t_edit, steps", [(135, None), (135, 25), (135, 1), (60, 7), (150, 50)])
+def test_noise_maps_return_at_any_share_and_number_of_steps(blobs, eta, t_edit, steps):
+    exact, y0 = blobs
+    start, noise = dg.noise_maps(y0, exact, SCHEDULE, t_edit, steps, eta=eta)
+    back = dg.sample(start, exact, SCHEDULE, t_edit, steps=steps, noise=noise, eta=eta)
+    assert (back - y0).abs().max() < 1e-5 and (start - y0).abs().max() > 0.5
+    guided = dg.sample(start, exact, SCHEDULE, t_edit, lambda y0, y, t: y.flatten(1).sum(1), torch.tensor([0.0, 1.0] * 3), steps, noise=noise, eta=eta)
+    assert (guided - y0)[::2].abs().max() < 1e-5 and (guided - y0)[1::2].abs().amax((1, 2, 3)).min() > 1e-3
+
+
+def test_noise_maps_against_the_equations(blobs):
+    "Independent draws of q(y_t | y_0), and the noise that leads from one to the next (Huberman-Spiegelglas et al., Eqs. 5, 6)."
+    exact, y0 = blobs
+    start, noise = dg.noise_maps(y0, exact, SCHEDULE, 120, 6, eta=0.6)
+    path, drawn = [start], []
+    for now, n in zip((120, 100, 80, 60, 40, 20), noise):
+        a, b = SCHEDULE.alpha_bar[now].item(), SCHEDULE.alpha_bar[now - 20].item()
+        eps, sigma = exact(path[-1], now), 0.6 * ((1 - b) / (1 - a) * (1 - a / b)) ** 0.5
+        path.append(b**0.5 * (path[-1] - (1 - a) ** 0.5 * eps) / a**0.5 + (1 - b - sigma**2) ** 0.5 * eps + n)
+    torch.testing.assert_close(path[-1], y0, atol=1e-5, rtol=0)
+    for t, y in zip((120, 100, 80, 60, 40, 20), path):
+        ab = SCHEDULE.alpha_bar[t].item()
+        drawn.append((y - ab**0.5 * y0) / (1 - ab) ** 0.5)
+    together = torch.corrcoef(torch.stack(drawn).flatten(1))
+    assert (together - torch.eye(6)).abs().max() < 0.4 and 0.9 < torch.stack(drawn).std() < 1.1
+
+
+def test_noise_of_an_image_does_not_depend_on_the_images_beside_it(blobs):
+    exact, y0 = blobs
+    start, noise = dg.noise_maps(y0, exact, SCHEDULE, 120, 6)
+    for own in (dict(batch_size=4), dict(batch_size=1)):
+        again = dg.noise_maps(y0, exact, SCHEDULE, 120, 6, **own)
+        assert torch.equal(again[0], start)
+        torch.testing.assert_close(again[1], noise, atol=1e-5, rtol=0)
+    order = torch.tensor([4, 1])
+    part = dg.noise_maps(y0[order], exact, SCHEDULE, 120, 6)
+    assert torch.equal(part[0], start[order])
+    torch.testing.assert_close(part[1], noise[:, order], atol=1e-5, rtol=0)
+    drawn = start - SCHEDULE.alpha_bar[120].sqrt().item() * y0
+    assert torch.pdist(drawn.flatten(1)).min() > 1
+    assert (dg.noise_maps(y0, exact, SCHEDULE, 120, 6, noise_seed=1)[0] - start).abs().amax((1, 2, 3)).min() > 0.1
+    almost = dg.noise_maps(((y0[:1] + 1) * 127.5).round() / 127.5 - 1, exact, SCHEDULE, 120, 6)[0] # as a file of 8 bits a pixel would have it
+    assert (almost - start[:1]).abs().max() < 0.01
+
+
+def test_rows_share_the_noise_of_their_original(blobs):
+    exact, y0 = blobs
+    start, noise = dg.noise_maps(y0, exact, SCHEDULE, 120, 6)
+    of = torch.tensor([3, 3, 0, 5])
+    for size in (None, 3): torch.testing.assert_close(dg.sample(start[of], exact, SCHEDULE, 120, steps=6, noise=noise, noise_of=of, eta=1.0, batch_size=size), y0[of], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("kw, message", [
+    (dict(noise=None), "noise="), (dict(steps=5), "same steps"), (dict(noise_of=torch.tensor([0, 6, 1, 2, 3, 4])), "6 images"),
+    (dict(noise_of=torch.tensor([0])), "for each row"), (dict(noise=torch.zeros(6, 6, 1, 3, 3)), "noise must be"),
+])
+def test_noise_that_does_not_fit_is_refused(blobs, kw, message):
+    exact, y0 = blobs
+    start, noise = dg.noise_maps(y0, exact, SCHEDULE, 120, 6)
+    with pytest.raises(ValueError, match=message): dg.sample(start, exact, SCHEDULE, 120, **dict(steps=6, noise=noise, eta=1.0) | kw)
+    with pytest.raises(ValueError, match="eta"): dg.noise_maps(y0, exact, SCHEDULE, 120, 6, eta=1.5)
+
+
+def test_strength_is_a_dose(two_clusters):
+    "Change grows with gamma, in proportion where it is weak: there is no step between gamma = 0 and the weakest edit."
+    exact, y_t, guide = two_clusters
+    y0 = torch.tensor([-0.6, 0.2]) + 0.1 * randn(5, 2)
+    start, noise = dg.noise_maps(y0, exact, SHORT, 18)
+    gammas = (0.0, 1e-4, 1e-3, 1e-2, 0.1, 0.3, 1.0, 3.0)
+    change = torch.stack([(dg.sample(start, exact, SHORT, 18, guide, g, noise=noise, eta=1.0) - y0).norm(dim=1) for g in gammas])
+    assert (change.diff(dim=0) > 0).all() and change[0].max() < 1e-5 and change[1].max() < 1e-3
+    assert 5 < (change[3] / change[2]).min() and (change[3] / change[2]).max() < 20
 
 
 def test_times():
@@ -267,7 +336,7 @@ def two_clusters():
     return exact, y_t, lambda y0, y_t, t: -(y0 - torch.tensor([0.6, -0.1])).square().sum(1)
 
 
-def slow_sample(y, exact, guide, gamma, until=0, unguided=False, recurrence=1, clamp=False, eta=0.0):
+def slow_sample(y, exact, guide, gamma, until=0, unguided=False, recurrence=1, clamp=False, eta=0.0, given=None):
     "Guided sampling written out with the clean estimate and the noise of every step."
     for now in range(18, 0, -1):
         a, b = SHORT.alpha_bar[now].item(), SHORT.alpha_bar[now - 1].item()
@@ -279,10 +348,10 @@ def slow_sample(y, exact, guide, gamma, until=0, unguided=False, recurrence=1, c
             y0 = (y - (1 - a) ** 0.5 * (eps - strength * (1 - a) ** 0.5 * grad)) / a**0.5
             if clamp and strength: y0 = y0.clamp(-1, 1)
             noise = eps if unguided else (y - a**0.5 * y0) / (1 - a) ** 0.5
-            sigma = (eta if strength else 0) * ((1 - b) / (1 - a) * (1 - a / b)) ** 0.5
-            fresh = torch.randn(y.shape[1:], generator=generator(0, 44, now, recurrence - 1 - repeat))
-            down = b**0.5 * y0 + (1 - b - sigma**2) ** 0.5 * noise + sigma * fresh
-            y = a**0.5 * (down - (1 - b) ** 0.5 * eps) / b**0.5 + (1 - a) ** 0.5 * eps if repeat < recurrence - 1 else down
+            if repeat < recurrence - 1 and now > until: # down and up again, without new noise
+                y = a**0.5 * (b**0.5 * y0 + (1 - b) ** 0.5 * (noise - eps)) / b**0.5 + (1 - a) ** 0.5 * eps
+        sigma = eta * ((1 - b) / (1 - a) * (1 - a / b)) ** 0.5
+        y = b**0.5 * y0 + (1 - b - sigma**2) ** 0.5 * noise + (given[18 - now] if eta else 0)
     return y
 
 
@@ -293,16 +362,21 @@ def slow_sample(y, exact, guide, gamma, until=0, unguided=False, recurrence=1, c
 ], ids=lambda d: "+".join(d) or "plain")
 def test_levers_against_the_step_written_out(two_clusters, ours, slow):
     exact, y_t, guide = two_clusters
-    fast, plain = (dg.sample(y_t, exact, SHORT, 18, guide, 3.0, **how) for how in (ours, {}))
-    torch.testing.assert_close(fast, slow_sample(y_t, exact, guide, 3.0, **slow), atol=1e-4, rtol=1e-4)
+    given = 0.1 * randn(18, *y_t.shape, seed=2)
+    fast, plain = (dg.sample(y_t, exact, SHORT, 18, guide, 3.0, **how, noise=given if "eta" in how else None) for how in (ours, {}))
+    torch.testing.assert_close(fast, slow_sample(y_t, exact, guide, 3.0, given=given, **slow), atol=1e-4, rtol=1e-4)
     assert not ours or (fast - plain).abs().max() > 1e-3
 
 
 def test_levers_leave_unguided_rows_alone(two_clusters):
     exact, y_t, guide = two_clusters
     gamma, free = torch.tensor([0.0, 2.0, 0.0, 2.0, 0.0]), dg.sample(y_t, exact, SHORT, 18)
-    for how in (dict(clamp=True), dict(eta=1.0), dict(renoise="unguided"), dict(recurrence=3), dict(until=5), dict(scale="clip", limit=0.3)):
+    y0 = torch.tensor([-0.6, 0.2]) + 0.1 * randn(5, 2)
+    start, noise = dg.noise_maps(y0, exact, SHORT, 18, eta=0.8)
+    for how in (dict(clamp=True), dict(renoise="unguided"), dict(recurrence=3), dict(until=5), dict(scale="clip", limit=0.3)):
         torch.testing.assert_close(dg.sample(y_t, exact, SHORT, 18, guide, gamma, **how)[gamma == 0], free[gamma == 0], atol=1e-4, rtol=0)
+        back = dg.sample(start, exact, SHORT, 18, guide, gamma, noise=noise, eta=0.8, **how)
+        torch.testing.assert_close(back[gamma == 0], y0[gamma == 0], atol=1e-4, rtol=0)
 
 
 def test_guidance_that_begins_late_is_an_edit_that_is_less_deep():
@@ -315,14 +389,14 @@ def test_guidance_that_begins_late_is_an_edit_that_is_less_deep():
 
 
 def test_full_eta_samples_the_marginals_and_forgets_the_start():
-    "eta = 1 is ancestral sampling: whatever the noise it began with, samples of a Gaussian have its spread."
-    exact, schedule = mixture_denoiser(torch.tensor([0.2])[None], 0.4, NoiseSchedule(100)), NoiseSchedule(100)
-    y_t, guide = 0.1 * randn(3000, 1), lambda y0, y_t, t: 0 * y0[:, 0]
-    spread = {}
-    for eta in (0.0, 1.0):  # noise is shared by the rows, so the spread is over seeds
-        ends = [dg.sample(y_t[i:i + 1], exact, schedule, 100, guide, 1.0, eta=eta, noise_seed=i, gradient="around") for i in range(300)]
-        spread[eta] = torch.cat(ends).std().item()
-    assert spread[0.0] < 0.1 and spread[1.0] == pytest.approx(0.4, rel=0.15)
+    "eta = 1 with white noise is ancestral sampling: whatever the noise it began with, samples of a Gaussian have its spread."
+    schedule = NoiseSchedule(100)
+    exact, y_t = mixture_denoiser(torch.tensor([0.2])[None], 0.4, schedule), 0.1 * randn(3000, 1)
+    a, b = schedule.alpha_bar[1:].flip(0), schedule.alpha_bar[:-1].flip(0)
+    sigma = ((1 - b) / (1 - a) * (1 - a / b)).sqrt().float()
+    white = sigma[:, None, None] * randn(100, 3000, 1, seed=1)
+    spread = [dg.sample(y_t, exact, schedule, 100, noise=noise, eta=eta).std().item() for eta, noise in ((0.0, None), (1.0, white))]
+    assert spread[0] < 0.1 and spread[1] == pytest.approx(0.4, rel=0.05)
 
 
 def test_no_guide_is_asked_below_until(two_clusters):
@@ -365,7 +439,7 @@ def test_shifted_guide_picks_rows(world):
 
 @pytest.mark.parametrize("how, message", [
     (dict(renoise="fresh"), "renoise"), (dict(until=-1), "until"), (dict(until=1.5), "until"), (dict(recurrence=0), "recurrence"),
-    (dict(recurrence=True), "recurrence"), (dict(eta=1.1), "eta"), (dict(eta=float("nan")), "eta"), (dict(noise_seed=-1), "noise_seed"), (dict(limit=0.0), "limit"), (dict(limit=float("nan")), "limit"), (dict(scale="big"), "scale"),
+    (dict(recurrence=True), "recurrence"), (dict(project=True), "scale must be 'eps'"), (dict(eta=1.1), "eta"), (dict(eta=float("nan")), "eta"), (dict(noise_seed=-1), "noise_seed"), (dict(limit=0.0), "limit"), (dict(limit=float("nan")), "limit"), (dict(scale="big"), "scale"),
 ])
 def test_bad_levers_are_refused(two_clusters, how, message):
     exact, y_t, guide = two_clusters
@@ -466,7 +540,7 @@ def test_shapes(world):
 
 
 def test_gamma_zero_is_the_unguided_round_trip(world):
-    out = small_edit(world, fixed_point=4)
+    out = small_edit(world, mode="paper", gammas=(0.0, 5.0), fixed_point=4)
     y0 = 2 * world["images"][:2] - 1
     y_t = dg.invert(y0, world["denoiser"], SHORT, 18, 4)
     back = (dg.sample(y_t, world["denoiser"], SHORT, 18) + 1) / 2
@@ -475,15 +549,54 @@ def test_gamma_zero_is_the_unguided_round_trip(world):
     assert all((out[:, g, 1] - out[:, g, 0]).abs().max() > 1e-3 for g in range(3))
 
 
+@pytest.mark.parametrize("how", [{}, dict(eta=0.3), dict(steps=5), dict(noise_seed=3), dict(batch_size=2, recurrence=2)], ids=str)
+def test_selective_edits_grow_from_the_original(world, how):
+    out = small_edit(world, gammas=(0.0, 1e-3, 0.1, 0.5), **how)
+    change = (out - world["images"][:2, None, None]).square().mean((-3, -2, -1)).sqrt()
+    assert change[..., 0].max() < 1e-6 and change[..., 1].max() < 2e-3 and (change.diff() > 0).all()
+
+
+def test_paper_mode_is_algorithm_1_written_out(world):
+    "Without noise: inversion and guided sampling step by step, for one group of one original."
+    denoiser, critics, y = world["denoiser"], world["critics"], 2 * world["images"][:1] - 1
+    ab = SHORT.alpha_bar.tolist()
+    negatives = dg.draw_negatives(world["z"][8:], 16, 0, torch.cat([world["z"][5:6], world["z"][:2]]))
+    step = lambda y, eps, a, b: (b / a) ** 0.5 * y + ((1 - b) ** 0.5 - (b / a * (1 - a)) ** 0.5) * eps
+    with torch.no_grad():
+        for t in range(1, 19):
+            there = step(y, denoiser(y, t), ab[t - 1], ab[t])
+            y = step(y, denoiser(there, t), ab[t - 1], ab[t])
+    for t in range(18, 0, -1):
+        y = y.detach().requires_grad_()
+        eps = denoiser(y, t)
+        scores = critics.scores(torch.cat([world["z"][5:6], negatives]), (y - (1 - ab[t]) ** 0.5 * eps) / ab[t] ** 0.5)[1, 0]
+        (grad,) = torch.autograd.grad(scores.log_softmax(0)[0], y)
+        y = step(y, eps - 2.0 * (1 - ab[t]) ** 0.5 * grad, ab[t], ab[t - 1])
+    out = small_edit(world, mode="paper", gammas=(2.0,))[0, 1, 0]
+    torch.testing.assert_close(out, ((y[0] + 1) / 2).clamp(0, 1).detach(), atol=1e-5, rtol=0)
+    assert torch.equal(out, small_edit(world, mode="paper", gammas=(2.0,), noise_seed=7)[0, 1, 0])
+
+
+def test_draws_differ_and_images_have_their_own(world):
+    kw = dict(gammas=(0.0, 0.3))
+    first, second = small_edit(world, **kw), small_edit(world, noise_seed=1, **kw)
+    torch.testing.assert_close(first[:, :, 0], second[:, :, 0], atol=1e-6, rtol=0)
+    assert (first - second)[:, :, 1].abs().amax((2, 3, 4)).min() > 1e-3
+    last = small_edit(world, originals=world["images"][[2, 1]], z_originals=world["z"][[2, 1]], negatives=world["z"][20:], n_negatives=99, **kw)
+    whole = small_edit(world, originals=world["images"], z_originals=world["z"][:3], negatives=world["z"][20:], n_negatives=99, **kw)
+    torch.testing.assert_close(last, whole[[2, 1]], atol=1e-5, rtol=0)
+
+
 def test_autoguidance_drives_the_edits_and_leaves_the_round_trip_alone(world):
     weak = build_denoiser(SMALL, data_std=0.5, seed=5).eval()
     weak.unet.conv_out.weight.data.normal_(0, 0.1, generator=generator(3, 9))
-    plain, driven, by_one = (small_edit(world | {"denoiser": d}) for d in
-                             (world["denoiser"], Autoguided(world["denoiser"], weak, 2.0), Autoguided(world["denoiser"], weak, 1.0)))
-    assert torch.equal(driven[:, :, 0], plain[:, :, 0]) and torch.equal(by_one, plain)
-    assert (driven[:, :, 1] - plain[:, :, 1]).abs().amax((2, 3, 4)).min() > 1e-3
-    again = small_edit(world | {"denoiser": Autoguided(world["denoiser"], weak, 2.0)}, batch_size=1)
-    torch.testing.assert_close(again, driven, atol=1e-5, rtol=0)
+    for how in (dict(eta=0.0), {}):
+        plain, driven, by_one = (small_edit(world | {"denoiser": d}, **how) for d in
+                                 (world["denoiser"], Autoguided(world["denoiser"], weak, 2.0), Autoguided(world["denoiser"], weak, 1.0)))
+        torch.testing.assert_close(driven[:, :, 0], plain[:, :, 0], atol=1e-6, rtol=0)
+        assert torch.equal(by_one, plain) and (driven[:, :, 1] - plain[:, :, 1]).abs().amax((2, 3, 4)).min() > 1e-3
+        again = small_edit(world | {"denoiser": Autoguided(world["denoiser"], weak, 2.0)}, batch_size=1, **how)
+        torch.testing.assert_close(again, driven, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("mode", ["paper", "selective"])
@@ -528,8 +641,93 @@ def test_hold_changes_an_edit(world):
     torch.testing.assert_close(both[:, 1], none[:, 1], atol=1e-5, rtol=0)
 
 
+def test_hold_by_edited_and_held_group(world):
+    rows, table = dg.edit_rows(1, 1, [2, 0], [1.0]), torch.arange(9.0).reshape(3, 3)
+    assert dg.group_weights(rows, 3, table).tolist() == [[6, 7, 1], [1, 1, 2]] # the diagonal says nothing
+    assert dg.group_weights(rows, 3, [4.0, 5.0, 6.0]).tolist() == [[6, 6, 1], [1, 4, 4]]
+    own = small_edit(world, hold=[[0, 1, 1], [0, 0, 0], [1, 1, 0]]) # group 1 may take along what it likes
+    torch.testing.assert_close(own, small_edit(world, hold=(1.0, 0.0, 1.0)), atol=1e-5, rtol=0)
+    part, whole = (small_edit(world, groups=[0], hold=h) for h in ([[9, 0, 1], [9, 9, 9], [9, 9, 9]], 1.0))
+    assert (part - whole).abs().max() > 1e-4
+
+
+def test_projected_guidance_against_its_two_lines(world):
+    own, held = randn(4, 1, 3, 3), randn(4, 1, 3, 3, seed=1)
+    held[1], held[2] = -own[1] + 0.1 * held[1], 0.0
+    for scale in (1.0, 1e-25): # squares of the smaller ones would be zero
+        for i, got in enumerate(dg._projected(scale * own, scale * held)):
+            a, b = own[i].flatten() / own[i].norm(), held[i].flatten() / held[i].norm().clamp(min=1e-9)
+            a = a - (a @ b).clamp(max=0) * b
+            torch.testing.assert_close(got.flatten(), a / a.norm() + b, atol=1e-4, rtol=1e-4)
+            assert got.flatten() @ b >= -1e-6 # never against what is held
+
+
+def test_projection_in_an_edit(world):
+    plain, projected = (small_edit(world, project=p) for p in (False, True))
+    assert (plain - projected)[:, :, 1].abs().amax((2, 3, 4)).min() > 1e-4
+    torch.testing.assert_close(projected[:, :, 0], plain[:, :, 0], atol=1e-6, rtol=0)
+    torch.testing.assert_close(small_edit(world, project=True, batch_size=5), projected, atol=1e-5, rtol=0)
+    free = small_edit(world, project=True, hold=0.0)
+    torch.testing.assert_close(free, small_edit(world, hold=0.0), atol=1e-4, rtol=0) # nothing is held: nothing to project
+    assert torch.isfinite(small_edit(world, project=True, copies=2)).all()
+    with pytest.raises(ValueError, match="scale"): small_edit(world, project=True, scale="none")
+    with pytest.raises(TypeError, match="parts"): dg.guidance_gradient(randn(2, 1), 5, mixture_denoiser(torch.zeros(1, 1), 0.4, SHORT), SHORT, lambda y0, y, t: y.sum(1), project=True)
+
+
+def test_a_guide_tells_what_is_edited_from_what_is_held(world):
+    y, rows = 2 * world["images"] - 1, dg.edit_rows(3, 3, [1], [1.0], pairs=True)
+    guide = dg.edit_guide(rows, world["critics"], world["z"][3:6], world["z"][:3], world["z"][10:17], dg.edit_mode("selective", hold=0.7))
+    own, held = guide.parts(None, y, 5)
+    alone = dg.MIGuide(world["critics"], guide.z_target, guide.z_negatives, torch.tensor([[0.0, 1.0, 0.0]]).expand(3, 3), noisy=True)
+    torch.testing.assert_close(own, alone(None, y, 5))
+    torch.testing.assert_close(own + held, guide(None, y, 5))
+    torch.testing.assert_close(guide.rows(slice(1, 3)).parts(None, y[1:], 5)[1], held[1:], atol=1e-5, rtol=1e-5)
+    with pytest.raises(ValueError, match="group="): alone.parts(None, y, 5)
+
+
+# --- directions ----------------------------------------------------------------------------------------------------------
+
+def test_a_direction_is_a_target_on_either_side(world):
+    d, z, kw = torch.tensor([0.5, -1.0, 0.0, 0.3, 2.0, 0.0]), world["z"][:2], dict(groups=[1, 0], negatives=world["z"][20:], n_negatives=99)
+    both = dg.edit(world["images"][:2], None, world["critics"], world["denoiser"], SHORT, gammas=(-0.4, 0.0, 0.2), direction=d, z_originals=z,
+                   mode="selective", progress=False, **kw)
+    assert both.shape == (2, 2, 3, 1, 16, 16)
+    ahead, behind = (small_edit(world, targets=z + sign * d, pairs=True, gammas=(0.0, 0.2, 0.4), **kw) for sign in (1, -1))
+    for k, same in enumerate((behind[:, :, 2], ahead[:, :, 0], ahead[:, :, 1])): torch.testing.assert_close(both[:, :, k], same, atol=1e-5, rtol=0)
+
+
+def test_opposite_directions_move_opposite_ways():
+    "A factor that is the brightness: exact critics of three greys; strengths of both signs move it monotonically."
+    greys = torch.linspace(-0.8, 0.8, 17)
+    images = greys[:, None, None, None].expand(-1, 1, 2, 2)
+    exact = mixture_denoiser(images, 0.1, SHORT)
+    class Grey:
+        groups, n_latents, noise_aware = ((0,),), 1, True
+        def scores(self, z, y, t):
+            ab = SHORT.alpha_bar[t].item()
+            fit = mixture_posterior(y.flatten(1), images.flatten(1), torch.tensor([[ab**0.5]]), torch.tensor([[ab * 0.1**2 + 1 - ab]]))
+            return (fit[:, None] - ((z - greys) / 0.1).square()[None] / 2).logsumexp(2)[None]
+    start = torch.tensor([0.0, 0.2])
+    out = dg.edit((start[:, None, None, None].expand(2, 1, 2, 2) + 1) / 2, None, Grey(), exact, SHORT, gammas=(-0.2, -0.1, -0.05, 0.0, 0.05, 0.1, 0.2),
+                  direction=torch.tensor([0.4]), z_originals=start[:, None], negatives=greys[:, None], mode="selective", progress=False)
+    level = 2 * out.mean((-3, -2, -1))[:, 0] - 1
+    assert (level.diff() > 0).all() and level[:, 3].sub(start).abs().max() < 1e-5
+    assert (level[:, -1] - start).min() > 0.1 and (level[:, 0] - start).max() < -0.1
+
+
+@pytest.mark.parametrize("kw, message", [
+    (dict(targets="both"), "either z_targets or a direction"), (dict(direction=None), "either z_targets or a direction"),
+    (dict(direction=torch.ones(5)), "6,"), (dict(direction=torch.full((6,), float("nan"))), "finite"), (dict(z_originals=None), "z_originals"),
+    (dict(direction=torch.tensor([1.0, 0, 0, 0, 0, 0])), r"zero in the groups \[1, 2\]"), (dict(gammas=(float("nan"),)), "finite"),
+], ids=lambda x: str(x)[:30])
+def test_directions_that_lead_nowhere_are_refused(world, kw, message):
+    options = dict(direction=torch.ones(6), gammas=(-1.0, 1.0), z_originals=world["z"][:2], negatives=world["z"][8:], mode="selective") | kw
+    target = world["z"][5] if options.pop("targets", None) else None
+    with pytest.raises(ValueError, match=message): dg.edit(world["images"][:2], target, world["critics"], world["denoiser"], SHORT, **options)
+
+
 def test_of_several_candidates_the_guides_favourite_is_kept(world):
-    kw = dict(mode="selective", gammas=(0.0, 0.5), eta=1.0, begin=2)
+    kw = dict(mode="selective", gammas=(0.0, 0.5))
     singles = [small_edit(world, noise_seed=s, **kw) for s in (4, 5, 6)]
     kept = small_edit(world, noise_seed=4, candidates=3, **kw)
     assert torch.equal(kept[:, :, 0], singles[0][:, :, 0]) # the round trip is the first one's
@@ -551,7 +749,7 @@ def test_candidates_that_cannot_be_meant(world, how):
     with pytest.raises(ValueError, match="candidates"): small_edit(world, mode="selective", eta=0.0, **how)
 
 
-LEVERS = dict(until=4, renoise="unguided", recurrence=2, clamp=True, copies=2, scale="clip", limit=0.5, eta=0.5, begin=2)
+LEVERS = dict(until=4, renoise="unguided", recurrence=2, clamp=True, copies=2, scale="clip", limit=0.5, eta=0.5, noise_seed=1)
 
 @pytest.mark.parametrize("mode", ["paper", "selective"])
 def test_edits_with_every_lever_are_deterministic_too(world, mode):
@@ -592,7 +790,7 @@ BAD = {
     "image range": (dict(originals=torch.full((2, 1, 16, 16), 3.0)), r"\[0, 1\]"), "image rank": (dict(originals=torch.zeros(2, 16, 16)), "originals"),
     "no negatives": (dict(negatives=torch.zeros(0, 6)), "negatives"), "other groups": (dict(latent_groups=(3, 2, 1)), "critics were trained for"),
     "fewer groups": (dict(latent_groups=(2, 4)), "critics were trained for"), "copies": (dict(copies=-1), "copies"), "until": (dict(until=-2), "until"),
-    "until before it begins": (dict(t_edit=8, until=8), "nothing would be guided"), "begin": (dict(begin=-1), "begin"), "begin too late": (dict(begin=18), "begin"),
+    "until before it begins": (dict(t_edit=8, until=8), "nothing would be guided"), "hold of the wrong shape": (dict(hold=[[1.0, 1.0]] * 3), "matrix"),
     "infinite gamma": (dict(gammas=(float("inf"),)), "gamma"),
     "repeated dims": (dict(dims=[0, 0], groups=[0]), "dims"), "group as float": (dict(groups=[0.5]), "groups"),
 }

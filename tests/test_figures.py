@@ -34,6 +34,13 @@ def test_guidance_figure_shows_every_picture_once(n, groups, gammas):
     plt.close(figure)
 
 
+def test_guidance_figure_along_a_direction_has_no_targets():
+    data = example(2, 3, (-1.0, 0.0, 1.0)) | {"targets": None}
+    figure = plot_guidance(**data)
+    assert len(pictures(figure)) == 2 * (1 + 1 + 3 * 2) and not any(ax.get_title() == "target" for ax in figure.axes)
+    plt.close(figure)
+
+
 def test_pictures_are_square_and_do_not_overlap():
     figure = plot_guidance(**example(3, 4))
     boxes = [ax.get_position() for ax in pictures(figure)]

@@ -167,7 +167,7 @@ def scores(variants):
 
 
 def test_tables_show_the_run_beside_the_paper(run, tmp_path):
-    scores(["standard VAE", "labels", "PC", "full"]).to_csv(tmp_path / "scores.csv")
+    scores(["standard VAE", "labels", "PC", "full", "migvis"]).to_csv(tmp_path / "scores.csv")
     shown = [texts(gallery.draw_table(run, tmp_path, k)) for k in (1, 2, 3, 4)]
     for k, own, paper in [(0, "51.00 ± 1.00", "78.62 ± 0.58"), (1, "30.00 ± 0.00", "44.23 ± 0.61"), (2, "20.00 ± 0.00", "32.50 ± 0.19"), (3, "10.00 ± 0.00", "20.88 ± 0.25")]:
         assert own in shown[k] and paper in shown[k] and any("simulated" in t and "tiny preset" in t and "3 members" in t for t in shown[k]), k
@@ -211,7 +211,7 @@ def test_scores_command_fits_every_variant_and_its_tables_are_drawn(little, tmp_
     assert main(command) == 0
     printed, made = capsys.readouterr().out, pd.read_csv(folder / "scores.csv")
     assert "standard VAE" in printed and str(folder / "scores.csv") in printed and not (folder / "scores.checkpoints").exists()
-    wanted = ablation(LITTLE.vae.beta, LITTLE.vae.label_weight)
+    wanted = ablation(LITTLE.vae)
     assert {(v, s) for v, s in zip(made["variant"], made["seed"])} == {(v, s) for v in wanted for s in (0, 1)} and set(made["subject"]) == {"M2"}
     for row in made.itertuples(): assert (row.beta, row.label_weight) == (wanted[row.variant]["beta"], wanted[row.variant]["label_weight"])
     train, validation, test = (model.recording.select(images=getattr(model.split, part)) for part in ("train", "validation", "test"))
@@ -225,7 +225,7 @@ def test_scores_command_fits_every_variant_and_its_tables_are_drawn(little, tmp_
     assert {"standard VAE", "without PC", "without labels", "full", "83.72 ± 0.47"} <= set(texts(gallery.draw_table(model, folder, 1)))
     before = (folder / "scores.csv").read_bytes()
     assert main(command) == 2 and "--again" in capsys.readouterr().err and (folder / "scores.csv").read_bytes() == before
-    assert main([*command, "--again", "--seeds", "1"]) == 0 and len(pd.read_csv(folder / "scores.csv")) == 4
+    assert main([*command, "--again", "--seeds", "1"]) == 0 and len(pd.read_csv(folder / "scores.csv")) == 5
 
 
 def test_interrupted_scores_go_on(little, monkeypatch):

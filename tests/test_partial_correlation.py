@@ -1,10 +1,12 @@
 "Partial correlation: fast form against loops, exact mixtures, closed forms, gradients and bad input."
 import math
 
+import numpy as np
 import pytest
 import torch
 
-from migvis.partial_correlation import (ESTIMATORS, density_factors, gaussian_partial_correlation, group_sizes, is_weights,
+from migvis.partial_correlation import (ESTIMATORS, centre_gram, density_factors, dependence, gaussian_gram,
+                                        gaussian_partial_correlation, group_sizes, is_weights,
                                         log_ratio, mixture_log_ratio, mixture_partial_correlation, mss_weights, mws_weights,
                                         pairwise_log_density, partial_correlation, shuffle_groups, total_correlation)
 
@@ -296,3 +298,34 @@ def test_a_large_batch_with_gradient_keeps_it():
     z = torch.randn(40, 4, requires_grad=True)
     partial_correlation(z, z.detach(), torch.zeros(40, 4), 2, pairs_at_once=10).backward()
     assert z.grad.abs().sum() > 0
+
+
+# --- dependence on a label -----------------------------------------------------------------------------------------------
+
+
+def slow_dependence(x, y):
+    "HSIC with Gaussian kernels of three widths, one pair of samples at a time, over the product of its traces."
+    def gram(a):
+        return np.array([[np.mean([np.exp(-((p - q) ** 2).sum() / (2 * w * len(p))) for w in (0.25, 1, 4)]) for q in a] for p in a])
+    n = len(x)
+    centre = np.eye(n) - 1 / n
+    k, m = centre @ gram(x) @ centre, centre @ gram(y) @ centre
+    return n * np.trace(k @ m) / (np.trace(k) * np.trace(m))
+
+
+def test_dependence_is_the_criterion_of_gretton():
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((12, 3))
+    y = x[:, :2] + 0.5 * rng.standard_normal((12, 2))
+    grams = [gaussian_gram(torch.as_tensor(a)) for a in (x, y)]
+    assert dependence(grams[0], centre_gram(grams[1])).item() == pytest.approx(slow_dependence(x, y))
+
+
+def test_dependence_is_one_for_independent_samples_and_batches_over_members():
+    torch.manual_seed(0)
+    label = centre_gram((torch.arange(200)[:, None] % 5 == torch.arange(200) % 5).double())
+    z = torch.randn(40, 200, 4, dtype=torch.float64)
+    found = dependence(gaussian_gram(z), label)
+    assert found.shape == (40,) and found.mean().item() == pytest.approx(1, abs=0.05)
+    assert torch.allclose(found[3], dependence(gaussian_gram(z[3]), label))
+    assert torch.allclose(centre_gram(gaussian_gram(z[0])).sum(0), torch.zeros(200, dtype=torch.float64), atol=1e-9)

@@ -1,5 +1,6 @@
 """From a recording to edited images: the stages, files, errors, determinism."""
 import copy
+import functools
 import json
 import os
 import subprocess
@@ -20,7 +21,7 @@ from migvis.denoiser import build_denoiser
 from migvis.pipeline import Edits, Split, alone_in, as_groups, as_indices, check_preset, claim_folder, denoiser_for, fingerprint, pair_up, report_vae, score_labels
 from migvis.pretrained import load_pretrained
 from migvis.training import get_preset
-from migvis.vae import Continuous
+from migvis.vae import Continuous, fit_vae
 
 ROOT = Path(__file__).parents[1]
 TINY = get_preset("tiny")
@@ -51,7 +52,7 @@ def test_edit_shapes_range_and_determinism(run, mode):
     edits = edit(run, mode=mode)
     assert edits.images.shape == (2, 2, 2, 1, 32, 32) and edits.images.min() >= 0 and edits.images.max() <= 1
     assert np.array_equal(edits.images, edit(run, mode=mode).images)
-    assert edits.round_trip_rmse() < 0.02
+    assert edits.round_trip_rmse() < (0.02 if mode == "paper" else 1e-5)
     assert (edits.change()[1.0] > 0).all() and (edits.change()[0.0] == 0).all()
 
 
@@ -95,6 +96,7 @@ def test_after_a_mistyped_argument_the_corrected_call_goes_on(recording, tmp_pat
     import migvis.pipeline as pipeline
     with pytest.raises((ValueError, TypeError, KeyError)): MIGVis(SMALL, seed=1, device="cpu").fit(recording, out=tmp_path, progress=False, **wrong)
     class Reached(Exception): pass
+    @functools.wraps(fit_vae) # the arguments that it takes
     def reached(*_, **__): raise Reached
     monkeypatch.setattr(pipeline, "fit_vae", reached)
     with pytest.raises(Reached): MIGVis(SMALL, seed=1, device="cpu").fit(recording, out=tmp_path, progress=False)
@@ -133,6 +135,7 @@ def test_runs_tell_their_version_and_unfinished_ones_how_to_go_on(run, folder):
 def test_runs_of_other_versions_say_so(folder, change):
     told = json.loads((folder / "run.json").read_text())
     change(told)
+    del told["digest"]
     (folder / "run.json").write_text(json.dumps(told | {"migvis": "7.8"}))
     with pytest.raises(ValueError, match="made by migvis 7.8: fit the recording again, or install that version"): MIGVis.load(folder, "cpu")
 
@@ -154,7 +157,7 @@ def test_shipped_weights_that_changed_are_noticed(shipped, tmp_path, monkeypatch
     assert denoiser_for(first, autoguidance=1.5).weight == 1.5
     new, old = first.save(tmp_path / "new"), first.save(tmp_path / "old")
     told = json.loads((old / "run.json").read_text())
-    assert told.pop("shipped_weights") == first.weights and told.pop("migvis")
+    assert told.pop("shipped_weights") == first.weights and told.pop("migvis") and told.pop("digest") and told.pop("files")
     (old / "run.json").write_text(json.dumps(told)) # as before this was noted
     assert MIGVis.load(new, "cpu").weights == first.weights and MIGVis.load(old, "cpu").weights is None
     def other(name, device): # newer weights under the same name
@@ -192,11 +195,11 @@ def test_a_report_leaves_out_what_cannot_be_computed(run):
 
 
 def test_critics_through_the_denoiser_come_back_with_the_run(recording, tmp_path):
-    preset = replace(SMALL, critic=replace(SMALL.critic, encoder="denoiser"), levers={"begin": 1, "eta": 0.5})
+    preset = replace(SMALL, critic=replace(SMALL.critic, encoder="denoiser"), levers={"eta": 0.5, "until": 5})
     first = MIGVis(preset, device="cpu").fit(recording, out=tmp_path, progress=False)
     again = MIGVis.load(tmp_path, "cpu")
     assert again.critics.encoder.config == first.critics.encoder.config and again.critics.encoder.config["kind"] == "denoiser"
-    a, b, plain = (m.edit(0, 1, gammas=[0.0, 0.3], steps=4, progress=False, **more).images for m, more in ((first, {}), (again, {}), (again, {"begin": 0, "eta": 0})))
+    a, b, plain = (m.edit(0, 1, gammas=[0.0, 0.3], steps=4, progress=False, **more).images for m, more in ((first, {}), (again, {}), (again, {"eta": 0, "until": 0})))
     assert np.array_equal(a, b) and not np.allclose(a[:, :, 1], plain[:, :, 1], atol=1e-3) # the preset's levers are on unless told otherwise
     assert not list(tmp_path.glob("*.checkpoints"))
 
@@ -210,7 +213,7 @@ def test_edits_are_driven_away_from_a_weaker_denoiser_where_there_is_one(run, tm
     model.weak = build_denoiser(model.preset.denoiser, 0.3, seed=4).eval()
     assert denoiser_for(model, "paper") is model.denoiser and denoiser_for(model).weight == 2 and denoiser_for(model, "paper", 3).weight == 3
     driven, alone = edit(model, mode="selective", gammas=(0.0, 0.3)), edit(model, mode="selective", gammas=(0.0, 0.3), autoguidance=1)
-    assert np.array_equal(alone.images, plain.images) and np.array_equal(driven.images[:, :, 0], plain.images[:, :, 0])
+    assert np.array_equal(alone.images, plain.images) and driven.round_trip_rmse() < 1e-5 # its noise maps are its own
     assert np.abs(driven.images[:, :, 1] - plain.images[:, :, 1]).max() > 1e-3
     again = MIGVis.load(model.save(tmp_path / "again"), "cpu")
     assert np.array_equal(edit(again, mode="selective", gammas=(0.0, 0.3)).images, driven.images) # it is kept with the run
@@ -405,6 +408,17 @@ def test_damaged_runs(folder, damage, error, match):
     (dict(groups="pose"), ValueError, "'all'"),
     (dict(groups=[]), ValueError, "'all'"),
     (dict(gammas=[-1.0]), ValueError, "gamma must be finite and not negative"),
+    (dict(target=None), ValueError, "either a target .* or a direction"),
+    (dict(direction={0: np.ones(6)}), ValueError, "either a target .* or a direction"),
+    (dict(target=[0.5, 1.5]), ValueError, r"latents \(24,\) or \(1, 24\)"),
+    (dict(target=np.full(24, np.nan)), ValueError, "finite latents"),
+    (dict(target=np.zeros((2, 24))), ValueError, "one row for each original"),
+    (dict(target=None, direction={0: np.ones(5)}), ValueError, "group 0 must be 6 finite numbers"),
+    (dict(target=None, direction={0: np.zeros(6)}), ValueError, "not all 0"),
+    (dict(target=None, direction={4: np.ones(6)}), ValueError, "numbers from 0 to 3"),
+    (dict(target=None, direction=np.ones(24)), TypeError, "mapping"),
+    (dict(target=None, direction={}), TypeError, "at least one group"),
+    (dict(target=None, direction={0: np.ones(6)}, groups=[0, 1]), ValueError, r"zero in the groups \[1\]"),
     (dict(gammas=[float("nan")]), ValueError, "gamma must be finite"),
     (dict(mode="paper-like"), ValueError, "mode must be one of"),
     (dict(t_edit=51), ValueError, "t"),
@@ -477,6 +491,42 @@ def test_edits_file_round_trip(run, tmp_path):
     with pytest.raises(FileNotFoundError): Edits.load(tmp_path / "none.npz")
 
 
+def test_latents_are_as_good_a_target_as_their_image(run):
+    z, test, kw = run.latents(), run.split.test, dict(gammas=(0.0, 0.3), groups=[0, 2], steps=6, progress=False)
+    by_image = run.edit(test[:2], test[3], **kw)
+    for target in (z[test[3]], z[test[3]].numpy(), z[[test[3]] * 2], z[test[3]].tolist()):
+        by_latents = run.edit(test[:2], target, **kw)
+        assert np.array_equal(by_latents.images, by_image.images) and by_latents.targets is None and by_latents.target_index is None
+    assert np.array_equal(by_latents.z_targets, z[[test[3]] * 2]) and by_image.z_targets is None
+
+
+def test_edits_along_a_direction(run, tmp_path):
+    test, kw = run.split.test, dict(steps=6, progress=False)
+    edits = run.edit(test[:2], direction={2: np.ones(6), 0: [0.5, 0, 0, 0, 0, -1]}, **kw)
+    assert edits.groups == (0, 2) and edits.gammas == (-0.2, -0.1, -0.05, 0.0, 0.05, 0.1, 0.2) and edits.images.shape == (2, 2, 7, 1, 32, 32)
+    assert edits.direction.tolist() == [0.5, 0, 0, 0, 0, -1] + 6 * [0] + 6 * [1] + 6 * [0] and edits.round_trip_rmse() < 1e-5
+    change = edits.change().to_numpy()
+    assert (np.diff(change[:, 3:]) > 0).all() and (np.diff(change[:, :4]) < 0).all()
+    behind = run.edit(test[:2], run.latents()[test[:2]] - torch.as_tensor(edits.direction), groups=[2], gammas=[0.2], **kw)
+    np.testing.assert_allclose(edits.images[:, 1, 0], behind.images[:, 0, 0], atol=0.02) # but for a negative or two
+    loaded = Edits.load(edits.save(tmp_path / "edits.npz"))
+    assert np.array_equal(loaded.direction, edits.direction) and loaded.targets is None is loaded.target_index and loaded.gammas == edits.gammas
+    titles = [ax.get_title() for ax in loaded.plot().axes]
+    assert "target" not in titles and "$\\gamma$ = -0.2" in titles
+    with pytest.raises(ValueError, match="no target images"): loaded.explore()
+
+
+def test_direction_of_a_label(run):
+    labels, train = run.recording.labels, run.split.train
+    z, value = run.latents()[train, 6:12].numpy().astype(float), labels["rxz"].to_numpy(float)[train]
+    along = run.direction("rxz", 1, sd=2)
+    slope = np.linalg.lstsq(np.c_[z, np.ones(len(z))], value, rcond=None)[0][:6]
+    assert slope @ along == pytest.approx(2 * value.std(), rel=1e-4)
+    np.testing.assert_allclose(along / np.linalg.norm(along), (t := np.cov(z.T) @ slope) / np.linalg.norm(t), atol=1e-4)
+    for label, group, match in (("category", 0, "columns of numbers"), ("none", 0, "columns of numbers"), ("s", 9, "numbers from 0 to 3")):
+        with pytest.raises(ValueError, match=match): run.direction(label, group)
+
+
 def test_captions_say_what_is_simulated_and_tiny(run):
     caption = edit(run).caption
     assert "simulated" in caption and "tiny preset" in caption and "seed 1" in caption
@@ -540,6 +590,6 @@ def test_one_strength_and_numpy_numbers_will_do(run):
 def test_a_run_of_before_a_setting_existed_goes_on(run, tmp_path):
     folder = run.save(tmp_path / "saved")
     told = json.loads((folder / "run.json").read_text())
-    del told["preset"]["denoiser"]["attention_levels"]
+    del told["preset"]["denoiser"]["attention_levels"], told["digest"]
     (folder / "run.json").write_text(json.dumps(told))
     MIGVis.load(folder, device="cpu").save(folder)

@@ -18,7 +18,8 @@ from tests.conftest import ROOT
 NOTEBOOKS = sorted((ROOT / "nbs").glob("*.ipynb"))
 MODULES = sorted(p for p in (ROOT / "migvis").glob("*.py") if not p.stem.startswith("_"))
 ORDER = {re.sub(r"^\d+[a-z]?\d*_", "", p.stem): i for i, p in enumerate(NOTEBOOKS)}
-LAZY = {("pipeline", "figures"), ("pipeline", "widgets"), ("gallery", "stimulus_information")}  # draw or map with what comes later
+LAZY = {("pipeline", "figures"), ("pipeline", "widgets"), ("gallery", "stimulus_information"),
+        *((result, "figures") for result in ("consistency", "null", "stability"))}  # draw or map with what comes later
 AHEAD = {("vae", "partial_correlation")}  # read after the VAE, but pure functions that import nothing of ours
 
 
@@ -168,7 +169,7 @@ def settings():
 
 def declared():
     "Requirements with their bounds: of the package, and of all extras."
-    extras = re.findall(r'(?:"|\s)([A-Za-z][\w-]*[<>=][^"\s]*)', (ROOT / "setup.py").read_text().split("setup(")[0])
+    extras = re.findall(r'(?:"|\s)([A-Za-z][\w-]*[<>]=[^"\s]*)', (ROOT / "setup.py").read_text().split("setup(")[0])
     return settings()["requirements"].split(), settings()["dev_requirements"].split() + extras
 
 

@@ -399,3 +399,11 @@ def test_tables_are_written_in_one_way_alone():
     for module in (ROOT / "migvis").glob("*.py"): # but for the digest of labels, and a log of numbers
         lines = [line for line in module.read_text().splitlines() if ".to_csv(" in line]
         assert len(lines) == {"training": 1, "pipeline": 1, "denoiser": 1}.get(module.stem, 0), module.name
+
+
+def test_networks_far_larger_than_their_file_are_refused_before_they_are_made(tmp_path):
+    path = save_tensors(tmp_path / "w.safetensors", {"w": torch.zeros(4)}, {"kind": "x"})
+    for make in (lambda: nn.Linear(10**9, 10**9), lambda: nn.ModuleList(nn.Linear(1000, 1000) for _ in range(10**9)), lambda: torch.linspace(0, 1, 10**9),
+                 lambda: torch.zeros(size=(10**5, 10**5)), lambda: torch.linspace(0, 1, steps=10**9), lambda: torch.arange(10**12)):
+        with pytest.raises(ValueError, match="far larger than the file"), training._building_from(path): make()
+    with training._building_from(path): assert nn.Linear(1000, 1000)(torch.ones(1, 1000)).shape == (1, 1000)

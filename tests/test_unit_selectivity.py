@@ -27,13 +27,29 @@ def test_line_scores_agree_with_scikit_learn():
 def test_nearest_mean_scores_agree_with_scikit_learn():
     r, classes, fold = rng.normal(size=(120, 2)), rng.integers(0, 4, 120), fold_numbers(120, 4)
     r[:, 0] += classes
+    balance = 1 / (4 * np.bincount(classes))
     for unit, score in enumerate(nearest_mean_scores(r, classes, fold)):
-        right = 0
+        right = 0.0
         for k in range(4):
             train, test = fold != k, fold == k
             model = NearestCentroid().fit(r[train, unit:unit + 1], classes[train])
-            right += (model.predict(r[test, unit:unit + 1]) == classes[test]).sum()
-        assert score == pytest.approx((right / 120 - 0.25) / 0.75, abs=1e-6)
+            right += balance[classes[test]] @ (model.predict(r[test, unit:unit + 1]) == classes[test])
+        assert score == pytest.approx((right - 0.25) / 0.75, abs=1e-6)
+
+
+def test_a_silent_unit_scores_chance_when_classes_are_unequal():
+    classes = np.repeat([0, 1, 2], [30, 5, 5])
+    assert nearest_mean_scores(np.full((40, 1), 3.0), classes, fold_numbers(40))[0] == pytest.approx(0, abs=0.05)
+    labels = {"category": np.repeat(["a", "b"], 20), "object": np.repeat([0, 1, 2, 3], [17, 3, 15, 5])}
+    scores = unit_scores(Recording(rng.random((40, 4, 4)), np.zeros((40, 1)), labels), shuffles=3)
+    assert scores["score"].abs().max() < 0.05 and not scores["selective"].any()
+
+
+def test_presentations_of_one_image_do_not_vouch_for_each_other():
+    image = np.repeat(np.arange(20), 10)
+    values, responses = rng.normal(size=20)[image], rng.normal(size=(20, 30))[image]
+    recording = Recording(rng.random((20, 4, 4))[image], responses, {"category": "a", "s": values})
+    assert unit_scores(recording, {"size": ("s",)}, shuffles=20)["selective"].mean() < 0.25
 
 
 def test_identity_gets_no_credit_for_category():

@@ -12,9 +12,10 @@ from torch.distributions import Normal, Poisson, kl_divergence
 from migvis.data import Recording, Standardizer
 from migvis.partial_correlation import is_weights, log_ratio, partial_correlation
 from migvis.training import VAEConfig
-from migvis.vae import (POSE_AND_CATEGORY, Categorical, Continuous, FittedVAE, NeuralVAE, Targets, ablation, elbo_terms, fit_vae,
-                        gaussian_kl, gaussian_log_likelihood, label_codes, make_objective, matrix_columns, member_table, negative_objective,
-                        poisson_log_likelihood, seeded_ensemble, take_members)
+from migvis.vae import (PAPER, POSE_AND_CATEGORY, PRIOR_ANCHOR, PRIOR_LOG_VAR, WEIGHTS, Categorical, Continuous, FittedVAE, NeuralVAE,
+                        Targets, ablation, config_weights, elbo_terms, fit_vae, gaussian_kl, gaussian_log_likelihood, label_codes, leak,
+                        make_objective, matrix_columns, member_table, negative_objective, poisson_log_likelihood, posterior_activity,
+                        prior_kl, seeded_ensemble, take_members, term_ablation)
 
 SMALL = VAEConfig(groups=(3, 3, 2), hidden=24, steps=300, batch_size=64, lr=5e-3, beta=0.5)
 
@@ -32,7 +33,7 @@ def toy_recording(n=400, n_units=15, seed=0, counts=False) -> Recording:
 
 @pytest.fixture(scope="module")
 def fitted():
-    return fit_vae(toy_recording(), toy_recording(100, seed=1), SMALL, seeds=2, variants=ablation(0.5, 1.0), device="cpu", progress=False)
+    return fit_vae(toy_recording(), toy_recording(100, seed=1), SMALL, seeds=2, variants=ablation(SMALL), device="cpu", progress=False)
 
 
 def test_single_model_of_the_paper():
@@ -107,7 +108,7 @@ def test_terms_agree_with_torch_distributions():
     counts = torch.randint(0, 9, (6, 4)).float()
     assert torch.allclose(poisson_log_likelihood(output, counts, log_noise), Poisson(output.exp()).log_prob(counts).sum(-1), atol=1e-4)
     mean, log_var = torch.randn(6, 5), torch.randn(6, 5)
-    expected = kl_divergence(Normal(mean, torch.exp(log_var / 2)), Normal(0.0, 1.0)).sum(-1)
+    expected = kl_divergence(Normal(mean, torch.exp(log_var / 2)), Normal(0.0, 1.0))
     assert torch.allclose(gaussian_kl(mean, log_var), expected, atol=1e-5)
 
 
@@ -119,7 +120,7 @@ def test_elbo_terms_of_an_ensemble_against_single_models():
     targets = Targets(x, x, tuple(code.encode(recording.labels) for code in codes))
     noise = torch.randn(2, 32, 6)
     together = elbo_terms(ensemble, targets, noise, codes, n_data=200)
-    assert set(together) == {"reconstruction", "label:rxy+rxz+ryz", "label:category", "kl", "pc"}
+    assert set(together) == {"reconstruction", "label:rxy+rxz+ryz", "label:category", "kl", "kl_free", "kl_prior", "pc", "leak"}
     for member in range(2):
         single = take_members(ensemble, member)
         alone = elbo_terms(single, targets, noise[member], codes, n_data=200)
@@ -155,7 +156,8 @@ def test_losses_and_gradients_of_an_ensemble_equal_those_of_single_models():
     beta, label_weight = torch.tensor([0.0, 0.0, 0.4, 0.4]), torch.tensor([0.0, 2.0, 0.0, 2.0])
     ensemble = seeded_ensemble([0, 1, 2, 0], n_units=15, groups=(3, 4, 2), hidden=8, heads=heads)
     noise = torch.randn(4, 24, 9, generator=torch.Generator().manual_seed(0))
-    together = negative_objective(elbo_terms(ensemble, targets, noise, codes, 200, pc_members=slice(2, 4)), codes, beta, label_weight)
+    together = negative_objective(elbo_terms(ensemble, targets, noise, codes, 200, pc_members=slice(2, 4)), codes,
+                                  PAPER | {"beta": beta, "label_weight": label_weight})
     together.sum().backward()
     for member in range(4):
         for method in ("ours", "plain"):
@@ -163,7 +165,8 @@ def test_losses_and_gradients_of_an_ensemble_equal_those_of_single_models():
             if method == "plain":
                 loss = plain_loss(single, targets, noise[member], codes, 200, beta[member], label_weight[member])
             else:
-                loss = negative_objective(elbo_terms(single, targets, noise[member], codes, 200), codes, beta[member], label_weight[member])
+                weights = PAPER | {"beta": beta[member], "label_weight": label_weight[member]}
+                loss = negative_objective(elbo_terms(single, targets, noise[member], codes, 200), codes, weights)
             loss.backward()
             assert torch.allclose(loss, together[member], rtol=1e-5, atol=1e-4)
             for (name, found), expected in zip(single.named_parameters(), ensemble.parameters()):
@@ -195,16 +198,16 @@ def test_partial_correlation_of_some_members_only():
         part = elbo_terms(ensemble, Targets(x, x, ()), noise, (), 50, pc_members=which)["pc"]
         assert torch.allclose(part[which], every["pc"][which], atol=1e-4) and int(torch.isnan(part).sum()) == 1
     assert torch.isnan(elbo_terms(ensemble, Targets(x, x, ()), noise, (), 50, pc_members=slice(0, 0))["pc"]).all()
-    loss = negative_objective(some, (), torch.tensor([0.0, 0.0, 2.0]), 0.0)
+    loss = negative_objective(some, (), PAPER | {"beta": torch.tensor([0.0, 0.0, 2.0])})
     assert torch.allclose(loss[2], -every["reconstruction"][2] + every["kl"][2] + 2 * every["pc"][2], atol=1e-3)
     assert torch.isfinite(loss).all()
 
 
 @pytest.mark.parametrize("beta, expected", [([0, 0, 1, 2], slice(2, 4)), ([1, 1], slice(0, 2)), ([0, 0], slice(0, 0)), ([1, 0, 1], [0, 2])])
 def test_members_with_a_penalty_are_a_slice_where_they_are_neighbours(beta, expected):
-    table = pd.DataFrame({"variant": "v", "seed": 0, "beta": beta, "label_weight": 0.0})
+    table = pd.DataFrame({"variant": "v", "seed": 0} | {name: 0.0 for name in WEIGHTS} | {"beta": beta})
     recording = toy_recording(10)
-    found = make_objective(recording, recording, table, Standardizer.fit(recording.responses), (), "gaussian", "is", torch.device("cpu")).pc_members
+    found = make_objective(recording, recording, table, Standardizer.fit(recording.responses), (), "gaussian", "is", 10, torch.device("cpu")).pc_members
     assert found == expected if isinstance(expected, slice) else found.tolist() == expected
 
 
@@ -247,7 +250,7 @@ def test_categories_unknown_to_training_count_nothing():
 
 
 def test_fit_learns_and_describes_its_members(fitted):
-    assert fitted.members.shape[0] == 8 and fitted.members.variant.nunique() == 4
+    assert fitted.members.shape[0] == 10 and fitted.members.variant.nunique() == 5
     assert np.isfinite(fitted.members.validation).all()
     test = toy_recording(200, seed=2)
     full = fitted.variant("full")
@@ -273,15 +276,29 @@ def test_decoding_from_some_groups_sets_the_others_to_zero(fitted):
     test = toy_recording(20, seed=3)
     z = fitted.latents(test, 0)
     z[:, 3:6] = 0
-    assert np.allclose(fitted.reconstruct(test, 0, groups=(0, 2)), fitted.decode(z, 0), atol=1e-6)
+    assert np.allclose(fitted.reconstruct(test, 0, groups=(0, 2), others="zero"), fitted.decode(z, 0), atol=1e-6)
+
+
+def test_decoding_from_some_groups_averages_the_others_over_images(fitted):
+    test = toy_recording(20, seed=3)
+    z = fitted.latents(test, 0)
+    expected = np.zeros((20, 15))
+    for other in range(20):   # every image lends its latents of the other groups once
+        mixed = z.clone()
+        mixed[:, :3], mixed[:, 6:] = z[other, :3], z[other, 6:]
+        expected += fitted.decode(mixed, 0) / 20
+    found = fitted.reconstruct(test, 0, groups=(1,), draws=3000)
+    assert np.abs(found - expected).max() < 0.15 * np.abs(expected).max()
+    with pytest.raises(ValueError, match="others must be"):
+        fitted.reconstruct(test, 0, groups=(1,), others="mean")
 
 
 def test_a_member_does_not_depend_on_its_company():
     train, validation = toy_recording(150), toy_recording(60, seed=1)
     config = VAEConfig(groups=(3, 3), hidden=8, steps=15, batch_size=50, beta=0.7)
     options = dict(device="cpu", progress=False)
-    company = fit_vae(train, validation, config, seeds=[4], variants=ablation(0.7, 2.0), **options).variant("full")
-    alone = fit_vae(train, validation, config, seeds=[4], variants={"full": {"beta": 0.7, "label_weight": 2.0}}, **options)
+    company = fit_vae(train, validation, config, seeds=[4], variants=ablation(config), **options).variant("full")
+    alone = fit_vae(train, validation, config, seeds=[4], variants={"full": PAPER}, **options)
     assert torch.allclose(company.latents(validation, 0), alone.latents(validation, 0), atol=1e-4)
 
 
@@ -375,6 +392,7 @@ def test_unlabelled_recording_fits_and_says_so():
 def test_declared_without_supervision_there_is_no_warning():
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
+        warnings.filterwarnings("ignore", "groups .* carry nothing")   # it was trained for two steps
         fit_vae(toy_recording(60), None, VAEConfig(groups=(3, 3), hidden=8, steps=2, batch_size=32), supervision=(), seeds=1, device="cpu", progress=False)
 
 
@@ -413,9 +431,114 @@ def test_bad_input_is_refused(fitted):
 
 
 def test_member_table_pairs_every_variant_with_every_seed():
-    table = member_table(ablation(2.0, 3.0), 5)
-    assert len(table) == 20 and (table.groupby("variant").seed.nunique() == 5).all()
-    assert table[table.variant == "PC"][["beta", "label_weight"]].drop_duplicates().values.tolist() == [[2.0, 0.0]]
+    table = member_table(ablation(replace(SMALL, beta=2.0)), 5)
+    assert len(table) == 25 and (table.groupby("variant").seed.nunique() == 5).all()
+    assert table[table.variant == "PC"][["beta", "label_weight"]].drop_duplicates().values.tolist() == [[PAPER["beta"], 0.0]]
+    own = table[table.variant == "migvis"][list(WEIGHTS)].drop_duplicates()
+    assert own.to_dict("records") == [config_weights(replace(SMALL, beta=2.0))]
+    with pytest.raises(ValueError, match="unknown weights"):
+        member_table({"migvis": {"gamma": 1.0}}, 2)
+
+
+def test_terms_are_left_out_one_at_a_time():
+    variants = term_ablation(VAEConfig())
+    full = variants.pop("migvis")
+    assert full == config_weights(VAEConfig())
+    assert all(sum(weights[name] != full[name] for name in WEIGHTS) == 1 for weights in variants.values())
+
+
+def labelled_batch(n=40, missing=()):
+    "A model with label priors, posterior, codes and targets of a small batch."
+    labels = toy_recording(n).labels
+    labels.loc[list(missing), "category"] = None
+    codes = label_codes(labels, (Continuous(0, angles="matrix"), Categorical(1), Continuous(1, ("rxy",))), 3)
+    torch.manual_seed(0)
+    model = NeuralVAE(15, groups=(3, 3, 2), heads=[(c.spec.group, c.width) for c in codes], priors=((0, 9), (1, 5)))
+    return model, torch.randn(n, 8), torch.randn(n, 8), codes, [code.encode(labels) for code in codes]
+
+
+def test_prior_kl_is_that_of_the_distributions():
+    model, mean, log_var, codes, labels = labelled_batch()
+    one_hot = torch.nn.functional.one_hot(labels[1], 4).float()
+    expected = torch.zeros(40)
+    for part, network, features in ((slice(0, 3), 0, labels[0]), (slice(3, 6), 1, torch.cat([one_hot, labels[2]], 1))):
+        prior_mean, prior_log_var = model.priors[network](features).chunk(2, -1)
+        prior = Normal(prior_mean, (prior_log_var.clamp(*PRIOR_LOG_VAR) / 2).exp())
+        expected += kl_divergence(Normal(mean[:, part], (log_var[:, part] / 2).exp()), prior).sum(1)
+    assert torch.allclose(prior_kl(model, mean, log_var, codes, labels), expected, atol=1e-4)
+
+
+def test_images_without_a_label_have_the_standard_prior():
+    model, mean, log_var, codes, labels = labelled_batch(missing=(3, 7))
+    for row in (3, 7):
+        labels[0][row] = float("nan")   # neither group has all of its labels
+    standard = gaussian_kl(mean, log_var)[:, :6].sum(1)
+    found = prior_kl(model, mean, log_var, codes, labels)
+    assert torch.allclose(found[[3, 7]], standard[[3, 7]], atol=1e-5)
+    assert torch.isfinite(found).all() and not torch.isclose(found, standard)[[0, 1, 2]].any()
+
+
+def test_the_objective_with_label_priors_adds_up():
+    terms = {"reconstruction": -5.0, "kl": 7.0, "kl_free": 3.0, "kl_prior": 2.0, "pc": 1.5, "leak": 0.5}
+    terms = {name: torch.tensor(value) for name, value in terms.items()}
+    weights = {"beta": 0.3, "label_weight": 1.0, "prior_weight": 3.0, "free_weight": 0.8, "leak_weight": 2.0}
+    expected = 5 + 3 * 2 + PRIOR_ANCHOR * 4 + 0.8 * 3 + 0.3 * 1.5 + 2 * 0.5
+    assert negative_objective(terms, (), weights).item() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("kind", ["mean", "spread", "none", "supervised"])
+def test_leak_sees_means_and_spreads_of_free_groups_only(kind):
+    model, mean, _, codes, labels = labelled_batch(400)
+    classes = labels[1].float()[:, None] - 1.5
+    changed = {"mean": mean + classes * torch.tensor([0.0] * 6 + [1, 1]), "none": mean,
+               "spread": mean * (1 + 0.6 * classes * torch.tensor([0.0] * 6 + [1, 1])),
+               "supervised": mean + classes * torch.tensor([1.0] * 6 + [0, 0])}[kind]
+    found = leak(model, changed, codes, labels).item()
+    assert found > 2 if kind in ("mean", "spread") else abs(found) < 1
+
+
+def test_leak_leaves_out_images_without_the_label():
+    model, mean, _, codes, labels = labelled_batch(60, missing=range(20))
+    kept = [label[20:] for label in labels]
+    whole = leak(model, mean, codes[1:2], labels[1:2])
+    some = leak(model, mean[20:], codes[1:2], kept[1:2])
+    assert torch.allclose(whole, some, atol=1e-4)
+
+
+def test_active_dimensions_vary_with_the_images_and_survive_a_file(fitted, tmp_path):
+    own = fitted.variant("migvis")
+    mean, log_var = own.posterior(toy_recording())
+    share = mean.var(0) / (mean.var(0) + log_var.exp().mean(0))
+    assert np.allclose(own.activity[own.best], share, atol=1e-4)
+    again = FittedVAE.load(own.save(tmp_path / "vae.safetensors"))
+    assert again.active() == own.active() and "active" in repr(again)
+    model = NeuralVAE(4, groups=(2, 2), heads=(), members=1)
+    with torch.no_grad():
+        model.encoder[-1].weight[..., 1] = 0   # the second dimension does not see the responses
+    assert posterior_activity(model, torch.randn(50, 4))[0, 1] < 1e-6
+
+
+def test_an_empty_group_is_said():
+    recording = toy_recording()
+    config = replace(SMALL, steps=150, free_weight=60.0, groups=(3, 3, 2))
+    with pytest.warns(UserWarning, match=r"groups \[3\] carry nothing"):
+        fit_vae(recording, None, config, seeds=1, device="cpu", progress=False)
+
+
+def test_label_priors_keep_other_things_out_of_labelled_groups():
+    rng = np.random.default_rng(0)
+    category, other = rng.integers(0, 4, 1200), rng.standard_normal((1200, 2))
+    features = np.c_[np.eye(4)[category] * 2, other]
+    responses = features @ rng.standard_normal((6, 20)) + 0.2 * rng.standard_normal((1200, 20))
+    recording = Recording(np.zeros((1200, 1, 2, 2), np.float32), responses, pd.DataFrame({"category": category.astype(str)}))
+    config = VAEConfig(groups=(3, 3), hidden=32, steps=700, batch_size=128, lr=5e-3)
+    made = fit_vae(recording.select(images=range(1000)), recording.select(images=range(1000, 1200)), config, seeds=1, device="cpu",
+                   supervision=(Categorical(0),), progress=False, variants={"full": PAPER | {"beta": 0.0}, "migvis": config_weights(config)})
+    def explained(part):
+        return 1 - np.linalg.lstsq(np.c_[part, np.ones(1200)], other, rcond=None)[1].sum() / ((other - other.mean(0)) ** 2).sum()
+    own, paper = (made.variant(name).latents(recording).numpy() for name in ("migvis", "full"))
+    assert explained(own[:, :3]) < 0.05 < explained(paper[:, :3])
+    assert explained(own[:, 3:]) > 0.8
 
 
 def test_real_v4_recording_fits(realdata):
