@@ -373,13 +373,12 @@ def _compare_edits(runs: Sequence[Any], out: Path, args: argparse.Namespace) -> 
     "What edits of two runs have in common."
     from migvis.pipeline import judge_for
     from migvis.stability import edits_agree
-    from migvis.training import atomic_write
+    from migvis.training import write_csv
     judge = judge_for(runs[0], not args.quiet, out / "judge.checkpoints")
     table = edits_agree(*runs, judge, args.pairs, folder=out / "edits", seed=args.seed, progress=not args.quiet,
                         steps=min(45, runs[0].preset.t_edit))
     print(table[table["attribute"] == "together"].round(3).to_string(index=False))
-    with atomic_write(out / "edits.csv") as temporary: table.to_csv(temporary, index=False)
-    return out / "edits.csv"
+    return write_csv(table, out / "edits.csv")
 
 # %% ../nbs/09_cli.ipynb #ffc0ef25
 def scores(args: argparse.Namespace) -> None:

@@ -376,8 +376,7 @@ def save_tables(
     settings: Mapping[str, Any],         # JSON-able
 ) -> Path: # the folder
     "Write tables as .csv and settings.json, each atomically."
-    for name, table in tables.items():
-        with atomic_write(Path(folder) / f"{name}.csv") as temporary: table.to_csv(temporary, index=False)
+    for name, table in tables.items(): write_csv(table, Path(folder) / f"{name}.csv")
     with atomic_write(Path(folder) / "settings.json") as temporary: temporary.write_text(json.dumps(dict(settings), indent=1))
     return Path(folder)
 
@@ -390,7 +389,7 @@ def load_tables(
     paths = {name: Path(folder) / f"{name}.csv" for name in names} | {"": Path(folder) / "settings.json"}
     missing = [path.name for path in paths.values() if not path.is_file()]
     if missing: raise FileNotFoundError(f"{folder} is not a saved result: it has no {', '.join(missing)}")
-    try: return {name: pd.read_csv(paths[name]) for name in names}, json.loads(paths[""].read_text())
+    try: return {name: read_csv(paths[name]) for name in names}, json.loads(paths[""].read_text())
     except (ValueError, pd.errors.ParserError) as e: raise ValueError(f"the result in {folder} is damaged: {e}") from e
 
 # %% ../nbs/00b_training.ipynb #f139a59b
