@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['VAEConfig', 'CriticConfig', 'DenoiserConfig', 'Preset', 'get_preset', 'resolve_device', 'quick_precision',
            'computing_in', 'generator', 'seed_everything', 'batch_rows', 'Batch', 'make_batch', 'progress_bar',
-           'save_tensors', 'load_tensors', 'save_tables', 'load_tables', 'write_csv', 'read_csv', 'list_checkpoints',
-           'Best', 'warmup_cosine', 'Fit', 'fit']
+           'save_tensors', 'load_tensors', 'write_csv', 'read_csv', 'list_checkpoints', 'Best', 'warmup_cosine', 'Fit',
+           'fit']
 
 # %% ../nbs/00b_training.ipynb #6cca477c
 import contextlib
@@ -35,6 +35,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
+from torch.overrides import TorchFunctionMode
 from tqdm.auto import tqdm
 
 from .data import _as_json, _remove_unfinished, atomic_write
@@ -340,11 +341,30 @@ def load_tensors(
         raise ValueError(f"{path} should hold a {kind!r}, but it holds a {meta.get('kind')!r}")
     return {k: v.to(device) for k, v in tensors.items()}, meta
 
+# %% ../nbs/00b_training.ipynb #5f5e2c01
+class _NoLargerThan(TorchFunctionMode):
+    "While it is entered, tensors of so many numbers in all may be made and no more. Raises ValueError before a larger one is made."
+    factories = {torch.empty, torch.zeros, torch.ones, torch.full, torch.rand, torch.randn, torch.arange, torch.linspace}
+
+    def __init__(self, most: int, path: str | Path) -> None:
+        super().__init__()
+        self.left, self.path = most, path
+
+    def __torch_function__(self, function: Callable, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None) -> Any:
+        kwargs = kwargs or {}
+        if function in self.factories:
+            size = args[0] if args and isinstance(args[0], (tuple, list)) else args[2:3] if function is torch.linspace else args
+            self.left -= math.prod([kwargs["steps"]] if "steps" in kwargs else kwargs.get("size", size))
+            if self.left < 0:
+                raise ValueError(f"the header of {self.path} describes a network that is far larger than the file; make or fetch it again")
+        return function(*args, **kwargs)
+
 # %% ../nbs/00b_training.ipynb #382d6720
 @contextlib.contextmanager
 def _building_from(path: str | Path) -> Iterator[None]:
-    "A header that no network can be built from becomes a ValueError that names the file."
-    try: yield
+    "A header that no network can be built from, or one far larger than the file, becomes a ValueError that names the file."
+    try:
+        with _NoLargerThan(2**26 + 4 * Path(path).stat().st_size, path): yield
     except (KeyError, IndexError, TypeError, AttributeError, RuntimeError) as e:
         raise ValueError(f"{path} does not describe a network of this version of migvis ({type(e).__name__}: "
                          f"{e}); make it again, or install the version that wrote it") from e
@@ -356,9 +376,14 @@ def save_tables(
     settings: Mapping[str, Any],         # JSON-able
 ) -> Path: # the folder
     "Write tables as .csv and settings.json, each atomically."
+<<<<<<< ours
     for name, table in tables.items():
         write_csv(table, Path(folder) / f"{name}.csv")
     with atomic_write(Path(folder) / "settings.json") as temporary: temporary.write_text(_as_json(dict(settings), indent=1))
+=======
+    for name, table in tables.items(): write_csv(table, Path(folder) / f"{name}.csv")
+    with atomic_write(Path(folder) / "settings.json") as temporary: temporary.write_text(json.dumps(dict(settings), indent=1))
+>>>>>>> theirs
     return Path(folder)
 
 

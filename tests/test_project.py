@@ -169,7 +169,7 @@ def settings():
 
 def declared():
     "Requirements with their bounds: of the package, and of all extras."
-    extras = re.findall(r'(?:"|\s)([A-Za-z][\w-]*[<>=][^"\s]*)', (ROOT / "setup.py").read_text().split("setup(")[0])
+    extras = re.findall(r'(?:"|\s)([A-Za-z][\w-]*[<>]=[^"\s]*)', (ROOT / "setup.py").read_text().split("setup(")[0])
     return settings()["requirements"].split(), settings()["dev_requirements"].split() + extras
 
 
