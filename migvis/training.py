@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['VAEConfig', 'CriticConfig', 'DenoiserConfig', 'Preset', 'get_preset', 'resolve_device', 'quick_precision',
            'computing_in', 'generator', 'seed_everything', 'batch_rows', 'Batch', 'make_batch', 'progress_bar',
-           'save_tensors', 'load_tensors', 'write_csv', 'read_csv', 'list_checkpoints', 'Best', 'warmup_cosine', 'Fit',
-           'fit']
+           'save_tensors', 'load_tensors', 'save_tables', 'load_tables', 'write_csv', 'read_csv', 'list_checkpoints',
+           'Best', 'warmup_cosine', 'Fit', 'fit']
 
 # %% ../nbs/00b_training.ipynb #6cca477c
 import contextlib
@@ -376,14 +376,9 @@ def save_tables(
     settings: Mapping[str, Any],         # JSON-able
 ) -> Path: # the folder
     "Write tables as .csv and settings.json, each atomically."
-<<<<<<< ours
     for name, table in tables.items():
         write_csv(table, Path(folder) / f"{name}.csv")
     with atomic_write(Path(folder) / "settings.json") as temporary: temporary.write_text(_as_json(dict(settings), indent=1))
-=======
-    for name, table in tables.items(): write_csv(table, Path(folder) / f"{name}.csv")
-    with atomic_write(Path(folder) / "settings.json") as temporary: temporary.write_text(json.dumps(dict(settings), indent=1))
->>>>>>> theirs
     return Path(folder)
 
 

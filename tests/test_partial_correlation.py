@@ -280,29 +280,6 @@ def test_factors_multiply_to_the_pairs():
     assert torch.allclose((samples.mT @ components).double(), loop_pairs(z, mean, log_var, (3, 1, 2)), atol=1e-4)
 
 
-<<<<<<< HEAD
-=======
-@pytest.mark.parametrize("name", sorted(ESTIMATORS))
-@pytest.mark.parametrize("members", [(), (3,)])
-def test_a_large_batch_without_gradient_goes_in_blocks_and_gives_the_same(name, members, monkeypatch):
-    z, mean, log_var = (torch.randn(*members, 61, 5, dtype=torch.float64) for _ in range(3))
-    whole = partial_correlation(z, mean, log_var, (2, 3), name, 100)
-    monkeypatch.setattr("migvis.partial_correlation._PartialCorrelation", None) # must not be used
-    widest = []
-    monkeypatch.setattr("migvis.partial_correlation.log_ratio", lambda pairs, weights: widest.append(pairs.numel()) or log_ratio(pairs, weights))
-    blocks = partial_correlation(z, mean, log_var, (2, 3), name, 100, pairs_at_once=300)
-    torch.testing.assert_close(blocks, whole, rtol=1e-10, atol=1e-12)
-    assert max(widest) <= 300
-    for rows in torch.arange(61).split(7): assert torch.equal(ESTIMATORS[name](61, 100, rows), ESTIMATORS[name](61, 100)[rows])
-
-
-def test_a_large_batch_with_gradient_keeps_it():
-    z = torch.randn(40, 4, requires_grad=True)
-    partial_correlation(z, z.detach(), torch.zeros(40, 4), 2, pairs_at_once=10).backward()
-    assert z.grad.abs().sum() > 0
-
-
->>>>>>> 5a041ab4b180f6a9140ff5f1cf6e841fe978abe5
 # --- dependence on a label -----------------------------------------------------------------------------------------------
 
 
@@ -332,7 +309,6 @@ def test_dependence_is_one_for_independent_samples_and_batches_over_members():
     assert found.shape == (40,) and found.mean().item() == pytest.approx(1, abs=0.05)
     assert torch.allclose(found[3], dependence(gaussian_gram(z[3]), label))
     assert torch.allclose(centre_gram(gaussian_gram(z[0])).sum(0), torch.zeros(200, dtype=torch.float64), atol=1e-9)
-<<<<<<< HEAD
 @pytest.mark.parametrize("name", sorted(ESTIMATORS))
 @pytest.mark.parametrize("members", [(), (3,)])
 def test_a_large_batch_without_gradient_goes_in_blocks_and_gives_the_same(name, members, monkeypatch):
@@ -351,5 +327,3 @@ def test_a_large_batch_with_gradient_keeps_it():
     z = torch.randn(40, 4, requires_grad=True)
     partial_correlation(z, z.detach(), torch.zeros(40, 4), 2, pairs_at_once=10).backward()
     assert z.grad.abs().sum() > 0
-=======
->>>>>>> 5a041ab4b180f6a9140ff5f1cf6e841fe978abe5

@@ -404,7 +404,6 @@ def test_tables_are_written_in_one_way_alone():
         assert len(lines) == {"training": 1, "pipeline": 1, "denoiser": 1}.get(module.stem, 0), module.name
 
 
-<<<<<<< HEAD
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("how", ["ignored", "handled"])
 def test_signals_that_the_host_ignores_or_handles_do_not_end_training(tmp_path, how, number):
@@ -546,11 +545,9 @@ def test_at_most_so_many_threads_meanwhile():
         run(1, callback=lambda *_: seen.append(torch.get_num_threads()), log_every=1)
         assert seen == [1, 1, 2, 2] and torch.get_num_threads() == 2
     finally: torch.set_num_threads(before)
-=======
 def test_networks_far_larger_than_their_file_are_refused_before_they_are_made(tmp_path):
     path = save_tensors(tmp_path / "w.safetensors", {"w": torch.zeros(4)}, {"kind": "x"})
     for make in (lambda: nn.Linear(10**9, 10**9), lambda: nn.ModuleList(nn.Linear(1000, 1000) for _ in range(10**9)), lambda: torch.linspace(0, 1, 10**9),
                  lambda: torch.zeros(size=(10**5, 10**5)), lambda: torch.linspace(0, 1, steps=10**9), lambda: torch.arange(10**12)):
         with pytest.raises(ValueError, match="far larger than the file"), training._building_from(path): make()
     with training._building_from(path): assert nn.Linear(1000, 1000)(torch.ones(1, 1000)).shape == (1, 1000)
->>>>>>> 5a041ab4b180f6a9140ff5f1cf6e841fe978abe5
