@@ -942,9 +942,9 @@ def _report_leak(vae: FittedVAE, test: Recording) -> dict[str, dict[str, float |
     columns = [code.spec.column for code in vae.codes if isinstance(code, CategoricalCode)]
     columns += [column for code in vae.codes if not isinstance(code, CategoricalCode) for column in code.spec.columns]
     parts = {f"group {g + 1}": z[:, part] for g, part in enumerate(group_slices(vae.groups, z.shape[1])) if g not in labelled}
+    kinds = ("linear", "neighbours") if len(test) >= 30 else ()   # too few to cross-validate
     read = lambda part, column, kind: _number(probe_attribute(part, test.labels, column, kind))
-    return {group: {f"{column} ({kind})": read(part, column, kind) for column in columns for kind in ("linear", "neighbours")}
-            for group, part in parts.items()}
+    return {group: {f"{column} ({kind})": read(part, column, kind) for column in columns for kind in kinds} for group, part in parts.items()}
 
 def _number(value: float) -> float | None:
     "Rounded; None for what could not be measured, since JSON has no NaN."

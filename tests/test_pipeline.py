@@ -255,7 +255,7 @@ def test_edits_are_driven_away_from_a_weaker_denoiser_where_there_is_one(run, tm
     (None, dict(autoguidance=float("inf")), "autoguidance must be finite"),
     (None, dict(levers={"etta": 1.0}), "edits have no options etta"),
     (None, dict(levers={"eta": 2.0}), "eta must be between 0 and 1"),
-    (None, dict(levers={"until": 20}), "begin and until must be below t_edit=20"),
+    (None, dict(levers={"until": 20}), "until must be below t_edit=20"),
 ])
 def test_settings_of_late_stages_are_refused_before_the_first(recording, tmp_path, stage, wrong, match):
     preset = replace(SMALL, **({stage: replace(getattr(SMALL, stage), **wrong)} if stage else wrong))
@@ -382,7 +382,7 @@ def test_a_run_is_waited_for(tmp_path, monkeypatch):
 
 
 def test_a_run_of_another_kind_is_refused(recording, folder):
-    with pytest.raises(ValueError, match="holds another run: its seed differs"): MIGVis(SMALL, seed=2, device="cpu").fit(recording, out=folder)
+    with pytest.raises(ValueError, match="holds another run: its seed, split differ"): MIGVis(SMALL, seed=2, device="cpu").fit(recording, out=folder)
     with pytest.raises(ValueError, match="fingerprint differ"):
         MIGVis(SMALL, seed=1, device="cpu").fit(recording.select(images=range(100)), out=folder)
 
@@ -512,7 +512,7 @@ def test_edits_along_a_direction(run, tmp_path):
     loaded = Edits.load(edits.save(tmp_path / "edits.npz"))
     assert np.array_equal(loaded.direction, edits.direction) and loaded.targets is None is loaded.target_index and loaded.gammas == edits.gammas
     titles = [ax.get_title() for ax in loaded.plot().axes]
-    assert "target" not in titles and "$\\gamma$ = -0.2" in titles
+    assert "target" not in titles and "γ = -0.2" in titles
     with pytest.raises(ValueError, match="no target images"): loaded.explore()
 
 
