@@ -383,7 +383,7 @@ def test_a_run_is_waited_for(tmp_path, monkeypatch):
 
 def test_a_run_of_another_kind_is_refused(recording, folder):
     with pytest.raises(ValueError, match="holds another run: its seed, split differ"): MIGVis(SMALL, seed=2, device="cpu").fit(recording, out=folder)
-    with pytest.raises(ValueError, match="fingerprint differ"):
+    with pytest.raises(ValueError, match="fingerprint, split differ"):
         MIGVis(SMALL, seed=1, device="cpu").fit(recording.select(images=range(100)), out=folder)
 
 
