@@ -70,7 +70,9 @@ _DIMENSIONS = {
     "image": ("image", "images", "image_id", "stimulus", "stimulus_id", "presentation"),
     "repeat": ("repeat", "repeats", "repetition", "repetitions", "trial", "trials"),
     "unit": ("unit", "units", "neuron", "neurons", "neuroid", "site", "sites", "cell", "cells"),
-    "channel": ("channel", "channels"), "height": ("height", "y", "row", "rows"), "width": ("width", "x", "column", "columns"),
+    "channel": ("channel", "channels"),
+    "height": ("height", "y", "row", "rows"),
+    "width": ("width", "x", "column", "columns"),
 }
 
 
@@ -82,10 +84,11 @@ def _in_order(
     "Bring named dimensions into the order expected. Raises ValueError for others."
     if not hasattr(values, "to_pandas"):
         return values
-    kind = {d: next((k for k, names in _DIMENSIONS.items() if str(d).lower() in names), str(d)) for d in values.dims}
+    known = {name: kind for kind, names in _DIMENSIONS.items() for name in names}
+    kind = {d: known.get(str(d).lower(), str(d)) for d in values.dims}
     if sorted(kind.values()) != sorted(order):
-        raise ValueError(f"{what} have the dimensions {tuple(values.dims)}, but {order} are expected; rename them, "
-                         f"or give {what}.values in this order (assemblies of Brain-Score: Recording.from_xarray)")
+        raise ValueError(f"{what} have the dimensions {tuple(values.dims)}, but {order} are expected; rename "
+                         f"them, or give {what}.values in this order (assemblies: Recording.from_xarray)")
     return values.transpose(*sorted(values.dims, key=lambda d: order.index(kind[d])))
 
 # %% ../nbs/00_data.ipynb #c13f0b47
@@ -111,7 +114,8 @@ def check_images(
     if not (-1e-5 <= low and high <= 1 + 1e-5): # what is less is rounding, as of a resized image
         raise ValueError(f"images must lie in [0, 1] but run from {low:g} to {high:g} (nan means missing pixels); divide by 255, or clip")
     if 0 < high < 1.02 / 255:
-        warnings.warn(f"the brightest pixel of all images is {high:g}, so they are nearly black; were they divided by 255 twice?", stacklevel=4)
+        warnings.warn(f"the brightest pixel of all images is {high:g}, so they are nearly black; were they "
+                      "divided by 255 twice?", stacklevel=4)
     return images if low >= 0 and high <= 1 else images.clip(0, 1)
 
 # %% ../nbs/00_data.ipynb #7720e7e9
@@ -127,9 +131,18 @@ def _real(
         except (TypeError, ValueError) as error:
             raise ValueError(f"{what} must be real numbers ({error}); convert them first") from error
     if values.dtype.kind in "cSUmM":
-        remedy = "take the real part or the absolute value" if values.dtype.kind == "c" else "convert them to numbers first"
+        remedy = "take the real part" if values.dtype.kind == "c" else "convert them to numbers first"
         raise ValueError(f"{what} must be real numbers, not {values.dtype}; {remedy}")
     return values
+
+# %% ../nbs/00_data.ipynb #7720e7ec
+def _numbers(
+    values: Any, # an array, or one of xarray with named dimensions
+    order: tuple[str, ...], # of `_DIMENSIONS`
+    what: str, # for the message
+) -> np.ndarray:
+    "Numbers as an array, in the order of dimensions expected."
+    return _real(_in_order(values, order, what), what)
 
 # %% ../nbs/00_data.ipynb #7720e7ea
 def _constant(
@@ -145,7 +158,9 @@ def _centred(
     trials: Any, # (n, repeats, N) or None
 ) -> tuple[Any, Any]: # both as they are, for nearly all recordings
     "Subtract the mean of units so far from 0 that 32-bit numbers would round their variation away. Warns."
-    x = _real(_in_order(responses, ("image", "unit"), "responses"), "responses") if responses is not None else np.zeros(1)
+    if responses is None:
+        return responses, trials
+    x = _numbers(responses, ("image", "unit"), "responses")
     if x.ndim != 2 or x.dtype.itemsize < 8 or not x.size or not np.isfinite(x).all():
         return responses, trials
     x = x.astype(np.float64)
@@ -153,10 +168,13 @@ def _centred(
         lost = (np.abs(x - x.astype(np.float32)).max(0) > 1e-3 * x.std(0)) & ~_constant(x)
     if not lost.any():
         return responses, trials
-    warnings.warn(f"units {np.flatnonzero(lost)[:10].tolist()} vary too little around their mean for 32-bit numbers; "
+    warnings.warn(f"units {np.flatnonzero(lost)[:10].tolist()} vary too little around their mean for "
+                  "32-bit numbers; "
                   "it was subtracted from their responses and trials", stacklevel=4)
     mean = np.where(lost, x.mean(0), 0)
-    return x - mean, trials if trials is None else _real(_in_order(trials, ("image", "repeat", "unit"), "trials"), "trials") - mean
+    if trials is not None:
+        trials = _numbers(trials, ("image", "repeat", "unit"), "trials") - mean
+    return x - mean, trials
 
 # %% ../nbs/00_data.ipynb #5e447766
 def check_responses(
@@ -165,8 +183,9 @@ def check_responses(
 ) -> np.ndarray: # (n, N) float32
     "Check that responses are finite numbers, one row an image and one column a unit."
     if responses is None:
-        raise ValueError("responses are missing; give the average over trials, for example np.nanmean(trials, axis=1)")
-    responses = np.ascontiguousarray(_real(_in_order(responses, ("image", "unit"), "responses"), "responses"), dtype=np.float32)
+        raise ValueError("responses are missing; give the average over trials, for example "
+                         "np.nanmean(trials, axis=1)")
+    responses = np.ascontiguousarray(_numbers(responses, ("image", "unit"), "responses"), dtype=np.float32)
     if responses.ndim != 2 or responses.shape[1] == 0:
         raise ValueError(f"responses must be (images, units), but have shape {responses.shape}")
     if len(responses) != n:
@@ -185,13 +204,15 @@ def _names(
     index: pd.Index, # of the rows or columns of a table
     what: str, # for the message
 ) -> pd.Index | None: # None for 0, 1, ..., which say no more than the order does
-    "What the rows of a table are called. Raises ValueError when they are numbered from 0, but not in this order."
+    "What the rows of a table are called. Raises ValueError when they are 0, 1, ... in another order."
     numbers = pd.RangeIndex(len(index))
     if index.equals(numbers):
         return None
     if pd.api.types.is_integer_dtype(index) and index.sort_values().equals(numbers):
-        raise ValueError(f"{what} are numbered 0 to {len(index) - 1}, but begin with {index[0]}: which order holds is not clear; sort them by these numbers "
-                         "(sort_index), or, if they are in order as they stand, number them anew (reset_index(drop=True), or to_numpy())")
+        raise ValueError(f"{what} are numbered 0 to {len(index) - 1}, but begin with {index[0]}: which "
+                         "order holds is not clear; sort them by these numbers "
+                         "(sort_index), or, if they are in order as they stand, number them anew "
+                         "(reset_index(drop=True), or to_numpy())")
     return index
 
 # %% ../nbs/00_data.ipynb #5e447768
@@ -202,27 +223,29 @@ def _keep_index(
 ) -> pd.DataFrame: # index 0..n-1
     "Number the rows of a table; an index that says more than numbers do becomes a column."
     index = table.index
-    if _names(index, f"the rows of {what}") is not None and index.nlevels == 1 and index.name is None and not pd.api.types.is_numeric_dtype(index):
-        index = index.rename(None if column in table else column)
+    said = _names(index, f"the rows of {what}") is not None and not pd.api.types.is_numeric_dtype(index)
+    if said and index.nlevels == 1 and index.name is None and column not in table:
+        index = index.rename(column)
     table = table.reset_index(drop=True)
-    levels = {name: pd.Series(index.get_level_values(k)) for k, name in enumerate(index.names) if name is not None}
+    levels = {name: pd.Series(index.get_level_values(name)) for name in index.names if name is not None}
     for name, level in levels.items():
         if name in table and list(map(str, level)) != list(map(str, table[name])):
             raise ValueError(f"{what} have an index and a column {name!r} that differ; drop one of them")
-    new = pd.DataFrame({name: level for name, level in levels.items() if name not in table}, index=table.index)
-    return pd.concat([table, new], axis=1)
+        table = table if name in table else table.assign(**{str(name): level})
+    return table
 
 # %% ../nbs/00_data.ipynb #5e447769
 def _check_columns(
     table: Any, # of named columns
     what: str, # for the message
 ) -> None:
-    "Raise ValueError when two columns cannot be told apart in a file: same names, 7 and '7', 'a' and 'a.npy'."
+    "Refuse columns that a file cannot tell apart: of one name, 7 and '7', 'a' and 'a.npy'."
     seen: dict[str, Any] = {}
     for column in table:
         name = str(column).removesuffix(".npy")
         if name in seen:
-            both = repr(column) if column == seen[name] else f"{seen[name]!r} and {column!r}, which files cannot tell apart"
+            both = f"{seen[name]!r} and {column!r}, which files cannot tell apart"
+            both = repr(column) if column == seen[name] else both
             raise ValueError(f"{what} have several columns {both}; rename or drop all but one")
         seen[name] = column
 
@@ -244,7 +267,7 @@ def check_labels(
 def plain_column(
     column: pd.Series, # of labels
 ) -> pd.Series: # numbers as numbers and the rest as text where it has a type of its own, as files keep it
-    "A column as it comes back from a file: numbers held as objects are numbers, dates and the like are text; numbered classes stay classes."
+    "A column as files keep it: numbers held as objects are numbers, numbered classes classes, dates text."
     if isinstance(column.dtype, pd.CategoricalDtype):
         values = plain_column(column.astype(object))
         return values.astype("category") if pd.api.types.is_numeric_dtype(values) else values
@@ -280,14 +303,19 @@ def _check_same(
     column: str, # the column of ids
     what: str, # name of the table
 ) -> None:
-    "Raise ValueError when the rows of a table are called otherwise, by its index and by its ids, than the responses call them."
+    "Refuse a table whose rows, by its index and by its ids, are called otherwise than by the responses."
     index = _names(table.index, f"the rows of {what}")
     known = [pd.Index(k).map(str) for k in (index, table.get(column)) if k is not None]
-    if names is None or not known or len(table) != len(names) or any((k == names.map(str)).all() for k in known):
+    if names is None or not known or len(table) != len(names):
         return
-    row = int((known[-1] != names.map(str)).argmax())
-    raise ValueError(f"{what} and responses are not in the same order, or not of the same things: number {row} is {known[-1][row]!r} in {what} but "
-                     f"{names[row]!r} in responses; bring both into one order, or give responses.to_numpy() if they are in order as they stand")
+    same = [k == names.map(str) for k in known]
+    if any(rows.all() for rows in same):
+        return
+    row = int(same[-1].argmin())
+    raise ValueError(f"{what} and responses are not in the same order, or not of the same things: number "
+                     f"{row} is {known[-1][row]!r} in {what} but "
+                     f"{names[row]!r} in responses; bring both into one order, or give "
+                     "responses.to_numpy() if they are in order as they stand")
 
 # %% ../nbs/00_data.ipynb #5e44776d
 def _with_names(
@@ -303,10 +331,12 @@ def _with_names(
     rows = _names(responses.index, "the rows of responses")
     _check_same(rows, labels, "image_id", "labels")
     if sites is not None:
-        _check_same(_names(responses.columns, "the columns of responses"), pd.DataFrame(sites), "site_id", "sites")
-    named = rows is not None and rows.nlevels == 1 and (rows.name == "image_id" or not pd.api.types.is_numeric_dtype(rows))
-    unknown = labels.index.equals(pd.RangeIndex(len(rows))) and "image_id" not in labels if named else False
-    return labels.assign(image_id=rows) if unknown else labels
+        columns = _names(responses.columns, "the columns of responses")
+        _check_same(columns, pd.DataFrame(sites), "site_id", "sites")
+    if rows is None or rows.nlevels > 1 or "image_id" in labels or not labels.index.equals(pd.RangeIndex(len(rows))):
+        return labels
+    only_numbers = pd.api.types.is_numeric_dtype(rows) and rows.name != "image_id"
+    return labels if only_numbers else labels.assign(image_id=rows)
 
 # %% ../nbs/00_data.ipynb #f02a7962
 def check_trials(
@@ -316,7 +346,7 @@ def check_trials(
     "Check that trials fit the responses; NaN is a missing repeat, infinity an error."
     if trials is None:
         return None
-    trials = np.ascontiguousarray(_real(_in_order(trials, ("image", "repeat", "unit"), "trials"), "trials"), dtype=np.float32)
+    trials = np.ascontiguousarray(_numbers(trials, ("image", "repeat", "unit"), "trials"), dtype=np.float32)
     if trials.ndim != 3 or (trials.shape[0], trials.shape[2]) != shape:
         raise ValueError(f"trials must be (images, repeats, units) = ({shape[0]}, repeats, {shape[1]}), but have shape {trials.shape}")
     if np.isinf(trials).any():
@@ -348,7 +378,8 @@ def _check_truth(
     arrays = {k: np.array(to_numpy(v)) for k, v in truth.items()}
     objects = [k for k, v in arrays.items() if v.dtype.hasobject]
     if objects:
-        raise ValueError(f"truth[{objects[0]!r}] holds Python objects, which files keep only as pickle; give an array of numbers or of text")
+        raise ValueError(f"truth[{objects[0]!r}] holds Python objects, which files keep only as pickle; "
+                         "give an array of numbers or of text")
     return arrays
 
 # %% ../nbs/00_data.ipynb #f02a7964
@@ -357,7 +388,8 @@ def _own(
     given: Any, # array or tensor of the caller
 ) -> np.ndarray | None: # a copy if it is the caller's memory
     "What the caller may change later must not change a recording."
-    return checked.copy() if checked is not None and np.may_share_memory(checked, to_numpy(given)) else checked
+    shared = checked is not None and np.may_share_memory(checked, to_numpy(given))
+    return checked.copy() if shared else checked
 
 # %% ../nbs/00_data.ipynb #f36ba5e5
 @dataclass(frozen=True, eq=False, repr=False)
@@ -653,9 +685,11 @@ def _warn_of_images(
     "Warn of images that are black, and of images that are all the same."
     black = np.flatnonzero(images.max((1, 2, 3)) == 0)
     if len(black):
-        warnings.warn(f"{len(black)} of {len(images)} images are black (numbers {black[:5].tolist()}); were they read, masked or scaled wrongly?", stacklevel=4)
+        warnings.warn(f"{len(black)} of {len(images)} images are black (numbers {black[:5].tolist()}); "
+                      "were they read, masked or scaled wrongly?", stacklevel=4)
     if len(images) > 1 and len(black) < len(images) and (images == images[:1]).all():
-        warnings.warn(f"all {len(images)} images are the same picture; was one read again and again?", stacklevel=4)
+        warnings.warn(f"all {len(images)} images are the same picture; was one read again and again?",
+                      stacklevel=4)
 
 # %% ../nbs/00_data.ipynb #8259499f
 def split_indices(
@@ -682,7 +716,8 @@ def _same_image(
 ) -> np.ndarray: # (n,) 0, 1, ...: the same number for images that are equal in every pixel
     "Number the distinct images; if all are one, which keeps nothing apart, every image counts as its own."
     first: dict[bytes, int] = {}
-    code = np.array([first.setdefault(hashlib.blake2b(image.tobytes()).digest(), len(first)) for image in images])
+    digests = (hashlib.blake2b(image.tobytes()).digest() for image in images)
+    code = np.array([first.setdefault(digest, len(first)) for digest in digests])
     return code if len(first) > 1 else np.arange(len(images))
 
 # %% ../nbs/00_data.ipynb #825949a1
@@ -698,7 +733,8 @@ def _split_images(
     code = _same_image(images)
     first = np.unique(code, return_index=True)[1]
     if len(first) < len(images) and not quiet:
-        warnings.warn(f"{len(images) - len(first)} of {len(images)} images are the same as others and stay together in the split; if rows are presentations, "
+        warnings.warn(f"{len(images) - len(first)} of {len(images)} images are the same as others and stay "
+                      "together in the split; if rows are presentations, "
                       "average those of each image into one row, and give them as trials", stacklevel=4)
     parts = split_indices(groups[first], seed, test, validation)
     return tuple(np.flatnonzero(np.isin(code, part)) for part in parts)
@@ -713,7 +749,8 @@ def _warn_of_crossing(
     seen = [set(code[part]) for part in parts]
     crossing = (seen[0] & seen[1]) | (seen[0] & seen[2]) | (seen[1] & seen[2])
     if crossing:
-        warnings.warn(f"{len(crossing)} images belong to several objects, so that parts of the split share them; leave them out", stacklevel=4)
+        warnings.warn(f"{len(crossing)} images belong to several objects, so that parts of the split share "
+                      "them; leave them out", stacklevel=4)
 
 # %% ../nbs/00_data.ipynb #825949a3
 def split(
@@ -756,7 +793,8 @@ class Standardizer:
         constant = _constant(_real(responses, "responses"))
         if constant.any():
             warnings.warn(f"units {np.flatnonzero(constant)[:10].tolist()} are constant in the training part; they become 0", stacklevel=2)
-        scale = np.where(constant, np.maximum(1, np.abs(x.mean(0))), x.std(0)) # rounding of a constant, however large, is next to 0
+        size = np.maximum(1, np.abs(x.mean(0))) # in this unit what rounding is left of a constant is next to 0
+        scale = np.where(constant, size, x.std(0))
         return cls(x.mean(0).astype(np.float32), scale.astype(np.float32))
 
     def transform(self, responses: Any) -> Any: # (..., N) -> (..., N)
@@ -819,9 +857,11 @@ def _check_bytes(
     try:
         limit = float(text)
     except ValueError as error:
-        raise ValueError(f"the environment variable MIGVIS_MAX_GB must be a number of gigabytes, not {text!r}") from error
+        raise ValueError("the environment variable MIGVIS_MAX_GB must be a number of gigabytes, not "
+                         f"{text!r}") from error
     if n_bytes > limit * 1e9:
-        raise _TooLarge(f"{what} is said to hold {n_bytes / 1e9:.3g} GB, and more than {limit:g} GB are not read; "
+        raise _TooLarge(f"{what} is said to hold {n_bytes / 1e9:.3g} GB, and more than {limit:g} GB are "
+                        "not read; "
                         "if it is right, set the environment variable MIGVIS_MAX_GB to a larger number")
 
 # %% ../nbs/00_data.ipynb #3645f8c3
@@ -859,6 +899,7 @@ def _member_bytes(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> int:
     with archive.open(info) as stream:
         return max(info.file_size, _declared_bytes(stream) if info.filename.endswith(".npy") else 0)
 
+
 # %% ../nbs/00_data.ipynb #3645f8b9
 def pack_table(
     table: pd.DataFrame | None, # labels or sites
@@ -883,7 +924,8 @@ def unpack_table(
     if meta is None:
         return None
     columns = {c: meta["text"][c] if c in meta["text"] else arrays[f"{name}/{c}"] for c in meta["columns"]}
-    return pd.DataFrame(columns, index=range(meta["rows"])).astype(dict.fromkeys(meta.get("classes", []), "category"))
+    classes = dict.fromkeys(meta.get("classes", []), "category")
+    return pd.DataFrame(columns, index=range(meta["rows"])).astype(classes)
 
 # %% ../nbs/00_data.ipynb #3645f8ba
 def save_recording(
@@ -1029,18 +1071,21 @@ def _check_hdf5(
     file: Any, # open h5py file
     parts: tuple[str, ...] = ("",), # beginnings of the names of what will be read
 ) -> None:
-    "Refuse links and storage outside the file, which could show any file of this machine, and more data than are read."
+    "Refuse links and storage outside the file, which could show any file here, and more data than are read."
     h5py, sizes = import_for("h5py", "reading HDF5"), []
 
     def weigh(name: str, item: Any) -> str | None: # a name stops the search
         if not isinstance(item, h5py.Dataset):
             return None
         sizes.append(item.nbytes if name.startswith(parts) else 0)
-        return name if item.external or item.is_virtual and any(s.file_name != "." for s in item.virtual_sources()) else None
+        virtual = item.is_virtual and any(source.file_name != "." for source in item.virtual_sources())
+        return name if item.external or virtual else None
 
-    outside = file.visititems_links(lambda name, link: name if isinstance(link, h5py.ExternalLink) else None) or file.visititems(weigh)
+    leads_out = lambda name, link: name if isinstance(link, h5py.ExternalLink) else None
+    outside = file.visititems_links(leads_out) or file.visititems(weigh)
     if outside:
-        raise ValueError(f"the field {outside!r} lies in another file, which is not read; copy it into this one (h5copy, h5repack)")
+        raise ValueError(f"the field {outside!r} lies in another file, which is not read; copy it into "
+                         "this one (h5copy, h5repack)")
     _check_bytes(sum(sizes), "the file")
 
 # %% ../nbs/00_data.ipynb #07b20fa1
@@ -1050,13 +1095,16 @@ def group_trials(
     image_ids: np.ndarray, # (n,) ids of the images
 ) -> np.ndarray: # (n, repeats, N) floats, NaN where an image had fewer repeats
     "Sort presentations into repeats of each image, in the order in which they came. Raises ValueError for unknown ids."
-    if not pd.Index(image_ids).is_unique:
-        raise ValueError(f"the id {pd.Index(image_ids)[pd.Index(image_ids).duplicated()][0]} stands for several images; give each its own")
+    ids = pd.Index(image_ids)
+    if not ids.is_unique:
+        raise ValueError(f"the id {ids[ids.duplicated()][0]} stands for "
+                         "several images; give each its own")
     rows = pd.Index(image_ids).get_indexer(shown)
     if (rows < 0).any():
         raise ValueError(f"{len(set(shown[rows < 0]))} ids have responses but no image, for example {shown[rows < 0][0]}; add the images, or pass missing='drop'")
     repeat = pd.Series(rows).groupby(rows).cumcount().to_numpy()
-    trials = np.full((len(image_ids), int(repeat.max()) + 1, values.shape[1]), np.nan, dtype=np.result_type(values, np.float32))
+    shape = (len(image_ids), int(repeat.max()) + 1, values.shape[1])
+    trials = np.full(shape, np.nan, dtype=np.result_type(values, np.float32))
     trials[rows, repeat] = values
     return trials
 
@@ -1107,30 +1155,34 @@ def _check_counting(
     known: Any, # ids of the images there are
     what: str, # for the message
 ) -> None:
-    "Images numbered by their place count from 0: refuse presentations that count from 1, and warn where they may."
+    "Images numbered by their place count from 0: refuse presentations that count from 1; warn if they may."
     known, shown = pd.Index(list(known)), pd.Index(shown).dropna()
     numeric = all(pd.api.types.is_numeric_dtype(ids) and len(ids) for ids in (known, shown))
     if not numeric or set(known) != set(range(len(known))) or (shown < 1).any():
         return
-    message = f"no presentation shows image 0, and the numbers run from {shown.min()} to {shown.max()}, while {what} count from 0 to {len(known) - 1}"
+    message = (f"no presentation shows image 0, and the numbers run from {shown.min()} to {shown.max()}, "
+               f"while {what} count from 0 to {len(known) - 1}")
     if len(known) in shown:
-        raise ValueError(f"{message}; if they count from 1, subtract 1, or number the images from 1, as in images=dict(enumerate(pictures, 1))")
+        raise ValueError(f"{message}; if they count from 1, subtract 1, or number the images from 1, as in "
+                         "images=dict(enumerate(pictures, 1))")
     warnings.warn(f"{message}; if they count from 1, every picture is the wrong one", stacklevel=4)
 
 # %% ../nbs/00_data.ipynb #07b20fa3
 def _labels_of_images(
     shown: pd.DataFrame, # P presentations with image_id and labels
 ) -> pd.DataFrame: # one row an image, in the order of first appearance
-    "Labels of images from those of presentations. Refuses an image of two categories or objects; leaves out what else differs."
+    "Labels of images from those of presentations. Refuses two categories or objects of one image."
     values = shown.astype(str).groupby(shown["image_id"], sort=False).nunique(dropna=False)
     for column in ("category", "object"):
         if column in values and (values[column] > 1).any():
             image = values.index[values[column] > 1][0]
             found = list(pd.unique(shown[column][shown["image_id"] == image]))
-            raise ValueError(f"the presentations of image {image} differ in {column}, {found[:5]}; correct them, or give labels with one row an image")
+            raise ValueError(f"the presentations of image {image} differ in {column}, {found[:5]}; correct "
+                             "them, or give labels with one row an image")
     differing = [c for c in values if (values[c] > 1).any()]
     if differing:
-        warnings.warn(f"{differing} differ between presentations of one image, so they are no labels of images and are left out", stacklevel=4)
+        warnings.warn(f"{differing} differ between presentations of one image, so they are no labels of "
+                      "images and are left out", stacklevel=4)
     return shown.drop(columns=differing).drop_duplicates("image_id")
 
 # %% ../nbs/00_data.ipynb #07b20fa4
@@ -1138,11 +1190,12 @@ def _rename(
     table: pd.DataFrame,
     names: dict[str, str], # old: new
 ) -> pd.DataFrame:
-    "Rename columns. Raises ValueError when a column of the new name is there already and holds something else."
+    "Rename columns. Refuses a new name that a column with other content has already."
     for old, new in names.items():
         if old in table and new in table and old != new:
             if list(map(str, table[old])) != list(map(str, table[new])):
-                raise ValueError(f"the columns {old!r} and {new!r} mean the same, but differ; drop or rename one")
+                raise ValueError(f"the columns {old!r} and {new!r} mean the same, but differ; drop or "
+                                 "rename one")
             table = table.drop(columns=new)
     return table.rename(columns=names)
 
@@ -1172,10 +1225,12 @@ def _grey(
     picture: Any, # a PIL image
 ) -> np.ndarray: # (H, W) float32 in [0, 1]
     "Grey values of a picture: 8 or 16 bits are scaled to 1, and what is transparent lies on black."
-    if picture.mode.startswith("I;16") or (picture.mode == "I" and picture.format == "PNG"): # as older versions of Pillow read 16 bits
+    old = picture.mode == "I" and picture.format == "PNG" # as older versions of Pillow read 16 bits
+    if picture.mode.startswith("I;16") or old:
         return np.asarray(picture).astype(np.float32) / np.float32(65535)
     if picture.mode in ("I", "F"):
-        raise ValueError(f"pixels of mode {picture.mode} have no known range; save the picture with 8 or 16 bits")
+        raise ValueError(f"pixels of mode {picture.mode} have no known range; save the picture with 8 or "
+                         "16 bits")
     if "A" not in picture.getbands() and "transparency" not in picture.info:
         return np.asarray(picture.convert("L"), np.float32) / np.float32(255)
     picture = picture.convert("RGBA")
@@ -1211,7 +1266,7 @@ def _find_members(
     infos: list[zipfile.ZipInfo], # of an archive
     names: list[str], # of pictures, with or without folders
 ) -> list[zipfile.ZipInfo]: # one for each name
-    "Find files by their whole path, else by the longest end of it that the archive knows. Raises ValueError where that is not one file."
+    "Find files by their whole path, else by the longest end of it that the archive has, if that is one file."
     by_end: dict[str, list[zipfile.ZipInfo]] = {}
     for info in infos:
         for end in [] if info.is_dir() else _ends(info.filename):
@@ -1222,10 +1277,12 @@ def _find_members(
         hits = by_end[next(end for end in _ends(name) if end in by_end)]
         hits = [info for info in hits if info.filename == name] or hits
         if len(hits) > 1:
-            raise ValueError(f"the picture {name!r} could be {hits[0].filename!r} or {hits[1].filename!r}; name it with its folders, as the archive does")
+            raise ValueError(f"the picture {name!r} could be {hits[0].filename!r} or {hits[1].filename!r}; "
+                             "name it with its folders, as the archive does")
         first = owner.setdefault(hits[0].filename, name)
         if first != name:
-            raise ValueError(f"{first!r} and {name!r} are different pictures, but the archive has only {hits[0].filename!r}; is it complete?")
+            raise ValueError(f"{first!r} and {name!r} are different pictures, but the archive has only "
+                             f"{hits[0].filename!r}; is it complete?")
         found.append(hits[0])
     return found
 
@@ -1243,18 +1300,21 @@ def read_zip_images(
     pictures, clear = [], 0
     with zipfile.ZipFile(path) as archive:
         members = _find_members(archive.infolist(), names)
-        for name, member in tqdm(list(zip(names, members)), desc="reading images", unit="image", disable=len(names) < 500 or None):
+        quiet = len(names) < 500 or None
+        for name, member in zip(names, tqdm(members, desc="reading images", unit="image", disable=quiet)):
             if member.file_size > max_bytes:
-                raise ValueError(f"the picture {name!r} is {member.file_size} bytes large; more than {max_bytes} are refused")
+                raise ValueError(f"the picture {name!r} is {member.file_size} bytes large; more than "
+                                 f"{max_bytes} are refused")
             try:
                 picture = Image.open(io.BytesIO(archive.read(member)))
                 grey = _grey(picture)
             except (OSError, ValueError, Image.DecompressionBombError) as error:
-                raise ValueError(f"the picture {name!r} cannot be read ({error}); save it again as PNG") from error
+                raise ValueError(f"the picture {name!r} cannot be read ({error}); save it as PNG") from error
             clear += "A" in picture.getbands() or "transparency" in picture.info
             pictures.append(resize_images(grey[None], size)[0])
     if clear:
-        warnings.warn(f"{clear} of {len(names)} pictures have transparent parts, which became black", stacklevel=3)
+        warnings.warn(f"{clear} of {len(names)} pictures have transparent parts, which became black",
+                      stacklevel=3)
     return np.stack(pictures)
 
 # %% ../nbs/00_data.ipynb #82516cd5
@@ -1273,7 +1333,8 @@ def variation_names(
     levels = pd.to_numeric(pd.Series(text_column(values)).astype(str).str.upper().str.lstrip("V"), errors="coerce")
     wrong = (levels % 1 != 0).to_numpy() # NaN, too
     if wrong.any():
-        raise ValueError(f"variation levels must be 0, 3 and 6, or V0, V3 and V6, not {text_column(values)[wrong.argmax()]}")
+        raise ValueError("variation levels must be 0, 3 and 6, or V0, V3 and V6, not "
+                         f"{text_column(values)[wrong.argmax()]}")
     return np.array([f"V{int(level)}" for level in levels])
 
 # %% ../nbs/00_data.ipynb #da9a4887
@@ -1283,7 +1344,7 @@ BRAINSCORE_NAMES = {"category": "category_name", "object": "object_name", "image
 def to_xarray(
     recording: Recording,
 ) -> Any: # xarray.DataArray (neuroid, presentation, time_bin)
-    "The responses as an assembly of Brain-Score; single trials where there are any. A column of sites that labels have, too, is called site_..."
+    "The responses (single trials if any) as an assembly. Columns of sites that labels have, too, become site_..."
     xarray = import_for("xarray", "to_xarray")
     n, n_units = recording.responses.shape
     trials = recording.responses[:, None] if recording.trials is None else recording.trials
@@ -1298,7 +1359,8 @@ def to_xarray(
     _check_columns(labels, "labels, by their names in Brain-Score,")
     sites = sites.rename(columns={c: f"site_{c}" for c in sites if str(c) in labels}).rename(columns=str)
     _check_columns(sites, "sites, by their names in Brain-Score,")
-    coords = {c: ("presentation", repeat if c == "repetition" else labels[c].to_numpy()[image]) for c in labels}
+    shown = labels.iloc[image].assign(repetition=repeat)
+    coords = {c: ("presentation", shown[c].to_numpy()) for c in shown}
     coords |= {c: ("neuroid", sites[c].to_numpy()) for c in sites}
     values = trials[image, repeat].T[:, :, None]
     attrs = {"name": recording.name, "simulated": int(recording.simulated)}
@@ -1320,7 +1382,8 @@ def read_assembly(
     assembly = assembly.reset_index([name for name in ("neuroid", "presentation", "time_bin") if name in assembly.indexes])
     table = lambda dim: pd.DataFrame({str(k): text_column(c.values) for k, c in assembly.coords.items() if c.dims == (dim,)}, index=range(assembly.sizes[dim]))
     values = assembly.transpose("presentation", "neuroid", ...).values.reshape(assembly.sizes["presentation"], -1)
-    return values, brainscore_labels(table("presentation")), _rename(table("neuroid"), {"neuroid_id": "site_id"})
+    sites = _rename(table("neuroid"), {"neuroid_id": "site_id"})
+    return values, brainscore_labels(table("presentation")), sites
 
 # %% ../nbs/00_data.ipynb #da9a488a
 def brainscore_labels(
@@ -1345,7 +1408,8 @@ def from_xarray(
     ids = pd.unique(shown["image_id"]) if image_ids is None else np.asarray(image_ids)
     if image_ids is not None:
         _check_counting(shown["image_id"], ids, "image_ids")
-    labels = _labels_of_images(shown.drop(columns="repetition", errors="ignore")).set_index("image_id").reindex(ids).reset_index(names="image_id")
+    labels = _labels_of_images(shown.drop(columns="repetition", errors="ignore")).set_index("image_id")
+    labels = labels.reindex(ids).reset_index(names="image_id")
     known = shown["image_id"].isin(ids).to_numpy() | (missing != "drop")
     if not known.any():
         raise ValueError(f"none of the ids with responses has an image: {shown['image_id'].iloc[0]!r}, ... in the assembly, {ids[:1].tolist()} ... in image_ids")
@@ -1405,10 +1469,12 @@ def _download(
                 while chunk := read(2**16, decode_content=True):
                     received += len(chunk)
                     if max(received, size) > max_bytes:
-                        raise ConnectionAbortedError(f"{url} is larger than {max_bytes} bytes and was not kept; is it the right address? "
+                        raise ConnectionAbortedError(f"{url} is larger than {max_bytes} bytes and was not "
+                                                     "kept; is it the right address? "
                                                      "max_bytes= allows more")
                     if time.monotonic() - start > seconds:
-                        raise ConnectionAbortedError(f"{url} took longer than {seconds:g} seconds and was not kept; try again, or give more seconds=")
+                        raise ConnectionAbortedError(f"{url} took longer than {seconds:g} seconds and was "
+                                                     "not kept; try again, or give more seconds=")
                     file.write(chunk)
                     bar.update(len(chunk))
             except urllib3.exceptions.HTTPError as error:
@@ -1453,7 +1519,8 @@ def fetch_majaj_hong(
 
 # %% ../nbs/00_data.ipynb #76b41896
 SUBJECTS = {"M1": "Chabo", "M2": "Tito"}
-_TEXT_COLUMNS = ("stimulus_id", "image_id", "filename", "image_file_name", "category_name", "object_name", "category", "object", "background_id")
+_TEXT_COLUMNS = ("stimulus_id", "image_id", "filename", "image_file_name", "category_name", "object_name",
+                 "category", "object", "background_id")
 
 # %% ../nbs/00_data.ipynb #76b41897
 def one_file(
@@ -1493,14 +1560,16 @@ def read_stimuli(
     table_path = one_file(folder, ["stimulus_*.csv", "image_dicarlo_hvm*.csv"], "stimulus table")
     with reading(table_path, "the stimulus table of Brain-Score", "fetch it again"):
         others = [c for c in pd.read_csv(table_path, nrows=0) if c not in _TEXT_COLUMNS]
-        labels = pd.read_csv(table_path, dtype=dict.fromkeys(_TEXT_COLUMNS, str), keep_default_na=False, # ids as written: 0001, NA, None
-                             na_values=dict.fromkeys(others, ["", "NA", "NaN", "nan", "None", "null"]))
+        kinds = dict.fromkeys(_TEXT_COLUMNS, str) # as written: 0001, NA, None
+        missing = dict.fromkeys(others, ["", "NA", "NaN", "nan", "None", "null"])
+        labels = pd.read_csv(table_path, dtype=kinds, keep_default_na=False, na_values=missing)
         file_names = next((labels[c] for c in ("filename", "image_file_name") if c in labels), None)
         labels = brainscore_labels(labels).drop(columns=["id", "filename", "image_file_name"], errors="ignore")
         need_fields(labels, ["image_id", "category", "object"], "columns (stimulus_id or image_id, category_name, object_name)")
         for column in ("image_id", "category", "object"):
             if (labels[column] == "").any():
-                raise ValueError(f"{column} is empty in row {int((labels[column] == '').argmax())} of the table; complete it")
+                raise ValueError(f"{column} is empty in row {int((labels[column] == '').argmax())} of the "
+                                 "table; complete it")
         check_unique(labels, "image_id", "stimuli")
         names = list(labels["image_id"] + ".png") if file_names is None else list(file_names)
     with reading(one_file(folder, ["stimulus_*.zip", "image_dicarlo_hvm*.zip"], "archive of pictures"), "the zip archive of pictures", "fetch it again") as path:
@@ -1755,7 +1824,7 @@ def count_spikes(
 def nwb_images(
     nwb: Any, # open NWBFile
     name: str | None, # name of the container in stimulus_template or stimulus; None takes the only one
-    numbered: bool = False, # whether presentations name images by numbers, which the container may give an order of its own
+    numbered: bool = False, # whether images are named by numbers; the container may have an order of its own
 ) -> dict[Any, np.ndarray]: # grey picture of each id (name of an image, or number in a series)
     "Pictures stored in an NWB file, as an Images container or an image series."
     found = {**dict(nwb.stimulus_template), **dict(nwb.stimulus)}
@@ -1764,7 +1833,8 @@ def nwb_images(
         raise ValueError(f"stimulus_template holds {len(usable)} sets of images {list(usable)}; name one with image_container=, or pass images=")
     need_fields(usable, [name or next(iter(usable))], "image containers")
     container = usable[name or next(iter(usable))]
-    order, bits = getattr(container, "order_of_images", None), getattr(container, "bits_per_pixel", None) or 16
+    order = getattr(container, "order_of_images", None)
+    bits = getattr(container, "bits_per_pixel", None) or 16
     if not hasattr(container, "images"):
         pictures = dict(enumerate(container.data[:]))
     elif numbered and order is not None:
@@ -1778,14 +1848,15 @@ def nwb_trials(
     nwb: Any, # open NWBFile
     image_column: str | None, # column of the trials table with the id of the image; None tries the usual names
     window: tuple[float, float], # seconds after the onset
-    onset_column: str = "start_time", # column of the trials table with the onset of the image, seconds; NaN where none was shown
+    onset_column: str = "start_time", # column of the trials table: onset in seconds, NaN where none was shown
 ) -> tuple[np.ndarray, pd.DataFrame, pd.DataFrame]: # (P, N) counts, trials with image_id, sites
     "Read trials and units of an NWB file and count spikes."
     if nwb.trials is None or nwb.units is None:
         raise ValueError("a trials table and a units table are needed; add them with nwbfile.add_trial and nwbfile.add_unit")
     trials, units = nwb.trials.to_dataframe(), nwb.units.to_dataframe()
     column = image_column or next((c for c in NWB_IMAGE_COLUMNS if c in trials), "image_id")
-    need_fields(trials, [onset_column, column], "columns of the trials table (name it with image_column=, the onset with onset_column=)")
+    need_fields(trials, [onset_column, column], "columns of the trials table (name it with image_column=, "
+                "the onset with onset_column=)")
     need_fields(units, ["spike_times"], "columns of the units table")
     onsets = trials[onset_column].to_numpy(dtype=float)
     observed = units["obs_intervals"] if "obs_intervals" in units else [None] * len(units)
@@ -1794,7 +1865,8 @@ def nwb_trials(
     sites = units[plain] if "region" in plain else units[plain].rename(columns={"location": "region"})
     sites = sites.reset_index(drop=True) if "site_id" in plain else sites.reset_index(names="site_id")
     if column != "image_id" and "image_id" in trials:
-        warnings.warn(f"images are named by the column {column!r} of the trials table; its column 'image_id' is left out", stacklevel=3)
+        warnings.warn(f"images are named by the column {column!r} of the trials table; its column "
+                      "'image_id' is left out", stacklevel=3)
     trials = trials.drop(columns=[] if column == "image_id" else "image_id", errors="ignore")
     return counts, trials.rename(columns={column: "image_id"}).reset_index(drop=True), sites
 

@@ -33,7 +33,8 @@ def r2_rmse(
     if responses.shape != reconstruction.shape or responses.ndim != 2:
         raise ValueError(f"responses {responses.shape} and reconstruction {reconstruction.shape} must both be (n, N)")
     error, variance = ((responses - reconstruction) ** 2).mean(0), responses.var(0)
-    r2 = 1 - np.divide(error, variance, out=np.full_like(error, np.nan), where=np.ptp(responses, axis=0) > 1e-5) # less is rounding
+    varies = np.ptp(responses, axis=0) > 1e-5 # less is rounding
+    r2 = 1 - np.divide(error, variance, out=np.full_like(error, np.nan), where=varies)
     scores = {"r2": float(np.nanmean(r2)), "rmse": float(np.sqrt(error).mean()), "r2_unit": r2, "rmse_unit": np.sqrt(error)}
     if ceiling is not None:
         usable = np.where(np.asarray(ceiling) > 0.1, ceiling, np.nan)
@@ -48,8 +49,8 @@ def bin_factor(
     values: Iterable, # (n,) numbers or names
     bins: int = 10, # for numbers with more distinct values than this
 ) -> np.ndarray: # (n,) class of each value, 0, 1, ...
-    "Classes of a factor: names, numbered classes (categorical) and few numbers as they are, continuous numbers by quantiles."
-    named = getattr(values, "name", None) in NAMES or isinstance(getattr(values, "dtype", None), pd.CategoricalDtype)
+    "Classes of a factor: names, numbered classes (categorical) and few numbers as they are, others by quantiles."
+    named = isinstance(getattr(values, "dtype", None), pd.CategoricalDtype) or getattr(values, "name", None) in NAMES
     values = pd.Series(np.asarray(values))
     if values.isna().any():
         raise ValueError("the factor has missing values; select the images that have it")

@@ -167,7 +167,8 @@ def simulate_v1(
     return Recording(images, average, labels, sites, trials, "simulated V1", truth, simulated=True)
 
 # %% ../nbs/00d_v1.ipynb #fd68d049
-_MAT_BYTES = {"int8": 1, "uint8": 1, "logical": 1, "int16": 2, "uint16": 2, "int32": 4, "uint32": 4, "single": 4}
+_MAT_BYTES = {"int8": 1, "uint8": 1, "logical": 1, "int16": 2, "uint16": 2, "int32": 4, "uint32": 4,
+              "single": 4}
 
 
 def read_mat(
@@ -180,8 +181,8 @@ def read_mat(
 
     with reading(path, "a MATLAB file (.mat)", "copy or fetch it again") as path:
         try:
-            declared = [math.prod(shape) * _MAT_BYTES.get(kind, 8) for name, shape, kind in whosmat(path) if name in names]
-            _check_bytes(sum(declared), path.name)
+            for name, shape, kind in whosmat(path):
+                _check_bytes(math.prod(shape) * _MAT_BYTES.get(kind, 8) if name in names else 0, path.name)
             found = loadmat(path, simplify_cells=True, variable_names=names)
         except NotImplementedError as error:
             raise ValueError("MATLAB files of version 7.3 are not read; save it in MATLAB with save(..., '-v7')") from error
