@@ -124,7 +124,8 @@ def _read_run(folder: Path) -> dict[str, Any]:
     try: entries = json.loads(path.read_text())
     except ValueError as e:
         raise ValueError(f"{path} is damaged ({e}); restore it, or fit into another folder") from e
-    digest = entries.pop("digest", None) if isinstance(entries, dict) else None # None: of an earlier version
+    if not isinstance(entries, dict): raise ValueError(f"{path} is damaged: it holds no entries; restore it")
+    digest = entries.pop("digest", None) # None: of an earlier version
     if digest not in (None, hashlib.sha256(_as_json(entries).encode()).hexdigest()):
         raise ValueError(f"{path} is damaged or was changed: its digest is not that of its entries; restore "
                          "it, or take out the entry 'digest' if the change is meant")
@@ -545,14 +546,7 @@ class MIGVis(_Measures):
     ) -> SelectivityResult:
         "What each group changes and keeps, read by independent networks, with intervals over pairs."
         self.require_fitted()
-        n_pairs = check_n_pairs(self, n_pairs) # before a judge is trained
-        check_modes(self.preset, modes, options)
-        folder = folder and Path(folder).expanduser()
-        checkpoint = folder and folder / "judge.checkpoints"
-        judge = readouts or judge_for(self, options.get("progress", True), checkpoint)
-        result = run_selectivity(self, judge, n_pairs, modes, folder=folder, **options)
-        if folder and not readouts: shutil.rmtree(checkpoint, ignore_errors=True)
-        return result
+        return _by_judge(self, n_pairs, modes, readouts, folder, options)
 
     def explore(self, **options: Any) -> Any:
         "Sliders over guidance scale, group, original and target (`widgets.explore_guidance`); computes what it does not have."
@@ -843,6 +837,18 @@ def judge_for(
     config = ReadoutConfig(steps=max(100, 30 * len(images) // ReadoutConfig.batch_size)) # thirty times through the images
     return train_readouts(images, labels, config, validation=validation, start=load_readouts("demo", "cpu"), seed=model.seed,
                           device=model.device, progress=progress, checkpoint=checkpoint)
+
+def _by_judge(model: MIGVis, n_pairs: int | None, modes: Any, readouts: Readouts | None, folder: str | Path | None,
+              options: Mapping[str, Any]) -> SelectivityResult:
+    "Selectivity, read by a judge that is trained if need be; its checkpoints go when all is measured."
+    n_pairs = check_n_pairs(model, n_pairs) # before a judge is trained
+    check_modes(model.preset, modes, options)
+    folder = folder and Path(folder).expanduser()
+    checkpoint = folder and folder / "judge.checkpoints"
+    judge = readouts or judge_for(model, options.get("progress", True), checkpoint)
+    result = run_selectivity(model, judge, n_pairs, modes, folder=folder, **options)
+    if folder and not readouts: shutil.rmtree(checkpoint, ignore_errors=True)
+    return result
 
 # %% ../nbs/05c_pipeline.ipynb #71db38ad
 def save_run(model: MIGVis, folder: Path) -> Path:
