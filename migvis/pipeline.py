@@ -7,7 +7,7 @@ __all__ = ['fingerprint', 'Split', 'run_stage', 'claim_folder', 'cache_folder', 
            'as_groups', 'Aim', 'as_aim', 'as_direction', 'prepare', 'to_model_range', 'fit_vae_stage', 'critic_encoder',
            'fit_critics_stage', 'fit_denoiser_stage', 'schedule_of', 'hold_by_labels', 'MIGVis', 'fit_run', 'forget',
            'check_fitted', 'check_seed', 'check_start', 'denoiser_for', 'make_edits', 'label_direction', 'networks_in',
-           'check_precision', 'describe_run', 'check_critics', 'check_levers', 'check_modes', 'check_preset',
+           'describe_run', 'check_precision', 'check_critics', 'check_levers', 'check_modes', 'check_preset',
            'judge_for', 'save_run', 'check_same_weights', 'model_of', 'weak_of', 'load_run', 'report_vae',
            'score_labels', 'make_report', 'name_of_labels']
 
@@ -614,11 +614,6 @@ def fit_run(model: MIGVis, recording: Recording, out: str | Path | None, silent:
         else: model.save(folder)
     return model
 
-def _check_vae_options(options: Mapping[str, Any]) -> None:
-    "Raise TypeError for arguments of `fit` that neither it nor `fit_vae` has."
-    own = {name for call in (fit_vae, training.fit) for name, p in inspect.signature(call).parameters.items() if p.kind is p.KEYWORD_ONLY}
-    if unknown := sorted(set(options) - own): raise TypeError(f"fit has no arguments {', '.join(unknown)}; for the VAE there are {', '.join(sorted(own))}")
-
 def forget(model: MIGVis) -> None:
     "Drop what was fitted, so that parts of two fits never meet."
     for part in ("recording", "split", "vae", "critics", "denoiser", "weak", "shipped", "weights"): setattr(model, part, None)
@@ -640,6 +635,13 @@ def check_start(start: str, preset: Preset) -> None:
         raise ValueError(f"the shipped weights {start!r} are of another network than the one of preset {preset.name!r}; leave out start=, or use "
                          "the preset that the weights were trained for")
 
+# %% ../nbs/05c_pipeline.ipynb #5a1f0c21
+def _check_vae_options(options: Mapping[str, Any]) -> None:
+    "Raise TypeError for arguments of `fit` that neither it nor `fit_vae` has."
+    own = {name for call in (fit_vae, training.fit) for name, p in inspect.signature(call).parameters.items() if p.kind is p.KEYWORD_ONLY}
+    if unknown := sorted(set(options) - own): raise TypeError(f"fit has no arguments {', '.join(unknown)}; for the VAE there are {', '.join(sorted(own))}")
+
+# %% ../nbs/05c_pipeline.ipynb #5a1f0c22
 def denoiser_for(
     model: MIGVis,                     # fitted
     mode: str = "selective",           # the paper's form uses the denoiser alone unless told otherwise
@@ -703,11 +705,6 @@ def networks_in(
     if device.type == "cpu" and precision == "float32": critics, denoiser = in_any_company(critics), in_any_company(denoiser)
     return (critics, denoiser), computing_in(precision, device)
 
-def check_precision(precision: str) -> None:
-    "Raise ValueError for a precision that edits cannot be made in."
-    known = ("float32", "bfloat16", "auto", "float64")
-    if precision not in known: raise ValueError(f"precision must be one of {known}, got {precision!r}")
-
 def describe_run(model: MIGVis, mode: str) -> str:
     "Data, preset, seed and mode, for figures."
     notes = {"tiny": " (trained for seconds: layout only)", "demo": " (denoiser trained for minutes: edits are rough)"}
@@ -717,6 +714,12 @@ def describe_run(model: MIGVis, mode: str) -> str:
     name, simulated = model.recording.name, model.recording.simulated
     kind = "" if "simulated" in name else "simulated recording " if simulated else "recording "
     return f"{f'{kind}{name}'.strip()}; {model.preset.name} preset{note}; seed {model.seed}; {mode} guidance"
+
+# %% ../nbs/05c_pipeline.ipynb #5a1f0c23
+def check_precision(precision: str) -> None:
+    "Raise ValueError for a precision that edits cannot be made in."
+    known = ("float32", "bfloat16", "auto", "float64")
+    if precision not in known: raise ValueError(f"precision must be one of {known}, got {precision!r}")
 
 # %% ../nbs/05c_pipeline.ipynb #d83ca59e
 def _described(value: Any) -> str:

@@ -551,3 +551,30 @@ def test_networks_far_larger_than_their_file_are_refused_before_they_are_made(tm
                  lambda: torch.zeros(size=(10**5, 10**5)), lambda: torch.linspace(0, 1, steps=10**9), lambda: torch.arange(10**12)):
         with pytest.raises(ValueError, match="far larger than the file"), training._building_from(path): make()
     with training._building_from(path): assert nn.Linear(1000, 1000)(torch.ones(1, 1000)).shape == (1, 1000)
+
+
+def huge_files(folder):
+    "Files of every kind whose header describes a network that no memory holds, each with its loader."
+    from migvis.denoiser import load_denoiser
+    from migvis.infonce import ConvEncoder, Critics, load_critics, save_critics
+    from migvis.pretrained import weights_file
+    from migvis.readouts import Readouts
+    from migvis.vae import NeuralVAE, load_vae
+    n = 10**9
+    def changed(name, source, change):
+        tensors, meta = load_tensors(source)
+        change(meta)
+        return save_tensors(folder / f"{name}.safetensors", tensors, meta)
+    yield changed("unet", weights_file("demo"), lambda m: m["unet"].update(block_out_channels=[n, n, n])), load_denoiser
+    yield changed("layers", weights_file("demo"), lambda m: m["unet"].update(layers_per_block=n)), load_denoiser
+    judge = ROOT / "migvis" / "weights" / "readouts_demo.safetensors"
+    yield changed("readouts", judge, lambda m: m["outputs"].update({k: n for k in m["outputs"]})), Readouts.load
+    small = save_critics(Critics(ConvEncoder(8, 2, 4), (2, 2), n_features=3), folder / "small.safetensors")
+    yield changed("critics", small, lambda m: m["config"].update(n_features=n)), load_critics
+    model = NeuralVAE(3, 2, 2, hidden=4)
+    yield save_tensors(folder / "vae.safetensors", model.state_dict(), {"kind": "vae", "config": model.config | {"hidden": n}}), load_vae
+
+
+def test_no_loader_makes_a_network_that_its_file_could_not_hold(tmp_path):
+    for path, load in huge_files(tmp_path):
+        with pytest.raises(ValueError, match="far larger than the file"): load(path)
