@@ -68,7 +68,7 @@ def test_fit_edit_info(tmp_path, saved, capsys):
     assert main(judged) == 2 and "got 500" in capsys.readouterr().err, "the tiny run has not that many pairs"
     assert main(["info", str(saved)]) == 0 and "simulated" in capsys.readouterr().out
     for bad, told in [(["--groups", "0"], "numbered from 1"), (["--groups", "7"], "numbered from 1 to 4"), (["--target", "500"], "target must be"),
-                      (["--gammas", "-1"], "not negative"), (["--hold", "1", "2"], "one for each of the 4 groups"), (["--candidates", "2"], "would all be the same"), (["--out", str(tmp_path / "edit.doc")], "must be a file ending in .png"),
+                      (["--gammas", "-1"], "not negative"), (["--hold", "1", "2"], "one for each of the 4 groups"), (["--candidates", "2", "--mode", "paper"], "would all be the same"), (["--out", str(tmp_path / "edit.doc")], "must be a file ending in .png"),
                       (["--gammas", "nan"], "finite"), (["--save", str(tmp_path)], "is a folder")]:
         assert main(edit + bad) == 2
         assert told in capsys.readouterr().err
