@@ -333,7 +333,7 @@ def _with_names(
     if sites is not None:
         columns = _names(responses.columns, "the columns of responses")
         _check_same(columns, pd.DataFrame(sites), "site_id", "sites")
-    if rows is None or rows.nlevels > 1 or "image_id" in labels or not labels.index.equals(pd.RangeIndex(len(rows))):
+    if rows is None or rows.nlevels > 1 or "image_id" in labels or _names(labels.index, "labels") is not None:
         return labels
     only_numbers = pd.api.types.is_numeric_dtype(rows) and rows.name != "image_id"
     return labels if only_numbers else labels.assign(image_id=rows)
@@ -793,7 +793,7 @@ class Standardizer:
         constant = _constant(_real(responses, "responses"))
         if constant.any():
             warnings.warn(f"units {np.flatnonzero(constant)[:10].tolist()} are constant in the training part; they become 0", stacklevel=2)
-        size = np.maximum(1, np.abs(x.mean(0))) # in this unit what rounding is left of a constant is next to 0
+        size = np.maximum(1, np.abs(x.mean(0))) # makes what rounding left of a constant next to 0
         scale = np.where(constant, size, x.std(0))
         return cls(x.mean(0).astype(np.float32), scale.astype(np.float32))
 
@@ -1344,7 +1344,7 @@ BRAINSCORE_NAMES = {"category": "category_name", "object": "object_name", "image
 def to_xarray(
     recording: Recording,
 ) -> Any: # xarray.DataArray (neuroid, presentation, time_bin)
-    "The responses (single trials if any) as an assembly. Columns of sites that labels have, too, become site_..."
+    "Responses (single trials if any) as an assembly. Columns of sites that labels have, too, become site_..."
     xarray = import_for("xarray", "to_xarray")
     n, n_units = recording.responses.shape
     trials = recording.responses[:, None] if recording.trials is None else recording.trials
