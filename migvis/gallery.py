@@ -42,7 +42,7 @@ from .pipeline import MIGVis, to_model_range
 from .selectivity import score_members, subspace_table, table_1, table_2, table_3, table_4
 from .training import atomic_write, progress_bar, read_csv, write_csv
 from .unit_selectivity import unit_scores
-from .vae import FittedVAE, ablation, fit_vae, latent_table, trial_table, widest_pair
+from .vae import FittedVAE, ablation, dimension_pairs, fit_vae, latent_table, trial_table, widest_pair
 
 # %% ../nbs/06b_gallery.ipynb #d93be12e
 def turned(
@@ -196,7 +196,7 @@ def draw_dimension_pairs(
     **options,                  # of `MIGVis.edit`
 ) -> Figure:
     "Edits toward two dimensions of a group at a time."
-    pairs, size = model.vae.dimension_pairs(group), model.vae.groups[group]
+    pairs, size = dimension_pairs(model.vae, group), model.vae.groups[group]
     image, aim = find_pair(model, [original], target)
     rows = []
     for pair in pairs:

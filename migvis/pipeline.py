@@ -415,7 +415,33 @@ def schedule_of(
 
 # %% ../nbs/05c_pipeline.ipynb #86a1f087
 class _Measures:
-    "What is measured of a fitted run beside `selectivity`."
+    "What is measured of a fitted run, and how its edits are made."
+    def levers_of(
+        self,
+        mode: str,                    # of `edit`
+        n_groups: int | None = None,  # of the critics; None: those of the VAE
+    ) -> dict[str, Any]:
+        "Options of `ddim_guidance.edit` by default in a mode: the preset's, and how strongly groups are held (`hold_by_labels`)."
+        levers = self.preset.levers_of(mode)
+        if mode == "paper" or "hold" in levers or n_groups not in (None, len(self.vae.groups)): return levers
+        return levers | {"hold": hold_by_labels(self.vae.codes, len(self.vae.groups))}
+
+    def report(self) -> dict[str, Any]: # JSON-able
+        "What was measured on the held-out images."
+        return make_report(self)
+
+    def selectivity(
+        self,
+        n_pairs: int | None = None,             # held-out originals and targets: other category, other pose; None: 64, or fewer of few images
+        modes: str | Sequence[str] | Mapping[str, Mapping[str, Any]] = "selective", # or "paper", or both; or name -> options of `edit`
+        readouts: Readouts | None = None,       # the judge; None: see `judge_for`
+        folder: str | Path | None = None,       # keeps edits, tables and the figure; an interrupted evaluation goes on there
+        **options: Any,                         # for `edit_selectivity.run_selectivity` and `edit`: gammas, steps, seed, progress, ...
+    ) -> SelectivityResult:
+        "What each group changes and keeps, read by independent networks, with intervals over pairs."
+        self.require_fitted()
+        return _by_judge(self, n_pairs, modes, readouts, folder, options)
+
     def consistency(
         self,
         n_pairs: int | None = None,       # held-out originals and targets; None: 64, or fewer of few images
@@ -487,16 +513,6 @@ class MIGVis(_Measures):
         "Fit VAE, denoiser and critics; an interrupted fit goes on where it was."
         return fit_run(self, recording, out, silent, progress, train, start, vae)
 
-    def levers_of(
-        self,
-        mode: str,                    # of `edit`
-        n_groups: int | None = None,  # of the critics; None: those of the VAE
-    ) -> dict[str, Any]:
-        "Options of `ddim_guidance.edit` by default in a mode: the preset's, and how strongly groups are held (`hold_by_labels`)."
-        levers = self.preset.levers_of(mode)
-        if mode == "paper" or "hold" in levers or n_groups not in (None, len(self.vae.groups)): return levers
-        return levers | {"hold": hold_by_labels(self.vae.codes, len(self.vae.groups))}
-
     def __repr__(self) -> str:
         if self.vae is None: return f"MIGVis(preset={self.preset.name!r}, seed={self.seed}), not fitted"
         return f"MIGVis(preset={self.preset.name!r}, seed={self.seed}) of {self.recording.name or 'a recording'}: {len(self.recording)} images; {self.vae!r}"
@@ -536,18 +552,6 @@ class MIGVis(_Measures):
         "How the latents of a group change where a label is `sd` standard deviations higher, as a linear regression reads it from them."
         return label_direction(self, label, group, sd)
 
-    def selectivity(
-        self,
-        n_pairs: int | None = None,             # held-out originals and targets: other category, other pose; None: 64, or fewer of few images
-        modes: str | Sequence[str] | Mapping[str, Mapping[str, Any]] = "selective", # or "paper", or both; or name -> options of `edit`
-        readouts: Readouts | None = None,       # the judge; None: see `judge_for`
-        folder: str | Path | None = None,       # keeps edits, tables and the figure; an interrupted evaluation goes on there
-        **options: Any,                         # for `edit_selectivity.run_selectivity` and `edit`: gammas, steps, seed, progress, ...
-    ) -> SelectivityResult:
-        "What each group changes and keeps, read by independent networks, with intervals over pairs."
-        self.require_fitted()
-        return _by_judge(self, n_pairs, modes, readouts, folder, options)
-
     def explore(self, **options: Any) -> Any:
         "Sliders over guidance scale, group, original and target (`widgets.explore_guidance`); computes what it does not have."
         from migvis.widgets import explore_guidance
@@ -568,10 +572,6 @@ class MIGVis(_Measures):
     def caption(self, mode: str) -> str:
         "Data, preset, seed and mode, for figures."
         return describe_run(self, mode)
-
-    def report(self) -> dict[str, Any]: # JSON-able
-        "What was measured on the held-out images."
-        return make_report(self)
 
     def save(self, folder: str | Path) -> Path:
         "Write the run: models, recording at the preset's resolution, report."

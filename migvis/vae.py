@@ -9,8 +9,8 @@ __all__ = ['ANGLES', 'POSE_AND_CATEGORY', 'LabelCode', 'PRIOR_HIDDEN', 'LIKELIHO
            'StackedLinear', 'StackedScale', 'stacked_mlp', 'NeuralVAE', 'take_members', 'seeded_ensemble',
            'gaussian_log_likelihood', 'poisson_log_likelihood', 'Likelihood', 'gaussian_kl', 'prior_kl', 'label_gram',
            'leak', 'Targets', 'make_targets', 'elbo_terms', 'negative_objective', 'posterior_activity', 'FittedVAE',
-           'save_vae', 'load_vae', 'ablation', 'term_ablation', 'config_weights', 'member_table', 'hold_out',
-           'Objective', 'make_objective', 'fit_vae', 'trial_table', 'latent_table', 'widest_pair']
+           'dimension_pairs', 'save_vae', 'load_vae', 'ablation', 'term_ablation', 'config_weights', 'member_table',
+           'hold_out', 'Objective', 'make_objective', 'fit_vae', 'trial_table', 'latent_table', 'widest_pair']
 
 # %% ../nbs/01_vae.ipynb #e9d01238
 import hashlib
@@ -670,16 +670,6 @@ class FittedVAE:
         parts = np.split(shares, np.cumsum(self.groups)[:-1])
         return tuple(tuple(np.flatnonzero(part > ACTIVE).tolist()) for part in parts)
 
-    def dimension_pairs(self, group: int) -> list[tuple[int, int]]: # of dimensions counted within the group
-        "Neighbouring pairs of a group's active dimensions; of all, with a warning, if fewer than two are active."
-        size = self.groups[group]
-        active = list(range(size)) if self.activity is None or self.members.variant.nunique() > 1 else list(self.active()[group])
-        if len(active) < 2:
-            warnings.warn(f"group {group + 1} has {len(active)} active dimensions of {size}: pairs of all are shown", stacklevel=2)
-            active = list(range(size))
-        ends = range(1, len(active), 2) if len(active) % 2 == 0 else (*range(1, len(active), 2), len(active) - 1)
-        return [(active[end - 1], active[end]) for end in ends]
-
     def reconstruct(
         self,
         recording: Recording | np.ndarray | Tensor,
@@ -701,21 +691,9 @@ class FittedVAE:
         orders = [torch.randperm(len(z), generator=generator(seed, 4, draw)) for draw in range(draws)]
         return np.mean([self.decode(z * keep + z[order] * (1 - keep), member) for order in orders], axis=0)
 
-    def group_r2(
-        self,
-        recording: Recording,
-        member: int | None = None,  # None: the best
-        others: str = "average",    # see `reconstruct`
-    ) -> pd.Series: # R^2, mean over units that vary
-        "How much of the responses each part of the latents explains: all, groups with labels, free groups, each group."
-        labelled = {code.spec.group for code in self.codes}
-        every = range(len(self.groups))
-        parts = {"all": None, "labelled": sorted(labelled), "free": [g for g in every if g not in labelled],
-                 **{f"group {g + 1}": [g] for g in every}}
-        x = self.standardizer.transform(np.asarray(recording.responses, np.float32))
-        varies = np.ptp(x, axis=0) > 1e-6
-        return pd.Series({name: _mean_r2(x[:, varies], self.reconstruct(recording, member, groups, others)[:, varies])
-                          for name, groups in parts.items()})
+    def group_r2(self, recording: Recording, member: int | None = None, others: str = "average") -> pd.Series: # see `_group_r2`
+        "How much of the responses each part of the latents explains: all, groups with labels, free groups, each group (mean R^2 of units)."
+        return _group_r2(self, recording, member, others)
 
     def predict_labels(self, recording: Recording | np.ndarray | Tensor, member: int | None = None) -> dict[str, np.ndarray]:
         "Predictions of the label heads by name."
@@ -723,17 +701,52 @@ class FittedVAE:
             outputs = self.single(member).predict(self.latents(recording, member))
         return {code.name: code.decode(output) for code, output in zip(self.codes, outputs)}
 
-    def __repr__(self) -> str:
-        labels = {code.spec.group: code.name for code in self.codes}
-        said = [labels.get(g, "no labels") for g in range(len(self.groups))]
-        if self.activity is not None and self.members.variant.nunique() == 1:
-            said = [f"{name}, {len(active)} of {size} active" for name, active, size in zip(said, self.active(), self.groups)]
-        groups = "; ".join(f"group {g + 1}: {text}" for g, text in enumerate(said))
-        return f"FittedVAE({self.model.config['n_units']} units, {len(self.members)} members; {groups})"
+    def __repr__(self) -> str: return _describe(self)
 
     def save(self, path: str | Path) -> Path: return save_vae(self, path)
     @staticmethod
     def load(path: str | Path) -> "FittedVAE": return load_vae(path)
+
+# %% ../nbs/01_vae.ipynb #974dcea7
+def _describe(fitted: FittedVAE) -> str:
+    "What a fitted VAE is, in a line: units, members, groups with their labels and active dimensions."
+    labels = {code.spec.group: code.name for code in fitted.codes}
+    said = [labels.get(g, "no labels") for g in range(len(fitted.groups))]
+    if fitted.activity is not None and fitted.members.variant.nunique() == 1:
+        said = [f"{name}, {len(active)} of {size} active" for name, active, size in zip(said, fitted.active(), fitted.groups)]
+    groups = "; ".join(f"group {g + 1}: {text}" for g, text in enumerate(said))
+    return f"FittedVAE({fitted.model.config['n_units']} units, {len(fitted.members)} members; {groups})"
+
+# %% ../nbs/01_vae.ipynb #38ff00ea
+def _group_r2(
+    fitted: FittedVAE,
+    recording: Recording,
+    member: int | None, # None: the best
+    others: str, # see `FittedVAE.reconstruct`
+) -> pd.Series: # mean over units that vary
+    "R^2 of responses decoded from parts of the latents."
+    labelled = {code.spec.group for code in fitted.codes}
+    every = range(len(fitted.groups))
+    parts = {"all": None, "labelled": sorted(labelled), "free": [g for g in every if g not in labelled],
+             **{f"group {g + 1}": [g] for g in every}}
+    x = fitted.standardizer.transform(np.asarray(recording.responses, np.float32))
+    varies = np.ptp(x, axis=0) > 1e-6
+    return pd.Series({name: _mean_r2(x[:, varies], fitted.reconstruct(recording, member, groups, others)[:, varies])
+                      for name, groups in parts.items()})
+
+# %% ../nbs/01_vae.ipynb #1587966d
+def dimension_pairs(
+    fitted: FittedVAE,
+    group: int, # from 0
+) -> list[tuple[int, int]]: # of dimensions counted within the group
+    "Neighbouring pairs of a group's active dimensions; of all, with a warning, if fewer than two are active."
+    size, mixed = fitted.groups[group], fitted.members.variant.nunique() > 1
+    active = list(range(size)) if fitted.activity is None or mixed else list(fitted.active()[group])
+    if len(active) < 2:
+        warnings.warn(f"group {group + 1} has {len(active)} active dimensions of {size}: pairs of all are shown", stacklevel=2)
+        active = list(range(size))
+    ends = range(1, len(active), 2) if len(active) % 2 == 0 else (*range(1, len(active), 2), len(active) - 1)
+    return [(active[end - 1], active[end]) for end in ends]
 
 # %% ../nbs/01_vae.ipynb #8f0cabcd
 CODES = {"continuous": (ContinuousCode, Continuous), "categorical": (CategoricalCode, Categorical)}

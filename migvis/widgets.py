@@ -38,6 +38,7 @@ from PIL import Image, features
 
 from .ddim_guidance import check_gamma, edit
 from .pipeline import Edits, MIGVis, as_groups, as_indices, denoiser_for, networks_in
+from .vae import dimension_pairs
 from .data import _as_json, _load_arrays
 from .training import atomic_write
 
@@ -544,7 +545,7 @@ def dimension_choices(
     base = guidance_choices(model, original, other_images(model, original, 1) if target is None else target, group,
                             [max(model.preset.gammas_of(mode))] if gamma is None else np.atleast_1d(gamma).tolist(), mode)
     smallest = min(len(model.critics.groups[g]) for g in base.groups)
-    if dims is None: dims = model.vae.dimension_pairs(base.groups[0]) if len(base.groups) == 1 else [(d, d + 1) for d in range(0, smallest - 1, 2)]
+    if dims is None: dims = dimension_pairs(model.vae, base.groups[0]) if len(base.groups) == 1 else [(d, d + 1) for d in range(0, smallest - 1, 2)]
     dims = tuple((int(i), int(j)) for i, j in dims)
     wrong = [pair for pair in dims if pair[0] == pair[1] or not all(0 <= d < smallest for d in pair)]
     if wrong or not dims: raise ValueError(f"dims must be pairs of two dimensions in 0..{smallest - 1}, got {wrong or dims}")

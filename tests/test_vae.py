@@ -13,7 +13,7 @@ from migvis.data import Recording, Standardizer
 from migvis.partial_correlation import is_weights, log_ratio, partial_correlation
 from migvis.training import VAEConfig
 from migvis.vae import (PAPER, POSE_AND_CATEGORY, PRIOR_ANCHOR, PRIOR_LOG_VAR, WEIGHTS, Categorical, Continuous, FittedVAE, NeuralVAE,
-                        Targets, ablation, config_weights, elbo_terms, fit_vae, gaussian_kl, gaussian_log_likelihood, label_codes, leak,
+                        Targets, ablation, config_weights, dimension_pairs, elbo_terms, fit_vae, gaussian_kl, gaussian_log_likelihood, label_codes, leak,
                         make_objective, matrix_columns, member_table, negative_objective, poisson_log_likelihood, posterior_activity,
                         prior_kl, seeded_ensemble, take_members, term_ablation)
 
@@ -611,6 +611,6 @@ def test_pairs_of_dimensions_are_of_active_ones(fitted, shares, expected):
     one = fitted.variant("migvis")
     model = NeuralVAE(15, groups=(4,), heads=(), members=1)
     few = replace(one, model=model, members=one.members.iloc[:1], codes=(), activity=0.9 * np.array([shares], float))
-    assert few.dimension_pairs(0) == expected
+    assert dimension_pairs(few, 0) == expected
     with pytest.warns(UserWarning, match="1 active dimensions of 4"):
-        assert replace(few, activity=np.array([[0.9, 0, 0, 0]])).dimension_pairs(0) == [(0, 1), (2, 3)]
+        assert dimension_pairs(replace(few, activity=np.array([[0.9, 0, 0, 0]])), 0) == [(0, 1), (2, 3)]
