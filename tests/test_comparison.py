@@ -79,8 +79,12 @@ def test_all_standard_methods_edit(run, folder):
         images = cp.edit_trial(run, replace(method, gammas=(0.0, method.gammas[-2])), models[method.model], pairs, [0, 1], steps=3, batch_size=3)
         assert images.shape == (2, 2, 2, 1, 32, 32) and np.isfinite(images).all() and 0 <= images.min() and images.max() <= 1, name
         assert not np.allclose(images[:, :, 0], images[:, :, 1], atol=1e-6), name
-        if method.model in ("critics", "linear", "regressor"): trips[name] = images[:, :, 0]
-    for trip in trips.values(): np.testing.assert_allclose(trip, next(iter(trips.values())), atol=1e-5)  # without guidance they are one
+        if method.model in ("critics", "linear", "regressor"): trips.setdefault(method.options.get("mode", "paper"), []).append(images[:, :, 0])
+    assert set(trips) == {"paper", "selective"}
+    for same in trips.values():   # without guidance those of a mode are one
+        for trip in same: np.testing.assert_allclose(trip, same[0], atol=1e-5)
+    originals = run.recording.images[pairs[:, 0]][:, None]
+    for trip in trips["selective"]: np.testing.assert_allclose(trip, np.broadcast_to(originals, trip.shape), atol=1e-5)
 
 
 def test_fitted_models_are_kept(run, folder, monkeypatch):

@@ -14,7 +14,7 @@ from migvis.readouts import Readings
 from migvis.training import get_preset, load_tables
 
 TINY = get_preset("tiny")
-SMALL = replace(TINY, vae=replace(TINY.vae, steps=60), critic=replace(TINY.critic, steps=30), denoiser=replace(TINY.denoiser, steps=10), t_edit=20)
+SMALL = replace(TINY, vae=replace(TINY.vae, steps=300), critic=replace(TINY.critic, steps=150), denoiser=replace(TINY.denoiser, steps=10), t_edit=20)
 
 
 class NeighbourJudge:
