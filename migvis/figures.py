@@ -544,6 +544,6 @@ def plot_stability(
             ax.set_yticklabels(values.index if k == 0 else [])
             ax.spines[:].set_visible(False)
             ax.tick_params(length=0, labelrotation=0)
-        figure.colorbar(picture, ax=axes, label="shared variance $R^2$")
+        figure.colorbar(picture, ax=axes, label="shared variance, R²")
         figure.supxlabel(caption, fontsize=7.5, color="0.35")
     return figure
