@@ -28,7 +28,8 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from migvis.denoiser import Denoiser, build_denoiser, sample_images, train_denoiser
-from migvis.training import DenoiserConfig, generator, get_preset, resolve_device
+from migvis.support.presets import DenoiserConfig, get_preset
+from migvis.support.training import generator, resolve_device
 
 MEAN, STD, SAMPLING_STEPS = -0.88, 0.34, 10
 PEER = "denoising-diffusion-pytorch"
@@ -89,7 +90,7 @@ def our_steps(denoiser: Denoiser, images: Tensor, config: DenoiserConfig, steps:
     "Seconds of each training step of `train_denoiser` (its last one, which validates, and its first are left out)."
     stamps, device = [], images.device
     train_denoiser(images, replace(config, steps=steps + 2), denoiser=denoiser, validation=images[:1], device=device, progress=False, log_every=1,
-                   validate_every=10**9, compile=device.type == "cuda", callback=lambda *_: stamps.append(now(device)))
+                   compile=device.type == "cuda", callback=lambda *_: stamps.append(now(device)))
     return [b - a for a, b in zip(stamps[:-2], stamps[1:-1])]
 
 

@@ -16,9 +16,10 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from migvis.denoiser import build_denoiser, check_images, sample_images, train_denoiser
-from migvis.simulate import simulate_hvm
-from migvis.training import fit, generator, get_preset
+from migvis.denoiser import build_denoiser, _check_images, sample_images, train_denoiser
+from migvis.simulate.it import simulate_hvm
+from migvis.support.training import fit, generator
+from migvis.support.presets import get_preset
 
 DEMO = get_preset("demo").denoiser
 PLAIN, V = "plain", "v"  # preconditioning: the U-Net's output is eps; v-prediction. "data": by the images' mean and s.d.
@@ -49,10 +50,10 @@ def variant(name: str, y0: Tensor):
 
 def seconds_a_step(name: str, images: Tensor) -> float:
     "Median of twelve training steps, after three to warm up."
-    config, denoiser, weighting = variant(name, check_images(images, DEMO.image_size))
+    config, denoiser, weighting = variant(name, _check_images(images, DEMO.image_size))
     stamps = []
     train_denoiser(images[:256], replace(config, steps=15), denoiser=denoiser, weighting=weighting, progress=False, log_every=1,
-                   validate_every=100, validation=images[:1], callback=lambda *_: stamps.append(time.perf_counter()))
+                   validation=images[:1], callback=lambda *_: stamps.append(time.perf_counter()))
     gaps = torch.tensor(stamps[2:14]).double().diff()
     return gaps.median().item()
 
@@ -99,14 +100,14 @@ def main() -> None:
     with torch.no_grad(): real = net[:-1](held_out)
     rows = [{"variant": "held-out images", "kid": kid(real[:512], real[512:])}]
     for name in options.only:
-        config, denoiser, weighting = variant(name, check_images(images, DEMO.image_size))
+        config, denoiser, weighting = variant(name, _check_images(images, DEMO.image_size))
         step = seconds_a_step(name, images)
         config = replace(config, steps=max(10, round(60 * options.minutes / step)))
         run = train_denoiser(images, config, validation=held_out, denoiser=denoiser, weighting=weighting, desc=name)
         samples = sample_images(run.model, 256, progress=True)
         with torch.no_grad(): fake = net[:-1](samples)
         rows.append({"variant": name, "parameters (M)": sum(p.numel() for p in denoiser.parameters()) / 1e6, "ms/step": 1e3 * step, "steps": config.steps,
-                     "loss of eps": run.history["validation"].iloc[-1], **clean_rmse(run.model, check_images(held_out[:256], 64)), "kid": kid(fake, real)})
+                     "loss of eps": run.history["validation"].iloc[-1], **clean_rmse(run.model, _check_images(held_out[:256], 64)), "kid": kid(fake, real)})
         print(pd.DataFrame(rows).round(4).to_string(index=False), flush=True)
         pd.DataFrame(rows).to_csv(options.out, index=False)
         sheet = samples[:64].reshape(4, 16, 64, 64).permute(0, 2, 1, 3).reshape(256, 1024)

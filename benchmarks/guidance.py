@@ -2,7 +2,7 @@
 
     python benchmarks/guidance.py [--mode selective] [--steps N] [--threads 1] [--device auto] [--run RUN] [--pairs 16] [--double]
 
-1. The paper's Fig. 4: two originals, four groups, three strengths, T = 150, t' = 135. One call of `edit`, against 24 calls that make
+1. The paper's Fig. 4: two originals, four groups, three strengths, T = 150, t' = 135. One call of an `Editor`, against 24 calls that make
    one image each with the same function and the same settings; after a check that both give the same images. The batched call is
    timed between the single ones, so that a change of the machine's speed meets both. Models are those of the demo preset with
    random weights (time does not depend on them), or those of a fitted run. With --double also in double precision, where rounding
@@ -17,13 +17,15 @@ import time
 import numpy as np
 import torch
 
-from migvis.ddim_guidance import edit
+from migvis.ddim_guidance import Editor
 from migvis.denoiser import build_denoiser
-from migvis.edit_selectivity import held_out_pairs, measure_edits
-from migvis.infonce import ConvEncoder, Critics
-from migvis.pipeline import MIGVis
-from migvis.readouts import geodesic_angle, load_readouts
-from migvis.training import generator, get_preset, resolve_device
+from migvis.measure.edits import _held_out_pairs, measure_edits
+from migvis.support.encoders import ConvEncoder
+from migvis.infonce import Critics
+from migvis.model import MIGVis
+from migvis.measure.readouts import geodesic_angle, load_readouts
+from migvis.support.training import generator, resolve_device
+from migvis.support.presets import EditSettings, get_preset
 
 GAMMAS = {"paper": (2.0, 5.0, 10.0), "selective": (0.05, 0.1, 0.2)}
 
@@ -48,10 +50,10 @@ def one_call_or_many(mode: str, device: torch.device, steps: int | None, models:
     denoiser, critics = models or random_models(device)
     images = torch.rand(2, 1, denoiser.image_size, denoiser.image_size, generator=generator(0, 1))
     z = torch.randn(131, critics.n_latents, generator=generator(0, 2))
-    common = dict(negatives=z[4:], mode=mode, t_edit=135, steps=steps, pairs=True, progress=False)
+    editor = Editor(critics, denoiser, denoiser.schedule, z[4:], EditSettings(mode, t_edit=135, steps=steps))
 
     def call(rows: slice, groups, gammas) -> torch.Tensor:
-        return edit(images[rows], z[:2][rows], critics, denoiser, denoiser.schedule, groups, gammas, z_originals=z[2:4][rows], **common)
+        return editor(images[rows], z[:2][rows], groups, gammas, z_originals=z[2:4][rows], paired=True)
     call(slice(0, 1), [0], GAMMAS[mode][:1])  # warm up
     single, alone, batched = {}, 0.0, []
     for number, (i, g, k) in enumerate(np.ndindex(2, 4, 3)):
@@ -73,10 +75,10 @@ def in_double(mode: str, device: torch.device, steps: int | None, models: tuple 
     denoiser, critics = (copy.deepcopy(model).double() for model in models or random_models(device))
     images = torch.rand(2, 1, denoiser.image_size, denoiser.image_size, generator=generator(0, 1))
     z = torch.randn(131, critics.n_latents, generator=generator(0, 2))
+    editor = Editor(critics, denoiser, denoiser.schedule, z[4:], EditSettings(mode, t_edit=135, steps=steps))
 
     def call(rows: slice, groups) -> torch.Tensor:
-        return edit(images[rows], z[:2][rows], critics, denoiser, denoiser.schedule, groups, GAMMAS[mode][-1:], z_originals=z[2:4][rows],
-                    negatives=z[4:], mode=mode, t_edit=135, steps=steps, pairs=True, progress=False)
+        return editor(images[rows], z[:2][rows], groups, GAMMAS[mode][-1:], z_originals=z[2:4][rows], paired=True)
     start = cpu_or_wall(device)
     whole = call(slice(0, 2), "all")
     seconds = cpu_or_wall(device) - start
@@ -87,10 +89,10 @@ def in_double(mode: str, device: torch.device, steps: int | None, models: tuple 
 def fewer_steps(run: str, mode: str, n_pairs: int, device: torch.device) -> None:
     "25 strided steps against 135, as the judge sees them."
     model, judge = MIGVis.load(run, device), load_readouts("demo", device)
-    pairs, edits, seconds = held_out_pairs(model, judge, n_pairs), {}, {}
+    pairs, edits, seconds = _held_out_pairs(model, judge, n_pairs), {}, {}
     for steps in (135, 25):
         start = cpu_or_wall(device)
-        edits[steps] = model.edit(*pairs.T.tolist(), mode=mode, steps=steps, batch_size=64, progress=False)
+        edits[steps] = model.edit(*pairs.T.tolist(), settings=EditSettings(mode, steps=steps), progress=False)
         seconds[steps] = cpu_or_wall(device) - start
     guided = [k for k, gamma in enumerate(edits[25].gammas) if gamma > 0]
     flat = {steps: e.images[:, :, guided].reshape(-1, *e.images.shape[3:]) for steps, e in edits.items()}

@@ -34,11 +34,15 @@ import numpy as np
 import pandas as pd
 import torch
 
-from migvis import MIGVis, Recording, simulate_hvm
-from migvis.cli import report_of
-from migvis.denoiser import digest_weights, save_denoiser, train_denoiser
-from migvis.pipeline import Edits, fingerprint
-from migvis.training import generator, get_preset, list_checkpoints, load_tensors
+from migvis import EditSettings, MIGVis, Recording, simulate_hvm
+from migvis.cli import _report_of
+from migvis.support.files import digest_weights
+from migvis.denoiser import save_denoiser, train_denoiser
+from migvis.model import Edits
+from migvis.data import _recording_fingerprint
+from migvis.support.training import generator, _list_checkpoints
+from migvis.support.presets import get_preset
+from migvis.support.files import load_tensors
 
 FORK = multiprocessing.get_context("fork")
 TINY = get_preset("tiny")
@@ -53,7 +57,7 @@ def train(folder: Path, result: Path, steps: int, every: int, at) -> None:
     config = replace(TINY.denoiser, steps=steps, batch_size=8)
     def callback(step, model, row): at.value = step
     fitted = train_denoiser(images, config, device="cpu", progress=False, checkpoint=folder, checkpoint_every=every, log_every=1,
-                            validate_every=max(1, steps // 4), callback=callback)
+                            callback=callback)
     fitted.history.to_csv(result.with_suffix(".csv"), index=False)
     save_denoiser(result, fitted.model)
 
@@ -67,7 +71,7 @@ def readable(path: Path) -> dict | None:
 def kill_once(arguments: tuple, target: int, jitter: float) -> dict | None: # None: training ended before it could be killed
     "Train until step `target` was done and `jitter` seconds more, kill, and look at what is there."
     folder, at = arguments[0], arguments[-1]
-    at.value = resumed = max([readable(p)["step"] for p in list_checkpoints(folder)], default=0)
+    at.value = resumed = max([readable(p)["step"] for p in _list_checkpoints(folder)], default=0)
     process = FORK.Process(target=train, args=arguments)
     process.start()
     while process.is_alive() and at.value < target: time.sleep(0.0005)
@@ -75,7 +79,7 @@ def kill_once(arguments: tuple, target: int, jitter: float) -> dict | None: # No
     process.kill()
     process.join()
     if process.exitcode == 0: return None
-    headers = [readable(p) for p in list_checkpoints(folder)]
+    headers = [readable(p) for p in _list_checkpoints(folder)]
     kept = max((h["step"] for h in headers if h), default=0)
     return {"resumed from": resumed, "killed after step": at.value, "checkpoint kept": kept, "steps lost": at.value - kept,
             "checkpoints": len(headers), "unreadable": sum(h is None for h in headers), "half-written": len(list(folder.glob(".*")))}
@@ -161,7 +165,7 @@ def contents(folder: Path) -> tuple:
     "What a run is, to be compared."
     model = MIGVis.load(folder, "cpu")
     weights = [digest_weights(part) for part in (model.vae.model, model.denoiser, model.critics)]
-    return (*weights, fingerprint(model.recording), model.preset, model.seed, str(report_of(folder)))
+    return (*weights, _recording_fingerprint(model.recording), model.preset, model.seed, str(_report_of(folder)))
 
 
 def interrupted(folder: Path, recording: Recording, unbroken: Path, plans: list[dict], says: str) -> tuple[bool, dict]:
@@ -188,7 +192,7 @@ def interrupted(folder: Path, recording: Recording, unbroken: Path, plans: list[
 def flips(folder: Path, n: int, rng: np.random.Generator) -> tuple[bool, dict]:
     "One bit of one file at a time."
     model = MIGVis.load(folder, "cpu")
-    model.edit(0, 1, gammas=[0.0, 1.0], groups=0, steps=2, progress=False).save(folder / "edits.npz")
+    model.edit(0, 1, gammas=[0.0, 1.0], groups=1, settings=EditSettings(steps=2), progress=False).save(folder / "edits.npz")
     files, before, edits = sorted(p for p in folder.iterdir() if p.suffix != ".csv"), contents(folder), Edits.load(folder / "edits.npz")
     rows = []
     for _ in range(n):

@@ -7,7 +7,8 @@ import time
 
 import numpy as np
 
-from migvis.simulate import make_object, object_names, render_labels, sample_labels
+from migvis.simulate.objects import make_object, object_names
+from migvis.simulate.images import render_labels, sample_labels
 
 
 def speed(n_images: int, size: int, workers: int, background: str = "none") -> float:
@@ -25,8 +26,8 @@ def main() -> None:
     arguments = parser.parse_args()
 
     start = time.perf_counter()
-    faces = [len(make_object(*row).faces) for row in object_names().itertuples(index=False)]
-    print(f"64 objects built in {time.perf_counter() - start:.1f} s, {np.median(faces):.0f} triangles in the median, {max(faces)} at most")
+    faces = [len(make_object(name).faces) for name in object_names()["object"]]
+    print(f"64 objects read in {time.perf_counter() - start:.1f} s, {np.median(faces):.0f} triangles in the median, {max(faces)} at most")
     print(f"{'size':>5} {'background':>11} {'1 process':>14} {f'{arguments.workers} processes':>16} {'ratio':>6}")
     for size, n_images, background in ((64, arguments.images, "none"), (64, arguments.images, "natural"), (128, arguments.images // 4, "none")):
         one, many = (speed(n_images, size, workers, background) for workers in (1, arguments.workers))

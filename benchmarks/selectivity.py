@@ -15,13 +15,15 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from migvis.edit_selectivity import edit_pairs, held_out_pairs, plot_sheet, run_selectivity
-from migvis.pipeline import MIGVis
-from migvis.readouts import load_readouts
+from migvis.measure.edits import _edit_pairs, _held_out_pairs, run_selectivity
+from migvis.measure.plots import plot_sheet
+from migvis.model import MIGVis
+from migvis.measure.readouts import load_readouts
+from migvis.support.presets import EditSettings
 
 
 def lever(text: str) -> tuple[str, object]:
-    "name=value of an option of `MIGVis.edit`."
+    "name=value of a field of `EditSettings`."
     name, _, value = text.partition("=")
     try: return name, ast.literal_eval(value)
     except (ValueError, SyntaxError): return name, value
@@ -33,17 +35,17 @@ def main(arguments: argparse.Namespace) -> None:
     given = dict(lever(text) for text in arguments.lever)
     if arguments.gammas: given["gammas"] = tuple(arguments.gammas)
     if arguments.steps: given["steps"] = arguments.steps
-    modes = {mode: {"mode": mode, "batch_size": 64} | given for mode in arguments.modes}
+    settings = {mode: EditSettings(mode, **given) for mode in arguments.modes}
     start = time.perf_counter()
-    result = run_selectivity(model, judge, arguments.pairs, modes, folder=out, seed=arguments.seed, progress=not arguments.quiet)
+    result = run_selectivity(model, judge, arguments.pairs, settings, folder=out, seed=arguments.seed, progress=not arguments.quiet)
     with pd.option_context("display.width", 250, "display.max_columns", 20, "display.max_rows", 500, "display.max_colwidth", 60):
         print(result.report().to_string())
     told = result.settings
     print(f"\n{told['n_pairs']} pairs; held-out images: improved precision {told['reference']['realism']:.3f}, KID {told['reference']['kid']:.4f}; latents read "
           f"from images by the judge: R2 {', '.join(f'{r:.2f}' for r in told['latents_r2'])}; {time.perf_counter() - start:.0f} s")
     result.plot().savefig(out / "selectivity.png", dpi=110)
-    pairs = held_out_pairs(model, judge, arguments.pairs, seed=arguments.seed)
-    for edits in edit_pairs(model, pairs, modes, out):
+    pairs = _held_out_pairs(model, judge, arguments.pairs, seed=arguments.seed)
+    for edits in _edit_pairs(model, pairs, settings, out):
         best = result.best_gamma(edits.mode)
         plot_sheet(edits, best).savefig(out / f"sheet-{edits.mode}.png", dpi=110)
         print(f"{edits.mode}: most criteria met at gamma {best:g}")

@@ -22,9 +22,10 @@ import torch
 from joblib import Parallel, delayed
 
 from migvis.data import Recording
-from migvis.partial_correlation import is_weights, partial_correlation, total_correlation
-from migvis.training import VAEConfig, get_preset
-from migvis.vae import ablation, fit_vae
+from migvis.partial_correlation import GroupPenalty, _is_weights, partial_correlation
+from migvis.support.presets import VAEConfig, get_preset
+from migvis.compare.ablations import ablation
+from migvis.vae import fit_vae
 
 
 def random_recording(n_units: int, n: int = 4608, seed: int = 0) -> Recording:
@@ -53,8 +54,8 @@ def fit(n_units: int, steps: int, batch: int, seeds, variants, threads: int | No
         torch.set_num_threads(threads)
     train, validation = random_recording(n_units, 4032), random_recording(n_units, 576, seed=1)
     start = time.perf_counter()
-    fit_vae(train, validation, VAEConfig(steps=steps, batch_size=batch), seeds=seeds, variants=variants, device="cpu", progress=False,
-            validate_every=EVERY, log_every=EVERY)
+    fit_vae(train, validation, VAEConfig(steps=steps, batch_size=batch), seeds=seeds, variants=variants,
+            penalty=GroupPenalty(), device="cpu", progress=False, validate_every=EVERY)
     return time.perf_counter() - start
 
 
@@ -97,13 +98,13 @@ def ensembles(batch: int, repeats: int) -> None:
 def with_differences(z, mean, log_var, groups, n_data):
     "The usual form: a tensor of all differences."
     density = torch.distributions.Normal(mean, torch.exp(log_var / 2)).log_prob(z[:, None]).unflatten(-1, (groups, -1)).sum(-1)
-    weights = is_weights(len(z), n_data).log()
+    weights = _is_weights(len(z), n_data).log()
     return (torch.logsumexp(density.sum(-1) + weights, 1) - torch.logsumexp(density + weights[..., None], 1).sum(-1)).mean()
 
 
 def with_loops(z, mean, log_var, groups, n_data):
     "A loop over samples and groups."
-    weights, total = is_weights(len(z), n_data).log(), 0.0
+    weights, total = _is_weights(len(z), n_data).log(), 0.0
     normal = torch.distributions.Normal(mean, torch.exp(log_var / 2))
     for b in range(len(z)):
         parts = normal.log_prob(z[b]).chunk(groups, -1)
@@ -145,7 +146,7 @@ def total_correlations() -> None:
         mean, log_var = torch.randn(batch, 24, requires_grad=True), torch.full((batch, 24), -1.0, requires_grad=True)
         noise = torch.randn(batch, 24)
 
-        def ours(z): return total_correlation(z, mean, log_var, "mws", n_data=4032)
+        def ours(z): return partial_correlation(z, mean, log_var, z.shape[-1], "mws", n_data=4032)
         def theirs(z): return BetaTCVAE.loss_function(weights, blank, blank, mean, log_var, z, 4032)[0]
         def run(method):
             value = method(mean + noise * torch.exp(log_var / 2))

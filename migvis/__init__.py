@@ -5,12 +5,12 @@ The names below are loaded when they are first used, so that `import migvis` is 
 __version__ = "0.1.0"
 
 _HOME = {
-    "MIGVis": "pipeline",
-    "Edits": "pipeline",
+    "MIGVis": "model",
+    "Edits": "model",
+    "EditSettings": "support.presets",
     "Recording": "data",
-    "load_majaj_hong": "data",
-    "load_cowley_v4": "data",
-    "simulate_hvm": "simulate",
+    "load_recording": "recordings.sources",
+    "simulate_hvm": "simulate.it",
 }
 __all__ = sorted(_HOME)
 

@@ -1,4 +1,4 @@
-// The explorer that migvis.widgets writes. Frames are cells of one picture (the sheet); a frame's place in data.cells is its
+// The explorer that migvis.show.page writes. Frames are cells of one picture (the sheet); a frame's place in data.cells is its
 // position on the axes (pair, group, gamma[, dims, first, second]) read as a number of mixed radix.
 (() => {
   "use strict";
@@ -117,7 +117,7 @@
     const say = (axis, i) => (axis in sides ? `${names("dims", state.dims, sides[axis])} at ${names(axis, i)}` : names(axis, i));
     if (rows === "second") order.reverse();
     const grid = make("div", { class: "mv-cells", role: "group", "aria-label": data.texts.matrix });
-    grid.style.gridTemplateColumns = `fit-content(7rem) repeat(${data.values[columns].length}, minmax(2rem, 1fr))`;
+    grid.style.gridTemplateColumns = `fit-content(9rem) repeat(${data.values[columns].length}, minmax(2rem, 1fr))`;
     const corner = make("span", { class: "mv-row" });
     const heads = data.values[columns].map((value) => make("span", {}, number(value)));
     const cells = new Map(), labels = new Map();
@@ -236,7 +236,9 @@
         ? `${data.groups[state.group].name}: ${names("dims", state.dims, 0)} at ${names("first", state.first)}, ${names("dims", state.dims, 1)} at ${names("second", state.second)} of the way`
         : `${data.groups[state.group].name}, ${names("gamma", state.gamma)}`;
       const moved = sheet.rmse(cellOf(), original.cell), whole = sheet.rmse(target.cell, original.cell);
-      return { where, says: `${where}: the edit differs from the original by ${moved.toFixed(3)} (RMSE of pixels from 0 to 1), the target by ${whole.toFixed(3)}.` };
+      const quantities = data.values.dims ? ["first", "second"] : ["gamma"];
+      const resting = quantities.every((axis) => data.values[axis][state[axis]] === 0) && quantities.some(several);
+      return { where, says: `${resting ? data.texts.hint : ""}${where}: the edit differs from the original by ${moved.toFixed(3)} (RMSE of pixels from 0 to 1), the target by ${whole.toFixed(3)}.` };
     }
     function show() {
       const [original, target] = pair().map((i) => data.images[i]), group = data.groups[state.group];

@@ -1,7 +1,7 @@
 """Write README.md from nbs/index.ipynb; run as `python -m tests.make_readme` (--check only compares).
 
 Markdown cells are taken as they are, code cells as fenced code with their text output, cells marked `#| hide` not at all.
-Links to notebooks become links to their pages on the site.
+Links to notebooks become links to their pages on the site; embedded pages are left out.
 """
 import json
 import re
@@ -21,8 +21,11 @@ def site() -> str:
 
 def pages(text: str) -> str:
     "Point links to notebooks at the site, and pictures at the repository."
-    link = lambda m: f"]({site()}/{re.sub(r'^[0-9]+[a-z]?[0-9]*_', '', m[1])}.html)"
-    return re.sub(r"\]\((images/[^)]+)\)", r"](nbs/\1)", re.sub(r"\]\(([\w]+)\.ipynb\)", link, text))
+    def link(match: re.Match) -> str:
+        page = re.sub(r"(^|/)[0-9]+_", r"\1", match[1])
+        return f"]({site()}/{page}.html)"
+    text = re.sub(r"<iframe.*?</iframe>\n*", "", text)  # pages on which the README is read show none
+    return re.sub(r"\]\((images/[^)]+)\)", r"](nbs/\1)", re.sub(r"\]\(([\w/]+)\.ipynb\)", link, text))
 
 
 def cell(source: dict) -> str:

@@ -8,11 +8,12 @@ import time
 from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 
-from migvis import simulate_hvm
-from migvis.cli import _option, _step_counts, build_parser, choose_pair, main
+from migvis import EditSettings, cli, simulate_hvm
+from migvis.cli import _option, _step_counts, _build_parser, _choose_pair, main
 
 
 def migvis(*arguments, **kw):
@@ -27,7 +28,8 @@ def saved(tmp_path_factory):
 def test_demo_interrupted_then_finished(tmp_path):
     out = tmp_path / "demo"
     command = [sys.executable, "-m", "migvis", "demo", "--preset", "tiny", "--out", str(out), "--device", "cpu"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    environment = {name: value for name, value in os.environ.items() if name != "TQDM_DISABLE"} # bars tell the stage
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment,
                                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)) # a background job's shell has it ignored
     for _ in range(3000):
         if (out / "run" / "vae.safetensors").exists() or process.poll() is not None: break
@@ -36,7 +38,7 @@ def test_demo_interrupted_then_finished(tmp_path):
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 130, errors[-2000:]
     assert "goes on from the last checkpoint" in errors and "1/3 neural VAE" in errors
-    done = migvis("demo", "--preset", "tiny", "--out", out, "--device", "cpu")
+    done = migvis("demo", "--preset", "tiny", "--out", out, "--device", "cpu", env=environment)
     assert done.returncode == 0, done.stderr[-2000:]
     assert "1/3 neural VAE" not in done.stderr, "the finished stage must not be trained again"
     assert str(out / "guidance.png") in done.stdout and str(out / "report.json") in done.stdout
@@ -67,7 +69,7 @@ def test_fit_edit_info(tmp_path, saved, capsys):
     judged = ["selectivity", "--run", str(run), "--out", str(tmp_path / "judged"), "--pairs", "500", "--quiet", "--device", "cpu"]
     assert main(judged) == 2 and "got 500" in capsys.readouterr().err, "the tiny run has not that many pairs"
     assert main(["info", str(saved)]) == 0 and "simulated" in capsys.readouterr().out
-    for bad, told in [(["--groups", "0"], "numbered from 1"), (["--groups", "7"], "numbered from 1 to 4"), (["--target", "500"], "target must be"),
+    for bad, told in [(["--groups", "0"], "group"), (["--groups", "7"], "group"), (["--target", "500"], "target must be"),
                       (["--gammas", "-1"], "not negative"), (["--hold", "1", "2"], "one for each of the 4 groups"), (["--candidates", "2", "--mode", "paper"], "would all be the same"), (["--out", str(tmp_path / "edit.doc")], "must be a file ending in .png"),
                       (["--gammas", "nan"], "finite"), (["--save", str(tmp_path)], "is a folder")]:
         assert main(edit + bad) == 2
@@ -77,13 +79,13 @@ def test_fit_edit_info(tmp_path, saved, capsys):
 @pytest.fixture
 def no_training(monkeypatch):
     "A judge that nobody has to train, and pairs of few images."
-    from tests.test_null import NeighbourJudge
-    monkeypatch.setattr("migvis.pipeline.judge_for", lambda model, *_: NeighbourJudge(model.recording))
+    from tests.measure.worlds import NeighbourJudge
+    monkeypatch.setattr("migvis.model._judge_for", lambda model, *_: NeighbourJudge(model.recording))
 
 
 def test_consistency_null_and_stability(tmp_path, capsys, no_training):
     from migvis import MIGVis
-    from tests.test_null import SMALL
+    from tests.measure.worlds import SMALL
     recording = simulate_hvm(n_images=240, size=32, subject="M1", seed=3, progress=False)
     MIGVis(SMALL, seed=1, device="cpu").fit(recording, out=tmp_path / "run", progress=False)
     common = ["--run", str(tmp_path / "run"), "--pairs", "8", "--steps", "5", "--quiet", "--device", "cpu"]
@@ -112,7 +114,7 @@ def test_convert_real_recording(realdata, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("arguments, told", [
-    (["fit", "--recording", "none.npz", "--out", "{tmp}/run"], "no recording at none.npz"),
+    (["fit", "--recording", "none.npz", "--out", "{tmp}/run"], "there is no file none.npz"),
     (["fit", "--recording", "{file}", "--out", "{tmp}/run"], "{file}"),
     (["fit", "--recording", "{saved}", "--out", "{file}/run"], "cannot write into the folder"),
     (["fit", "--recording", "{saved}", "--out", "{tmp}/run", "--preset", "tiny", "--device", "abacus"], "device must be"),
@@ -121,7 +123,7 @@ def test_convert_real_recording(realdata, tmp_path, capsys):
     (["edit", "--run", "{tmp}", "--original", "1", "--target", "2", "--out", "{tmp}/x.png"], "is not a run"),
     (["scores", "--run", "{tmp}"], "is not a run"),
     (["null", "--run", "{tmp}", "--out", "{tmp}/null"], "is not a run"),
-    (["stability", "--recording", "none.npz", "--out", "{tmp}/stable"], "no recording at none.npz"),
+    (["stability", "--recording", "none.npz", "--out", "{tmp}/stable"], "there is no file none.npz"),
     (["stability", "--recording", "{saved}", "--out", "{tmp}/stable", "--preset", "tiny", "--seeds", "1"], "seeds must be at least 2"),
     (["stability", "--recording", "{saved}", "--out", "{tmp}/stable", "--edits", "{tmp}", "{tmp}"], "is not a run"),
     (["information", "--run", "{tmp}"], "is not a run"),
@@ -129,10 +131,10 @@ def test_convert_real_recording(realdata, tmp_path, capsys):
     (["convert", "{tmp}/none", "--format", "nwb", "--out", "{tmp}/x.npz"], "there is no file"),
     (["convert", "{file}", "--format", "nwb", "--out", "{tmp}/x.npz", "--option", "size"], "NAME=VALUE"),
     (["convert", "{file}", "--format", "cowley-v4", "--out", "{tmp}/x.npz", "--option", "size=none"], "{file} is"),
-    (["convert", "{file}", "--format", "hvm-hdf5", "--out", "{tmp}/x.npz", "--option", "size=none"], "--option size must be of type int, got None"),
-    (["convert", "{file}", "--format", "nwb", "--out", "{tmp}/x.npz", "--option", "window=none"], "--option window must be of type tuple[float, float], got None"),
-    (["convert", "{file}", "--format", "cowley-v4", "--out", "{tmp}/x.npz", "--option", "trials=maybe"], "--option trials must be of type bool, got 'maybe'"),
-    (["convert", "{file}", "--format", "cowley-v4", "--out", "{tmp}/x.npz", "--option", "sise=3"], "there are size, background"),
+    (["convert", "{file}", "--format", "hvm-hdf5", "--out", "{tmp}/x.npz", "--option", "size=none"], "{file} is"),
+    (["convert", "{file}", "--format", "nwb", "--out", "{tmp}/x.npz", "--option", "window=none"], "window must not be None"),
+    (["convert", "{file}", "--format", "cowley-v4", "--out", "{tmp}/x.npz", "--option", "trials=maybe"], "trials must be of type bool, not 'maybe'"),
+    (["convert", "{file}", "--format", "cowley-v4", "--out", "{tmp}/x.npz", "--option", "sise=3"], "there are subject, area"),
     (["convert", "{file}", "--format", "cowley-v4", "--out", "{tmp}/" + "x" * 250 + ".npz"], "choose a shorter name"),
     (["edit", "--run", "{tmp}", "--original", "1", "--target", "2", "--out", "{tmp}/x.png", "--save", "{tmp}"], "--save must be a file"),
     (["edit", "--run", "{tmp}", "--original", "1", "--target", "2", "--out", "{tmp}/x.png", "--save", "{file}/x.npz"], "cannot write into the folder"),
@@ -167,9 +169,8 @@ def test_names_in_the_parser_are_those_of_the_library():
     from matplotlib.figure import Figure
 
     from migvis import cli
-    from migvis.ddim_guidance import edit_modes
-    from migvis.training import _presets
-    assert set(cli._PRESETS) == set(_presets()) and set(cli._MODES) == set(edit_modes())
+    from migvis.support.presets import _presets
+    assert set(cli._PRESETS) == set(_presets()) and all(EditSettings(mode) for mode in cli._MODES)
     assert set(cli._PICTURES) <= set(Figure().canvas.get_supported_filetypes())
 
 
@@ -187,7 +188,7 @@ def test_output_that_nobody_reads_ends_quietly(saved, arguments):
 def test_a_lack_of_memory_is_told_and_a_bug_keeps_its_traceback(monkeypatch, capsys, error, told):
     from migvis import cli
     def fail(args): raise error
-    monkeypatch.setattr(cli, "build_parser", lambda: SimpleNamespace(parse_args=lambda a: SimpleNamespace(run=fail)))
+    monkeypatch.setattr(cli, "_build_parser", lambda: SimpleNamespace(parse_args=lambda a: SimpleNamespace(run=fail)))
     if told is None:
         with pytest.raises(RuntimeError, match="a bug"): main([])
     else: assert main([]) == 2 and told in capsys.readouterr().err
@@ -196,7 +197,7 @@ def test_a_lack_of_memory_is_told_and_a_bug_keeps_its_traceback(monkeypatch, cap
 def test_help_and_version():
     done = migvis("--help")
     assert done.returncode == 0
-    for command in ("demo", "fit", "edit", "selectivity", "null", "stability", "compare", "scores", "information", "figures", "convert", "info"): assert command in done.stdout
+    for command in ("demo", "fit", "edit", "latents", "explore", "selectivity", "null", "stability", "compare", "scores", "information", "figures", "convert", "info"): assert command in done.stdout
     assert migvis("--version").stdout.startswith("migvis 0.")
     assert migvis("nonsense").returncode == 2
 
@@ -208,23 +209,23 @@ def test_options_of_loaders_are_values(text, value):
 
 
 def test_no_command_takes_a_seed_that_it_does_not_use(capsys):
-    call = lambda command, *more: build_parser().parse_args([command, "--run", "a", "--out", "b", "--quiet", *more])
+    call = lambda command, *more: _build_parser().parse_args([command, "--run", "a", "--out", "b", "--quiet", *more])
     with pytest.raises(SystemExit): call("figures", "--seed", "1")
     assert "--seed" in capsys.readouterr().err and call("figures").quiet
     assert call("compare", "--seed", "7").seeds == [7] and not hasattr(call("compare"), "seed") # short for --seeds
 
 
 def test_parser_knows_every_command():
-    assert build_parser().parse_args(["demo"]).out.name == "migvis-demo"
+    assert _build_parser().parse_args(["demo"]).out.name == "migvis-demo"
 
 
 def test_example_pair_comes_from_the_candidates():
     labels = simulate_hvm(n_images=160, size=16, subject="M1", seed=2, progress=False).labels
     candidates = np.arange(0, 160, 2)
-    originals, target = choose_pair(labels, candidates)
+    originals, target = _choose_pair(labels, candidates)
     assert {*originals, target} <= set(candidates.tolist())
     assert [labels["category"][i] for i in originals] == ["Faces", "Cars"] and labels["category"][target] == "Chairs"
-    assert choose_pair(labels.assign(category="x"), candidates) == ([0, 2], 4)
+    assert _choose_pair(labels.assign(category="x"), candidates) == ([0, 2], 4)
 
 
 def test_commands_to_copy_are_quoted_and_numbers_are_checked(tmp_path, saved, capsys):
@@ -233,7 +234,7 @@ def test_commands_to_copy_are_quoted_and_numbers_are_checked(tmp_path, saved, ca
     assert f"migvis edit --run '{run}' --original" in capsys.readouterr().out
     common = ["edit", "--run", str(run), "--original", "1", "--target", "3", "--out", str(tmp_path / "e.png"), "--quiet", "--device", "cpu"]
     assert main([*common, "--autoguidance", "2"]) == 2 and "needs a weaker denoiser" in capsys.readouterr().err
-    assert main([*common, "--groups", "5"]) == 2 and "numbered from 1 to 4" in capsys.readouterr().err
+    assert main([*common, "--groups", "5"]) == 2 and "group" in capsys.readouterr().err
     assert main(["convert", str(saved), "--format", "cowley-v4", "--out", str(tmp_path)]) == 2 and "is a folder" in capsys.readouterr().err
 
 
@@ -244,7 +245,7 @@ def test_a_note_is_printed_once(monkeypatch, capsys, tmp_path):
     from migvis import cli
     def twice(args):
         for text in ("one", "two", "one"): warnings.warn(text)
-    monkeypatch.setattr(cli, "build_parser", lambda: SimpleNamespace(parse_args=lambda a: argparse.Namespace(run=twice)))
+    monkeypatch.setattr(cli, "_build_parser", lambda: SimpleNamespace(parse_args=lambda a: argparse.Namespace(run=twice)))
     with warnings.catch_warnings():
         warnings.simplefilter("always")
         assert main([]) == 0
@@ -254,7 +255,7 @@ def test_a_note_is_printed_once(monkeypatch, capsys, tmp_path):
 def test_saved_weights_can_be_read_by_whom_other_files_can(tmp_path):
     import torch
 
-    from migvis.training import save_tensors
+    from migvis.support.files import save_tensors
     path = save_tensors(tmp_path / "w.safetensors", {"a": torch.zeros(2)}, {"kind": "x"})
     (tmp_path / "plain").touch()
     assert path.stat().st_mode == (tmp_path / "plain").stat().st_mode
@@ -262,7 +263,27 @@ def test_saved_weights_can_be_read_by_whom_other_files_can(tmp_path):
 
 def test_compare_takes_what_few_images_need(monkeypatch, tmp_path):
     asked = {}
-    monkeypatch.setattr("migvis.comparison.main", lambda *arguments, **options: asked.update(options) or [])
+    monkeypatch.setattr("migvis.compare.ablations._main", lambda *arguments, **options: asked.update(options) or [])
     options = ["--pairs", "5", "--n-validation", "4", "--n-ablation", "3", "--min-angle", "20"]
     assert main(["compare", "--run", "run", "--out", str(tmp_path), *options]) == 0
     assert {k: asked[k] for k in ("n_pairs", "n_validation", "n_ablation", "min_angle")} == {"n_pairs": 5, "n_validation": 4, "n_ablation": 3, "min_angle": 20}
+
+
+def test_supervision_is_named_on_the_command_line():
+    labels = pd.DataFrame({"category": ["a", "b"], "x": [0.0, 1.0], "turn": [3, 170]})
+    terms = cli._supervision(["place=x", "kind=category", "stripes=turn:180"], labels)
+    assert [(type(term).__name__, term.group, term.columns) for term in terms] == [
+        ("Continuous", 1, ("x",)), ("Categorical", 2, ("category",)), ("Continuous", 3, ("turn",))] and terms[2].period == 180
+    assert cli._supervision(["none"], labels) == ()
+    for bad, told in (("pose=rxy", "got rxy"), ("pose", "got pose"), ("a=category,x", "classes are one column")):
+        with pytest.raises(ValueError, match=told): cli._supervision([bad], labels)
+
+
+def test_latents_are_a_table(saved, tmp_path, capsys):
+    run = tmp_path / "run"
+    assert main(["fit", "--recording", str(saved), "--out", str(run), "--preset", "tiny", "--device", "cpu", "--quiet"]) == 0
+    assert main(["latents", "--run", str(run), "--out", str(tmp_path / "z.csv"), "--quiet"]) == 0
+    table = pd.read_csv(tmp_path / "z.csv")
+    assert {"split", "category", "z1.1", "z4.6"} <= set(table) and set(table["split"]) == {"train", "validation", "test"}
+    assert main(["explore", "--run", str(run), "--out", str(tmp_path / "x.html"), "--steps", "2", "--quiet"]) == 0
+    assert "<script" in (tmp_path / "x.html").read_text()

@@ -15,12 +15,15 @@ import numpy as np
 import pytest
 import yaml
 from nbconvert import HTMLExporter
+from PIL import Image
 
-from migvis.widgets import Album, Choices, precompute, to_html
+from migvis.show.frames import _Album, Choices, precompute
+from migvis.show.page import to_html
 from tests import make_readme, offline
 from tests.conftest import ROOT
+from tools import draw_front
 
-NOTEBOOKS = sorted((ROOT / "nbs").glob("*.ipynb"))
+NOTEBOOKS = sorted((ROOT / "nbs").rglob("*.ipynb"))
 
 
 @pytest.fixture(scope="module")
@@ -37,12 +40,12 @@ def pages(tmp_path_factory):
 
 
 def test_every_notebook_becomes_a_page(pages):
-    assert {p.name for p in pages.glob("*.ipynb")} == {p.name for p in (ROOT / "nbs").glob("*.ipynb")}
+    assert {p.relative_to(pages) for p in pages.rglob("*.ipynb")} == {p.relative_to(ROOT / "nbs") for p in NOTEBOOKS}
 
 
 def test_pages_keep_their_pictures_and_show_signatures(pages):
-    for notebook in (ROOT / "nbs").glob("*.ipynb"):
-        page = (pages / notebook.name).read_text(encoding="utf-8")
+    for notebook in NOTEBOOKS:
+        page = (pages / notebook.relative_to(ROOT / "nbs")).read_text(encoding="utf-8")
         assert page.count('"image/png"') >= notebook.read_text(encoding="utf-8").count('"image/png"'), notebook.name
     assert "guided_eps" in (pages / "05_ddim_guidance.ipynb").read_text(encoding="utf-8")
 
@@ -55,8 +58,8 @@ def converted(notebook: Path) -> str:
 
 @pytest.fixture(scope="module")
 def site(pages):
-    "HTML of every processed notebook, by name."
-    return {page.stem: converted(page) for page in sorted(pages.glob("*.ipynb"))}
+    "HTML of every processed notebook, by its path without suffix."
+    return {str(page.relative_to(pages).with_suffix("")): converted(page) for page in sorted(pages.rglob("*.ipynb"))}
 
 
 class Parts(HTMLParser):
@@ -99,20 +102,21 @@ def test_anchors_are_named_as_pandoc_does(heading, name): assert anchor(heading)
 
 
 def test_links_between_pages_lead_somewhere(pages, site):
-    known = {page.stem: anchors(page) for page in pages.glob("*.ipynb")}
+    known = {str(page.relative_to(pages).with_suffix("")): anchors(page) for page in pages.rglob("*.ipynb")}
     for name, text in site.items():
         for link in Parts(text).links:
             if re.match(r"[a-z]+:|//", link): continue # another site, which is not looked up here
             target, _, place = link.partition("#")
             if not target and place not in known[name]: continue # the paragraph signs of this converter; Quarto makes its own
-            if target.endswith((".ipynb", "")): assert not target or (ROOT / "nbs" / target).is_file(), f"{name}: {link}"
-            elif not target.endswith(".html"): assert (pages / target).is_file(), f"{name}: {link}"
-            if place and target.endswith(".ipynb"): assert place in known[Path(target).stem], f"{name}: {link} is none of {sorted(known[Path(target).stem])}"
+            there = os.path.normpath(os.path.join(os.path.dirname(name), target))
+            if target.endswith((".ipynb", "")): assert not target or (ROOT / "nbs" / there).is_file(), f"{name}: {link}"
+            elif not target.endswith(".html"): assert (pages / there).is_file(), f"{name}: {link}"
+            if place and target.endswith(".ipynb"): assert place in known[there[:-6]], f"{name}: {link} is none of {sorted(known[there[:-6]])}"
 
 
 def test_no_link_is_made_of_a_name_that_becomes_a_link_itself(pages):
     "A name in backquotes is linked to its documentation, and a link within a link is none."
-    for page in pages.glob("*.ipynb"):
+    for page in pages.rglob("*.ipynb"):
         text = "\n".join(c.source for c in nbformat.read(page, 4).cells if c.cell_type == "markdown")
         assert not (nested := re.findall(r"\[\[`[^]]*`\]\([^)]*\)\]\([^)]*\)", text)), f"{page.name}: {nested}; leave out the outer link"
 
@@ -121,7 +125,7 @@ def test_outputs_hold_no_progress_bars():
     for notebook in NOTEBOOKS: assert not re.search(r"\d+%\|.*\|", notebook.read_text(encoding="utf-8")), notebook.name
 
 
-CITED = {"00a_simulate": {"83.7"}, "08_dina": {".71"}}     # numbers of the literature, said to be that where they stand
+CITED = {"11_tvsd": {"10.1016"}, "03_it": {"83.7"}, "03_dina": {".58", ".71", "2605.04309"}, "05_dina": {".71"}}     # numbers of the literature, said to be that where they stand
 
 def unprinted(notebook) -> list[str]:
     "Decimal numbers in a notebook's prose that neither its outputs nor its code show, at the precision of the prose."
@@ -148,8 +152,9 @@ def test_a_number_that_nothing_printed_is_found():
     assert unprinted(nbformat.v4.new_notebook(cells=cells)) == ["0.99"]
 
 def test_readme_links_to_pages_of_the_site(pages):
-    named = {re.search(r"^output-file: (\S+)", nbformat.read(page, 4).cells[0].source, re.M)[1] for page in pages.glob("*.ipynb")}
-    linked = set(re.findall(re.escape(make_readme.site()) + r"/(\w+\.html)", (ROOT / "README.md").read_text(encoding="utf-8")))
+    named = {str(page.parent.relative_to(pages) / re.search(r"^output-file: (\S+)", nbformat.read(page, 4).cells[0].source, re.M)[1])
+             for page in pages.rglob("*.ipynb")}
+    linked = set(re.findall(re.escape(make_readme.site()) + r"/([\w/]+\.html)", (ROOT / "README.md").read_text(encoding="utf-8")))
     assert len(linked) > 20 and linked <= named
 
 
@@ -159,24 +164,39 @@ def test_pictures_are_there_and_say_what_they_show(pages, site):
             if source.startswith("data:image/"): continue
             assert (pages / source).is_file() and alternative, f"{name}: {source}"
 
+def test_front_picture_comes_from_the_shipped_weights():
+    assert Image.open(draw_front.PICTURE).text["weights"] == draw_front.weights_digest()
+
+
+
+
+def without_alt(notebook) -> list[str]:
+    "Identifiers of code cells that show a picture and do not say in words what one sees."
+    return [cell.id for cell in notebook.cells if cell.cell_type == "code"
+            and any("image/png" in output.get("data", {}) for output in cell.outputs)
+            and not re.search(r"^#\|\s*fig-alt:\s*\S", cell.source, re.M)]
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_every_cell_with_a_picture_says_what_it_shows(path):
+    assert without_alt(nbformat.read(path, 4)) == []
+
+
+def test_a_picture_without_words_is_found():
+    picture = nbformat.v4.new_output("display_data", {"image/png": "AA=="})
+    cells = [nbformat.v4.new_code_cell(source, outputs=[picture]) for source in ("plot()", "#| fig-alt: A disc\nplot()")]
+    assert without_alt(nbformat.v4.new_notebook(cells=cells)) == [cells[0].id]
+
+
+def test_alt_texts_reach_the_pages(pages):
+    for notebook in NOTEBOOKS:
+        page = (pages / notebook.relative_to(ROOT / "nbs")).read_text(encoding="utf-8")
+        assert page.count("fig-alt:") == notebook.read_text(encoding="utf-8").count("fig-alt:"), notebook.name
+
 
 def test_pages_about_figures_hold_figures(site):
-    for name, least in {"index": 2, "06_figures": 10, "06b_gallery": 18, "05d_comparison": 3}.items():
+    for name, least in {"index": 2, "06_figures": 10, "results/03_comparison": 3}.items():
         assert len(Parts(site[name]).pictures) >= least, name
-
-
-def test_every_figure_of_the_paper_is_linked_to_the_cell_that_makes_it():
-    cells, name, made = nbformat.read(ROOT / "nbs" / "06b_gallery.ipynb", 4).cells, "", {}
-    for cell in cells:
-        if cell.cell_type == "markdown" and (headings := re.findall(r"^## (.+)$", cell.source, re.M)): name = anchor(headings[-1])
-        if cell.cell_type == "code" and any("image/png" in o.get("data", {}) for o in cell.outputs): made[name] = made.get(name, "") + cell.source
-    text, seen = "\n".join(c.source for c in cells if c.cell_type == "markdown"), set()
-    for label, place in re.findall(r"^\| ([^|]+) \|[^|]*\| \[here\]\(06b_gallery\.ipynb#([\w-]+)\) \|", text, re.M):
-        assert place in made, f"no picture below {place}"
-        calls = [f"draw_table(model, run, {k})" for k in (2, 3, 4)] if label.startswith("Tables") else [f"figure_{k.lower()}(" for k in re.findall(r"\d+[AB]?", label)]
-        for call in calls: assert call in made[place], f"{call} is not below {place}"
-        seen |= set(calls)
-    assert seen >= {f"figure_{k}(" for k in (1, 2, 3, 4, 5, 6, "7a", "7b", 8, 9, 10, 11, 12)}
 
 
 # No request to another host
@@ -186,7 +206,7 @@ def test_no_page_requests_another_host(site):
 
 
 def test_explorer_requests_nothing(tmp_path):
-    album = Album((0, 1), np.zeros((2, 1, 8, 8)), ("a", "b"))
+    album = _Album((0, 1), np.zeros((2, 1, 8, 8)), ("a", "b"))
     page = to_html(precompute(Choices(album, ((0, 1),), (0,), ("Group 1",), (0.0, 1.0)), lambda keys: np.zeros((len(keys), 1, 8, 8))), tmp_path / "page.html")
     assert offline.requests_of(page) == []
 

@@ -5,10 +5,24 @@ import numpy as np
 import pytest
 import torch
 
-from migvis.partial_correlation import (ESTIMATORS, centre_gram, density_factors, dependence, gaussian_gram,
-                                        gaussian_partial_correlation, group_sizes, is_weights,
-                                        log_ratio, mixture_log_ratio, mixture_partial_correlation, mss_weights, mws_weights,
-                                        pairwise_log_density, partial_correlation, shuffle_groups, total_correlation)
+from migvis.partial_correlation import (_ESTIMATORS, GroupPenalty, _centre_gram, _density_factors, _dependence,
+                                        _gaussian_gram, _group_sizes, _is_weights, _log_ratio, _mss_weights,
+                                        _mws_weights, _pairwise_log_density, partial_correlation)
+
+
+def mixture_log_ratio(z, mean, log_var, n_groups):
+    "Exact log ratio of samples (S, D) under the whole mixture."
+    return _log_ratio(_pairwise_log_density(z, mean, log_var, n_groups), -math.log(len(mean)))
+
+
+def mixture_partial_correlation(z, mean, log_var, n_groups):
+    return mixture_log_ratio(z, mean, log_var, n_groups).mean()
+
+
+def gaussian_partial_correlation(cov, sizes):
+    "Closed form for a Gaussian."
+    blocks = [rows.split(sizes, -1)[g] for g, rows in enumerate(cov.split(sizes, -2))]
+    return 0.5 * (sum(map(torch.logdet, blocks)) - torch.logdet(cov))
 
 
 def posteriors(n, sizes, width=0.5, shared=0.0, seed=0, dtype=torch.float32):
@@ -63,7 +77,7 @@ def loop_partial_correlation(z, mean, log_var, sizes, name, n_data):
 
 
 @pytest.mark.parametrize("sizes", [(2, 2, 2), (3, 1, 2)])
-@pytest.mark.parametrize("name", sorted(ESTIMATORS))
+@pytest.mark.parametrize("name", sorted(_ESTIMATORS))
 def test_estimators_equal_the_plain_loop(name, sizes):
     z, mean, log_var = posteriors(9, sizes, shared=0.4)
     fast = partial_correlation(z, mean, log_var, sizes, name, n_data=50)
@@ -82,7 +96,7 @@ def test_float32_pairs_against_float64_differences_far_from_the_origin(width, to
     difference = z.double()[:, None] - mean.double()
     exact = -0.5 * (difference**2 / log_var.double().exp() + log_var.double() + math.log(2 * math.pi))
     exact = exact.unflatten(-1, (2, 6)).sum(-1).permute(2, 0, 1)
-    fast = pairwise_log_density(z, mean, log_var, 2)
+    fast = _pairwise_log_density(z, mean, log_var, 2)
     assert (fast - exact).abs().diagonal(dim1=1, dim2=2).max() < tolerance
 
 
@@ -97,21 +111,21 @@ def test_float32_partial_correlation_is_stable_for_narrow_posteriors():
 @pytest.mark.parametrize("n_batch, n_data", [(2, 2), (5, 5), (5, 40), (16, 1000)])
 def test_weights_add_up(n_batch, n_data):
     ones = torch.ones(n_batch)
-    assert torch.allclose(is_weights(n_batch, n_data).sum(1), ones)
-    assert torch.allclose(mss_weights(n_batch, n_data).sum(1), ones)
-    assert torch.allclose(mws_weights(n_batch, n_data).sum(1), ones / n_data)
-    assert torch.allclose(is_weights(n_batch, n_data).diagonal(), ones / n_data)
+    assert torch.allclose(_is_weights(n_batch, n_data).sum(1), ones)
+    assert torch.allclose(_mss_weights(n_batch, n_data).sum(1), ones)
+    assert torch.allclose(_mws_weights(n_batch, n_data).sum(1), ones / n_data)
+    assert torch.allclose(_is_weights(n_batch, n_data).diagonal(), ones / n_data)
 
 
 def test_is_weights_are_plain_when_the_batch_is_the_data_set():
-    assert torch.allclose(is_weights(7, 7), torch.full((7, 7), 1 / 7))
+    assert torch.allclose(_is_weights(7, 7), torch.full((7, 7), 1 / 7))
 
 
 def test_is_and_mss_estimate_the_density_without_bias():
     "Averaged over random batches that contain the sample's own posterior, the weighted mean of densities is q(z)."
     z, mean, log_var = posteriors(40, (2,), width=0.7, dtype=torch.float64)
-    density = pairwise_log_density(z[:1], mean, log_var, 1)[0, 0].exp()
-    for weights in (is_weights, mss_weights):
+    density = _pairwise_log_density(z[:1], mean, log_var, 1)[0, 0].exp()
+    for weights in (_is_weights, _mss_weights):
         row = weights(5, 40)[0].double()
         generator = torch.Generator().manual_seed(0)
         others = torch.stack([1 + torch.randperm(39, generator=generator)[:4] for _ in range(4000)])
@@ -130,13 +144,6 @@ def test_full_batch_equals_the_exact_mixture():
     z, mean, log_var = posteriors(300, (3, 3), shared=0.5)
     exact = mixture_partial_correlation(z, mean, log_var, 2)
     assert torch.allclose(partial_correlation(z, mean, log_var, 2), exact, atol=1e-5)
-
-
-def test_chunks_do_not_change_the_mixture():
-    z, mean, log_var = posteriors(101, (2, 3))
-    whole = mixture_log_ratio(z, mean, log_var, (2, 3))
-    assert torch.allclose(mixture_log_ratio(z, mean, log_var, (2, 3), chunk=7), whole, atol=1e-5)
-    assert whole.shape == (101,)
 
 
 def test_estimator_agrees_with_the_exact_mixture_within_its_error():
@@ -162,25 +169,16 @@ def test_large_mixture_approaches_the_gaussian_closed_form():
     z, mean, log_var = posteriors(4000, (1, 1), width=0.6, shared=0.7)
     cov = torch.cov(z.T)
     ratio = mixture_log_ratio(z, mean, log_var, 2)
-    assert ratio.mean().item() == pytest.approx(gaussian_partial_correlation(cov, 2).item(), abs=0.04)
+    assert ratio.mean().item() == pytest.approx(gaussian_partial_correlation(cov, (1, 1)).item(), abs=0.04)
 
 
-def test_gaussian_closed_form():
-    for rho in (0.0, 0.3, 0.9):
-        cov = torch.tensor([[1.0, rho], [rho, 1.0]])
-        assert gaussian_partial_correlation(cov, 2).item() == pytest.approx(-0.5 * math.log(1 - rho**2), abs=1e-5)
-    block = torch.block_diag(torch.tensor([[2.0, 1.0], [1.0, 2.0]]), torch.tensor([[3.0]]))
-    assert gaussian_partial_correlation(block, (2, 1)).item() == pytest.approx(0, abs=1e-6)
-    assert gaussian_partial_correlation(torch.stack([block, block]), (1, 2)).shape == (2,)
-
-
-def test_total_correlation_is_the_partial_correlation_of_single_dimensions():
+def test_dependence_between_groups_and_within_them_adds_up():
     z, mean, log_var = posteriors(30, (1,) * 5, shared=0.5)
-    total = total_correlation(z, mean, log_var, n_data=100)
-    assert total == partial_correlation(z, mean, log_var, (1,) * 5, n_data=100)
-    chain = partial_correlation(z, mean, log_var, (2, 3), n_data=100)
-    chain = chain + sum(total_correlation(*(t[:, part] for t in (z, mean, log_var)), n_data=100) for part in (slice(0, 2), slice(2, 5)))
-    assert torch.allclose(total, chain, atol=1e-4)
+    def pc(part, sizes):
+        return partial_correlation(z[:, part], mean[:, part], log_var[:, part], sizes, n_data=100)
+    whole = slice(0, 5)
+    parts = pc(whole, (2, 3)) + pc(slice(0, 2), 2) + pc(slice(2, 5), 3)
+    assert torch.allclose(pc(whole, 5), parts, atol=1e-4)
 
 
 def test_an_ensemble_is_treated_member_by_member():
@@ -190,7 +188,7 @@ def test_an_ensemble_is_treated_member_by_member():
     assert torch.allclose(together, torch.stack([partial_correlation(*m, 2, n_data=99) for m in members]), atol=1e-5)
 
 
-@pytest.mark.parametrize("name", sorted(ESTIMATORS))
+@pytest.mark.parametrize("name", sorted(_ESTIMATORS))
 @pytest.mark.parametrize("sizes", [(2, 2), (1, 2)])
 def test_gradients(name, sizes):
     z, mean, log_var = posteriors(5, sizes, shared=0.3, dtype=torch.float64)
@@ -202,14 +200,12 @@ def test_gradients(name, sizes):
     torch.autograd.gradcheck(loss, (mean.requires_grad_(), log_var.requires_grad_()))
 
 
-def test_shuffling_keeps_the_groups_and_breaks_their_pairing():
+def test_groups_that_were_shuffled_share_less():
     z, mean, log_var = posteriors(400, (2, 2), width=0.8, shared=0.8)
-    z2, mean2, log_var2 = shuffle_groups(z, mean, log_var, n_groups=2, seed=3)
-    assert torch.equal(z2[:, :2].sort(0).values, z[:, :2].sort(0).values)
-    assert torch.equal(((z2 - mean2) / log_var2.exp())[:, 2:].sort(0).values, ((z - mean) / log_var.exp())[:, 2:].sort(0).values)
-    assert torch.equal(shuffle_groups(z, n_groups=2, seed=3)[0], z2)
+    other = torch.randperm(400, generator=torch.Generator().manual_seed(3))
+    shuffled = [torch.cat([part[:, :2], part[other, 2:]], 1) for part in (z, mean, log_var)]
     before = mixture_partial_correlation(z, mean, log_var, 2)
-    assert mixture_partial_correlation(z2, mean2, log_var2, 2) < before - 0.2
+    assert mixture_partial_correlation(*shuffled, 2) < before - 0.2
 
 
 def test_bad_input_is_refused():
@@ -219,33 +215,31 @@ def test_bad_input_is_refused():
     with pytest.raises(ValueError, match="add up to 4"):
         partial_correlation(z, mean, log_var, (2, 3))
     with pytest.raises(ValueError, match="positive"):
-        group_sizes((4, 0), 4)
+        _group_sizes((4, 0), 4)
     with pytest.raises(ValueError, match="unknown estimator 'mc'"):
         partial_correlation(z, mean, log_var, 2, "mc")
     with pytest.raises(ValueError, match="smaller than the batch"):
         partial_correlation(z, mean, log_var, 2, n_data=4)
     with pytest.raises(ValueError, match="share a shape"):
         partial_correlation(z, mean[:4], log_var, 2)
-    with pytest.raises(ValueError, match="positive definite"):
-        gaussian_partial_correlation(-torch.eye(4), 2)
 
 
 def test_one_group_has_no_partial_correlation():
     z, mean, log_var = posteriors(50, (4,))
     assert partial_correlation(z, mean, log_var, 1, n_data=100).abs() < 1e-5
-    assert log_ratio(pairwise_log_density(z, mean, log_var, 1)).abs().max() < 1e-4
+    assert _log_ratio(_pairwise_log_density(z, mean, log_var, 1)).abs().max() < 1e-4
 
 
 def plain_partial_correlation(z, mean, log_var, sizes, name, n_data):
     "The formula as it stands, differentiated automatically."
-    log_weights = ESTIMATORS[name](z.shape[-2], n_data).to(z).log()
+    log_weights = _ESTIMATORS[name](z.shape[-2], n_data).to(z).log()
     difference = z.unsqueeze(-2) - mean.unsqueeze(-3)
     density = -0.5 * (difference**2 * torch.exp(-log_var).unsqueeze(-3) + log_var.unsqueeze(-3) + math.log(2 * math.pi))
     groups = torch.stack([part.sum(-1) for part in density.split(sizes, -1)], -3)
-    return log_ratio(groups, log_weights).mean(-1)
+    return _log_ratio(groups, log_weights).mean(-1)
 
 
-@pytest.mark.parametrize("name", sorted(ESTIMATORS))
+@pytest.mark.parametrize("name", sorted(_ESTIMATORS))
 @pytest.mark.parametrize("lead, sizes, pairs_at_once", [((), (2, 2), 2**18), ((5,), (2, 1, 3), 2 * 3 * 7**2), ((2, 3), (3, 3), 1)])
 def test_value_and_gradient_equal_the_plain_formula_whatever_the_chunks(name, lead, sizes, pairs_at_once):
     draw = [torch.stack(parts).reshape(*lead, 7, sum(sizes)) for parts in
@@ -275,7 +269,7 @@ def test_value_without_gradient_and_gradient_of_one_input_alone():
 
 def test_factors_multiply_to_the_pairs():
     z, mean, log_var = posteriors(6, (3, 1, 2))
-    samples, components = density_factors(z, mean, log_var, (3, 1, 2))
+    samples, components = _density_factors(z, mean, log_var, (3, 1, 2))
     assert samples.shape == components.shape == (3, 7, 6)
     assert torch.allclose((samples.mT @ components).double(), loop_pairs(z, mean, log_var, (3, 1, 2)), atol=1e-4)
 
@@ -297,33 +291,58 @@ def test_dependence_is_the_criterion_of_gretton():
     rng = np.random.default_rng(0)
     x = rng.standard_normal((12, 3))
     y = x[:, :2] + 0.5 * rng.standard_normal((12, 2))
-    grams = [gaussian_gram(torch.as_tensor(a)) for a in (x, y)]
-    assert dependence(grams[0], centre_gram(grams[1])).item() == pytest.approx(slow_dependence(x, y))
+    grams = [_gaussian_gram(torch.as_tensor(a)) for a in (x, y)]
+    assert _dependence(grams[0], _centre_gram(grams[1])).item() == pytest.approx(slow_dependence(x, y))
 
 
 def test_dependence_is_one_for_independent_samples_and_batches_over_members():
     torch.manual_seed(0)
-    label = centre_gram((torch.arange(200)[:, None] % 5 == torch.arange(200) % 5).double())
+    label = _centre_gram((torch.arange(200)[:, None] % 5 == torch.arange(200) % 5).double())
     z = torch.randn(40, 200, 4, dtype=torch.float64)
-    found = dependence(gaussian_gram(z), label)
+    found = _dependence(_gaussian_gram(z), label)
     assert found.shape == (40,) and found.mean().item() == pytest.approx(1, abs=0.05)
-    assert torch.allclose(found[3], dependence(gaussian_gram(z[3]), label))
-    assert torch.allclose(centre_gram(gaussian_gram(z[0])).sum(0), torch.zeros(200, dtype=torch.float64), atol=1e-9)
-@pytest.mark.parametrize("name", sorted(ESTIMATORS))
+    assert torch.allclose(found[3], _dependence(_gaussian_gram(z[3]), label))
+    assert torch.allclose(_centre_gram(_gaussian_gram(z[0])).sum(0), torch.zeros(200, dtype=torch.float64), atol=1e-9)
+@pytest.mark.parametrize("name", sorted(_ESTIMATORS))
 @pytest.mark.parametrize("members", [(), (3,)])
 def test_a_large_batch_without_gradient_goes_in_blocks_and_gives_the_same(name, members, monkeypatch):
     z, mean, log_var = (torch.randn(*members, 61, 5, dtype=torch.float64) for _ in range(3))
     whole = partial_correlation(z, mean, log_var, (2, 3), name, 100)
     monkeypatch.setattr("migvis.partial_correlation._PartialCorrelation", None) # must not be used
     widest = []
-    monkeypatch.setattr("migvis.partial_correlation.log_ratio", lambda pairs, weights: widest.append(pairs.numel()) or log_ratio(pairs, weights))
+    monkeypatch.setattr("migvis.partial_correlation._log_ratio", lambda pairs, weights: widest.append(pairs.numel()) or _log_ratio(pairs, weights))
     blocks = partial_correlation(z, mean, log_var, (2, 3), name, 100, pairs_at_once=300)
     torch.testing.assert_close(blocks, whole, rtol=1e-10, atol=1e-12)
     assert max(widest) <= 300
-    for rows in torch.arange(61).split(7): assert torch.equal(ESTIMATORS[name](61, 100, rows), ESTIMATORS[name](61, 100)[rows])
+    for rows in torch.arange(61).split(7): assert torch.equal(_ESTIMATORS[name](61, 100, rows), _ESTIMATORS[name](61, 100)[rows])
 
 
 def test_a_large_batch_with_gradient_keeps_it():
     z = torch.randn(40, 4, requires_grad=True)
     partial_correlation(z, z.detach(), torch.zeros(40, 4), 2, pairs_at_once=10).backward()
     assert z.grad.abs().sum() > 0
+
+
+def test_the_penalty_adds_dependence_over_free_groups_and_labels():
+    z = torch.randn(2, 80, 5, generator=torch.Generator().manual_seed(0))
+    classes, values = torch.eye(4)[torch.arange(80) % 4], torch.randn(80, 2, generator=torch.Generator().manual_seed(1))
+    known = torch.arange(80) >= 10
+    labels, groups = [(classes, torch.ones(80, dtype=torch.bool), True), (values, known, False)], z.split((2, 3), -1)
+    def standard(x):
+        return (x - x.mean(-2, keepdim=True)) / x.std(-2, keepdim=True)
+    expected = 0
+    for group in groups:
+        expected = expected + _dependence(_gaussian_gram(standard(group)), _centre_gram(classes @ classes.T)) - 1
+        gram = _centre_gram(_gaussian_gram(values[10:]))
+        expected = expected + _dependence(_gaussian_gram(standard(group[:, 10:])), gram) - 1
+    assert torch.allclose(GroupPenalty().leak(groups, labels), expected, atol=1e-5)
+    alone = (classes, torch.arange(80) % 4 == 0, True)   # the only class that is known says nothing
+    assert GroupPenalty().leak(groups, [alone]) == 0
+
+
+def test_the_penalty_has_the_estimator_that_was_asked_for():
+    z, mean, log_var = posteriors(12, (2, 2))
+    value = GroupPenalty("mws").partial_correlation(z, mean, log_var, (2, 2), 50)
+    assert value == partial_correlation(z, mean, log_var, 2, "mws", 50)
+    with pytest.raises(ValueError, match="unknown estimator 'exact'; choose from"):
+        GroupPenalty("exact")

@@ -13,14 +13,12 @@ import pytest
 import yaml
 
 from tests import check_sync, make_readme
+from tests import measure_house as house
 from tests.conftest import ROOT
 
-NOTEBOOKS = sorted((ROOT / "nbs").glob("*.ipynb"))
-MODULES = sorted(p for p in (ROOT / "migvis").glob("*.py") if not p.stem.startswith("_"))
-ORDER = {re.sub(r"^\d+[a-z]?\d*_", "", p.stem): i for i, p in enumerate(NOTEBOOKS)}
-LAZY = {("pipeline", "figures"), ("pipeline", "widgets"), ("gallery", "stimulus_information"),
-        *((result, "figures") for result in ("consistency", "null", "stability"))}  # draw or map with what comes later
-AHEAD = {("vae", "partial_correlation")}  # read after the VAE, but pure functions that import nothing of ours
+NOTEBOOKS = sorted(p for p in (ROOT / "nbs").rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts)
+MODULES = sorted(p for p in (ROOT / "migvis").rglob("*.py") if not p.stem.startswith("_"))
+NAMES = {".".join(p.relative_to(ROOT / "migvis").with_suffix("").parts): p for p in MODULES}
 
 
 def cells(notebook, kind="code"):
@@ -43,16 +41,25 @@ def test_check_sync_sees_a_difference(tmp_path):
     assert check_sync.differing(tmp_path / "a", tmp_path / "b") == ["migvis/x.py"]
 
 
-@pytest.mark.parametrize("module", MODULES, ids=lambda p: p.stem)
-def test_modules_import_only_earlier_ones(module):
-    tree = ast.parse(module.read_text(encoding="utf-8"))
-    top = {node for node in tree.body}
-    for node in ast.walk(tree):
-        if not isinstance(node, ast.ImportFrom) or not (node.level == 1 or (node.module or "").startswith("migvis")): continue
-        names = [node.module.removeprefix("migvis").lstrip(".")] if node.module and node.module != "migvis" else [a.name for a in node.names]
-        for name in filter(None, (n.split(".")[0] for n in names)):
-            if name not in ORDER: continue
-            assert ORDER[name] < ORDER[module.stem] or (module.stem, name) in AHEAD or (node not in top and (module.stem, name) in LAZY), f"{module.stem} imports {name}"
+@pytest.mark.parametrize("name", NAMES)
+def test_chapters_look_back_and_nothing_below_the_model_knows_it(name):
+    source = house.typed_imports(NAMES[name].read_text(encoding="utf-8"))
+    assert house.forbidden(name, house.imported_modules(name, source, set(NAMES))) == set()
+
+
+def test_there_is_no_circle():
+    needs = {name: house.imported_modules(name, house.typed_imports(path.read_text(encoding="utf-8")), set(NAMES), at_top=True)
+             for name, path in NAMES.items()}
+    assert house.circle(needs) == set()
+
+
+def test_wrong_imports_and_circles_are_seen():
+    known = {"denoiser", "model", "data", "vae", "measure.edits"}
+    assert house.forbidden("vae", house.imported_modules("vae", "from .denoiser import x", known)) == {"denoiser"}
+    lazy = house.imported_modules("measure.edits", "def f():\n    from ..model import MIGVis", known)
+    assert house.forbidden("measure.edits", lazy) == {"model"}
+    assert house.forbidden("support.files", {"data"}) == {"data"} and house.forbidden("denoiser", {"vae", "support.files"}) == set()
+    assert house.circle({"a": {"b"}, "b": {"c"}, "c": {"b"}, "d": set()}) == {"a", "b", "c"}
 
 
 def test_importing_migvis_is_cheap():
@@ -121,12 +128,13 @@ def test_readme_pictures_and_notebooks_exist():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     for picture in re.findall(r"!\[[^\]]+\]\(([^)]+)\)", text): assert (ROOT / picture).is_file(), picture
     index = (ROOT / "nbs" / "index.ipynb").read_text(encoding="utf-8")
-    linked = set(re.findall(r"\]\((\w+\.ipynb)\)", index))
-    assert linked >= {n.name for n in NOTEBOOKS if n.stem != "index"}
+    linked = set(re.findall(r"\]\(([\w/]+\.ipynb)\)", index))
+    assert linked >= {str(n.relative_to(ROOT / "nbs")) for n in NOTEBOOKS if n.stem != "index"}
 
 
 def test_sidebar_lists_every_notebook():
-    assert set(re.findall(r"(\w+\.ipynb)", (ROOT / "nbs" / "sidebar.yml").read_text())) == {n.name for n in NOTEBOOKS}
+    listed = re.findall(r"([\w/]+\.ipynb)", (ROOT / "nbs" / "sidebar.yml").read_text())
+    assert sorted(listed) == sorted(str(n.relative_to(ROOT / "nbs")) for n in NOTEBOOKS)
 
 
 def test_wheel_holds_what_is_needed_and_nothing_else(tmp_path):
@@ -134,9 +142,10 @@ def test_wheel_holds_what_is_needed_and_nothing_else(tmp_path):
     subprocess.run([sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(tmp_path), str(source)], check=True, timeout=300)
     wheel = next(tmp_path.glob("migvis-*.whl"))
     names = zipfile.ZipFile(wheel).namelist()
-    assert {f"migvis/{m.name}" for m in MODULES} <= set(names)
+    assert {str(m.relative_to(ROOT)) for m in MODULES} <= set(names)
+    assert "migvis/simulate/objects.npz" in names
     assert {"migvis/migvis.mplstyle", "migvis/explorer.css", "migvis/explorer.js", "migvis/py.typed"} <= set(names)
-    assert not [n for n in names if n.startswith(("tests/", "nbs/", "benchmarks/"))]
+    assert not [n for n in names if n.startswith(("tests/", "nbs/", "benchmarks/", "tools/"))]
     metadata = zipfile.ZipFile(wheel).read(next(n for n in names if n.endswith("METADATA"))).decode()
     assert re.search(r"Requires-Dist: torch\S*>=2\.4", metadata) and 'extra == "data"' in metadata
     entry = zipfile.ZipFile(wheel).read(next(n for n in names if n.endswith("entry_points.txt"))).decode()
@@ -185,10 +194,10 @@ def imported(files):
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
             names = [a.name for a in node.names] if isinstance(node, ast.Import) else [node.module] if isinstance(node, ast.ImportFrom) and not node.level else []
             for name in names:
-                if (first := name.split(".")[0]) not in sys.stdlib_module_names | {"migvis", "tests", "setuptools"}: yield first, file.name
+                if (first := name.split(".")[0]) not in sys.stdlib_module_names | {"migvis", "tests", "tools", "setuptools"}: yield first, file.name
 
 
-@pytest.mark.parametrize("files, extras", [(MODULES, False), (sorted((ROOT / "tests").glob("*.py")), True)], ids=["library", "tests"])
+@pytest.mark.parametrize("files, extras", [(MODULES, False), (sorted((ROOT / "tests").rglob("*.py")), True)], ids=["library", "tests"])
 def test_what_is_imported_is_declared(files, extras):
     own, more = declared()
     known = {re.split("[<>=]", r)[0].lower().replace("_", "-") for r in own + more}

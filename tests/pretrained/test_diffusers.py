@@ -1,0 +1,326 @@
+"""Denoisers made of diffusers' models against its own schedulers; small networks with random weights."""
+import copy
+
+import pytest
+import torch
+from diffusers import (AutoencoderKL, DDIMInverseScheduler, DDIMPipeline, DDIMScheduler, DDPMPipeline,
+                       DDPMScheduler, FlowMatchEulerDiscreteScheduler, LDMPipeline, UNet2DConditionModel,
+                       UNet2DModel, VQModel)
+from torch import nn
+
+from migvis.ddim_guidance import Editor, ddim_step, invert, noise_maps, sample
+from migvis.denoiser import NoiseSchedule, sample_images
+from migvis.model import MIGVis
+from migvis.pretrained.diffusers import DiffusersDenoiser, from_diffusers, preset_for
+from migvis.simulate.it import simulate_hvm
+from migvis.support.files import digest_weights
+from migvis.support.presets import EditSettings
+from migvis.support.training import generator
+
+LEVELS = dict(block_out_channels=(8, 16), layers_per_block=1, norm_num_groups=4)
+PLAIN = dict(down_block_types=("DownBlock2D",) * 2, up_block_types=("UpBlock2D",) * 2)
+BETAS = "linear", "scaled_linear", "squaredcos_cap_v2"
+KINDS = "epsilon", "v_prediction", "sample"
+close = torch.testing.assert_close
+
+
+def unet(size=8, channels=3, out=None, **more):
+    torch.manual_seed(0)
+    return UNet2DModel(sample_size=size, in_channels=channels, out_channels=out or channels,
+                       **LEVELS, **PLAIN | more)
+
+
+def prompted(size=8, **more):
+    torch.manual_seed(0)
+    blocks = dict(down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+                  up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"))
+    return UNet2DConditionModel(sample_size=size, cross_attention_dim=6, attention_head_dim=4,
+                                **LEVELS | blocks | more)
+
+
+def autoencoder(kind):
+    torch.manual_seed(1)
+    parts = dict(in_channels=3, out_channels=3, latent_channels=4, scaling_factor=.5, norm_num_groups=4,
+                 block_out_channels=(8, 16), down_block_types=("DownEncoderBlock2D",) * 2,
+                 up_block_types=("UpDecoderBlock2D",) * 2)
+    return (VQModel(**parts) if kind == "vq" else AutoencoderKL(**parts, shift_factor=.1)).eval()
+
+
+def scheduler(kind="epsilon", beta_schedule="linear", T=100, cls=DDIMScheduler, **more):
+    clip = {} if cls is FlowMatchEulerDiscreteScheduler else {"clip_sample": False}
+    return cls(num_train_timesteps=T, beta_schedule=beta_schedule, prediction_type=kind, **clip, **more)
+
+
+def pictures(n=2, channels=3, size=8, seed=0):
+    return torch.rand(n, channels, size, size, generator=generator(seed, 9))
+
+
+def latent_pipeline(kind="vq"): return LDMPipeline(autoencoder(kind), unet(4, 4), scheduler())
+
+
+class Latents:
+    "What an editor with a guide of one's own needs of critics."
+    groups, n_latents = ((0, 1),), 2
+
+
+def edit(denoiser, guide, gammas, images, **settings):
+    settings = EditSettings("paper", t_edit=60, steps=12, scale="eps", **settings)
+    editor = Editor(Latents(), denoiser, denoiser.schedule, settings=settings, guide=lambda *rows: guide)
+    return editor(images, torch.zeros(2), gammas=gammas, z_originals=torch.zeros(len(images), 2))[:, 0]
+
+
+def brighter(y0_hat, y_t, t): return 100 * y0_hat.mean((1, 2, 3))
+
+
+# --- one step, all steps: diffusers as the oracle -------------------------------------------------
+
+@pytest.mark.parametrize("beta_schedule", BETAS)
+@pytest.mark.parametrize("T", [50, 1000])
+@pytest.mark.parametrize("cls", [DDPMScheduler, DDIMScheduler])
+def test_schedule_is_the_schedulers(beta_schedule, T, cls):
+    theirs = scheduler(beta_schedule=beta_schedule, T=T, cls=cls)
+    schedule = from_diffusers(unet(), theirs).schedule
+    assert schedule.T == T and schedule.alpha_bar[0] == 1
+    close(schedule.alpha_bar[1:].float(), theirs.alphas_cumprod, atol=0, rtol=0)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("beta_schedule", BETAS)
+def test_one_step_is_that_of_ddim(kind, beta_schedule):
+    theirs = scheduler(kind, beta_schedule, set_alpha_to_one=True)
+    theirs.set_timesteps(10)
+    denoiser, y = from_diffusers(unet(), theirs), 2 * pictures() - 1
+    for number in (0, 5, 9):
+        t = int(theirs.timesteps[number])
+        with torch.no_grad():
+            expected = theirs.step(denoiser.unet(y, t).sample, t, y).prev_sample
+            eps = denoiser(y, t + 1)
+        a, b = (denoiser.schedule.alpha_bar[i] for i in (t + 1, max(t + 1 - 10, 0)))
+        close(ddim_step(y, eps, a, b), expected, atol=2e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_inversion_is_that_of_the_inverse_scheduler(kind):
+    "From noise estimates: diffusers would convert v and clean images at the time before the network's."
+    theirs = scheduler(T=20, cls=DDIMInverseScheduler)
+    theirs.set_timesteps(20)
+    denoiser, y0 = from_diffusers(unet(), scheduler(kind, T=20)), 2 * pictures() - 1
+    y = y0
+    for t in theirs.timesteps.tolist():
+        with torch.no_grad(): y = theirs.step(denoiser(y, t + 1), t, y).prev_sample
+    close(invert(y0, denoiser, denoiser.schedule, 20), y, atol=2e-5, rtol=1e-4)
+
+
+class Fixed(nn.Module):
+    "A network in place of another, which returns what a function says."
+    def __init__(self, network, answer):
+        super().__init__()
+        self.config, self.dtype, self.answer = network.config, torch.float32, answer
+
+    def forward(self, y_t, t): return type("Output", (), {"sample": self.answer(y_t, t)})
+
+
+def test_predictions_agree_where_they_say_the_same():
+    "One noise, told as noise, as v and as clean image."
+    network, schedule = unet(), from_diffusers(unet(), scheduler()).schedule
+    def eps(y_t, t): return network(y_t, t).sample
+    def clean(y_t, t): return schedule.y0_hat(y_t, eps(y_t, t), t + 1)
+    def v(y_t, t):
+        signal, noise = (schedule.at(name, t + 1, y_t) for name in ("signal", "noise"))
+        return signal * eps(y_t, t) - noise * clean(y_t, t)
+    y_t, t = torch.randn(2, 3, 8, 8, generator=generator(0, 1)), torch.tensor([20, 90])
+    with torch.no_grad():
+        for answer, kind in zip((eps, v, clean), KINDS, strict=True):
+            denoiser = DiffusersDenoiser(Fixed(network, answer), schedule, kind)
+            close(denoiser(y_t, t), network(y_t, t - 1).sample, atol=1e-4, rtol=1e-4)
+
+
+def test_time_is_a_number_or_one_for_each_image_and_gradients_pass():
+    denoiser, y = from_diffusers(unet(), scheduler()), torch.randn(2, 3, 8, 8).requires_grad_()
+    with torch.no_grad(): close(denoiser(y, 7), denoiser(y, torch.tensor([7, 7])))
+    assert torch.autograd.grad(denoiser(y, 7).sum(), y)[0].abs().sum() > 0
+    assert not denoiser.training and not any(p.requires_grad for p in denoiser.parameters())
+
+
+def test_learned_variances_are_left_out():
+    denoiser, y = from_diffusers(unet(out=6), scheduler()), torch.randn(2, 3, 8, 8)
+    close(denoiser(y, 5), denoiser.unet(y, torch.tensor([4, 4])).sample[:, :3])
+
+
+# --- edits ----------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("kind, steps", [("epsilon", None), *((kind, 10) for kind in KINDS)])
+def test_noise_maps_lead_back(kind, steps):
+    denoiser, y0 = from_diffusers(unet(), scheduler(kind)), 2 * pictures() - 1
+    y_t, noise = noise_maps(y0, denoiser, denoiser.schedule, 60, steps)
+    settings = EditSettings("paper", eta=1.0)
+    back = sample(y_t, denoiser, denoiser.schedule, 60, steps=steps, noise=noise, settings=settings)
+    assert (back - y0).square().mean().sqrt() / 2 < .002
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_edits_follow_a_guide_and_grow_with_its_strength(channels):
+    denoiser = from_diffusers(DDIMPipeline(unet(channels=channels), scheduler()))
+    images = .5 * pictures(channels=1)
+    edited = edit(denoiser, brighter, (0., .1, .2, .4), images, eta=1.0)
+    assert edited.shape == (2, 4, channels, 8, 8)
+    assert (edited[:, 0] - images).square().mean().sqrt() < .002 # grey is repeated where there are colours
+    assert (edited.mean((2, 3, 4)).diff(dim=1) > 0).all()
+    change = (edited - edited[:, :1]).square().mean((0, 2, 3, 4)).sqrt()
+    assert (change.diff() > 0).all()
+
+
+def test_a_guide_moves_what_it_names_and_little_else():
+    denoiser = from_diffusers(unet(), scheduler())
+    def redder(y0_hat, y_t, t): return 100 * y0_hat[:, 0].mean((1, 2))
+    edited = edit(denoiser, redder, (0., .3), .5 * pictures(), eta=1.0)
+    red, green, blue = (edited[:, 1] - edited[:, 0]).mean((0, 2, 3)).tolist()
+    assert red > .03 and abs(green) < red / 3 and abs(blue) < red / 3
+
+
+@pytest.mark.parametrize("kind", ["vq", "kl"])
+def test_latent_edits_come_back_as_pictures(kind):
+    network = autoencoder(kind)
+    pipeline = LDMPipeline(network, unet(4, 4), scheduler())
+    denoiser, images = from_diffusers(pipeline), pictures()
+    assert (denoiser.channels, denoiser.image_size, denoiser.picture_shape) == (4, 4, (3, 8))
+    edited = edit(denoiser, brighter, (0., .2, .4), images, eta=1.0, candidates=2)
+    assert edited.shape == (2, 3, 3, 8, 8)
+    close(edited[:, 0], denoiser.decode(denoiser.encode(images)).clamp(0, 1), atol=2e-3, rtol=0)
+    change = (edited - edited[:, :1]).square().mean((0, 2, 3, 4)).sqrt()
+    assert (change.diff() > 0).all()
+
+
+# --- pictures, latents, prompts -------------------------------------------------------------------
+
+def test_pixels_are_encoded_by_their_range():
+    denoiser, images = from_diffusers(unet(), scheduler()), pictures()
+    close(denoiser.encode(images.numpy()), 2 * images - 1)
+    close(denoiser.decode(denoiser.encode(images)), images)
+    close(denoiser.encode(images[:, :1]), 2 * images[:, :1].expand(-1, 3, -1, -1) - 1)
+
+
+@pytest.mark.parametrize("kind", ["vq", "kl"])
+def test_latents_are_the_autoencoders_scaled(kind):
+    network, images = autoencoder(kind), pictures(5)
+    denoiser = from_diffusers(LDMPipeline(network, unet(4, 4), scheduler()))
+    with torch.no_grad():
+        encoded = network.encode(2 * images - 1)
+        raw = encoded.latents if kind == "vq" else encoded.latent_dist.mean
+        shift = 0 if kind == "vq" else .1
+        y0 = denoiser.encode(images, batch_size=2)
+        close(y0, (raw - shift) * .5)
+        close(denoiser.decode(y0, batch_size=2), network.decode(raw).sample / 2 + .5, atol=1e-5, rtol=1e-4)
+
+
+def test_an_autoencoder_that_loses_nothing_gives_images_back():
+    "Its encoder is the identity, so what is left is our scaling."
+    network = autoencoder("kl")
+    network.encode = lambda x: type("Encoded", (), {"latents": x})
+    network.decode = lambda z: type("Decoded", (), {"sample": z})
+    denoiser = DiffusersDenoiser(unet(4, 3), NoiseSchedule(20), autoencoder=network)
+    close(denoiser.decode(denoiser.encode(pictures())), pictures())
+
+
+def test_a_prompt_is_the_same_for_all_images_and_belongs_to_the_denoiser():
+    network, words = prompted(), torch.randn(5, 6, generator=generator(0, 3))
+    denoiser = from_diffusers(network, scheduler(), prompt_embeds=words)
+    y = torch.randn(2, 4, 8, 8, generator=generator(0, 4))
+    with torch.no_grad():
+        expected = network(y, 8, encoder_hidden_states=words.expand(2, 5, 6)).sample
+        close(denoiser(y, 9), expected)
+    other = from_diffusers(copy.deepcopy(network), scheduler(), prompt_embeds=-words[None])
+    assert digest_weights(other) != digest_weights(denoiser)
+
+
+def test_pipelines_and_networks_give_the_same():
+    network, theirs, y = unet(), scheduler(), torch.randn(2, 3, 8, 8)
+    with torch.no_grad():
+        pipelines = DDIMPipeline(network, theirs), DDPMPipeline(network, scheduler(cls=DDPMScheduler))
+        answers = [from_diffusers(*source)(y, 5) for source in ((network, theirs), *zip(pipelines))]
+    for answer in answers[1:]: close(answer, answers[0], atol=0, rtol=0)
+    assert from_diffusers(pipelines[0], scheduler("v_prediction")).prediction == "v_prediction"
+    assert from_diffusers(network, theirs, "sample").prediction == "sample"
+
+
+@pytest.mark.parametrize("kind", ["pixels", "vq"])
+def test_samples_are_pictures(kind):
+    source = latent_pipeline() if kind == "vq" else DDIMPipeline(unet(), scheduler())
+    samples = sample_images(from_diffusers(source), 2, steps=5)
+    assert samples.shape == (2, 3, 8, 8) and 0 <= samples.min() <= samples.max() <= 1
+
+
+# --- runs ------------------------------------------------------------------------------------------
+
+@pytest.fixture(scope="module")
+def recording(): return simulate_hvm(n_images=60, size=32, subject="M1", seed=3, progress=False)
+
+
+@pytest.mark.filterwarnings("ignore:groups") # that carry nothing after seconds of training
+def test_a_run_takes_a_denoiser_and_keeps_it(recording, tmp_path):
+    given = from_diffusers(unet(32, 1), scheduler("v_prediction"))
+    preset = preset_for(given, "tiny")
+    model = MIGVis(preset, device="cpu").fit(recording, out=tmp_path, denoiser=given, progress=False)
+    y = torch.randn(2, 1, 32, 32, generator=generator(0, 2))
+    for run in (model, MIGVis.load(tmp_path, "cpu")):
+        assert run.options["denoiser"] == repr(digest_weights(given)) and run.shipped is None
+        assert "(a given denoiser)" in run.caption("selective")
+        with torch.no_grad(): close(run.denoiser(y, 40), given(y, 40), atol=1e-5, rtol=1e-4)
+        edits = run.edit(0, 1, settings=EditSettings(steps=8), gammas=(0., .5), progress=False)
+        assert edits.settings.t_edit == preset.t_edit <= 100 and edits.round_trip_rmse() < .002
+        assert (edits.change()[.5] > 0).all()
+
+
+@pytest.mark.parametrize("make, error, message", [
+    (lambda: from_diffusers(unet(16, 1), scheduler()), ValueError, "preset_for"),
+    (lambda: from_diffusers(unet(32, 1), scheduler(T=77)), ValueError, "preset_for"),
+    (lambda: from_diffusers(unet(32, 3), scheduler(T=50)), ValueError, "preset_for"),
+    (lambda: from_diffusers(unet(32, 1), scheduler("sample")), ValueError, "noise or v"),
+    (lambda: from_diffusers(latent_pipeline()), ValueError, "of pixels"),
+    (lambda: from_diffusers(unet(32, 1, out=2), scheduler()), ValueError, "learned variances"),
+    (lambda: brighter, TypeError, "must be a Denoiser")])
+def test_a_run_refuses_a_denoiser_that_does_not_fit(recording, tmp_path, make, error, message):
+    with pytest.raises(error, match=message):
+        MIGVis("tiny").fit(recording, out=tmp_path / "run", denoiser=make(), progress=False)
+    assert not (tmp_path / "run").exists()
+
+
+# --- what cannot work -----------------------------------------------------------------------------
+
+def made(*args, **more): return lambda: from_diffusers(*args, **more)
+
+
+def encoded(channels, images):
+    return lambda: from_diffusers(unet(channels=channels), scheduler()).encode(images)
+
+
+def clamped(): return edit(from_diffusers(latent_pipeline()), brighter, (.1,), pictures(), clamp=True)
+
+
+REFUSED = {
+    "no network": (made(nn.Linear(2, 2), scheduler()), TypeError, "UNet2DModel"),
+    "no scheduler": (made(unet()), ValueError, "give scheduler="),
+    "flow": (made(unet(), FlowMatchEulerDiscreteScheduler()), TypeError, "alphas_cumprod"),
+    "zero snr": (made(unet(), scheduler(rescale_betas_zero_snr=True)), ValueError, "zero terminal SNR"),
+    "prediction": (made(unet(), scheduler(), "flow_prediction"), ValueError, "must be one of"),
+    "oblong": (made(unet((8, 16)), scheduler()), ValueError, "square"),
+    "no size": (made(unet(None), scheduler()), ValueError, "sample_size"),
+    "class": (made(unet(num_class_embeds=3), scheduler()), ValueError, "num_class_embeds"),
+    "mask": (made(prompted(in_channels=9), scheduler()), ValueError, "as many channels"),
+    "no prompt": (made(prompted(), scheduler()), ValueError, "needs a prompt"),
+    "prompt of 7": (made(prompted(), scheduler(), None, torch.zeros(5, 7)), ValueError, r"\(L, 6\)"),
+    "two prompts": (made(prompted(), scheduler(), None, torch.zeros(2, 5, 6)), ValueError, "one prompt"),
+    "prompt not needed": (made(unet(), scheduler(), None, torch.zeros(5, 6)), ValueError, "takes no prompt"),
+    "parts of two": (made(LDMPipeline(autoencoder("vq"), unet(), scheduler())), ValueError, "pipeline"),
+    "size": (encoded(3, pictures(size=16)), ValueError, "resize"),
+    "two channels": (encoded(3, pictures(channels=2)), ValueError, "images must be"),
+    "colour for grey": (encoded(1, pictures()), ValueError, "images must be"),
+    "range": (encoded(3, 2 * pictures()), ValueError, r"\[0, 1\]"),
+    "clamped latents": (clamped, ValueError, "clamp=False"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_cannot_work_is_refused(name):
+    make, error, message = REFUSED[name]
+    with pytest.raises(error, match=message): make()

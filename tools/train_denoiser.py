@@ -1,0 +1,244 @@
+"""Train a denoiser of the simulated HvM for a given time, as the shipped one was, and compare the two.
+
+    python -m tools.train_denoiser --seconds 600 --out DIR [--batch 256] [--device auto] [--workers N]
+
+Where time on a GPU is limited, rendering should not hold it up: training goes on while other processes still
+render, on the images that are there. The learning rate follows the clock, and a snapshot of the weights is kept
+every 80 seconds (the shipped weaker denoiser is one). Rendering and compilation are part of the time; judging
+comes after it. What a run ends with depends on the machine's speed, so it cannot be repeated to the bit.
+
+Written to DIR: weights, card, losses, samples. Printed: scores of the new weights and of the shipped ones, on the
+same 1024 test renders and from the same noise. On a GPU let PYTHONPYCACHEPREFIX name a folder that can be
+written, and do not pipe the output: compilation starts processes that keep pipes open.
+"""
+
+import argparse
+import math
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import joblib
+import pandas as pd
+import torch
+from torchvision.utils import save_image
+
+from migvis.denoiser import (
+    Denoiser,
+    _pixel_statistics,
+    build_denoiser,
+    sample_images,
+    save_denoiser,
+    validation_loss,
+)
+from migvis.measure.readouts import Readouts, load_readouts
+from migvis.measure.realism import kid, precision_recall
+from migvis.simulate.images import render_labels
+from migvis.simulate.pretrained import (
+    _fit_labelled,
+    _make_card,
+    _pool,
+    _pool_labels,
+    _WithLabelHead,
+    load_pretrained,
+)
+from migvis.support.presets import DenoiserConfig, get_preset
+from migvis.support.training import Fit, resolve_device
+
+
+class GrowingPool:
+    "Renders in the order of their labels, made by other processes; the first `ready()` are there."
+
+    def __init__(
+        self,
+        labels: pd.DataFrame,  # n rows
+        size: int,
+        device: str | torch.device = "cpu",
+        workers: int | None = None,  # processes; None: one for each core but one
+        chunk: int = 1024,  # images that come at once
+    ) -> None:
+        self.images = torch.zeros(len(labels), 1, size, size, dtype=torch.uint8, device=device)
+        self.made, self.moved, self.error = [], 0, None
+        workers = max(1, joblib.cpu_count() - 1) if workers is None else workers
+        self.thread = threading.Thread(
+            target=self._render, args=(labels, size, workers, chunk), daemon=True
+        )
+        self.thread.start()
+
+    def _render(self, labels: pd.DataFrame, size: int, workers: int, chunk: int) -> None:
+        "Make the images, chunk after chunk."
+        parts = [labels.iloc[i : i + chunk] for i in range(0, len(labels), chunk)]
+        jobs = (joblib.delayed(render_labels)(part, size, workers=1, progress=False) for part in parts)
+        try:
+            for images, _ in joblib.Parallel(workers, return_as="generator")(jobs):
+                self.made.append(torch.from_numpy(images))
+        except Exception as e:
+            self.error = e  # raised by `wait`, in the thread that trains
+
+    def ready(self) -> int:
+        "Move what was rendered since the last call to `images`; how many images are there."
+        while self.made:  # not in the other thread: only one may use a GPU while its work is being recorded
+            new = self.made.pop(0)
+            self.images[self.moved : self.moved + len(new), 0] = new.to(self.images.device)
+            self.moved += len(new)
+        return self.moved
+
+    def wait(self, n: int) -> None:
+        "Return once `n` images are there. Raises RuntimeError if rendering failed."
+        while self.ready() < min(n, len(self.images)):
+            if self.error is not None and not self.made:
+                raise RuntimeError(f"rendering failed after {self.moved} images") from self.error
+            time.sleep(0.05)
+
+
+def clocked(
+    seconds: float,  # until the rate is 0, from the third step on (the first ones may compile)
+    warmup: int = 200,  # steps of linear increase
+) -> Callable[[int], float]:  # factor of the learning rate at a step
+    "Learning-rate schedule by the clock: linear warm-up, then a half cosine down to 0 when the time is over."
+    begun, called = [], time.monotonic()
+
+    def factor(step: int) -> float:
+        warm = min(1.0, (step + 1) / max(1, warmup))
+        if step < 2:
+            return warm
+        now = time.monotonic()
+        if not begun:
+            begun.append(now)
+        done = (now - begun[0]) / max(called + seconds - begun[0], 1e-9)
+        return warm * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+
+    return factor
+
+
+def snapshots_until(
+    end: float,  # of `time.monotonic`
+    path: Path,  # its name with the step at the end gets the denoiser's weights, in 8 bits
+    every: float = 80.0,  # seconds
+) -> Callable[[int, _WithLabelHead, Mapping], bool]:
+    "Callback of `fit` that keeps the weights now and then, and ends training when the time is over."
+    last = [time.monotonic()]
+
+    def callback(step: int, model: _WithLabelHead, row: Mapping) -> bool:
+        now = time.monotonic()
+        if now - last[0] >= every:
+            last[0] = now
+            meta = {"step": step, "losses": dict(row)}
+            save_denoiser(path.with_stem(f"{path.stem}-{step:06d}"), model.denoiser, meta, torch.int8)
+            print(f"step {step}: loss of eps {row['eps_loss']:.4f}, object {row['object']:.2f}", flush=True)
+        return now >= end
+
+    return callback
+
+
+def train_by_the_clock(
+    seconds: float,  # rendering and compilation included
+    path: Path,  # where to write weights and card; snapshots lie beside it
+    config: DenoiserConfig,  # its `steps` do not count
+    n_images: int | None = None,  # renders, None: all of the large pool
+    seed: int = 0,
+    device: str | torch.device = "auto",
+    workers: int | None = None,  # processes that render; None: one for each core but one
+    chunk: int = 1024,  # images that each of them makes at once
+    compile: bool | str | None = None,  # None: on CUDA, with CUDA graphs
+    log_every: int = 50,  # steps; the clock is looked at as often
+    snapshot_every: float = 80.0,  # seconds
+) -> tuple[Denoiser, Fit]:
+    "Train a denoiser of the simulated HvM for so long, on renders that are being made."
+    end, device = time.monotonic() + seconds, resolve_device(device)
+    labels = _pool_labels("large", n_images)
+    growing = GrowingPool(labels, config.image_size, device, workers, chunk)
+    held_out, tests = (
+        _pool(part, config.image_size, n, 1)[0] for part, n in (("validation", 256), ("test", 1024))
+    )
+    growing.wait(chunk)
+    denoiser = build_denoiser(config, *_pixel_statistics(growing.images[: growing.ready()].cpu()), seed)
+    if compile is None:
+        compile = "reduce-overhead" if device.type == "cuda" else False
+    run = _fit_labelled(
+        denoiser,
+        growing.images,
+        labels,
+        held_out,
+        replace(config, steps=10**9),
+        None,
+        seed,
+        device,
+        growing.ready,
+        schedule=clocked(max(end - time.monotonic(), 1e-3)),
+        log_every=log_every,
+        validate_every=500,
+        compile=compile,
+        callback=snapshots_until(end, path.with_suffix(".snapshot.safetensors"), snapshot_every),
+        progress=False,
+    )
+    test_loss = float(validation_loss(tests.to(device), denoiser.schedule, n=1024)(denoiser.eval()))
+    card = _make_card(replace(config, steps=run.steps), growing.ready(), seed, run, test_loss, part="large")
+    save_denoiser(path, denoiser, card, torch.float16)
+    return denoiser, run
+
+
+def score(denoiser: Denoiser, judge: Readouts, tests: torch.Tensor, out: Path, name: str) -> dict:
+    "Loss of eps, and how real 512 unguided samples look to the judge."
+    place = next(denoiser.parameters()).device
+    samples, real = sample_images(denoiser, 512, steps=50, seed=1), judge.read(tests).features
+    fake = judge.read(samples).features
+    save_image(samples[:64], out / f"samples-{name}.png")
+    precision, recall = map(float, precision_recall(real, fake))
+    loss = float(validation_loss(tests.to(place), denoiser.schedule, n=len(tests))(denoiser))
+    size = sum(p.numel() for p in denoiser.parameters()) / 1e6
+    return {
+        "weights": name,
+        "parameters (M)": size,
+        "loss of eps": loss,
+        "KID": kid(real, fake)[0],
+        "precision": precision,
+        "recall": recall,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--seconds", type=float, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--batch", type=int, default=256)
+    parser.add_argument("--lr", type=float, default=1.5e-3)
+    parser.add_argument("--ema", type=float, default=0.9995)
+    parser.add_argument("--n-images", type=int, help="renders; default: the whole large pool")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--workers", type=int)
+    parser.add_argument(
+        "--compile",
+        choices=["reduce-overhead", "default", "no"],
+        help="mode of torch.compile; default: with CUDA graphs on a GPU",
+    )
+    options = parser.parse_args()
+    device, demo = resolve_device(options.device), get_preset("demo").denoiser
+    config = replace(demo, flips=False, batch_size=options.batch, lr=options.lr, ema=options.ema)
+    options.out.mkdir(parents=True, exist_ok=True)
+    denoiser, run = train_by_the_clock(
+        options.seconds,
+        options.out / "denoiser.safetensors",
+        config,
+        options.n_images,
+        device=device,
+        workers=options.workers,
+        compile=False if options.compile == "no" else options.compile,
+    )
+    speed = run.steps * config.batch_size / options.seconds
+    print(
+        f"{run.steps} steps of {config.batch_size} in {options.seconds:g} s on {device}: {speed:.0f} images/s"
+    )
+    run.history.to_csv(options.out / "losses.csv", index=False)
+    tests, judge = _pool("test", config.image_size, 1024)[0], load_readouts("demo", device)
+    weights = {"new": denoiser.to(device).eval(), "shipped": load_pretrained("demo", device)[0]}
+    table = pd.DataFrame([score(d, judge, tests, options.out, name) for name, d in weights.items()])
+    print(table.round(4).to_string(index=False))
+
+
+if __name__ == "__main__":  # rendering starts processes that import this file
+    main()
