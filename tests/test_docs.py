@@ -182,6 +182,13 @@ def test_every_cell_with_a_picture_says_what_it_shows(path):
     assert without_alt(nbformat.read(path, 4)) == []
 
 
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_no_picture_is_of_the_tiny_preset(path):
+    shown = [cell.source for cell in nbformat.read(path, 4).cells if cell.cell_type == "code"
+             and any("image/png" in output.get("data", {}) for output in cell.outputs)]
+    assert not [source for source in shown if re.search(r"tiny (preset|run)", source)]
+
+
 def test_a_picture_without_words_is_found():
     picture = nbformat.v4.new_output("display_data", {"image/png": "AA=="})
     cells = [nbformat.v4.new_code_cell(source, outputs=[picture]) for source in ("plot()", "#| fig-alt: A disc\nplot()")]
