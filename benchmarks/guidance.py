@@ -1,13 +1,14 @@
 """How much faster a whole figure of edits is in one batched call than one image, group and strength at a time. Prints ratios.
 
-    python benchmarks/guidance.py [--mode selective] [--steps N] [--threads 1] [--device auto] [--run RUN] [--pairs 16] [--double]
+    python benchmarks/guidance.py [--mode selective] [--steps N] [--threads 1] [--device auto] [--run RUN] [--pairs 16] [--double] [--rows N]
 
 1. The paper's Fig. 4: two originals, four groups, three strengths, T = 150, t' = 135. One call of an `Editor`, against 24 calls that make
    one image each with the same function and the same settings; after a check that both give the same images. The batched call is
    timed between the single ones, so that a change of the machine's speed meets both. Models are those of the demo preset with
    random weights (time does not depend on them), or those of a fitted run. With --double also in double precision, where rounding
    is too small to be amplified by 135 guided steps: there an edit is the same whatever is edited beside it.
-2. With --run, a folder of `MIGVis.save` or `migvis demo`: 25 strided steps against all 135, on held-out pairs: time, and what the
+2. With --rows, so many edits in one call: seconds and, on a GPU, memory.
+3. With --run, a folder of `MIGVis.save` or `migvis demo`: 25 strided steps against all 135, on held-out pairs: time, and what the
    judge reads from both.
 """
 import argparse
@@ -20,7 +21,7 @@ import torch
 from migvis.ddim_guidance import Editor
 from migvis.denoiser import build_denoiser
 from migvis.measure.edits import _held_out_pairs, measure_edits
-from migvis.support.encoders import ConvEncoder
+from migvis.support.encoders import DenoiserEncoder
 from migvis.infonce import Critics
 from migvis.model import MIGVis
 from migvis.measure.readouts import geodesic_angle, load_readouts
@@ -34,7 +35,7 @@ def random_models(device: torch.device) -> tuple:
     "Denoiser and critics of the demo preset, untrained."
     preset = get_preset("demo")
     denoiser = build_denoiser(preset.denoiser, data_std=0.34, data_mean=-0.88).to(device).eval()
-    encoder = ConvEncoder(preset.image_size, preset.critic.width, 2 * preset.critic.features, noise_aware=True)
+    encoder = DenoiserEncoder(denoiser, preset.critic.width, 2 * preset.critic.features)
     critics = Critics(encoder, preset.vae.groups, n_features=preset.critic.features, alpha_bar=denoiser.schedule.alpha_bar).to(device).eval()
     return denoiser, critics
 
@@ -86,6 +87,19 @@ def in_double(mode: str, device: torch.device, steps: int | None, models: tuple 
     print(f"the 8 strongest edits of Fig. 4 in float64, one call ({seconds:.1f} s) and 8 calls: largest difference of a pixel {worst:.1e}", flush=True)
 
 
+def many_rows(mode: str, device: torch.device, steps: int | None, models: tuple | None, n: int) -> None:
+    "One call for n images, one group and one strength each."
+    denoiser, critics = models or random_models(device)
+    images = torch.rand(n, 1, denoiser.image_size, denoiser.image_size, generator=generator(0, 1))
+    z = torch.randn(2 * n + 127, critics.n_latents, generator=generator(0, 2))
+    editor, start = Editor(critics, denoiser, denoiser.schedule, z[2 * n:], EditSettings(mode, t_edit=135, steps=steps)), cpu_or_wall(device)
+    if device.type == "cuda": torch.cuda.reset_peak_memory_stats()
+    editor(images, z[:n], [1], GAMMAS[mode][-1:], z_originals=z[n:2 * n], paired=True)
+    seconds = cpu_or_wall(device) - start
+    memory = f", {torch.cuda.max_memory_allocated() / 2**30:.1f} GiB at most" if device.type == "cuda" else ""
+    print(f"{n} edits in one call, {mode}, {steps or 135} steps, {device.type}: {seconds:.1f} s, {1e3 * seconds / n:.0f} ms each{memory}", flush=True)
+
+
 def fewer_steps(run: str, mode: str, n_pairs: int, device: torch.device) -> None:
     "25 strided steps against 135, as the judge sees them."
     model, judge = MIGVis.load(run, device), load_readouts("demo", device)
@@ -118,6 +132,7 @@ if __name__ == "__main__":
     parser.add_argument("--run", default=None)
     parser.add_argument("--pairs", type=int, default=16)
     parser.add_argument("--double", action="store_true", help="also compare batches in double precision (slow)")
+    parser.add_argument("--rows", type=int, help="also so many edits in one call")
     arguments = parser.parse_args()
     if arguments.threads: torch.set_num_threads(arguments.threads)
     device = resolve_device(arguments.device)
@@ -128,4 +143,5 @@ if __name__ == "__main__":
     for mode in arguments.mode:
         one_call_or_many(mode, device, arguments.steps, models)
         if arguments.double: in_double(mode, device, arguments.steps, models)
+        if arguments.rows: many_rows(mode, device, arguments.steps, models, arguments.rows)
         if arguments.run: fewer_steps(arguments.run, mode, arguments.pairs, device)

@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +24,9 @@ from typing import Any
 def _build_parser() -> argparse.ArgumentParser:
     "The command line."
     from migvis import __version__
-    parser = argparse.ArgumentParser(prog="migvis",
-                                     description="See what a neural population encodes: latent "
-                                                 "groups, shown by "
-                                     "mutual-information-guided diffusion.")
+    parser = argparse.ArgumentParser(
+        prog="migvis", description="See what a neural population encodes: latent groups, shown by "
+                                   "mutual-information-guided diffusion.")
     parser.add_argument("--version", action="version", version=f"migvis {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, (run, describe) in _commands().items():
@@ -39,21 +38,15 @@ def _build_parser() -> argparse.ArgumentParser:
 # %% ../nbs/08_cli.ipynb #e02b346c
 def _commands() -> dict[str, tuple[Callable, Callable]]:
     "Function and arguments of each command."
-    return {
-        "demo": (_demo, _demo_arguments),
-        "fit": (_fit, _fit_arguments),
-        "edit": (_edit, _edit_arguments),
-        "latents": (_latents, _latents_arguments),
-        "explore": (_explore, _explore_arguments),
-        "selectivity": (_selectivity, _selectivity_arguments),
-        "null": (_null, _null_arguments),
-        "stability": (_stability, _stability_arguments),
-        "compare": (_compare, _compare_arguments),
-        "scores": (_scores, _scores_arguments),
-        "information": (_information, _information_arguments),
-        "figures": (_figures, _figures_arguments),
-        "convert": (_convert, _convert_arguments),
-        "info": (_info, _info_arguments)}
+    return {"demo": (_demo, _demo_arguments),
+            "fit": (_fit, _fit_arguments), "edit": (_edit, _edit_arguments),
+            "latents": (_latents, _latents_arguments), "explore": (_explore, _explore_arguments),
+            "selectivity": (_selectivity, _selectivity_arguments), "null": (_null, _null_arguments),
+            "stability": (_stability, _stability_arguments),
+            "compare": (_compare, _compare_arguments), "scores": (_scores, _scores_arguments),
+            "information": (_information, _information_arguments),
+            "figures": (_figures, _figures_arguments), "convert": (_convert, _convert_arguments),
+            "push": (_push, _push_arguments), "info": (_info, _info_arguments)}
 
 # %% ../nbs/08_cli.ipynb #c1100001
 def _run_and_out(parser: argparse.ArgumentParser, out: str) -> None:
@@ -65,9 +58,8 @@ def _run_and_out(parser: argparse.ArgumentParser, out: str) -> None:
 # %% ../nbs/08_cli.ipynb #c1100007
 def _pairs_and_steps(parser: argparse.ArgumentParser) -> None:
     "On how many pairs something is measured, and with how many steps."
-    parser.add_argument("--pairs", type=int,
-                        help="held-out pairs of original and target (default 64, or fewer of few "
-                             "images)")
+    parser.add_argument("--pairs", type=int, help="held-out pairs of original and target (default "
+                                                  "64, or fewer of few images)")
     parser.add_argument("--steps", type=int,
                         help="strided DDIM steps (default: every time is visited)")
 
@@ -81,8 +73,7 @@ def _common(parser: argparse.ArgumentParser, preset: bool = True, seed: bool = T
         parser.add_argument("--preset", default="demo", choices=_PRESETS,
                             help="tiny, demo (default), sharp or paper")
     if seed:
-        parser.add_argument("--seed", type=int, default=0,
-                            help="of everything random (default 0)")
+        parser.add_argument("--seed", type=int, default=0, help="of everything random (default 0)")
     parser.add_argument("--device", default="auto",
                         help="auto (default), cpu, cuda, cuda:<index>, mps")
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
@@ -107,9 +98,12 @@ def _fit_arguments(parser: argparse.ArgumentParser) -> None:
                              "pose and category, where they are)")
     parser.add_argument("--train", action="store_true",
                         help="train the denoiser anew even where shipped weights fit the images")
-    parser.add_argument("--start",
-                        help="train the denoiser on from these shipped weights, such as demo: "
-                             "for few images of similar things")
+    parser.add_argument("--precision", choices=("float32", "bfloat16"),
+                        help="in which a denoiser is trained (default: the preset's)")
+    parser.add_argument("--compile", action="store_true",
+                        help="compile a denoiser that is trained: pays on GPUs")
+    parser.add_argument("--start", help="train the denoiser on from these shipped weights, such as "
+                                        "demo: for few images of similar things")
     _common(parser)
 
 # %% ../nbs/08_cli.ipynb #9cd2dade
@@ -129,13 +123,16 @@ def _careful(parser: argparse.ArgumentParser) -> None:
 def _edit_arguments(parser: argparse.ArgumentParser) -> None:
     "Arguments of `migvis edit`."
     _run_and_out(parser, "picture to write (.png or .pdf)")
-    parser.add_argument("--original", type=int, nargs="+", required=True,
-                        help="numbers of the images to edit")
+    start = parser.add_mutually_exclusive_group(required=True)
+    start.add_argument("--original", type=int, nargs="+", help="numbers of the images to edit")
+    start.add_argument("--new", type=Path, nargs="+",
+                       help="pictures to edit that the run does not know, with --responses")
+    parser.add_argument("--responses", type=Path, help="responses of the run's units to the new "
+                                                       "pictures, pictures x units (.npy)")
     parser.add_argument("--target", type=int, nargs="+", required=True,
                         help="number of the image whose latents guide (one, or one each)")
-    parser.add_argument("--groups", nargs="+",
-                        help="latent groups by number (from 1) or name, such as category "
-                             "(default: all)")
+    parser.add_argument("--groups", nargs="+", help="latent groups by number (from 1) or name, "
+                                                    "such as category (default: all)")
     parser.add_argument("--gammas", type=float, nargs="+",
                         help="guidance scales (default: those of the preset and mode)")
     parser.add_argument("--mode", choices=_MODES, help="selective (default) or paper")
@@ -164,7 +161,7 @@ def _explore_arguments(parser: argparse.ArgumentParser) -> None:
                         help="numbers of the images to edit (default: test images)")
     parser.add_argument("--target", type=int, nargs="+",
                         help="numbers of images whose latents guide (default: others)")
-    parser.add_argument("--steps", type=int, default=25, help="strided DDIM steps (default 25)")
+    parser.add_argument("--steps", type=int, default=45, help="strided DDIM steps (default 45)")
     _common(parser, preset=False)
 
 # %% ../nbs/08_cli.ipynb #065f4334
@@ -237,23 +234,32 @@ def _information_arguments(parser: argparse.ArgumentParser) -> None:
 # %% ../nbs/08_cli.ipynb #e8e01174
 def _convert_arguments(parser: argparse.ArgumentParser) -> None:
     "Arguments of `migvis convert`."
-    parser.add_argument("source", type=Path, nargs="?",
-                        help="file or folder (default: fetched, which only majaj-hong allows)")
+    parser.add_argument("source", nargs="?",
+                        help="file, folder or address (default: fetched, if it is public)")
     parser.add_argument("--format", required=True, choices=_SOURCES, help="what it is")
     parser.add_argument("--out", type=Path, required=True, help="recording to write (.npz)")
     parser.add_argument("--option", action="append", default=[], metavar="NAME=VALUE",
                         help="option of load_recording, such as subject=M1")
+
+# %% ../nbs/08_cli.ipynb #7fcdd27a
+def _push_arguments(parser: argparse.ArgumentParser) -> None:
+    "Arguments of `migvis push`."
+    parser.add_argument("--run", type=Path, required=True, dest="folder", help="folder of a fitted run")
+    parser.add_argument("--repo", required=True, help="owner/name on the Hugging Face Hub")
+    parser.add_argument("--recording", choices=("yes", "no"), required=True,
+                        help="whether images, responses and labels are published with it")
+    parser.add_argument("--public", action="store_true", help="for everybody to see (default: private)")
 
 # %% ../nbs/08_cli.ipynb #e4500b81
 def _info_arguments(parser: argparse.ArgumentParser) -> None:
     "Arguments of `migvis info`."
     parser.add_argument("path", type=Path, nargs="?",
                         help="folder of a run, or a recording (default: this installation)")
+    parser.add_argument("--json", action="store_true",
+                        help="as JSON, of a run with all settings and digests")
 
 # %% ../nbs/08_cli.ipynb #1bc2ffa3
-def _writable(
-    folder: Path,
-) -> Path: # as it was given; it is made when something is written into it
+def _writable(folder: Path) -> Path: # as it was given; it is made when something is written into it
     "A folder that can be written, or made. Raises ValueError if it cannot."
     try:
         places = (folder, *folder.absolute().parents)
@@ -266,11 +272,7 @@ def _writable(
     return folder
 
 # %% ../nbs/08_cli.ipynb #7f2c2a9d
-def _output(
-    path: Path | None,      # of a file to be written; None: none
-    option: str,            # for the message
-    kinds: Sequence[str] = (), # endings that it may have; (): any
-) -> Path | None:
+def _output(path: Path | None, option: str, kinds: Sequence[str] = ()) -> Path | None:
     "A file that can be written. Raises ValueError if it cannot."
     if path is None: return None
     if kinds and path.suffix.lower().lstrip(".") not in kinds:
@@ -293,29 +295,11 @@ def _save_figure(figure: Any, path: Path) -> Path:
     with atomic_write(path) as temporary: figure.savefig(temporary)
     return path
 
-# %% ../nbs/08_cli.ipynb #6983f251
-def _choose_pair(
-    labels: Any, # DataFrame with `category` and, where known, rotations in degrees
-    candidates: Sequence[int],    # image numbers to choose from: the test images
-    originals: Sequence[str] = ("Faces", "Cars"),
-    target: str = "Chairs",
-) -> tuple[list[int], int]: # numbers of the originals and of the target
-    "Originals seen nearly from the front, and a target that is moderately turned."
-    table = labels.iloc[list(candidates)]
-    if not {*originals, target} <= set(table["category"]): # any images, then
-        return [int(i) for i in candidates[:2]], int(candidates[2])
-    columns = [c for c in ("rxy", "rxz", "ryz") if c in table]
-    turn = (table[columns] ** 2).sum(axis=1) ** 0.5 # 0 without rotations
-    front = [int(turn[table["category"] == c].idxmin()) for c in originals]
-    rotated = table["category"] == target
-    if "variation" in table and (rotated & (table["variation"] == "V3")).any():
-        rotated &= table["variation"] == "V3"
-    return front, int((turn[rotated] - 45).abs().idxmin())
-
 # %% ../nbs/08_cli.ipynb #8b8d6c28
 def _demo(args: argparse.Namespace) -> None:
     "Simulated recording -> latents -> edited images; no data, network or GPU needed."
     from migvis import MIGVis, simulate_hvm
+    from migvis.show.looking import _choose_pair
     from migvis.support.presets import EditSettings, get_preset
     started, out, preset = time.time(), _writable(args.out), get_preset(args.preset)
     progress = not args.quiet
@@ -346,10 +330,8 @@ def _edit_command(run: Path, original: int, target: int) -> str:
             "--out edit.png")
 
 # %% ../nbs/08_cli.ipynb #efb67a0c
-def _explorer(
-    model: Any, originals: Any, targets: Any, path: Path, progress: bool, steps: int = 25,
-    seed: int = 0,
-) -> Path:
+def _explorer(model: Any, originals: Any, targets: Any, path: Path, progress: bool, steps: int = 45,
+              seed: int = 0) -> Path:
     "Sliders over originals, groups and strengths as one HTML file."
     from migvis.show.frames import precompute_guidance
     from migvis.show.page import to_html
@@ -361,21 +343,20 @@ def _explorer(
     return to_html(frames, path)
 
 # %% ../nbs/08_cli.ipynb #37447093
-def _measure(
-    model: Any, out: Path, settings: Any, progress: bool
-) -> str: # where it was written, or why it could not be measured
+def _measure(model: Any, out: Path, settings: Any, progress: bool) -> str:
+    # -> where it was written, or why it could not be measured
     "What the groups change and keep, on a few pairs; readouts that cannot see poses find no pairs."
     from migvis.support.files import write_csv
     try: result = model.selectivity(16, settings, progress=progress)
     except ValueError as reason: return f"selectivity was not measured: {reason}"
     picture = _save_figure(result.plot(), out / "selectivity.png")
     table = write_csv(result.scores, out / "selectivity.csv")
+    result.save(out / "run" / "selectivity") # for `migvis figures`
     return f"{picture}, {table}   what each group changes and keeps"
 
 # %% ../nbs/08_cli.ipynb #7029852f
-def _settings_of(
-    args: argparse.Namespace, mode: str | None = None, seed: int | None = None
-) -> Any: # EditSettings
+def _settings_of(args: argparse.Namespace, mode: str | None = None, seed: int | None = None) -> Any:
+    # -> EditSettings
     "How edits are made, from the arguments of a command."
     from migvis.support.presets import EditSettings
     names = ("mode", "gammas", "t_edit", "autoguidance", "candidates", "hold", "steps")
@@ -406,6 +387,15 @@ def _write_json(path: Path, content: dict) -> Path:
     with atomic_write(path) as temporary: temporary.write_text(_as_json(content, indent=1))
     return path
 
+# %% ../nbs/08_cli.ipynb #09db0961
+def _preset_of(args: argparse.Namespace) -> Any: # Preset
+    "The named preset, its denoiser trained in the precision that was asked for."
+    from dataclasses import replace
+    from migvis.support.presets import get_preset
+    preset = get_preset(args.preset)
+    if args.precision is None: return preset
+    return replace(preset, denoiser=replace(preset.denoiser, precision=args.precision))
+
 # %% ../nbs/08_cli.ipynb #13bedfce
 def _fit(args: argparse.Namespace) -> None:
     "Fit latents, critics and denoiser to a saved recording."
@@ -415,9 +405,9 @@ def _fit(args: argparse.Namespace) -> None:
     labels = {}
     if args.supervise is not None:
         labels = {"supervision": _supervision(args.supervise, recording.labels)}
-    model = MIGVis(args.preset, seed=args.seed, device=args.device)
+    model = MIGVis(_preset_of(args), seed=args.seed, device=args.device)
     model.fit(recording, out=out, progress=not args.quiet, train=args.train, start=args.start,
-              **labels)
+              compile=args.compile, **labels)
     print(json.dumps(_report_of(out), indent=1))
     test = model.split.test
     print(f"\n{out}   the fitted run. Test images: {', '.join(map(str, test[:8]))}, ...")
@@ -451,11 +441,27 @@ def _edit(args: argparse.Namespace) -> None:
     _output(args.out, "--out", _PICTURES)
     _output(args.save, "--save")
     model = MIGVis.load(args.folder, device=args.device)
-    edits = model.edit(args.original, args.target, args.groups or "all",
+    original, latents = _originals_of(args, model)
+    edits = model.edit(original, args.target, args.groups or "all", latents=latents,
                        settings=_settings_of(args, seed=args.seed), progress=not args.quiet)
     print(edits.change().round(3).to_string())
     if args.save: print(edits.save(args.save))
     print(_save_figure(edits.plot(), args.out))
+
+# %% ../nbs/08_cli.ipynb #bec0d8c1
+def _originals_of(args: argparse.Namespace, model: Any) -> tuple[Any, Any]:
+    "Where edits begin: numbers and None, or new images and their latents. Raises ValueError."
+    if (args.new is None) != (args.responses is None):
+        raise ValueError("--new and --responses go together: pictures, and the responses of the "
+                         "run's units to them")
+    if args.new is None: return args.original, None
+    import numpy as np
+    from PIL import Image
+    from migvis.support.images import prepare_images
+    channels, side = model.recording.images.shape[1:3]
+    pictures = [Image.open(path) for path in args.new]
+    images = prepare_images(pictures, "average" if channels == 1 else "keep", size=side)
+    return images, model.transform(np.load(args.responses, allow_pickle=False))
 
 # %% ../nbs/08_cli.ipynb #c1100005
 def _latents(args: argparse.Namespace) -> None:
@@ -478,9 +484,8 @@ def _explore(args: argparse.Namespace) -> None:
                     args.seed))
 
 # %% ../nbs/08_cli.ipynb #c1100010
-def _consistency(
-    args: argparse.Namespace, model: Any, judge: Any, n_pairs: int, folder: Path
-) -> None:
+def _consistency(args: argparse.Namespace, model: Any, judge: Any, n_pairs: int,
+                 folder: Path) -> None:
     "Measure what different versions of the same edits have in common."
     from migvis.measure.consistency import consistency
     versions = {"steps": _step_counts(args.steps or 45, model.preset.t_edit)}
@@ -642,7 +647,8 @@ def _figures(args: argparse.Namespace) -> None:
         print(f"{name}: {reason or ', '.join(map(str, files))}")
 
 # %% ../nbs/08_cli.ipynb #3fa2c70c
-_SOURCES = ("authors", "cowley-v4", "hvm-hdf5", "majaj-hong", "nwb", "stringer", "tvsd") # of `SOURCES`
+_SOURCES = ("authors", "bashivan", "cowley-v4", "freeman-ziemba", "hvm-hdf5", "kar-nwb",
+            "majaj-hong", "nwb", "sensorium", "stringer", "triple-n", "tvsd") # of `SOURCES`
 
 # %% ../nbs/08_cli.ipynb #7984cfa2
 def _option(text: str) -> tuple[str, Any]:
@@ -659,28 +665,60 @@ def _convert(args: argparse.Namespace) -> None:
     "Read a real recording in one of the known forms and save it for `migvis fit`."
     from migvis.recordings.sources import load_recording
     _output(args.out, "--out")
-    if args.source is not None and not args.source.exists():
+    if args.source and "://" not in args.source and not Path(args.source).exists():
         raise FileNotFoundError(f"there is no file or folder {args.source}")
     recording = load_recording(args.format, args.source, **dict(map(_option, args.option)))
     print(recording)
     print(recording.save(args.out))
 
+# %% ../nbs/08_cli.ipynb #d1d19483
+def _push(args: argparse.Namespace) -> None:
+    "Share a fitted run on the Hugging Face Hub, with a model card."
+    from migvis import MIGVis
+    model = MIGVis.load(args.folder, "cpu")
+    print(model.push_to_hub(args.repo, recording=args.recording == "yes", private=not args.public))
+
 # %% ../nbs/08_cli.ipynb #cf427ae8
 def _info(args: argparse.Namespace) -> None:
     "What is installed, or what is in a run or a recording."
     path = args.path
-    if path is None:
-        print(json.dumps(_installation(), indent=1))
-    elif (path / "run.json").is_file():
-        from migvis.support.runs import _read_run
-        print(json.dumps(_read_run(path), indent=1))
-        if (path / "report.json").is_file(): print(json.dumps(_report_of(path), indent=1))
+    if path is None: shown = _installation()
+    elif (path / "run.json").is_file(): shown = _describe_run(path, args.json)
     elif path.is_file():
         from migvis import Recording
-        print(Recording.load(path))
+        return print(Recording.load(path))
     else:
         raise FileNotFoundError(f"{path} is neither the folder of a run (it has no run.json) nor "
                                 "a file")
+    print(json.dumps(shown, indent=1) if args.json else "\n".join(_readable(shown)))
+
+# %% ../nbs/08_cli.ipynb #3d966a9a
+def _describe_run(path: Path, everything: bool) -> dict[str, Any]: # JSON-able
+    "What a run is, and what it measured of itself; everything: also settings and digests of files."
+    from migvis.support.runs import _read_run
+    run, report = _read_run(path), _report_of(path) if (path / "report.json").is_file() else {}
+    if everything: return {"run": run, "report": report}
+    entries = ("recording", "seed", "shipped_denoiser", "shipped_weights", "options", "migvis")
+    known = {name: run[name] for name in entries if run.get(name) not in (None, {})}
+    measured = {name: value for name, value in report.items() if name not in ("preset", "seed")}
+    return {"preset": run["preset"]["name"]} | known | {"measured": measured}
+
+# %% ../nbs/08_cli.ipynb #1b173704
+def _readable(entries: Mapping[str, Any], depth: int = 0) -> list[str]: # lines
+    "Nested entries as indented lines, numbers with three digits."
+    lines = []
+    for name, value in entries.items():
+        start = f"{'  ' * depth}{name.replace('_', ' ')}:"
+        if isinstance(value, Mapping): lines += [start, *_readable(value, depth + 1)]
+        else: lines.append(f"{start} {_short(value)}")
+    return lines
+
+# %% ../nbs/08_cli.ipynb #5c5cf8d4
+def _short(value: Any) -> str:
+    "A number, a text or a list of them for a line."
+    if isinstance(value, (list, tuple)): return ", ".join(map(_short, value))
+    if isinstance(value, bool): return "yes" if value else "no"
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 # %% ../nbs/08_cli.ipynb #01387442
 def _installation() -> dict[str, Any]: # JSON-able
@@ -732,7 +770,7 @@ def _run(arguments: Sequence[str] | None) -> int:
         print(f"migvis: error: {_message(e)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        quick = (_edit, _latents, _explore, _stability, _figures, _convert, _info)
+        quick = (_edit, _latents, _explore, _stability, _figures, _convert, _push, _info)
         again = "begins anew" if args.run in quick else "goes on from the last checkpoint"
         print(f"\nmigvis: interrupted; the same command {again}", file=sys.stderr)
         return 130

@@ -55,25 +55,15 @@ class _Shown:
         return _describe_html(self)
 
 # %% ../nbs/00_data.ipynb #f86f33ac
-def _from_images(
-    images: Any, # (n, H, W), (n, H, W, C) or (n, C, H, W); or a list of arrays or PIL images
-    responses: Any, # (n, N) trial averages
-    labels: Any, # n rows, with a column `category`
-    sites: Any = None, # N rows
-    trials: Any = None, # (n, repeats, N), NaN where missing
-    name: str = "", # shown in titles
-    colour: str = "average", # or "luminance"
-    fit: str = "crop", # the square in the middle; or "pad": the whole picture on a grey square
-    size: int | None = None, # pixels; None keeps the size, if there is only one
-) -> Recording:
+def _from_images(images: Any, responses: Any, labels: Any, sites: Any = None,
+                 trials: Any = None, name: str = "", colour: str = "average", fit: str = "crop",
+                 size: int | None = None) -> Recording:
     "A recording of pictures in colour, of other sizes, or of other ranges."
     images = prepare_images(images, colour, fit, size)
     return Recording(images, responses, labels, sites, trials, name)
 
 # %% ../nbs/00_data.ipynb #3645f8bb
-def _load_recording(
-    path: str | Path, # written by `Recording.save`
-) -> Recording:
+def _load_recording(path: str | Path) -> Recording: # path: written by `Recording.save`
     "Read a recording. Raises FileNotFoundError, or ValueError for a damaged or foreign file."
     return load_record(path, Recording, "save it again, or read it with load_recording")
 
@@ -142,10 +132,8 @@ def noise_ceiling(
         return methods[method](np.asarray(trials, dtype=np.float64), np.random.default_rng(seed))
 
 # %% ../nbs/00_data.ipynb #e9a76994
-def _variance_ceiling(
-    trials: np.ndarray, # (n, repeats, N)
-    rng: np.random.Generator, # not used
-) -> np.ndarray: # (N,)
+def _variance_ceiling(trials: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    # trials (n, repeats, N); rng: not used -> (N,)
     "1 - averaged noise / variance of the trial averages; single repeats take the pooled noise."
     repeats = np.isfinite(trials).sum(1)
     noise = np.where(repeats > 1, np.nanvar(trials, axis=1, ddof=1), np.nan)
@@ -154,11 +142,9 @@ def _variance_ceiling(
     return 1 - error / np.nanvar(np.nanmean(trials, axis=1), axis=0, ddof=1)
 
 # %% ../nbs/00_data.ipynb #9eafcce9
-def _split_half_ceiling(
-    trials: np.ndarray, # (n, repeats, N)
-    rng: np.random.Generator,
-    n_splits: int = 20, # random halvings to average over
-) -> np.ndarray: # (N,)
+def _split_half_ceiling(trials: np.ndarray, rng: np.random.Generator,
+                        n_splits: int = 20) -> np.ndarray:
+    # trials (n, repeats, N); n_splits: random halvings to average over -> (N,)
     "Correlation of the averages of two halves of the repeats, with the Spearman-Brown correction."
     rhos = []
     for _ in range(n_splits):
@@ -184,6 +170,7 @@ def _summarise(recording: Recording) -> dict[str, Any]: # plain Python values th
         "simulated": recording.simulated,
         "n_images": len(recording),
         "image_size": list(recording.images.shape[2:]),
+        "channels": recording.images.shape[1],
         "n_units": recording.responses.shape[1],
         "silent_units": int(_constant(recording.responses).sum()),
         "categories": _count(labels, "category"),
@@ -201,8 +188,7 @@ def _summarise(recording: Recording) -> dict[str, Any]: # plain Python values th
 # %% ../nbs/00_data.ipynb #37876ff6
 def _count(labels: pd.DataFrame, column: str) -> dict[str, int] | None: # None without the column
     "How many images have each value of a label."
-    if column not in labels:
-        return None
+    if column not in labels: return None
     return {str(k): int(v) for k, v in labels[column].value_counts().sort_index().items()}
 
 # %% ../nbs/00_data.ipynb #e2d43a8f
@@ -211,10 +197,11 @@ def _describe_lines(recording: Recording) -> list[tuple[str, str]]: # (what, val
     facts = _summarise(recording)
     (height, width), categories = facts["image_size"], list(facts["categories"])
     silent = f" ({facts['silent_units']} silent)" if facts["silent_units"] else ""
+    colour = ", in colour" if facts["channels"] == 3 else ""
     objects = f", {facts['n_objects']} objects" if facts["n_objects"] else ""
     names = ", ".join(categories[:10]) + (", ..." if len(categories) > 10 else "")
     lines = [
-        ("images", f"{facts['n_images']} of {height} x {width}"),
+        ("images", f"{facts['n_images']} of {height} x {width}{colour}"),
         ("units", f"{facts['n_units']}{silent}"),
         ("categories", f"{len(categories)}{objects}: {names}"),
         ("variations", ", ".join(f"{k}: {v}" for k, v in (facts["variations"] or {}).items())),
@@ -227,10 +214,8 @@ def _describe_lines(recording: Recording) -> list[tuple[str, str]]: # (what, val
 # %% ../nbs/00_data.ipynb #170ec22b
 def _describe_repeats(repeats: dict[str, float] | None) -> str:
     "How often images were shown."
-    if repeats is None:
-        return "averages only"
-    if repeats["min"] == repeats["max"]:
-        return f"{repeats['min']} per image"
+    if repeats is None: return "averages only"
+    if repeats["min"] == repeats["max"]: return f"{repeats['min']} per image"
     return f"{repeats['min']} to {repeats['max']} per image, median {repeats['median']:g}"
 
 # %% ../nbs/00_data.ipynb #c2858924
@@ -241,11 +226,8 @@ def _describe(recording: Recording) -> str:
     return "\n".join([f"Recording {recording.name!r} ({kind})", *lines])
 
 # %% ../nbs/00_data.ipynb #4340d631
-def _spread(
-    groups: np.ndarray, # (m,) what to spread over, for example the category of each image
-    count: int, # how many to take
-    rng: np.random.Generator,
-) -> np.ndarray: # `count` indices
+def _spread(groups: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
+    # groups (m,) what to spread over, for example the category of each image -> `count` indices
     "Take `count` of m at random, spread over the groups as evenly as whole numbers allow."
     order = rng.permutation(len(groups))
     order = order[np.argsort(groups[order], kind="stable")]
@@ -253,10 +235,8 @@ def _spread(
     return order[places.astype(int)]
 
 # %% ../nbs/00_data.ipynb #468b8934
-def _image_strip(
-    images: np.ndarray, # (k, C, H, W) in [0, 1]
-    height: int = 72, # pixels
-) -> str: # the images side by side, as a data URI of a PNG
+def _image_strip(images: np.ndarray, height: int = 72) -> str:
+    # images (k, C, H, W) in [0, 1] -> the images side by side, as a data URI of a PNG
     "A strip of images for HTML."
     from PIL import Image
 
@@ -271,10 +251,7 @@ def _image_strip(
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 # %% ../nbs/00_data.ipynb #e7ee66b1
-def _describe_html(
-    recording: Recording,
-    n_images: int = 10, # length of the strip
-) -> str:
+def _describe_html(recording: Recording, n_images: int = 10) -> str: # n_images: length of the strip
     "The HTML `repr`: a strip of images spread over the categories, and the facts."
     from html import escape
 
@@ -289,14 +266,9 @@ def _describe_html(
             f"<table>{rows}</table></div>")
 
 # %% ../nbs/00_data.ipynb #d3667f74
-def _as_indices(
-    which: Any, # None (all), a mask, a slice, or indices; negative ones count from the end
-    n: int, # how many there are
-    what: str, # "images" or "sites", for the message
-) -> np.ndarray: # int64 indices in 0..n-1
+def _as_indices(which: Any, n: int, what: str) -> np.ndarray: # int64 indices in 0..n-1
     "Turn a selection into indices. Raises ValueError when it is out of range."
-    if which is None or isinstance(which, slice):
-        return np.arange(n)[which or slice(None)]
+    if which is None or isinstance(which, slice): return np.arange(n)[which or slice(None)]
     which = np.atleast_1d(to_numpy(which))
     if which.dtype == bool:
         if which.shape != (n,):
@@ -312,12 +284,9 @@ def _as_indices(
     return which % n if n else which
 
 # %% ../nbs/00_data.ipynb #8dd73d91
-def _select_truth(
-    truth: dict[str, np.ndarray],
-    rows: np.ndarray, # indices of images
-    columns: np.ndarray, # indices of units
-    shape: tuple[int, int], # (n, N) before
-) -> dict[str, np.ndarray]:
+def _select_truth(truth: dict[str, np.ndarray], rows: np.ndarray, columns: np.ndarray,
+                  shape: tuple[int, int]) -> dict[str, np.ndarray]:
+    # rows: indices of images; columns: indices of units; shape (n, N) before
     "Cut the arrays of `truth` along what they belong to, which their shape tells."
     n, n_units = shape
     selected, unclear = {}, []
@@ -336,11 +305,8 @@ def _select_truth(
     return selected
 
 # %% ../nbs/00_data.ipynb #eccaf37f
-def _select(
-    recording: Recording,
-    images: Any = None, # indices or mask of images; None is all
-    sites: Any = None, # indices or mask of units; None is all
-) -> Recording: # only those, in the order asked for
+def _select(recording: Recording, images: Any = None, sites: Any = None) -> Recording:
+    # -> only those, in the order asked for
     "Cut a recording down to some images and some units."
     trials, table, truth = recording.trials, recording.sites, recording.truth
     shape = recording.responses.shape
@@ -348,21 +314,16 @@ def _select(
     if not len(rows) or not len(columns):
         raise ValueError(f"nothing is left: {len(rows)} images and {len(columns)} units were "
                          "selected")
-    return replace(
-        recording,
-        images=recording.images[rows],
-        responses=recording.responses[np.ix_(rows, columns)],
-        labels=recording.labels.iloc[rows].reset_index(drop=True),
-        sites=None if table is None else table.iloc[columns].reset_index(drop=True),
-        trials=None if trials is None else trials[rows][:, :, columns],
-        truth=None if truth is None else _select_truth(truth, rows, columns, shape),
-    )
+    return replace(recording, images=recording.images[rows],
+                   responses=recording.responses[np.ix_(rows, columns)],
+                   labels=recording.labels.iloc[rows].reset_index(drop=True),
+                   sites=None if table is None else table.iloc[columns].reset_index(drop=True),
+                   trials=None if trials is None else trials[rows][:, :, columns],
+                   truth=None if truth is None else _select_truth(truth, rows, columns, shape))
 
 # %% ../nbs/00_data.ipynb #d9cb8c39
-def _check_recording(
-    recording: Recording,
-    silent: str = "warn", # units with constant responses: "warn", "drop" (warns), "keep", "error"
-) -> Recording: # the same, without silent units if they are dropped
+def _check_recording(recording: Recording, silent: str = "warn") -> Recording:
+    # -> the same, without silent units if they are dropped
     "Check a whole recording: duplicate ids, silent units, images that show nothing."
     if silent not in ("warn", "drop", "keep", "error"):
         raise ValueError(f"silent must be 'warn', 'drop', 'keep' or 'error', not {silent!r}")
@@ -371,8 +332,7 @@ def _check_recording(
         _check_unique(recording.sites, "site_id", "sites")
     _warn_of_images(recording.images)
     constant = _constant(recording.responses)
-    if not constant.any() or silent == "keep":
-        return recording
+    if not constant.any() or silent == "keep": return recording
     found = (f"{constant.sum()} of {len(constant)} units give the same response to every image "
              f"(units {np.flatnonzero(constant)[:10].tolist()})")
     if silent == "error" or constant.all():
@@ -385,11 +345,7 @@ def _check_recording(
     return recording
 
 # %% ../nbs/00_data.ipynb #0d5e92d4
-def _check_unique(
-    table: pd.DataFrame, # labels or sites
-    column: str, # the column of ids; nothing is checked if the table has none
-    what: str, # the table's name, for the message
-) -> None:
+def _check_unique(table: pd.DataFrame, column: str, what: str) -> None:
     "Raise ValueError when an id stands in a table twice."
     if column in table and table[column].duplicated().any():
         twice = table[column][table[column].duplicated()].iloc[0]
@@ -406,16 +362,12 @@ def _warn_of_images(images: np.ndarray) -> None: # (n, C, H, W)
                       "wrongly?", stacklevel=4)
     elif len(images) > 1 and (images == images[:1]).all():
         warnings.warn(f"all {len(images)} images are the same picture; was one read again and "
-                      "again?",
-                      stacklevel=4)
+                      "again?", stacklevel=4)
 
 # %% ../nbs/00_data.ipynb #8259499f
-def _split_indices(
-    groups: np.ndarray, # (m,) codes of what is spread over the parts
-    seed: int, # the same seed gives the same split
-    test: float, # fraction for the test part
-    validation: float, # fraction for the validation part
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]: # sorted indices of training, validation and test
+def _split_indices(groups: np.ndarray, seed: int, test: float,
+                   validation: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    # groups (m,) -> sorted indices of training, validation and test
     "Split m things at random into three parts, each with about the same mix of groups."
     if not (0 <= test and 0 <= validation and test + validation < 1):
         raise ValueError("test and validation must be fractions that leave something to train on, "
@@ -431,22 +383,17 @@ def _split_indices(
     return np.setdiff1d(rest, held_validation), np.sort(held_validation), np.sort(held_test)
 
 # %% ../nbs/00_data.ipynb #825949a0
-def _same_image(
-    images: np.ndarray, # (n, C, H, W)
-) -> np.ndarray: # (n,) 0, 1, ...: the same number for images that are equal in every pixel
+def _same_image(images: np.ndarray) -> np.ndarray:
+    # -> (n,) 0, 1, ...: the same number for images that are equal in every pixel
     "Number the distinct images; if all are one, every image counts as its own."
     digests = [hashlib.blake2b(image.tobytes()).hexdigest() for image in images]
     code = pd.factorize(np.array(digests))[0]
     return code if code.max() > 0 else np.arange(len(images))
 
 # %% ../nbs/00_data.ipynb #825949a1
-def _split_images(
-    recording: Recording,
-    seed: int, # the same seed gives the same split
-    test: float, # fraction of the distinct images
-    validation: float, # fraction of the distinct images
-    by: str | None = "category", # a label to spread evenly
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]: # sorted indices of training, validation and test
+def _split_images(recording: Recording, seed: int, test: float, validation: float,
+                  by: str | None = "category") -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    # -> sorted indices of training, validation and test
     "Split images so that the same image is never in two parts. Warns if recorded images repeat."
     code, labels = _same_image(recording.images), recording.labels
     first = np.unique(code, return_index=True)[1]
@@ -460,12 +407,9 @@ def _split_images(
     return tuple(np.flatnonzero(np.isin(code, part)) for part in parts)
 
 # %% ../nbs/00_data.ipynb #825949a2
-def _split_objects(
-    recording: Recording,
-    seed: int, # the same seed gives the same split
-    test: float, # fraction of the objects
-    validation: float, # fraction of the objects
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]: # sorted indices of training, validation and test
+def _split_objects(recording: Recording, seed: int, test: float,
+                   validation: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    # -> sorted indices of training, validation and test
     "Hold out whole objects. Warns of equal images of objects in different parts."
     labels, names = recording.labels, recording.labels["object"].astype(str)
     _, first, code = np.unique(names, return_index=True, return_inverse=True)
@@ -480,13 +424,9 @@ def _split_objects(
     return parts
 
 # %% ../nbs/00_data.ipynb #825949a3
-def _split(
-    recording: Recording,
-    seed: int = 0, # the same seed gives the same split
-    test: float = 0.2, # fraction of the images (or objects) to test on
-    validation: float = 0.1, # fraction to choose on; 0 gives None
-    by: str | None = "category", # a label to spread evenly; "object" holds out whole objects
-) -> tuple[Recording, Recording | None, Recording | None]: # training, validation, test
+def _split(recording: Recording, seed: int = 0, test: float = 0.2, validation: float = 0.1,
+           by: str | None = "category") -> tuple[Recording, Recording | None, Recording | None]:
+    # -> training, validation, test
     "Split a recording into training, validation and test; a part of fraction 0 is None."
     labels = recording.labels
     if by is not None and by not in labels:
@@ -557,9 +497,8 @@ class Standardizer:
         return self.mean, self.scale
 
 # %% ../nbs/00_data.ipynb #94e1d667
-def _mean_and_scale(
-    responses: Any, # (n, N)
-) -> tuple[np.ndarray, np.ndarray]: # (N,) float32 each
+def _mean_and_scale(responses: Any) -> tuple[np.ndarray, np.ndarray]:
+    # responses (n, N) -> (N,) float32 each
     "Mean and standard deviation; a constant unit is divided by its size, so that it becomes 0."
     x = _real(responses, "responses")
     if x.ndim != 2 or len(x) < 2 or not np.isfinite(x).all():

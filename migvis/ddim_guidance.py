@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from .denoiser import (NoiseSchedule, _base_denoiser, _check_images, _check_time, _eta_noise,
-                             _pixel_limit)
+                             _pixel_limit, _to_images)
 from .infonce import _info_nce_rows
 from .support.edits import _check_gamma, _check_groups, _check_rows
 from .support.files import digest
@@ -44,8 +44,7 @@ _Denoise = Callable[[Tensor, int | Tensor], Tensor] # eps(y_t, t)
 @torch.no_grad()
 def invert(
     y0: Tensor,                    # (B, ...) clean images in [-1, 1]
-    denoiser: _Denoise,
-    schedule: NoiseSchedule,
+    denoiser: _Denoise, schedule: NoiseSchedule,
     t_edit: int,                   # t', how deep; paper: 135 of T = 150
     fixed_point: int = 0,          # refinements of each step; 3 is plenty
     steps: int | None = None,      # strided: how many steps to t'; None: every time is visited
@@ -121,9 +120,8 @@ def _digest_of(image: Tensor) -> int:
     return int(digest(((image + 1) * 127.5).round().to(torch.int32)), 16)
 
 # %% ../nbs/05_ddim_guidance.ipynb #3aa4550a
-def _noised(
-    y0: Tensor, keys: Sequence[int], schedule: NoiseSchedule, t: int, noise_seed: int
-) -> Tensor: # (B, ...)
+def _noised(y0: Tensor, keys: Sequence[int], schedule: NoiseSchedule, t: int,
+            noise_seed: int) -> Tensor:
     "A draw of q(y_t | y_0), each image with noise of its own."
     if t == 0: return y0
     noise = [torch.randn(y0.shape[1:], generator=generator(noise_seed, 44, key, t)) for key in keys]
@@ -142,12 +140,9 @@ class Guide(Protocol):
 # %% ../nbs/05_ddim_guidance.ipynb #2a4fac6e
 def guidance_gradient(
     y_t: Tensor,                # (B, ...)
-    t: int,
-    denoiser: _Denoise,
-    schedule: NoiseSchedule,
-    guide: Guide,
+    t: int, denoiser: _Denoise, schedule: NoiseSchedule, guide: Guide,
     gradient: str = "through",  # the denoiser, or "detached" from it
-    project: bool = False,      # see `_projected`; the guide must have `parts`
+    project: bool = False,      # own gradient without what lowers the held; needs `parts`
 ) -> tuple[Tensor, Tensor]: # eps (B, ...) and the gradient (B, ...) of the guide at y_t
     "Noise estimate, and the gradient of the guide at y_t (paper Eq. 6). Raises FloatingPointError."
     if gradient not in ("through", "detached"):
@@ -184,8 +179,8 @@ def _check_parts(guide: Guide) -> None:
     "Raise TypeError for a guide that does not separate what is edited from what is held."
     if not hasattr(guide, "parts"):
         raise TypeError("project=True needs a guide with a method `parts`, which gives the log "
-                        "densities of what is edited and of what is held; "
-                        f"{type(guide).__name__} has none; use project=False")
+                        f"densities of what is edited and of what is held; {type(guide).__name__} "
+                        "has none; use project=False")
 
 # %% ../nbs/05_ddim_guidance.ipynb #e02219a9
 def _projected(edited: Tensor, held: Tensor) -> Tensor: # (B, ...)
@@ -265,9 +260,7 @@ def _guided_step(
     return y_next, schedule.y0_hat(y, eps_guided, now)
 
 # %% ../nbs/05_ddim_guidance.ipynb #d8e07ba6
-def _clamped_eps(
-    eps: Tensor, y: Tensor, t: int, schedule: NoiseSchedule, gamma: Tensor
-) -> Tensor: # (B, ...)
+def _clamped_eps(eps: Tensor, y: Tensor, t: int, schedule: NoiseSchedule, gamma: Tensor) -> Tensor:
     "Noise estimate whose clean estimate is within [-1, 1]; rows that are not guided stay."
     y0 = schedule.y0_hat(y, eps, t).clamp(-1, 1)
     return torch.where(_per_row(gamma > 0, y), schedule.eps_hat(y, y0, t), eps)
@@ -294,9 +287,7 @@ def _guide_rows(guide: Guide, index: slice | Tensor) -> Guide:
 @torch.no_grad()
 def sample(
     y_t: Tensor,                   # (B, ...) at t_edit: from `invert` or `noise_maps`, or noise
-    denoiser: _Denoise,
-    schedule: NoiseSchedule,
-    t_edit: int,
+    denoiser: _Denoise, schedule: NoiseSchedule, t_edit: int,
     guide: Guide | None = None,    # None: unguided
     gamma: float | Tensor = 0.0,   # strength, or (B,) strengths; not negative
     steps: int | None = None,      # strided; None: every time is visited
@@ -328,9 +319,8 @@ def sample(
     return out
 
 # %% ../nbs/05_ddim_guidance.ipynb #cacad35c
-def _check_noise(
-    noise: Tensor | None, noise_of: Tensor | None, y_t: Tensor, steps: int, eta: float
-) -> Tensor: # (B,)
+def _check_noise(noise: Tensor | None, noise_of: Tensor | None, y_t: Tensor, steps: int,
+                 eta: float) -> Tensor:
     "Which noise each row takes. Raises ValueError for noise that is missing or does not fit."
     if noise is None and eta:
         raise ValueError(f"eta={eta} replaces noise at every step, so noise= must say by what; "
@@ -519,8 +509,7 @@ def _target_latents(
 
 # %% ../nbs/05_ddim_guidance.ipynb #0a107f6a
 def _group_weights(
-    rows: _EditRows,
-    n_groups: int,
+    rows: _EditRows, n_groups: int,
     hold: Any, # weight of the groups that are not edited; (G,): of all while group g is edited;
                # (G, G): row = the group that is edited, column = held
 ) -> Tensor: # (R, G)
@@ -535,9 +524,8 @@ def _group_weights(
     return edited + table.expand(n_groups, n_groups)[rows.group] * (1 - edited)
 
 # %% ../nbs/05_ddim_guidance.ipynb #c64bb4a1
-def _both_ways(
-    rows: _EditRows, z_originals: Tensor, direction: Tensor
-) -> tuple[_EditRows, Tensor]: # rows with strengths of one sign; (2 n, D) targets ahead and behind
+def _both_ways(rows: _EditRows, z_originals: Tensor, direction: Tensor) -> tuple[_EditRows, Tensor]:
+    # -> rows with strengths of one sign; (2 n, D) targets ahead and behind
     "A direction (D,) as targets: negative strengths aim at the opposite side of the original."
     target = rows.original + len(z_originals) * (rows.gamma < 0)
     z_targets = torch.cat([z_originals + direction, z_originals - direction])
@@ -556,9 +544,8 @@ def _to_noise(
 _Target = Tensor | Mapping[int, Sequence[float]] # (D,), (m, D), or a direction {group: vector}
 
 # %% ../nbs/05_ddim_guidance.ipynb #2abf02f6
-def _as_direction(
-    direction: Mapping[int, Sequence[float]], group_dims: Sequence[Sequence[int]], n_latents: int
-) -> Tensor: # (D,)
+def _as_direction(direction: Mapping[int, Sequence[float]], group_dims: Sequence[Sequence[int]],
+                  n_latents: int) -> Tensor:
     "Vectors of some groups as one vector of all latents. Raises ValueError for what is none."
     whole = torch.zeros(n_latents)
     if not direction:
@@ -583,11 +570,11 @@ class _EditPlan:
     z_targets: Tensor           # (m, D)
     wanted: Tensor              # (R, D) the originals' latents, the target's in the edited group
     shape: tuple[int, ...]      # (n[, m], groups, gammas)
-    decode: Callable[[Tensor], Tensor] | None = None # of a latent denoiser: edited y_0 to images
+    denoiser: Any               # which makes pictures of what it works on
 
     def finish(self, y: Tensor) -> Tensor: # (R, C, H, W) -> `shape` + (C, H, W), in [0, 1]
         "Edited images in the shape that an editor gives, on the CPU."
-        images = ((y + 1) / 2 if self.decode is None else self.decode(y)).clamp(0, 1).cpu()
+        images = _to_images(self.denoiser, y).clamp(0, 1).cpu()
         return images.reshape(*self.shape, *images.shape[1:])
 
 # %% ../nbs/05_ddim_guidance.ipynb #509cb1cf
@@ -599,7 +586,7 @@ def _plan_edits(
     denoiser: Any = None,       # whose image size the originals must have, and whose device is used
 ) -> _EditPlan:
     "The rows of a batch of edits. Raises ValueError for what does not fit together."
-    y0, along = _check_originals(originals, denoiser), isinstance(target, Mapping)
+    y0, along = _to_diffusion(originals, denoiser), isinstance(target, Mapping)
     if along and isinstance(groups, str) and groups == "all": groups = sorted(target)
     direction = _as_direction(target, model.groups, model.n_latents) if along else None
     groups = _check_groups(groups, model.groups, dims)
@@ -617,8 +604,7 @@ def _plan_edits(
     z_start = z_targets[:1].expand(len(y0), -1) if z_originals is None else z_originals
     wanted = _target_latents(rows, z_start, z_targets, model.groups, dims)
     shape = (len(y0), *n_targets, len(groups), len(strengths))
-    decode = getattr(denoiser, "decode", None)
-    return _EditPlan(y0.to(*place), rows, z_originals, z_targets, wanted, shape, decode)
+    return _EditPlan(y0.to(*place), rows, z_originals, z_targets, wanted, shape, denoiser)
 
 # %% ../nbs/05_ddim_guidance.ipynb #e42c3000
 def _sample_rows(
@@ -680,9 +666,7 @@ def _best_of(
     return torch.stack(list(candidates))[scores.argmax(0), row]
 
 # %% ../nbs/05_ddim_guidance.ipynb #aa30f1ad
-def _scores_of(
-    y: Tensor, guide: Guide, schedule: NoiseSchedule, settings: EditSettings
-) -> Tensor: # (R,)
+def _scores_of(y: Tensor, guide: Guide, schedule: NoiseSchedule, settings: EditSettings) -> Tensor:
     "What a guide says of finished images; noise-aware critics see them in noise of five levels."
     times = [round(schedule.T * k / 8) for k in range(5)] if settings.noisy else [0]
     noise = torch.randn(y.shape[1:], generator=generator(settings.noise_seed, 46)).to(y)
@@ -745,13 +729,14 @@ def _run_edits(editor: Editor, plan: _EditPlan, progress: bool) -> Tensor: # of 
         return plan.finish(best)
 
 # %% ../nbs/05_ddim_guidance.ipynb #99ace860
-def _check_originals(originals: Tensor | Any, denoiser: Any) -> Tensor: # (n, C, H, W) in [-1, 1]
-    "Originals as the diffusion takes them. Raises ValueError if they do not fit the denoiser."
-    originals = torch.as_tensor(originals)
-    if originals.ndim != 4:
-        raise ValueError(f"originals must have shape (n, C, H, W), got {tuple(originals.shape)}")
-    if hasattr(denoiser, "encode"): return denoiser.encode(originals)
-    return _check_images(originals, getattr(denoiser, "image_size", originals.shape[-1]))
+def _to_diffusion(images: Tensor | Any, denoiser: Any) -> Tensor: # (n, C, H, W) in [-1, 1]; latents
+    "Images as a denoiser works on them. Raises ValueError if they do not fit it."
+    images = torch.as_tensor(images)
+    if images.ndim != 4:
+        raise ValueError(f"originals must have shape (n, C, H, W), got {tuple(images.shape)}")
+    if hasattr(denoiser, "encode"): return denoiser.encode(images)
+    return _check_images(images, getattr(denoiser, "image_size", images.shape[-1]),
+                         channels=getattr(denoiser, "channels", None))
 
 # %% ../nbs/05_ddim_guidance.ipynb #b4e14699
 def _check_editor(editor: Editor) -> None:
@@ -796,10 +781,8 @@ def _check_noise_aware(critics: Any, schedule: NoiseSchedule) -> None:
                          f"(T={len(table) - 1}) than {schedule}; train them for this one")
 
 # %% ../nbs/05_ddim_guidance.ipynb #43141111
-def _check_direction(
-    direction: Tensor, z_originals: Tensor | None,
-    group_dims: Sequence[Sequence[int]], groups: Sequence[int],
-) -> None:
+def _check_direction(direction: Tensor, z_originals: Tensor | None,
+                     group_dims: Sequence[Sequence[int]], groups: Sequence[int]) -> None:
     "Raise ValueError for a direction without a start, or that is zero in an edited group."
     if z_originals is None:
         raise ValueError("a direction begins at the originals' latents; give z_originals")
@@ -808,10 +791,8 @@ def _check_direction(
                          "groups=, or say where to go in them")
 
 # %% ../nbs/05_ddim_guidance.ipynb #6acac3eb
-def _check_latents(
-    n: int, z_targets: Tensor, z_originals: Tensor | None, n_latents: int, paired: bool,
-    needs_originals: bool,
-) -> None:
+def _check_latents(n: int, z_targets: Tensor, z_originals: Tensor | None, n_latents: int,
+                   paired: bool, needs_originals: bool) -> None:
     "Raise ValueError for latents that do not fit the critics and the n originals."
     if needs_originals and z_originals is None:
         raise ValueError("hold > 0 and dims need z_originals, the latents of the originals; give "

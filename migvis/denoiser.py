@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from .support.files import (atomic_write, digest, digest_weights, load_tensors, save_tensors,
                                   _building_from)
+from .support.images import _check_channels
 from .support.presets import DenoiserConfig
 from .support.training import (Batch, Fit, fit, generator, _list_checkpoints, progress_bar,
                                      resolve_device, warmup_cosine)
@@ -59,12 +60,9 @@ def _clip_steps(alpha_bar: Tensor, max_loss: float = 0.999) -> Tensor: # (T + 1,
 # %% ../nbs/03_denoiser.ipynb #d3776525
 @lru_cache(maxsize=128)
 @torch.inference_mode(False) # what is kept must serve where gradients are taken, too
-def _schedule_table(
-    schedule: "NoiseSchedule",
-    name: str,                          # "alpha_bar", "signal", "noise" or "snr"
-    dtype: torch.dtype = torch.float64,
-    device: torch.device = torch.device("cpu"),
-) -> Tensor: # (T + 1,)
+def _schedule_table(schedule: "NoiseSchedule", name: str, dtype: torch.dtype = torch.float64,
+                    device: torch.device = torch.device("cpu")) -> Tensor:
+    # name: "alpha_bar", "signal", "noise" or "snr" -> (T + 1,)
     "A function of time, tabulated on a device."
     given = torch.tensor((1.0, *schedule.given), dtype=torch.float64)
     alpha_bar = _clip_steps(_CURVES[schedule.kind](schedule.T)) if not schedule.given else given
@@ -157,13 +155,9 @@ def _entries(table: Tensor, t: int | Tensor, like: Tensor) -> Tensor: # (1 or B,
     return table[torch.as_tensor(t, device=like.device).reshape(-1, *ones)]
 
 # %% ../nbs/03_denoiser.ipynb #aad94969
-def _mixture_posterior(
-    y: Tensor,                     # (B, n) noisy points
-    means: Tensor,                 # (K, n)
-    signal: Tensor,                # (B, 1) or (1, 1) sqrt(alpha_bar)
-    var: Tensor,                   # (B, 1) or (1, 1) variance of each component at that time
-    weights: Tensor | None = None, # (K,)
-) -> Tensor: # (B, K)
+def _mixture_posterior(y: Tensor, means: Tensor, signal: Tensor, var: Tensor,
+                       weights: Tensor | None = None) -> Tensor:
+    # y (B, n); means (K, n); signal (B, 1); var (B, 1); weights (K,) -> (B, K)
     "Log posterior log r_k of the components given noisy points."
     log_w = 0 if weights is None else weights.to(y).log()
     distance = signal * y @ means.T - signal**2 * means.square().sum(1) / 2
@@ -227,12 +221,8 @@ class _ConditionEmbedding(nn.Module):
         return torch.where(absent, 0.0, self.outer(F.silu(self.inner(filled))))
 
 # %% ../nbs/03_denoiser.ipynb #0289e86b
-def _check_condition(
-    condition: Tensor | None, # to be (n_images, n_condition)
-    n_condition: int,         # what the denoiser was built for
-    n_images: int,
-    values: bool = True,      # also look at the values
-) -> None:
+def _check_condition(condition: Tensor | None, n_condition: int, n_images: int,
+                     values: bool = True) -> None:
     "Raise ValueError unless there is a row for each image, finite or all NaN (no condition)."
     if condition is None: return
     if not n_condition:
@@ -284,8 +274,8 @@ class Denoiser(nn.Module):
         self.channels = unet.config.in_channels // patch**2
         width = unet.time_embedding.linear_2.out_features
         self.embedding = _ConditionEmbedding(n_condition, width) if n_condition else None
-        self.scaling = None if data_std is None else _Preconditioning(
-            schedule, data_std, data_mean, next(unet.parameters()))
+        self.scaling = None if data_std is None else _Preconditioning(schedule, data_std, data_mean,
+                                                                      next(unet.parameters()))
 
     def forward(
         self,
@@ -312,9 +302,8 @@ def _run_unet(denoiser: Denoiser, y: Tensor, t: Tensor, condition: Tensor | None
     return F.pixel_shuffle(out.to(y.dtype), denoiser.patch)
 
 # %% ../nbs/03_denoiser.ipynb #d358f9bf
-def _estimate_noise(
-    denoiser: Denoiser, y_t: Tensor, t: int | Tensor, condition: Tensor | None
-) -> Tensor:
+def _estimate_noise(denoiser: Denoiser, y_t: Tensor, t: int | Tensor,
+                    condition: Tensor | None) -> Tensor:
     "The noise estimate of a `Denoiser`."
     shape = denoiser.channels, denoiser.image_size, denoiser.image_size
     if y_t.shape[1:] != shape:
@@ -339,16 +328,16 @@ def _initial_weights(seed: int, purpose: int) -> Iterator[None]:
         yield
 
 # %% ../nbs/03_denoiser.ipynb #1dc12f6c
-def _build_unet(config: DenoiserConfig) -> nn.Module: # a diffusers.UNet2DModel
-    "The U-Net of a configuration."
+def _build_unet(config: DenoiserConfig, channels: int = 1) -> nn.Module: # a diffusers.UNet2DModel
+    "The U-Net of a configuration, for images of so many channels."
     from diffusers import UNet2DModel
 
     n_levels, attend = len(config.multipliers), config.attention_levels
     widths = tuple(round(config.width * m) for m in config.multipliers)
     plain = n_levels - attend
     return UNet2DModel(
-        sample_size=config.image_size // config.patch, in_channels=config.patch**2,
-        out_channels=config.patch**2, layers_per_block=config.layers, block_out_channels=widths,
+        sample_size=config.image_size // config.patch, in_channels=channels * config.patch**2,
+        out_channels=channels * config.patch**2, layers_per_block=config.layers, block_out_channels=widths,
         attention_head_dim=math.gcd(32, *widths[-max(1, attend):]), add_attention=config.attention,
         down_block_types=("DownBlock2D",) * plain + ("AttnDownBlock2D",) * attend,
         up_block_types=("AttnUpBlock2D",) * attend + ("UpBlock2D",) * plain,
@@ -361,6 +350,7 @@ def build_denoiser(
     data_mean: float = 0.0,
     seed: int = 0,                   # of the initial weights
     n_condition: int = 0,            # length of the condition; 0: unconditional
+    channels: int = 1,               # C of the images: 3 in colour
 ) -> Denoiser:
     "A new denoiser with random weights. Raises ValueError for sizes that do not fit."
     n_levels = len(config.multipliers)
@@ -370,7 +360,7 @@ def build_denoiser(
                          f"{n_levels} resolutions), got {config.image_size}")
     if not 0 <= (attend := config.attention_levels) <= n_levels:
         raise ValueError(f"attention_levels must be in 0..{n_levels}, got {attend!r}")
-    with _initial_weights(seed, 31): unet = _build_unet(config)
+    with _initial_weights(seed, 31): unet = _build_unet(config, channels)
     denoiser = Denoiser(unet.to(memory_format=torch.channels_last),
                         NoiseSchedule(config.T, config.schedule), config.patch, data_std, data_mean)
     return _add_condition(denoiser, n_condition, seed) if n_condition else denoiser
@@ -402,14 +392,9 @@ def _loss_weights(schedule: NoiseSchedule, kind: str = "eps") -> Tensor: # (T + 
     return torch.cat([torch.zeros(1, dtype=torch.float64), weights[kind]])
 
 # %% ../nbs/03_denoiser.ipynb #23711a92
-def _denoising_loss(
-    denoiser: Callable[..., Tensor],
-    schedule: NoiseSchedule,
-    y0: Tensor,     # (B, ...) clean images in [-1, 1]
-    t: Tensor,      # (B,) times, 1..T
-    noise: Tensor,  # (B, ...) standard normal
-    condition: Tensor | None = None, # (B, n_condition), for a denoiser that takes one
-) -> Tensor: # (B,) mean over pixels
+def _denoising_loss(denoiser: Callable[..., Tensor], schedule: NoiseSchedule, y0: Tensor, t: Tensor,
+                    noise: Tensor, condition: Tensor | None = None) -> Tensor:
+    # y0 (B, ...); t (B,); noise (B, ...); condition (B, n_condition) -> (B,) mean over pixels
     "Squared error of the noise estimate (Ho et al. 2020, Eq. 14), for each image."
     y_t = schedule.add_noise(y0, noise, t)
     eps = denoiser(y_t, t) if condition is None else denoiser(y_t, t, condition)
@@ -421,16 +406,15 @@ def _model_range(y0: Tensor) -> Tensor: # float32 in [-1, 1]
     return y0.float() / 127.5 - 1 if y0.dtype == torch.uint8 else y0
 
 # %% ../nbs/03_denoiser.ipynb #18eefe10
-def _check_images(
-    images: Tensor | Any,     # (n, 1, H, W) in [0, 1], tensor or array; or uint8, 0..255
-    size: int,                # H and W
-    keep_bytes: bool = False, # return uint8 as it is
-) -> Tensor: # (n, 1, H, W) float32 in [-1, 1]
+def _check_images(images: Tensor | Any, size: int, keep_bytes: bool = False,
+                  channels: int | None = None) -> Tensor:
+    # images (n, C, H, W) -> (n, C, H, W) float32 in [-1, 1]
     "Images as the diffusion model takes them. Raises ValueError for a wrong shape or range."
     images = torch.as_tensor(images)
-    if images.ndim != 4 or images.shape[1:] != (1, size, size) or not len(images):
-        raise ValueError(f"images must have shape (n, 1, {size}, {size}), got "
+    if images.ndim != 4 or images.shape[2:] != (size, size) or not images.numel():
+        raise ValueError(f"images must have shape (n, {channels or 'C'}, {size}, {size}), got "
                          f"{tuple(images.shape)}; resize them or change image_size")
+    _check_channels(images.shape[1], channels)
     if images.dtype == torch.uint8: return images if keep_bytes else _model_range(images)
     images = images.float()
     if not (images.min() >= -1e-4 and images.max() <= 1 + 1e-4): # false for NaN, too
@@ -442,7 +426,7 @@ def _check_images(
 @dataclass(frozen=True)
 class _Examples:
     "Images, with a condition for each if there is one."
-    y0: Tensor               # (n, 1, H, W) in [-1, 1], or uint8
+    y0: Tensor               # (n, C, H, W) in [-1, 1], or uint8
     condition: Tensor | None # (n, n_condition)
 
     def to(self, device: torch.device) -> "_Examples":
@@ -463,7 +447,7 @@ def _read_examples(images: Tensor | Any, condition: Tensor | Any | None, size: i
 
 # %% ../nbs/03_denoiser.ipynb #daefbfb9
 def validation_loss(
-    y0: Tensor,               # (n, 1, H, W) clean images in [-1, 1], or uint8
+    y0: Tensor,               # (n, C, H, W) clean images in [-1, 1], or uint8
     schedule: NoiseSchedule,
     n: int = 256,             # size of the fixed set
     seed: int = 0,            # of the fixed set
@@ -484,13 +468,8 @@ def validation_loss(
     return loss
 
 # %% ../nbs/03_denoiser.ipynb #c8d152fa
-def _training_loss(
-    schedule: NoiseSchedule,
-    train: _Examples,
-    weighting: str,
-    flips: bool,
-    drop: float,
-) -> Callable[[nn.Module, Batch], tuple[Tensor, dict[str, Tensor]]]:
+def _training_loss(schedule: NoiseSchedule, train: _Examples, weighting: str, flips: bool,
+                   drop: float) -> Callable[[nn.Module, Batch], tuple[Tensor, dict[str, Tensor]]]:
     "Loss function for `fit`: weighted squared error at random times."
     weights = _loss_weights(schedule, weighting).float().to(train.y0.device)
     condition = train.condition
@@ -514,8 +493,8 @@ def _pixel_statistics(y0: Tensor, checkpoint: str | Path | None = None) -> tuple
         try: begun = load_tensors(path, "checkpoint")[1]["fingerprint"]["denoiser"]
         except (ValueError, KeyError): continue # `fit` warns of it
         before = begun["data_std"], begun["data_mean"]
-        near = begun["data_std"] is not None and all(
-            math.isclose(a, b, rel_tol=1e-4, abs_tol=1e-5) for a, b in zip(now, before))
+        near = begun["data_std"] is not None and all(math.isclose(a, b, rel_tol=1e-4, abs_tol=1e-5)
+                                                     for a, b in zip(now, before))
         return before if near else now
     return now
 
@@ -532,31 +511,31 @@ def _describe_denoiser(denoiser: Denoiser) -> dict[str, Any]: # JSON-able
     return json.loads(json.dumps({"unet": unet, "schedule": schedule, **settings}))
 
 # %% ../nbs/03_denoiser.ipynb #da41a99e
-def _training_fingerprint(
-    y0: Tensor, config: DenoiserConfig, denoiser: Denoiser, choices: Mapping[str, Any]
-) -> dict[str, Any]: # JSON-able
+def _training_fingerprint(y0: Tensor, config: DenoiserConfig, denoiser: Denoiser,
+                          choices: Mapping[str, Any]) -> dict[str, Any]:
     "What must agree for a checkpoint to belong to this training run."
     described = {"config": asdict(config), "denoiser": _describe_denoiser(denoiser)}
     return json.loads(json.dumps({**described, "images": digest(y0), **choices}))
 
 # %% ../nbs/03_denoiser.ipynb #0c2a80e8
-def _denoiser_for(
-    train: _Examples, config: DenoiserConfig, seed: int, checkpoint: str | Path | None
-) -> Denoiser:
+def _denoiser_for(train: _Examples, config: DenoiserConfig, seed: int,
+                  checkpoint: str | Path | None) -> Denoiser:
     "A new denoiser, preconditioned by the statistics of its training images."
     n_condition = 0 if train.condition is None else train.condition.shape[1]
-    return build_denoiser(config, *_pixel_statistics(train.y0, checkpoint), seed, n_condition)
+    return build_denoiser(config, *_pixel_statistics(train.y0, checkpoint), seed, n_condition,
+                          train.y0.shape[1])
 
 # %% ../nbs/03_denoiser.ipynb #5fe05e98
-def _check_training(
-    denoiser: Denoiser, image_size: int, parts: tuple[_Examples, ...], drop: float
-) -> None:
+def _check_training(denoiser: Denoiser, image_size: int, parts: tuple[_Examples, ...],
+                    drop: float) -> None:
     "Raise ValueError unless a denoiser can be trained on these examples."
     if denoiser.image_size != image_size:
         raise ValueError(f"the denoiser is for images of side {denoiser.image_size}, the "
                          f"configuration for {image_size}")
     if not 0 <= drop < 1: raise ValueError(f"drop must be in [0, 1), got {drop!r}")
-    for part in parts: _check_condition(part.condition, denoiser.n_condition, len(part.y0))
+    for part in parts:
+        _check_channels(part.y0.shape[1], denoiser.channels)
+        _check_condition(part.condition, denoiser.n_condition, len(part.y0))
 
 # %% ../nbs/03_denoiser.ipynb #a9c2cf27
 def _fit_settings(config: DenoiserConfig, decay: bool) -> dict[str, Any]:
@@ -570,18 +549,17 @@ def _fit_settings(config: DenoiserConfig, decay: bool) -> dict[str, Any]:
 
 # %% ../nbs/03_denoiser.ipynb #6e79f877
 def train_denoiser(
-    images: Tensor | Any,                   # (n, 1, H, W) in [0, 1], tensor or array; or uint8
+    images: Tensor | Any,                   # (n, C, H, W) in [0, 1], tensor or array; or uint8
     config: DenoiserConfig,
     *,
-    validation: Tensor | Any | None = None, # (m, 1, H, W) held out; None: the training images
+    validation: Tensor | Any | None = None, # (m, C, H, W) held out; None: the training images
     denoiser: Denoiser | None = None,       # to train on; None: built from `config`
     weighting: str | None = None,           # None: "v" if preconditioned, else "eps"
     decay: bool = True,                     # half-cosine decay of the learning rate
     condition: Tensor | Any | None = None,  # (n, n_condition) of the images, of order one
     drop: float = 0.1,                      # share of images without their condition, [0, 1)
     validation_condition: Tensor | Any | None = None, # (m, n_condition); None: unconditional
-    seed: int = 0,
-    device: str | torch.device = "auto",
+    seed: int = 0, device: str | torch.device = "auto",
     checkpoint: str | Path | None = None,   # folder; a run found there is resumed
     checkpoint_every: int = 500,            # steps
     callback: Callable[[int, nn.Module, Mapping], None] | None = None, # (step, model, row)
@@ -592,8 +570,8 @@ def train_denoiser(
 ) -> Fit: # .model is the trained Denoiser, .history its losses
     "Train a denoiser. Raises ValueError for what does not fit together."
     train = _read_examples(images, condition, config.image_size)
-    held_out = (train if validation is None else
-                _read_examples(validation, validation_condition, config.image_size))
+    held_out = (train if validation is None else _read_examples(validation, validation_condition,
+                                                                config.image_size))
     choices = {} if denoiser is None else {"start": digest_weights(denoiser)}
     if denoiser is None: denoiser = _denoiser_for(train, config, seed, checkpoint)
     _check_training(denoiser, config.image_size, (train, held_out), drop)
@@ -611,14 +589,9 @@ def train_denoiser(
                device=device, fingerprint=marks)
 
 # %% ../nbs/03_denoiser.ipynb #e6a920c8
-def _eta_noise(
-    eps: Tensor,               # (B, ...) noise at time `now`
-    fresh: Tensor | None,      # other noise, of a shape that fits
-    schedule: NoiseSchedule,
-    now: int,
-    after: int,                # the next time, below `now`
-    eta: float,                # 0: deterministic, 1: ancestral
-) -> Tensor: # (B, ...) of unit variance, if both are
+def _eta_noise(eps: Tensor, fresh: Tensor | None, schedule: NoiseSchedule, now: int, after: int,
+               eta: float) -> Tensor:
+    # eps (B, ...) -> (B, ...) of unit variance, if both are
     "Noise for the next time: the old one and some fresh noise (Song et al. 2021, Eqs. 12, 16)."
     a, b = schedule.alpha_bar[now].item(), schedule.alpha_bar[after].item()
     share = eta * math.sqrt(max(1 - a / b, 0) / (1 - a)) # sigma / sqrt(1 - alpha_bar_after)
@@ -635,6 +608,11 @@ def _pixel_limit(denoiser: Any) -> float:
     "Largest value of a clean image: 1, or none for a denoiser that works on latents."
     return math.inf if getattr(denoiser, "latent", False) else 1.0
 
+# %% ../nbs/03_denoiser.ipynb #fd00aeb2
+def _to_images(denoiser: Any, y0: Tensor) -> Tensor: # (n, C, H, W), about [0, 1]
+    "Pictures of what a denoiser works on, which are pixels in [-1, 1] or has its own `decode`."
+    return denoiser.decode(y0) if hasattr(denoiser, "decode") else (y0 + 1) / 2
+
 # %% ../nbs/03_denoiser.ipynb #6726bff0
 @torch.no_grad()
 def sample_images(
@@ -642,8 +620,7 @@ def sample_images(
     n: int = 16,
     steps: int | None = 50,  # evenly spaced; None: all T
     seed: int = 0,           # of the initial noise
-    batch_size: int = 256,
-    progress: bool = False,
+    batch_size: int = 256, progress: bool = False,
     condition: Tensor | None = None, # (n, n_condition), or (n_condition,) for all
     weight: float = 0.0,             # of the condition: 0 as trained, above 0 exaggerated
     eta: float = 0.0,                # share of fresh noise, 0: deterministic DDIM, 1: ancestral
@@ -666,8 +643,7 @@ def sample_images(
             y0 = schedule.y0_hat(y, eps[i](y, now), now).clamp(-limit, limit)
             noise = _eta_noise(schedule.eps_hat(y, y0, now), fresh[i], schedule, now, after, eta)
             parts[i] = schedule.add_noise(y0, noise, after)
-    images = [denoiser.decode(y) if hasattr(denoiser, "decode") else (y + 1) / 2 for y in parts]
-    return torch.cat(images).clamp(0, 1).cpu()
+    return torch.cat([_to_images(denoiser, y) for y in parts]).clamp(0, 1).cpu()
 
 # %% ../nbs/03_denoiser.ipynb #386592e4
 def watch_training(
@@ -692,12 +668,9 @@ def watch_training(
     return callback
 
 # %% ../nbs/03_denoiser.ipynb #4511e03b
-def _conditional_eps(
-    denoiser: Callable[..., Tensor], # eps(y_t, t, condition), with rows of NaN for no condition
-    reference: Tensor,               # (B, n_condition) of the branch that is moved away from
-    wanted: Tensor,                  # (B, n_condition)
-    gamma: Tensor,                   # (B,) 0: the reference, 1: the wanted one, above: beyond
-) -> Callable[[Tensor, int | Tensor], Tensor]: # eps(y_t, t) for B images
+def _conditional_eps(denoiser: Callable[..., Tensor], reference: Tensor, wanted: Tensor,
+                     gamma: Tensor) -> Callable[[Tensor, int | Tensor], Tensor]:
+    # reference (B, n_condition); wanted (B, n_condition); gamma (B,) -> eps(y_t, t) for B images
     "Guidance from one condition to another, both in one call (Ho and Salimans 2022, Eq. 6)."
     def eps(y_t: Tensor, t: int | Tensor) -> Tensor:
         if not gamma.any(): return denoiser(y_t, t, reference)
@@ -804,8 +777,7 @@ def _unround_rows(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 # %% ../nbs/03_denoiser.ipynb #8551b46e
 def save_denoiser(
-    path: str | Path,
-    denoiser: Denoiser,
+    path: str | Path, denoiser: Denoiser,
     meta: Mapping[str, Any] | None = None,  # JSON-able, kept with it: how it was trained
     dtype: torch.dtype = torch.float32,     # float16 halves the file; int8 quarters it
 ) -> Path:
@@ -820,8 +792,7 @@ def save_denoiser(
 
 # %% ../nbs/03_denoiser.ipynb #1fefb6ef
 def load_denoiser(
-    path: str | Path,
-    device: str | torch.device = "auto",
+    path: str | Path, device: str | torch.device = "auto",
 ) -> tuple[Denoiser, dict[str, Any]]: # in evaluation mode; the `meta` it was saved with
     "Read what `save_denoiser` wrote. Raises ValueError for a damaged or foreign file."
     from diffusers import UNet2DModel

@@ -16,7 +16,7 @@
   const token = Math.random().toString(36).slice(2, 8); // every explorer of a page brings this script: names must not clash
   let serial = 0;
 
-  // Sheet: grey pixels of a cell, drawing a cell, drawing a difference.
+  // Sheet: red, green and blue of a cell's pixels, drawing a cell, drawing a difference.
   function openSheet(data, picture) {
     const [height, width] = data.size;
     const corner = (cell) => [(cell % data.columns) * data.cell[1], Math.floor(cell / data.columns) * data.cell[0]];
@@ -28,7 +28,7 @@
         const scratch = make("canvas", { width, height });
         const context = scratch.getContext("2d", { willReadFrequently: true });
         context.drawImage(picture, ...corner(cell), width, height, 0, 0, width, height);
-        known.set(cell, context.getImageData(0, 0, width, height).data.filter((_, i) => i % 4 === 0));
+        known.set(cell, context.getImageData(0, 0, width, height).data.filter((_, i) => i % 4 !== 3));
       }
       return known.get(cell);
     };
@@ -39,9 +39,10 @@
     const difference = (target, cell, from, up, down) => {
       const context = target.getContext("2d"), image = context.createImageData(width, height);
       const [x, y] = [pixels(cell), pixels(from)];
-      for (let i = 0; i < x.length; i++) {
-        const change = x[i] - y[i], colour = change > 0 ? up : down;
-        image.data.set([...colour, Math.min(255, Math.abs(change) * 2)], 4 * i);
+      for (let i = 0; i < x.length; i += 3) {
+        const change = [0, 1, 2].map((k) => x[i + k] - y[i + k]), most = Math.max(...change.map(Math.abs));
+        const added = () => change.map((d) => 127.5 * (1 + d / Math.max(most, 1)));
+        image.data.set([...(data.colour ? added() : change[0] > 0 ? up : down), Math.min(255, most * 2)], 4 * (i / 3));
       }
       context.putImageData(image, 0, 0);
     };

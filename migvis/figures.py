@@ -52,12 +52,8 @@ def _caption(figure: Figure, text: str) -> None:
     figure.supxlabel(lines, fontsize=8, color="0.35", va="bottom")
 
 # %% ../nbs/06_figures.ipynb #7f965d05
-def _show_image(
-    ax: Axes,
-    image: np.ndarray,           # (1 or 3, H, W) or (H, W), in [0, 1]
-    title: str = "",
-    frame: str | None = None,    # colour of a frame
-) -> None:
+def _show_image(ax: Axes, image: np.ndarray, title: str = "", frame: str | None = None) -> None:
+    # image (1 or 3, H, W) or (H, W), in [0, 1]; frame: colour of a frame
     "Draw one image without ticks."
     pixels = np.moveaxis(np.atleast_3d(image), 0, -1) if np.ndim(image) == 3 else np.asarray(image)
     ax.imshow(pixels, cmap="gray", vmin=0, vmax=1)
@@ -73,26 +69,20 @@ def _axes_at(figure: Figure, left: float, top: float, width: float, height: floa
     return figure.add_axes((left / w, 1 - (top + height) / h, width / w, height / h))
 
 # %% ../nbs/06_figures.ipynb #05939e73
-def _join_pictures(
-    images: np.ndarray,   # (n, 1 or 3, H, W)
-    columns: int,
-) -> np.ndarray: # (height, width) or (height, width, 3)
+def _join_pictures(images: np.ndarray, columns: int) -> np.ndarray:
+    # images (n, 1 or 3, H, W) -> (height, width) or (height, width, 3)
     "Pictures as one, row by row, with a white line between neighbours."
     pad, colour = max(1, images.shape[-1] // 24), images.shape[1] == 3
     pixels = torch.as_tensor(np.asarray(images, np.float32))
+    if colour: pixels = pixels.nan_to_num(nan=1.0) # no picture: white
     joined = make_grid(pixels, columns, pad, pad_value=1.0 if colour else np.nan)
     if len(images) > 1: joined = joined[:, pad:-pad, pad:-pad]
     return joined.permute(1, 2, 0).numpy() if colour else joined[0].numpy()
 
 # %% ../nbs/06_figures.ipynb #1a450512
-def _draw_grid(
-    ax: Axes,
-    images: np.ndarray,              # (n, 1 or 3, H, W)
-    titles: Sequence[str],           # one for each column
-    names: Sequence[str] = (),       # of the rows
-    cmap: str = "gray",
-    limits: tuple[float, float] = (0.0, 1.0),
-) -> Axes:
+def _draw_grid(ax: Axes, images: np.ndarray, titles: Sequence[str], names: Sequence[str] = (),
+               cmap: str = "gray", limits: tuple[float, float] = (0.0, 1.0)) -> Axes:
+    # images (n, 1 or 3, H, W); titles: one for each column; names: of the rows
     "Pictures in rows, titles above the columns and names left of the rows."
     (h, w), pad = images.shape[-2:], max(1, images.shape[-1] // 24)
     ax.imshow(_join_pictures(images, len(titles)), cmap=cmap, vmin=limits[0], vmax=limits[1])
@@ -109,22 +99,21 @@ _Pictures = Sequence[tuple[str, np.ndarray]] # titles with pictures, or names wi
 # %% ../nbs/06_figures.ipynb #449fe7ea
 _Band = tuple[_Pictures, _Pictures, _Pictures] # what comes before, named rows, what comes after
 
+# %% ../nbs/06_figures.ipynb #c331ed39
+def _columns_before(before: _Pictures, rows: _Pictures) -> int:
+    "How many columns the pictures on the left take: one, where enough rows stand beside them."
+    return min(1, len(before)) if len(rows) > len(before) else len(before)
+
 # %% ../nbs/06_figures.ipynb #578541e8
-def _draw_band(
-    figure: Figure,
-    band: _Band,
-    columns: Sequence[str],     # title of each column
-    corner: tuple[float, float],  # inches from the left and the upper edge
-    cell: float,                # side of a picture, inches
-    margin: float,              # room for the names of the rows, inches
-    colours: Sequence[str] = (),  # of these names
-) -> None:
+def _draw_band(figure: Figure, band: _Band, columns: Sequence[str], corner: tuple[float, float],
+               cell: float, margin: float, colours: Sequence[str] = ()) -> None:
     "Draw one band; what comes after the rows gets a frame."
     (before, rows, after), (left, top) = band, corner
-    for title, image in before:
-        _show_image(_axes_at(figure, left, top, cell - 0.03, cell - 0.03), image, title)
-        left += cell
-    names, pictures = zip(*rows)
+    across = _columns_before(before, rows)
+    for k, (title, image) in enumerate(before):
+        x, y = left + (k % across) * cell, top + (k // across) * (cell + 0.2)
+        _show_image(_axes_at(figure, x, y, cell - 0.03, cell - 0.03), image, title)
+    left, (names, pictures) = left + across * cell, zip(*rows)
     ax = _axes_at(figure, left + margin, top, len(columns) * cell, len(names) * cell)
     _draw_grid(ax, np.concatenate(pictures), columns, names)
     for label, colour in zip(ax.get_yticklabels(), colours):
@@ -134,18 +123,13 @@ def _draw_band(
         _show_image(_axes_at(figure, left, top, cell - 0.03, cell - 0.03), image, title, _colour(1))
 
 # %% ../nbs/06_figures.ipynb #ba0c6ab1
-def _plot_bands(
-    bands: Sequence[_Band],     # as wide as each other
-    columns: Sequence[str],
-    title: str,
-    caption: str,
-    colours: Sequence[str] = (),
-) -> Figure:
+def _plot_bands(bands: Sequence[_Band], columns: Sequence[str], title: str, caption: str,
+                colours: Sequence[str] = ()) -> Figure:
     "Bands below each other, as wide as a page allows."
     (before, rows, after), n_rows = bands[0], sum(len(band[1]) for band in bands)
     margin = 0.066 * max(len(name) for name, _ in rows) + 0.1
-    n, top = len(before) + len(columns) + len(after), 0.45 if title else 0.25
-    cell = min(0.88, (_PAGE - margin - 0.2) / n)
+    n, top = _columns_before(before, rows) + len(columns) + len(after), 0.45 if title else 0.25
+    cell = min(0.95, (_PAGE - margin - 0.2) / n)
     height = top + n_rows * cell + 0.3 * len(bands) + 0.15 * (len(caption) // 100) + 0.1
     with style():
         figure = plt.figure(figsize=(n * cell + margin + 0.2, height))
@@ -189,29 +173,49 @@ def plot_examples(
         rows[: len(chosen), column] = images[chosen]
     return plot_rows([("", row) for row in rows], [str(name) for name in names], caption=caption)
 
+# %% ../nbs/06_figures.ipynb #e851f1dc
+def _plot_recorded(images: np.ndarray, responses: np.ndarray, titles: Sequence[str],
+                   caption: str = "") -> Figure:
+    # images (n, 1 or 3, H, W); responses (n, units); titles: of the images
+    "Images, and below each the responses of all units to it (paper Fig. 3A)."
+    left, cell = 0.55, min(0.95, (_PAGE - 1.35) / len(images))
+    width, height, limit = cell * len(images), cell + 2.75, float(np.quantile(np.abs(responses), 0.99))
+    with style():
+        figure = plt.figure(figsize=(left + width + 0.8, height))
+        _draw_grid(_axes_at(figure, left, 0.25, width, cell), images, titles)
+        ax = _axes_at(figure, left, cell + 0.35, width, 1.9)
+        shown = ax.imshow(np.transpose(responses), cmap="RdBu_r", vmin=-limit, vmax=limit, aspect="auto")
+        ax.set(xticks=[], ylabel="unit")
+        colours = _axes_at(figure, left + width + 0.1, cell + 0.35, 0.12, 1.9)
+        figure.colorbar(shown, cax=colours, label="response (s.d.)")
+        _caption(figure, caption)
+    return figure
+
 # %% ../nbs/06_figures.ipynb #3f24d50d
 def plot_mixed_selectivity(
     z: pd.DataFrame,           # rows: units; columns: attributes; score above shuffles, in s.d.
-    title: str = "",           # data
-    threshold: float = 3.0,    # lines are drawn from here on
+    caption: str = "",         # data
+    threshold: float = 3.0,    # a unit tells about an attribute from here on
+    least: float = 0.5,        # lines are drawn from this share of the attribute's best unit on
 ) -> Figure:
-    "Units joined to the attributes they tell about; thickness is the score (paper Fig. 1A)."
-    values = z.to_numpy()[np.argsort(z.to_numpy().argmax(1), kind="stable")]
-    width = 0.3 + 2.5 * np.clip(values, 0, None) / max(float(np.nanmax(values)), 1e-9)
+    "Units joined to the attributes they tell most about; thickness is the score (paper Fig. 1A)."
+    values = z.to_numpy()[np.argsort((z / z.max()).to_numpy().argmax(1), kind="stable")]
+    strength = np.clip(values / np.maximum(values.max(0), threshold), 0, 1)
     x_unit, x_name = np.linspace(0, 1, len(z)), (np.arange(z.shape[1]) + 0.5) / z.shape[1]
-    mixed = (values > threshold).sum(1)
     with style():
-        figure, ax = plt.subplots(figsize=(_PAGE, 2.6))
-        for u, a in np.argwhere(values > threshold):
+        figure, ax = plt.subplots(figsize=(_PAGE, 2.8))
+        for u, a in np.argwhere((strength >= least) & (values > threshold)):
             ends = [x_unit[u], x_name[a]], [0, 1]
-            ax.plot(*ends, color=_colour(a), alpha=0.55, linewidth=width[u, a], zorder=1)
+            ax.plot(*ends, color=_colour(a), alpha=0.8, linewidth=2.5 * strength[u, a] ** 2, zorder=1)
         for a, name in enumerate(z.columns):
             ax.text(x_name[a], 1.06, name, ha="center", color=_colour(a))
-        ax.scatter(x_unit, 0 * x_unit, c=mixed, cmap="viridis", vmin=0, s=22, edgecolor="white")
-        ax.set_title(title, pad=14)
-        ax.set(ylim=(-0.1, 1.2))
+        ax.scatter(x_unit, 0 * x_unit, c="0.25", s=16)
+        ax.text(0.5, -0.09, "units", ha="center", va="top", fontsize=8)
+        ax.set(ylim=(-0.2, 1.15))
         ax.axis("off")
-        _caption(figure, f"{len(z)} units; {(mixed > 1).sum()} tell about more than one attribute")
+        mixed = ((values > threshold).sum(1) > 1).sum()
+        note = f"{len(z)} units; {mixed} tell about more than one attribute; lines: at least {least:g} "
+        _caption(figure, f"{note}of the score of the attribute's best unit; {caption}".strip("; "))
     return figure
 
 # %% ../nbs/06_figures.ipynb #d93dda73
@@ -249,17 +253,18 @@ def plot_manifolds(
     if missing := {*colours, *(c for pair in pairs for c in pair)} - set(table):
         raise ValueError(f"the table has no columns {sorted(missing)}; it has {list(table)}")
     reach = 1.05 * table[[c for pair in pairs for c in pair]].abs().to_numpy().max()
-    side = min(2.3, (_PAGE - 1.3) / len(pairs))
+    side, mixed = min(2.3, (_PAGE - 1.3) / len(pairs)), table.sample(frac=1, random_state=0)
     with style():
         size = (side * len(pairs) + 1.3, (side + 0.1) * len(colours) + 0.4)
         shape, look = (len(colours), len(pairs)), {"squeeze": False, "layout": "constrained"}
         figure, axes = plt.subplots(*shape, figsize=size, **look)
         for row, label in zip(axes, colours):
             numbers = table[label].dtype.kind in "fiu"
+            order = None if numbers else sorted(table[label].unique())
             if not numbers: palette = list(_palette()[: table[label].nunique()])
             else: palette = "twilight_shifted" if table[label].abs().max() > 30 else "viridis"
             for ax, (x, y) in zip(row, pairs):
-                sns.scatterplot(table.sort_values(label), x=x, y=y, hue=label, palette=palette, s=9,
+                sns.scatterplot(mixed, x=x, y=y, hue=label, palette=palette, s=9, hue_order=order,
                                 linewidth=0, ax=ax, legend="auto" if ax is row[-1] else False)
                 ax.set(xlim=(-reach, reach), ylim=(-reach, reach))
             sns.move_legend(row[-1], "center left", bbox_to_anchor=(1.02, 0.5), markerscale=1.5)
@@ -278,9 +283,10 @@ def plot_reconstructions(
         figure, axes = _panels(len(images), 2.0)
         for ax, image in zip(axes, images):
             part = trials[trials["image"] == image].set_index("unit")[["raw", "reconstruction"]]
-            part.plot(ax=ax, color=["0.55", _colour(1)], linewidth=0.9, legend=image == images[0])
+            part.plot(ax=ax, color=["0.55", _colour(1)], linewidth=0.9, legend=False)
             title = str((titles or {}).get(image, f"image {image}"))
             ax.set(title=title, ylabel="response (s.d.)")
+        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=2)
         _caption(figure, caption)
     return figure
 
@@ -295,11 +301,7 @@ def _panels(n: int, height: float) -> tuple[Figure, list[Axes]]: # inches of a r
     return figure, list(axes.flat[:n])
 
 # %% ../nbs/06_figures.ipynb #ab2d56e5
-def _draw_curves(
-    ax: Axes,
-    table: pd.DataFrame,   # group, value, low, high
-    x: str,                # column of the horizontal axis
-) -> None:
+def _draw_curves(ax: Axes, table: pd.DataFrame, x: str) -> None:
     "A line with its band of uncertainty for each group."
     for g, (group, rows) in enumerate(table.groupby("group", sort=False)):
         ax.fill_between(rows[x], rows["low"], rows["high"], color=_colour(g), alpha=0.2, lw=0)
@@ -323,9 +325,8 @@ def plot_information(
 # %% ../nbs/06_figures.ipynb #b3717d77
 def plot_pixel_information(
     images: np.ndarray,                                # (n, 1 or 3, H, W) in [0, 1]
-    maps: Mapping[str, tuple[np.ndarray, np.ndarray]], # name -> pixels (n, 1, H, W), total (n,)
-    unit: str = "nats",
-    caption: str = "",
+    maps: Mapping[str, tuple[np.ndarray, np.ndarray]], # name -> pixels (n, C, H, W), total (n,)
+    unit: str = "nats", caption: str = "",
 ) -> Figure:
     "Images above the information about each pixel. Raises ValueError if the shapes disagree."
     for name, (values, total) in maps.items():
@@ -340,20 +341,38 @@ def plot_pixel_information(
         _draw_grid(_axes_at(figure, margin, 0.05, width, cell), images, [""] * len(images))
         for row, (name, (values, total)) in enumerate(maps.items(), start=1):
             ax = _axes_at(figure, margin, 0.05 + row * step, width, cell)
+            values = values.sum(1, keepdims=True) # of a pixel's colours
             top = max(float(np.quantile(values, 0.998)), 1e-12)
             titles = [f"{bits:.2f} {unit}" for bits in total]
             _draw_grid(ax, values, titles, [f"{name}\nbright: {top:.1g}"], "magma", (0, top))
         _caption(figure, caption)
     return figure
 
+# %% ../nbs/06_figures.ipynb #7fb347be
+def _plot_bars(table: pd.DataFrame, places: str, caption: str = "") -> Figure:
+    "Bars with 95 % intervals: a panel for each group, a colour for each quantity."
+    groups, rows, quantities = (list(dict.fromkeys(table[c])) for c in ("group", places, "quantity"))
+    thick = 0.8 / len(quantities)
+    with style():
+        figure, axes = _panels(len(groups), 1.0 + 0.34 * len(rows))
+        for g, (ax, group) in enumerate(zip(axes, groups)):
+            for k, quantity in enumerate(quantities):
+                part = table[(table["group"] == group) & (table["quantity"] == quantity)]
+                y = part[places].map(rows.index) + thick * (k - (len(quantities) - 1) / 2)
+                ends = np.abs(part[["low", "high"]].to_numpy(float).T - part["value"].to_numpy(float))
+                ax.barh(y, part["value"], thick, xerr=ends, color=_colour(k), label=quantity,
+                        error_kw={"elinewidth": 1, "ecolor": "0.25"})
+            ax.set(title=group, xlabel="share of edits, or of the way", yticks=range(len(rows)),
+                   yticklabels=rows if g % 2 == 0 else [], ylim=(len(rows) - 0.5, -0.5))
+            ax.set_xlim(min(0, table["low"].min()), 1)
+        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=4)
+        _caption(figure, caption)
+    return figure
+
 # %% ../nbs/06_figures.ipynb #d8834138
-def _draw_heat_map(
-    ax: Axes,
-    values: pd.DataFrame,
-    label: str,                        # of the colour bar
-    limits: tuple[float, float] = (0.0, 1.0),
-    faded: np.ndarray | None = None,   # bool, like the values: cells whose interval includes 0
-) -> None:
+def _draw_heat_map(ax: Axes, values: pd.DataFrame, label: str,
+                   limits: tuple[float, float] = (0.0, 1.0),
+                   faded: np.ndarray | None = None) -> None:
     "A heat map with its numbers; faded cells are pale, with grey numbers."
     low, high = limits
     sns.heatmap(values.astype(float), ax=ax, vmin=low, vmax=high, cmap="Blues", annot=True,
@@ -424,12 +443,8 @@ def plot_table(
     return figure
 
 # %% ../nbs/06_figures.ipynb #59c5d750
-def _draw_recorded(
-    figure: Figure,
-    recorded: Sequence[tuple[np.ndarray, np.ndarray, str]], # picture, responses (units,), words
-    top: float,                                             # inches from the upper edge
-    cell: float = 0.6,                                      # side of a picture, inches
-) -> None:
+def _draw_recorded(figure: Figure, recorded: Sequence[tuple[np.ndarray, np.ndarray, str]],
+                   top: float, cell: float = 0.6) -> None:
     "Rows of an image, the responses it evoked, and its labels."
     reach = max(1.5, *(float(np.abs(responses).max()) for _, responses, _ in recorded))
     for row, (picture, responses, words) in enumerate(recorded):
@@ -469,13 +484,9 @@ def plot_overview(
     return figure
 
 # %% ../nbs/06_figures.ipynb #74ee4167
-def _draw_landscape(
-    ax: Axes,
-    landscape: np.ndarray,      # (n, n) scores of the critic (row: second, column: first dimension)
-    reach: float,               # both dimensions go from -reach to reach
-    way: np.ndarray,            # (2, 2) latents of the original and of the target
-    names: tuple[str, str],     # of the two dimensions
-) -> None:
+def _draw_landscape(ax: Axes, landscape: np.ndarray, reach: float, way: np.ndarray,
+                    names: tuple[str, str]) -> None:
+    # landscape (n, n); way (2, 2); names: of the two dimensions
     "Critic scores over two latent dimensions, with the way from the original to the target."
     axis, (start, target) = np.linspace(-reach, reach, len(landscape)), way
     filled = ax.contourf(axis, axis, landscape, 14, cmap="viridis")
@@ -493,8 +504,7 @@ def plot_method(
     landscape: np.ndarray,      # (n, n) scores of the critic (row: second, column: first dimension)
     reach: float,               # of the landscape: both dimensions go from -reach to reach
     way: np.ndarray,            # (2, 2) latents of the original and of the target
-    names: tuple[str, str] = ("z₁", "z₂"),
-    caption: str = "",
+    names: tuple[str, str] = ("z₁", "z₂"), caption: str = "",
 ) -> Figure:
     "Inversion, guided sampling, and the landscape that guides (Fig. 2). Raises ValueError."
     k, wide = len(times), 4.1
@@ -516,12 +526,7 @@ def plot_method(
     return figure
 
 # %% ../nbs/06_figures.ipynb #709d789e
-def _draw_intervals(
-    ax: Axes,
-    table: pd.DataFrame,     # value, low, high
-    places: str,             # column: what has a line of its own
-    series: str,             # column: what has a colour of its own
-) -> None:
+def _draw_intervals(ax: Axes, table: pd.DataFrame, places: str, series: str) -> None:
     "Dots with intervals, one line a place, series side by side."
     names, rows = list(dict.fromkeys(table[series])), list(dict.fromkeys(table[places]))
     for k, name in enumerate(names):
@@ -580,19 +585,20 @@ def plot_null(
 
 # %% ../nbs/06_figures.ipynb #0ce7ce30
 def plot_draws(
-    originals: np.ndarray,       # (rows, 1, H, W) in [0, 1]
-    draws: np.ndarray,           # (rows, k, 1, H, W) edits that differ in their noise only
+    originals: np.ndarray,       # (rows, 1 or 3, H, W) in [0, 1]
+    draws: np.ndarray,           # (rows, k, 1 or 3, H, W) edits that differ in their noise only
     names: Sequence[str] = (),   # of the rows
     caption: str = "",
 ) -> Figure:
     "Original, draws, their mean, and its change in red (brighter) and blue. Raises ValueError."
     if draws.ndim != 5 or draws[:, 0].shape != originals.shape or len(names) not in (0, len(draws)):
-        raise ValueError("draws must be (rows, k, 1, H, W), originals (rows, 1, H, W), names one a "
+        raise ValueError("draws must be (rows, k, C, H, W), originals (rows, C, H, W), names one a "
                          f"row or none; got {draws.shape}, {originals.shape}, {list(names)}")
     k, mean = draws.shape[1], draws.mean(1)
-    change = (mean - originals)[:, 0]
+    change = (mean - originals).mean(1)
     red = plt.get_cmap("RdBu_r")(0.5 + change / max(2 * np.abs(change).max(), 1e-6))[..., :3]
-    grey = np.concatenate([originals[:, None], draws, mean[:, None]], 1).repeat(3, axis=2)
-    rows = np.concatenate([grey, np.moveaxis(red, -1, 1)[:, None]], 1)
+    shown = np.concatenate([originals[:, None], draws, mean[:, None]], 1)
+    shown = shown.repeat(3 // shown.shape[2], axis=2)
+    rows = np.concatenate([shown, np.moveaxis(red, -1, 1)[:, None]], 1)
     titles = ["original", *(f"draw {i + 1}" for i in range(k)), f"mean of {k}", "change"]
     return plot_rows(list(zip(names or [""] * len(rows), rows)), titles, caption=caption)

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from .denoiser import Denoiser, NoiseSchedule
 from .support.encoders import ConvEncoder, DenoiserEncoder, ENCODERS
 from .support.files import digest, digest_weights, load_tensors, save_tensors, _building_from
+from .support.images import _check_channels
 from .support.layers import GroupLinear
 from .support.presets import CriticConfig
 from .support.training import (Batch, Fit, fit, generator, progress_bar, _quick_precision,
@@ -135,10 +136,9 @@ def _separable_score(f: Tensor, h: Tensor) -> Tensor: # (G, R, E) -> (G, R, M)
     return f @ h.transpose(-1, -2) if h.ndim == 3 else torch.einsum("gre,grme->grm", f, h)
 
 # %% ../nbs/04_infonce.ipynb #3e1f8c23
-def _resolve_groups(
-    groups: Sequence[int] | Sequence[Sequence[int]], # sizes (6, 6), or dimensions ((0, 1), (4,))
-    n_latents: int | None = None,                    # D; None: no upper limit
-) -> tuple[tuple[int, ...], ...]: # dimensions of each group
+def _resolve_groups(groups: Sequence[int] | Sequence[Sequence[int]],
+                    n_latents: int | None = None) -> tuple[tuple[int, ...], ...]:
+    # groups: sizes (6, 6), or dimensions ((0, 1), (4,)) -> dimensions of each group
     "Latent dimensions of every group. Raises ValueError for dimensions repeated or out of range."
     if not len(groups): raise ValueError("groups must name at least one group, got none")
     if all(isinstance(g, Integral) for g in groups):
@@ -155,9 +155,8 @@ def _resolve_groups(
 # %% ../nbs/04_infonce.ipynb #93d2633d
 class _Heads(nn.Module):
     "Networks above the encoder, for each group: f_g on image features, h_g on latents."
-    def __init__(
-        self, dims: Sequence[Sequence[int]], n_in: int, n_features: int, dropout: float
-    ) -> None:
+    def __init__(self, dims: Sequence[Sequence[int]], n_in: int, n_features: int,
+                 dropout: float) -> None:
         super().__init__()
         n, widest, hidden = len(dims), max(map(len, dims)), 2 * n_features
         index = [[*g, *[g[0]] * (widest - len(g))] for g in dims] # smaller groups are filled up ...
@@ -182,9 +181,7 @@ class _Heads(nn.Module):
         return x.view(len(self.index), *z.shape[:-1], -1)
 
 # %% ../nbs/04_infonce.ipynb #b0b7e650
-def _signal_level(
-    alpha_bar: Tensor | None, t: int | Tensor | None, y: Tensor
-) -> Tensor | None: # (R,)
+def _signal_level(alpha_bar: Tensor | None, t: int | Tensor | None, y: Tensor) -> Tensor | None:
     "alpha_bar[t] of each image y; None where t is."
     if t is None: return None
     if alpha_bar is None:
@@ -199,11 +196,13 @@ def _signal_level(
     return alpha_bar[t].expand(len(y))
 
 # %% ../nbs/04_infonce.ipynb #9434b27d
-def _check_image_size(y: Tensor, size: int) -> None:
-    "Raise ValueError unless images are (n, 1, size, size)."
-    if y.ndim != 4 or y.shape[1:] != (1, size, size):
-        raise ValueError(f"images must be (n, 1, {size}, {size}), got {tuple(y.shape)}; resize "
+def _check_shown(y: Tensor, encoder: nn.Module) -> None:
+    "Raise ValueError unless images (n, C, H, W) have the size and the channels of an encoder."
+    size = encoder.image_size
+    if y.ndim != 4 or y.shape[2:] != (size, size):
+        raise ValueError(f"images must be (n, C, {size}, {size}), got {tuple(y.shape)}; resize "
                          "them or train critics for this size")
+    _check_channels(y.shape[1], getattr(encoder, "channels", None))
 
 # %% ../nbs/04_infonce.ipynb #92fd9ada
 def _check_schedule(encoder: nn.Module, alpha_bar: Tensor | None) -> Tensor | None: # float32
@@ -241,7 +240,7 @@ class Critics(nn.Module):
 
     def image_features(self, y: Tensor, t: int | Tensor | None = None, seen: bool = False) -> Tensor:
         "Image side (G, R, E) of all groups: one pass of the encoder."
-        if not seen: _check_image_size(y, self.encoder.image_size)
+        if not seen: _check_shown(y, self.encoder)
         encode = self.encoder.read if seen else self.encoder
         return self.heads.image_features(encode(y, _signal_level(self.alpha_bar, t, y)))
 
@@ -254,7 +253,7 @@ class Critics(nn.Module):
     def forward(
         self,
         z: Tensor,                     # (M, D) candidates of all images, or (R, M, D)
-        y: Tensor,                     # (R, 1, H, W) in [-1, 1], or noised
+        y: Tensor,                     # (R, C, H, W) in [-1, 1], or noised
         t: int | Tensor | None = None, # time of noised images, int or (R,); None: clean
         seen: bool = False,            # y is what `encoder.look` saw of images
     ) -> Tensor: # (G, R, M)
@@ -285,11 +284,8 @@ def _encoder_config(encoder: nn.Module) -> dict[str, Any]:
     return config
 
 # %% ../nbs/04_infonce.ipynb #1f715b0b
-def _build_encoder(
-    config: dict[str, Any],             # an encoder's `config`
-    denoiser: Denoiser | None = None,   # for a DenoiserEncoder
-    weights: str | Path | None = None,  # for a DINOEncoder
-) -> nn.Module:
+def _build_encoder(config: dict[str, Any], denoiser: Denoiser | None = None,
+                   weights: str | Path | None = None) -> nn.Module:
     "An encoder as its configuration describes it."
     settings = dict(config)
     kind = settings.pop("kind")
@@ -331,8 +327,7 @@ def save_critics(critics: Critics, path: str | Path) -> Path:
 
 # %% ../nbs/04_infonce.ipynb #e34edd83
 def load_critics(
-    path: str | Path,
-    device: str | torch.device = "auto",
+    path: str | Path, device: str | torch.device = "auto",
     denoiser: Denoiser | None = None,   # for critics that look through one; ignored by others
     weights: str | Path | None = None,  # DINO's, for critics that look through it
 ) -> Critics: # in evaluation mode
@@ -351,7 +346,7 @@ _Latents = Tensor | tuple[Tensor, Tensor] # means, or means and log-variances
 @dataclass(frozen=True)
 class _CriticData:
     "Images with the Gaussian latents of the responses to them, on one device."
-    images: Tensor   # (n, 1, H, W) in [-1, 1]
+    images: Tensor   # (n, C, H, W) in [-1, 1]
     mean: Tensor     # (n, D)
     std: Tensor      # (n, D)
 
@@ -377,16 +372,13 @@ def _read_latents(z: _Latents) -> tuple[Tensor, Tensor]: # (n, D), (n, D)
     return mean, torch.as_tensor(log_var).detach().float().mul(0.5).exp()
 
 # %% ../nbs/04_infonce.ipynb #31bc33fc
-def _read_data(
-    images: Tensor,       # (n, 1, H, H) in [-1, 1]
-    z: _Latents,          # (n, D), or (mean, log_var)
-    device: torch.device,
-    what: str = "images", # what the messages call them
-) -> _CriticData:
+def _read_data(images: Tensor, z: _Latents, device: torch.device, what: str = "images",
+               limit: float = 1.0) -> _CriticData:
+    # images (n, C, H, H) in [-1, 1]; z (n, D), or (mean, log_var)
     "Images and latents. Raises ValueError for shapes, ranges or values that cannot be meant."
     images, (mean, std) = torch.as_tensor(images).detach().float(), _read_latents(z)
-    if images.ndim != 4 or images.shape[1] != 1 or images.shape[2] != images.shape[3]:
-        raise ValueError(f"{what} must be square, (n, 1, H, H), got {tuple(images.shape)}")
+    if images.ndim != 4 or images.shape[2] != images.shape[3]:
+        raise ValueError(f"{what} must be square, (n, C, H, H), got {tuple(images.shape)}")
     if mean.ndim != 2 or std.shape != mean.shape or len(mean) != len(images):
         raise ValueError(f"z must be (n, D), or (mean, log_var) of that shape, with n = {len(images)} "
                          f"as {what} have; got {tuple(mean.shape)} and {tuple(std.shape)}")
@@ -394,30 +386,25 @@ def _read_data(
     for name, x in ((what, images), ("z", mean), ("exp(log_var / 2)", std)):
         if not torch.isfinite(x).all(): raise ValueError(f"{name} must be finite")
     low, high = images.min().item(), images.max().item()
-    if max(-low, high) > 1.001:
+    if max(-low, high) > 1.001 * limit:
         raise ValueError(f"{what} must lie in [-1, 1], got {low:.3g} to {high:.3g}; map [0, 1] by "
                          "2 * images - 1")
-    if low >= 0: warnings.warn(f"{what} hold no value below 0; they must lie in [-1, 1]", stacklevel=3)
+    if low >= 0 and limit == 1:
+        warnings.warn(f"{what} hold no value below 0; they must lie in [-1, 1]", stacklevel=3)
     return _CriticData(images.to(device), mean.to(device), std.to(device))
 
 # %% ../nbs/04_infonce.ipynb #a14de976
-def _add_noise(y: Tensor, alpha_bar: Tensor, noise: Tensor) -> Tensor: # (B, 1, H, W)
+def _add_noise(y: Tensor, alpha_bar: Tensor, noise: Tensor) -> Tensor: # (B, C, H, W)
     "Noised images sqrt(alpha_bar) y + sqrt(1 - alpha_bar) noise, for levels alpha_bar (B,)."
     a = alpha_bar.view(-1, 1, 1, 1)
     return a.sqrt() * y + (1 - a).sqrt() * noise
 
 # %% ../nbs/04_infonce.ipynb #ebcc05c1
 @torch.no_grad()
-def _held_out_scores(
-    critics: Critics,
-    data: _CriticData,
-    columns: Tensor,             # (n, B)
-    t: int | Tensor | None,      # int, (n,), or None
-    random: torch.Generator,     # for the latents and the noise, on the CPU
-    known: Tensor | None = None, # (G, n, E) features of the images, if computed before
-    seen: Tensor | None = None,  # (n, ...) what the encoder saw at t, if it looked before
-    chunk: int = 128,
-) -> Tensor: # (G, n, B), positive first
+def _held_out_scores(critics: Critics, data: _CriticData, columns: Tensor,
+                     t: int | Tensor | None, random: torch.Generator, known: Tensor | None = None,
+                     seen: Tensor | None = None, chunk: int = 128) -> Tensor:
+    # columns (n, B); known (G, n, E); seen (n, ...) -> (G, n, B), positive first
     "Scores of every image with its own candidates; the whole matrix never exists."
     everyone, device = torch.arange(len(data.images), device=data.mean.device), data.mean.device
     noise = torch.randn(data.mean.shape, generator=random).to(device)
@@ -436,15 +423,16 @@ def _held_out_scores(
 # %% ../nbs/04_infonce.ipynb #7d8eb759
 def held_out_mi(
     critics: Critics,
-    images: Tensor,               # (n, 1, H, W) in [-1, 1], not seen in training
+    images: Tensor,               # (n, C, H, W) in [-1, 1], not seen in training
     z: _Latents,                  # (n, D), or the posterior's (mean, log_var)
     n_candidates: int = 128,      # B; the bound is capped by log B. At most n are used
     t: int | None = None,         # noise the images to this time first; None: clean
     repeats: int = 8,             # draws of latents, negatives and noise
     seed: int = 0,
+    limit: float = 1.0,           # largest value of images; inf: latents of a diffusion model
 ) -> tuple[_MIBound, ...]: # one for each group
     "Bound on the mutual information of image and latent group, with standard errors over images."
-    data = _read_data(images, z, critics.center.device)
+    data = _read_data(images, z, critics.center.device, limit=limit)
     _signal_level(critics.alpha_bar, t, data.images) # raises ValueError for a bad t
     n, was_training, scores, known = len(data.images), critics.training, [], None
     critics.eval()
@@ -465,13 +453,14 @@ def _early_times(u: Tensor, n_times: int, power: float = 1.3) -> Tensor: # u in 
     return (u**power * n_times).long()
 
 # %% ../nbs/04_infonce.ipynb #101f1fa6
-def _random_shift(y: Tensor, u: Tensor, pixels: int) -> Tensor: # (B, 1, H, W)
+def _random_shift(y: Tensor, u: Tensor, pixels: int) -> Tensor: # (B, C, H, W)
     "Images moved by at most so many pixels, as u (B, 2) in [0, 1) says; borders repeat."
     start = (u * (2 * pixels + 1)).long()
-    padded = F.pad(y, (pixels,) * 4, mode="replicate")[:, 0]
-    every, rows, columns = (torch.arange(n, device=y.device) for n in (len(y), *y.shape[2:]))
+    padded = F.pad(y, (pixels,) * 4, mode="replicate")
+    every, channel, rows, columns = (torch.arange(n, device=y.device) for n in y.shape)
     rows, columns = start[:, :1] + rows, start[:, 1:] + columns
-    return padded[every[:, None, None], rows[:, :, None], columns[:, None]][:, None]
+    return padded[every[:, None, None, None], channel[:, None, None], rows[:, None, :, None],
+                  columns[:, None, None]]
 
 # %% ../nbs/04_infonce.ipynb #5a1c0d22
 @dataclass(frozen=True)
@@ -489,7 +478,7 @@ class _Views:
 @dataclass(frozen=True)
 class _ScoreInputs:
     "How images are shown in training: shifted and noised; or as the encoder saw them before."
-    images: Tensor              # (n, 1, H, W) in [-1, 1]
+    images: Tensor              # (n, C, H, W) in [-1, 1]
     alpha_bar: Tensor | None    # (T + 1,); None: clean
     pixel_noise: float          # s.d. of noise on clean images
     shift: int                  # largest shift in pixels
@@ -508,14 +497,9 @@ class _ScoreInputs:
 
 # %% ../nbs/04_infonce.ipynb #5a1c0d24
 @torch.no_grad()
-def _look_once(
-    encoder: nn.Module,        # with `look` and `read`, as a `DenoiserEncoder` of width 0
-    images: Tensor,            # (n, 1, H, W) in [-1, 1]
-    t: Tensor,                 # (n,) times to noise them to
-    alpha_bar: Tensor,         # (T + 1,)
-    random: torch.Generator,   # of the noise, on the CPU
-    chunk: int = 256,
-) -> Tensor: # (n, ...) half precision
+def _look_once(encoder: nn.Module, images: Tensor, t: Tensor, alpha_bar: Tensor,
+               random: torch.Generator, chunk: int = 256) -> Tensor:
+    # images (n, C, H, W); t (n,); alpha_bar (T + 1,) -> (n, ...) half precision
     "What the encoder sees of noised images, in bfloat16 where that is quicker."
     encoder, parts = copy.deepcopy(encoder), []
     if isinstance(encoder, DenoiserEncoder) and _quick_precision(images.device) == "bfloat16":
@@ -526,14 +510,8 @@ def _look_once(
     return torch.cat(parts)
 
 # %% ../nbs/04_infonce.ipynb #fdbdc222
-def _look_ahead(
-    encoder: nn.Module,
-    shown: _ScoreInputs,       # images, and how they are to be shown
-    n_views: int,              # V
-    seed: int = 0,
-    desc: str = "critics",     # before the progress bar
-    progress: bool = True,
-) -> _Views:
+def _look_ahead(encoder: nn.Module, shown: _ScoreInputs, n_views: int, seed: int = 0,
+                desc: str = "critics", progress: bool = True) -> _Views:
     "Look at every image `n_views` times, each at another of as many equal shares of the times."
     if shown.alpha_bar is None or not getattr(encoder, "looks_once", False):
         raise ValueError("views are for noise-aware critics on a DenoiserEncoder of width 0, got "
@@ -550,16 +528,8 @@ def _look_ahead(
     return _Views(torch.stack(seen), torch.stack(times))
 
 # %% ../nbs/04_infonce.ipynb #dc3f5dbc
-def _show_images(
-    data: _CriticData,
-    model: nn.Module,         # with an encoder, and alpha_bar (None: clean images)
-    config: CriticConfig,
-    pixel_noise: float,
-    shift: int | None,        # None: a 32nd of the side
-    seed: int,
-    desc: str,
-    progress: bool,
-) -> _ScoreInputs:
+def _show_images(data: _CriticData, model: nn.Module, config: CriticConfig, pixel_noise: float,
+                 shift: int | None, seed: int, desc: str, progress: bool) -> _ScoreInputs:
     "How a model's training images are shown; looked at ahead if the configuration says so."
     if shift is None: shift = data.images.shape[-1] // 32
     shown = _ScoreInputs(data.images, model.alpha_bar, pixel_noise, shift)
@@ -568,11 +538,8 @@ def _show_images(
     return replace(shown, views=views)
 
 # %% ../nbs/04_infonce.ipynb #c9aa81b2
-def _contrastive_loss(
-    data: _CriticData,
-    shown: _ScoreInputs,
-    n_negatives: int | None,  # None: all others of the batch
-) -> Callable[[Critics, Batch], tuple[Tensor, dict[str, Tensor]]]:
+def _contrastive_loss(data: _CriticData, shown: _ScoreInputs, n_negatives: int
+                      | None) -> Callable[[Critics, Batch], tuple[Tensor, dict[str, Tensor]]]:
     "Loss function for `fit`: the groups' InfoNCE losses, summed."
     def loss(model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         z = data.draw(batch.index, batch.randn(data.mean.shape[1]))
@@ -588,9 +555,8 @@ def _contrastive_loss(
 # %% ../nbs/04_infonce.ipynb #f7133371
 class _Watch:
     "Held-out loss of all groups during training, on fixed draws; adds the bounds to the history."
-    def __init__(
-        self, data: _CriticData, n_candidates: int, critics: Critics, views: bool, seed: int
-    ) -> None:
+    def __init__(self, data: _CriticData, n_candidates: int, critics: Critics, views: bool,
+                 seed: int) -> None:
         n, self.data, self.seed = len(data.images), data, seed
         order = torch.randperm(n, generator=generator(seed, 0))
         self.columns = _candidate_columns(n, min(n, n_candidates), order).to(data.mean.device)
@@ -620,15 +586,11 @@ def _digest_data(images: Tensor | Any, z: _Latents) -> dict[str, str]:
     return {name: digest(torch.as_tensor(x).detach().float()) for name, x in parts.items()}
 
 # %% ../nbs/04_infonce.ipynb #c37c9275
-def _training_marks(
-    images: Tensor | Any,
-    z: _Latents,
-    held_out: tuple[Any, _Latents] | None,
-    schedule: NoiseSchedule | None = None,
-    encoder: nn.Module | None = None,
-    config: CriticConfig | None = None,
-    shown: _ScoreInputs | None = None,
-) -> dict[str, Any]: # JSON-able, for the fingerprint of `fit`
+def _training_marks(images: Tensor | Any, z: _Latents, held_out: tuple[Any, _Latents] | None,
+                    schedule: NoiseSchedule | None = None, encoder: nn.Module | None = None,
+                    config: CriticConfig | None = None,
+                    shown: _ScoreInputs | None = None) -> dict[str, Any]:
+    # -> JSON-able, for the fingerprint of `fit`
     "What must agree for a checkpoint to belong to a training on these images and latents."
     marks = {"data": _digest_data(images, z)}
     if held_out is not None: marks["held_out"] = _digest_data(*held_out)
@@ -640,9 +602,8 @@ def _training_marks(
     return marks
 
 # %% ../nbs/04_infonce.ipynb #c1e08155
-def _split(
-    data: _CriticData, held_out: _CriticData | None, seed: int, stream: int = 2
-) -> tuple[_CriticData, _CriticData]:
+def _split(data: _CriticData, held_out: _CriticData | None, seed: int,
+           stream: int = 2) -> tuple[_CriticData, _CriticData]:
     "Rows to train on and rows that choose the weights: given, or a tenth."
     if held_out is not None: return data, held_out
     order = torch.randperm(len(data.images), generator=generator(seed, stream)).to(data.mean.device)
@@ -653,26 +614,24 @@ def _split(
     return data.rows(order[cut:]), data.rows(order[:cut])
 
 # %% ../nbs/04_infonce.ipynb #b85e15e7
-def _copy_encoder(
-    encoder: nn.Module | None, size: int, config: CriticConfig, noise_aware: bool
-) -> nn.Module:
-    "A copy of an encoder; None: a new ConvEncoder as configured."
+def _copy_encoder(encoder: nn.Module | None, images: Tensor, config: CriticConfig,
+                  noise_aware: bool) -> nn.Module:
+    "A copy of an encoder; None: a new ConvEncoder for such images (n, C, H, H), as configured."
     if encoder is not None: return copy.deepcopy(encoder)
-    return ConvEncoder(size, config.width, 2 * config.features, noise_aware)
+    return ConvEncoder(images.shape[-1], config.width, 2 * config.features, noise_aware,
+                       channels=images.shape[1])
 
 # %% ../nbs/04_infonce.ipynb #b60dcb44
-def _new_critics(
-    data: _CriticData, groups: Sequence, schedule: NoiseSchedule | None, config: CriticConfig,
-    encoder: nn.Module | None, seed: int
-) -> Critics:
+def _new_critics(data: _CriticData, groups: Sequence, schedule: NoiseSchedule | None,
+                 config: CriticConfig, encoder: nn.Module | None, seed: int) -> Critics:
     "Critics with initial weights that depend on the seed alone, standardised to these latents."
-    size, alpha_bar = data.images.shape[-1], getattr(schedule, "alpha_bar", None)
+    alpha_bar = getattr(schedule, "alpha_bar", None)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(generator(seed, 3).initial_seed())
-        encoder = _copy_encoder(encoder, size, config, schedule is not None)
+        encoder = _copy_encoder(encoder, data.images, config, schedule is not None)
         critics = Critics(encoder, groups, data.mean.shape[1], config.features, alpha_bar,
                           config.dropout)
-    _check_image_size(data.images, encoder.image_size)
+    _check_shown(data.images, encoder)
     for buffer, value in zip((critics.center, critics.scale), data.scale()): buffer.copy_(value)
     return critics.to(data.images.device)
 
@@ -686,7 +645,7 @@ def _fit_settings(config: CriticConfig, image_size: int) -> dict[str, Any]:
 
 # %% ../nbs/04_infonce.ipynb #a14aabec
 def train_critics(
-    images: Tensor,                       # (n, 1, H, W) in [-1, 1]
+    images: Tensor,                       # (n, C, H, W) in [-1, 1]
     z: _Latents,                          # (n, D), or (mean, log_var), of which each step draws
     groups: Sequence[int] | Sequence[Sequence[int]], # sizes, or dimensions of each group
     schedule: NoiseSchedule | None = None, # noise-aware; None: clean images
@@ -697,8 +656,8 @@ def train_critics(
     n_negatives: int | None = None,       # of each image; None: all others of the batch
     pixel_noise: float = 0.05,            # s.d. of noise on the images, in units of [-1, 1]
     shift: int | None = None,             # largest random shift in pixels; None: side / 32
-    seed: int = 0,
-    device: str | torch.device = "auto",
+    limit: float = 1.0,                   # largest value of images; inf: latents of a diffusion model
+    seed: int = 0, device: str | torch.device = "auto",
     precision: str = "float32",           # or "bfloat16"
     checkpoint: str | Path | None = None, # folder; a run found there is resumed
     checkpoint_every: int = 500,          # steps
@@ -707,8 +666,8 @@ def train_critics(
 ) -> Fit: # .model: Critics; .history: loss, mi and held_out_mi by group
     "Train the critics of all groups (paper Eq. 5), keeping those with the best held-out loss."
     device = resolve_device(device)
-    data, others = _read_data(images, z, device), None
-    if held_out is not None: others = _read_data(*held_out, device, "held-out images")
+    data, others = _read_data(images, z, device, limit=limit), None
+    if held_out is not None: others = _read_data(*held_out, device, "held-out images", limit)
     kept, watched = _split(data, others, seed)
     critics = _new_critics(kept, groups, schedule, config, encoder, seed)
     shown = _show_images(kept, critics, config, pixel_noise, shift, seed, desc, progress)

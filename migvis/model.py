@@ -6,12 +6,10 @@
 __all__ = ['MIGVis']
 
 # %% ../nbs/07_model.ipynb #1a74e26a
-import base64
 import copy
 import hashlib
 import html
 import inspect
-import io
 import logging
 import shutil
 from collections.abc import Mapping, Sequence
@@ -23,94 +21,50 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from matplotlib.figure import Figure
 from sklearn.base import BaseEstimator
 from torch import Tensor
 
 
 # %% ../nbs/07_model.ipynb #1a74e26b
-from . import __version__
 from .data import Recording, Split, _check_recording, _recording_fingerprint
-from .ddim_guidance import Editor, _as_direction, _check_times
-from .denoiser import (
-    Autoguided, Denoiser, NoiseSchedule, build_denoiser, batch_invariant, _initial_weights,
-    load_denoiser, save_denoiser, train_denoiser)
-from .infonce import (
-    Critics, load_critics, save_critics, _scoring_in_double, train_critics)
+from .ddim_guidance import Editor, _as_direction, _check_times, _to_diffusion
+from .denoiser import (Autoguided, Denoiser, NoiseSchedule, build_denoiser, batch_invariant,
+                             _initial_weights, load_denoiser, save_denoiser, train_denoiser,
+                             _pixel_limit)
+from .infonce import (Critics, load_critics, save_critics, _scoring_in_double, train_critics)
 from .measure.edits import SelectivityResult, _check_n_pairs, run_selectivity
 from .measure.latents import _label_direction
-from .measure.readouts import (
-    ReadoutConfig, Readouts, load_readouts, train_readouts, _shipped_readouts)
-from .measure.report import _make_report, _to_model_range
+from .measure.readouts import (ReadoutConfig, Readouts, load_readouts, train_readouts,
+                                     _shipped_readouts)
+from .measure.report import _autoencoder_rmse, _make_report
 from .partial_correlation import GroupPenalty
-from .simulate.pretrained import (
-    load_pretrained, _load_weak, _pretrained_for, _same_network, _weights_file)
-from .pretrained.diffusers import _fitting_denoiser
+from .simulate.pretrained import (load_pretrained, _load_weak, _pretrained_for, _same_network,
+                                        _weights_file)
+from .pretrained.diffusers import _fitting_denoiser, _identify
+from .show import looking # gives `Edits` their pictures
 from .support import training
-from .support.checks import _constant
-from .support.edits import Edits, _check_gamma
+from .support.checks import _constant, to_numpy
+from .support.edits import Edits, _check_gamma, _check_rows
 from .support.encoders import ConvEncoder, DenoiserEncoder
-from .support.files import (
-    atomic_write, digest_weights, load_tensors, _as_json, _remove_unfinished)
-from .support.images import resize_images
+from .support.files import digest_weights, load_tensors, _remove_unfinished
+from .support.images import _check_channels, check_images, resize_images
 from .support.labels import _check_supervision, _hold_by_labels
-from migvis.support.presets import (
-    EditSettings, Preset, _as_settings, _check_critics, _check_settings, _named_settings,
-    get_preset)
-from .support.records import load_record, save_record
-from .support.runs import (
-    run_lock, cache_folder, claim_folder, run_stage, _check_noted, _check_split, _deciding,
-    _kept_files, _launched_together, _note, _run_entries)
+from .support.presets import (EditSettings, Preset, _as_settings, _check_critics,
+                                    _check_settings, _named_settings, get_preset)
+from .support.runs import (run_lock, cache_folder, claim_folder, run_stage, _deciding,
+                                 _launched_together)
 from .support.training import _quick_precision, resolve_device
 from .vae import FittedVAE, fit_vae, _unit_r2
-
-# %% ../nbs/07_model.ipynb #8d30514b
-def _plot_edits(edits: Edits) -> Figure:
-    "The layout of the paper's Fig. 4."
-    from migvis.figures import plot_guidance
-    return plot_guidance(edits.originals, edits.targets, edits.images, edits.gammas,
-                         edits.group_names, edits.caption)
-
-# %% ../nbs/07_model.ipynb #ecb3638b
-def _explore_edits(edits: Edits) -> Any: # an ipywidgets widget
-    "Sliders over these edits (`show.widgets.explore_guidance`)."
-    from migvis.show.widgets import explore_guidance
-    return explore_guidance(edits)
-
-# %% ../nbs/07_model.ipynb #2a7e6a84
-def _edits_to_html(edits: Edits, path: str | Path) -> Path:
-    "The same sliders as one file that needs neither kernel nor network (`show.page.to_html`)."
-    from migvis.show.page import to_html
-    return to_html(edits, path)
-
-# %% ../nbs/07_model.ipynb #8ffe7a78
-def _edits_as_picture(edits: Edits) -> str: # HTML
-    "The figure as a notebook shows it."
-    import matplotlib.pyplot as plt
-    figure, picture = _plot_edits(edits), io.BytesIO()
-    figure.savefig(picture, dpi=90)
-    plt.close(figure) # else the notebook would show it twice
-    source = base64.b64encode(picture.getvalue()).decode()
-    return f'<img alt="{html.escape(repr(edits))}" src="data:image/png;base64,{source}"/>'
-
-# %% ../nbs/07_model.ipynb #45c70d6c
-Edits.plot, Edits.explore = _plot_edits, _explore_edits
-Edits.to_html, Edits._repr_html_ = _edits_to_html, _edits_as_picture
 
 # %% ../nbs/07_model.ipynb #d1ed0010
 _log = logging.getLogger("migvis")
 
 # %% ../nbs/07_model.ipynb #570c42a7
-def _prepare(
-    recording: Recording,
-    preset: Preset,
-    silent: str = "drop", # units that answer every image alike: "drop", "keep", "warn" or "error"
-) -> Recording:
+def _prepare(recording: Recording, preset: Preset, silent: str = "drop") -> Recording:
     "The recording as the models see it: checked, at the preset's resolution, without trials."
     if not isinstance(recording, Recording):
         raise TypeError(f"fit needs a migvis.Recording, got {type(recording).__name__}; make one "
-                        f"with "
-                        "Recording(images, responses, labels)")
+                        "with Recording(images, responses, labels)")
     recording = _check_recording(recording, silent)
     if len(recording) < 20:
         raise ValueError(f"{len(recording)} images are too few to fit and test on; at least 20 "
@@ -124,9 +78,8 @@ def _schedule_of(preset: Preset) -> NoiseSchedule:
     return NoiseSchedule(preset.denoiser.T, preset.denoiser.schedule)
 
 # %% ../nbs/07_model.ipynb #ac44d75c
-def _fit_vae_stage(
-    path: Path, recording: Recording, split: Split, preset: Preset, options: Mapping
-) -> FittedVAE:
+def _fit_vae_stage(path: Path, recording: Recording, split: Split, preset: Preset,
+                   options: Mapping) -> FittedVAE:
     "The neural VAE: several seeds at once, of which validation picks one."
     def train(checkpoints: Path) -> tuple[FittedVAE, pd.DataFrame]:
         parts = [recording.select(images=part) for part in (split.train, split.validation)]
@@ -137,9 +90,8 @@ def _fit_vae_stage(
     return run_stage(path, train, lambda path, vae: vae.save(path), FittedVAE.load)
 
 # %% ../nbs/07_model.ipynb #836dd5a3
-def _critic_encoder(
-    preset: Preset, denoiser: Denoiser, seed: int
-) -> torch.nn.Module | None: # None: a ConvEncoder
+def _critic_encoder(preset: Preset, denoiser: Denoiser, seed: int) -> torch.nn.Module | None:
+    # -> None: a ConvEncoder
     "What a preset's critics look at images through."
     _check_critics(preset)
     config = preset.critic
@@ -148,21 +100,19 @@ def _critic_encoder(
         return DenoiserEncoder(denoiser, config.width, 2 * config.features)
 
 # %% ../nbs/07_model.ipynb #ba88f0e1
-def _fit_critics_stage(
-    path: Path, recording: Recording, split: Split, preset: Preset, vae: FittedVAE,
-    denoiser: Denoiser, options: Mapping,
-) -> Critics:
+def _fit_critics_stage(path: Path, recording: Recording, split: Split, preset: Preset,
+                       vae: FittedVAE, denoiser: Denoiser, options: Mapping) -> Critics:
     "The critics of all groups, on latents drawn from the VAE's posterior."
     encoder = {"encoder": _critic_encoder(preset, denoiser, options["seed"])}
     schedule = denoiser.schedule if preset.critic.noise_aware else None
     def part(rows: np.ndarray) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         mean, log_var = vae.posterior(recording)
-        return _to_model_range(recording.images[rows]), (mean[rows], log_var[rows])
+        return _to_diffusion(recording.images[rows], denoiser), (mean[rows], log_var[rows])
     def train(checkpoints: Path) -> tuple[Critics, pd.DataFrame]:
-        fitted = train_critics(
-            *part(split.train), vae.groups, schedule, preset.critic,
-            held_out=part(split.validation), checkpoint=checkpoints, desc="3/3 critics",
-            **(encoder | dict(options)))
+        fitted = train_critics(*part(split.train), vae.groups, schedule, preset.critic,
+                               held_out=part(split.validation), checkpoint=checkpoints,
+                               desc="3/3 critics", limit=_pixel_limit(denoiser),
+                               **(encoder | dict(options)))
         return fitted.model, fitted.history
     def load(path: Path) -> Critics:
         try: return load_critics(path, options["device"], denoiser)
@@ -172,19 +122,18 @@ def _fit_critics_stage(
     return run_stage(path, train, lambda path, critics: save_critics(critics, path), load)
 
 # %% ../nbs/07_model.ipynb #0966a479
-def _fit_denoiser_stage(
-    path: Path, recording: Recording, split: Split, preset: Preset, shipped: str | None,
-    start: str | None, given: Denoiser | None, options: Mapping,
-) -> Denoiser:
+def _fit_denoiser_stage(path: Path, recording: Recording, split: Split, preset: Preset,
+                        shipped: str | None, start: str | None, given: Denoiser | None,
+                        options: Mapping) -> Denoiser:
     "A given or shipped denoiser, or one trained from random weights or shipped ones (`start`)."
     def train(checkpoints: Path) -> tuple[Denoiser, pd.DataFrame]:
         first = None
         if start is not None: first = load_pretrained(start, "cpu")[0].train().requires_grad_(True)
-        fitted = train_denoiser(
-            recording.images[split.train], preset.denoiser, denoiser=first, desc="2/3 denoiser",
-            validation=recording.images[split.validation], checkpoint=checkpoints, **options)
+        fitted = train_denoiser(recording.images[split.train], preset.denoiser, denoiser=first,
+                                desc="2/3 denoiser", validation=recording.images[split.validation],
+                                checkpoint=checkpoints, **options)
         return fitted.model, fitted.history
-    if given is not None: return copy.deepcopy(given).to(options["device"])
+    if given is not None: return copy.deepcopy(given).eval().to(options["device"])
     if shipped is not None and not path.exists():
         _log.info("2/3 denoiser: the shipped weights %r fit these images; train=True trains one "
                   "anew", shipped)
@@ -192,6 +141,18 @@ def _fit_denoiser_stage(
     meta = {"preset": preset.name, "recording": recording.name}
     return run_stage(path, train, lambda path, denoiser: save_denoiser(path, denoiser, meta),
                      lambda path: load_denoiser(path, options["device"])[0])
+
+# %% ../nbs/07_model.ipynb #6bdb4f3a
+def _weak_of(folder: Path, device: str | torch.device) -> Denoiser | None:
+    "The weaker denoiser that a run keeps, if it does."
+    path = folder / "weak.safetensors"
+    return load_denoiser(path, device)[0] if path.is_file() else None
+
+# %% ../nbs/07_model.ipynb #d8501010
+def _units_left_out(recording: Recording, prepared: Recording) -> tuple[int, ...]:
+    "Numbers of the silent units that a prepared recording has no more."
+    if prepared.responses.shape[1] == recording.responses.shape[1]: return ()
+    return tuple(np.flatnonzero(_constant(recording.responses)).tolist())
 
 # %% ../nbs/07_model.ipynb #d1ed0011
 def _own_split(split: Split | None, recording: Recording, seed: int) -> Split:
@@ -219,44 +180,38 @@ def _check_vae_options(options: Mapping[str, Any], recording: Recording, preset:
                                                     len(preset.vae.groups))
 
 # %% ../nbs/07_model.ipynb #c56ead6c
-def _check_start(start: str | None, preset: Preset) -> None:
+def _check_start(start: str | None, preset: Preset, channels: int = 1) -> None:
     "Raise ValueError unless shipped weights of that name, if any, fit the preset's network."
     if start is None: return
+    if channels != 1:
+        raise ValueError(f"the shipped weights {start!r} are for grey images; leave out start= to "
+                         "train a denoiser for images in colour, or average their colours")
     if not _same_network(load_tensors(_weights_file(start), kind="denoiser")[1], preset.denoiser):
         raise ValueError(f"the shipped weights {start!r} are of another network than that of "
-                         f"preset {preset.name!r}; "
-                         "leave out start=, or use the preset that the weights were trained for")
+                         f"preset {preset.name!r}; leave out start=, or use the preset that the "
+                         "weights were trained for")
 
 # %% ../nbs/07_model.ipynb #51a9e5ed
-def _fit_stages(
-    model: "MIGVis", recording: Recording, folder: Path, start: str | None,
-    given: Denoiser | None, progress: bool, vae: Mapping,
-) -> None:
+def _fit_stages(model: "MIGVis", recording: Recording, folder: Path, start: str | None,
+                given: Denoiser | None, progress: bool, vae: Mapping, compile: bool | str) -> None:
     "Fit or load VAE, denoiser and critics, in this order."
     options = {"seed": model.seed, "device": model.device, "progress": progress}
     model.recording, parts = recording, (recording, model.split, model.preset)
     model.vae = _fit_vae_stage(folder / "vae.safetensors", *parts, options | dict(vae))
-    model.denoiser = _fit_denoiser_stage(
-        folder / "denoiser.safetensors", *parts, model.shipped, start, given, options)
+    model.denoiser = _fit_denoiser_stage(folder / "denoiser.safetensors", *parts, model.shipped,
+                                         start, given, options | {"compile": compile})
     model.weak = _weak_of(folder, model.device)
     if model.weak is None and model.shipped is not None:
         model.weak = _load_weak(model.shipped, model.device)
-    model.critics = _fit_critics_stage(
-        folder / "critics.safetensors", *parts, model.vae, model.denoiser, options)
+    model.critics = _fit_critics_stage(folder / "critics.safetensors", *parts, model.vae,
+                                       model.denoiser, options)
 
 # %% ../nbs/07_model.ipynb #519b7ed0
-def _fit_run(
-    model: "MIGVis",
-    recording: Recording,      # prepared
-    out: str | Path | None,
-    train: bool,
-    start: str | None,
-    given: Denoiser | None,    # in place of one that is trained
-    progress: bool,
-    vae: Mapping,              # further arguments of `fit_vae`
-) -> None:
+def _fit_run(model: "MIGVis", recording: Recording, out: str | Path | None,
+             train: bool, start: str | None, given: Denoiser | None, progress: bool, vae: Mapping,
+             compile: bool | str = False) -> None:
     "Fit all stages of a run in its folder, which is removed again if nobody asked for it."
-    sources = {"start": start, "denoiser": given and digest_weights(given)}
+    sources = {"start": start, "denoiser": given and _identify(given)}
     model.options = _deciding(dict(vae) | {name: x for name, x in sources.items() if x})
     model.shipped = None if train or start or given else _pretrained_for(recording, model.preset)
     if model.shipped is not None:
@@ -267,17 +222,16 @@ def _fit_run(
     with run_lock(folder):
         claim_folder(folder, identity)
         if not _launched_together(): _remove_unfinished(folder)
-        _fit_stages(model, recording, folder, start, given, progress, vae)
+        _fit_stages(model, recording, folder, start, given, progress, vae, compile)
         if out is None: shutil.rmtree(folder)
         else: model.save(folder)
 
 # %% ../nbs/07_model.ipynb #300e67e5
-def _kept_responses(
-    model: "MIGVis", responses: Any
-) -> np.ndarray: # (n, N) of the units that the VAE knows
+def _kept_responses(model: "MIGVis", responses: Any) -> np.ndarray:
+    # -> (n, N) of the units that the VAE knows
     "New responses without the units that fitting left out. Raises ValueError for other units."
     x = np.asarray(getattr(responses, "responses", responses), np.float32)
-    n_kept = model.recording.responses.shape[1]
+    n_kept = len(model.vae.standardizer.mean)
     n_all = n_kept + len(model.dropped_units)
     if x.ndim != 2 or x.shape[1] not in (n_kept, n_all):
         silent = f", or {n_kept} without the {n_all - n_kept} silent ones" if n_all > n_kept else ""
@@ -291,7 +245,11 @@ def _kept_responses(
 
 # %% ../nbs/07_model.ipynb #00f0f0bc
 def _check_fitted(model: "MIGVis") -> None:
-    "Raise ValueError unless every stage is there."
+    "Raise ValueError unless every stage is there, and the recording."
+    if model.recording is None and model.critics is not None:
+        raise ValueError("this run was shared without its recording: latents of new responses can be "
+                         "read (transform, score), but there are no images to edit; give the "
+                         "recording: MIGVis.load(..., recording=)")
     if any(part is None
            for part in (model.recording, model.split, model.vae, model.denoiser, model.critics)):
         raise ValueError("this MIGVis is not fitted yet: call .fit(recording), or "
@@ -304,11 +262,7 @@ def _check_seed(seed: int) -> int:
     raise ValueError(f"seed must be a whole number, 0 or more, got {seed!r}")
 
 # %% ../nbs/07_model.ipynb #b56c5695
-def _as_indices(
-    value: int | Sequence[int],
-    n: int,                     # images in the recording
-    what: str,                  # for the message
-) -> tuple[int, ...]:
+def _as_indices(value: int | Sequence[int], n: int, what: str) -> tuple[int, ...]:
     "Image numbers as a tuple. Raises ValueError."
     array = np.atleast_1d(np.asarray(value))
     if array.ndim != 1 or not len(array) or not np.issubdtype(array.dtype, np.integer):
@@ -319,9 +273,8 @@ def _as_indices(
     return tuple(array.tolist())
 
 # %% ../nbs/07_model.ipynb #040aaf71
-def _as_groups(
-    groups: str | int | Sequence[int | str], vae: FittedVAE
-) -> tuple[int, ...]: # indices from 0
+def _as_groups(groups: str | int | Sequence[int | str], vae: FittedVAE) -> tuple[int, ...]:
+    # -> indices from 0
     "Groups by number (from 1) or name; \"all\" are all. Raises ValueError."
     chosen = vae.group_indices(None if isinstance(groups, str) and groups == "all" else groups)
     if not chosen: raise ValueError("groups must name at least one group, or be 'all'")
@@ -336,12 +289,8 @@ class _Aim:
     direction: dict[int, Any] | None = None # index of a group -> vector
 
 # %% ../nbs/07_model.ipynb #c11d94d8
-def _as_aim(
-    target: Any, # image numbers; latents (D,) or (n, D), which are floats; or {group: vector}
-    z: Tensor,                    # (images, D) latents of the recording
-    n: int,                       # originals
-    vae: FittedVAE,
-) -> _Aim:
+def _as_aim(target: Any, z: Tensor, n: int, vae: FittedVAE) -> _Aim:
+    # z (images, D) latents of the recording
     "What a user aims at. Raises ValueError for another number of images or latents."
     if isinstance(target, Mapping):
         return _Aim(direction={vae.group_index(group): vector for group, vector in target.items()})
@@ -354,18 +303,55 @@ def _as_aim(
         index = index * (n // len(index))
         return _Aim(index, z[list(index)])
     if values.shape not in ((z.shape[1],), (n, z.shape[1])) or not np.isfinite(values).all():
-        raise ValueError(f"target must be image numbers, which are whole, a direction "
-                         f"{{group: vector}}, or finite latents "
-                         f"({z.shape[1]},) or ({n}, {z.shape[1]}), one row an original; got "
-                         f"floats {values.shape}")
+        raise ValueError("target must be image numbers, which are whole, a direction {group: "
+                         f"vector}}, or finite latents ({z.shape[1]},) or ({n}, {z.shape[1]}), one "
+                         f"row an original; got floats {values.shape}")
     return _Aim(z=torch.as_tensor(values).to(z).expand(n, -1))
 
+# %% ../nbs/07_model.ipynb #c198645b
+@dataclass(frozen=True)
+class _Start:
+    "Where edits begin: images of the recording, or new ones."
+    images: np.ndarray # (n, C, H, W) in [0, 1]
+    z: Tensor          # (n, D)
+    index: tuple[int, ...] | None = None # in the recording; None: new images
+
+# %% ../nbs/07_model.ipynb #f18149d6
+def _as_start(original: Any, latents: Any, model: "MIGVis") -> _Start:
+    "What a user wants edited. Raises ValueError for new images without latents."
+    images, z = model.recording.images, model.latents()
+    if np.ndim(original) < 2:
+        if latents is not None:
+            raise ValueError("latents= belong to new images; those of images of the recording are "
+                             "known: leave latents= out, or give images as originals")
+        index = _as_indices(original, len(images), "original")
+        return _Start(images[list(index)], z[list(index)], index)
+    images = _as_new_images(original, images.shape[1:])
+    if latents is None:
+        raise ValueError("new images need their latents, or what is not edited could not be held; "
+                         "give latents=, such as model.transform(responses) of the same units to "
+                         "these images")
+    latents = torch.atleast_2d(torch.as_tensor(to_numpy(latents))).to(z)
+    _check_rows("latents", latents, z.shape[1])
+    if len(latents) != len(images):
+        raise ValueError(f"{len(images)} new images, but latents of {len(latents)}; give a row an "
+                         "image")
+    return _Start(images, latents)
+
+# %% ../nbs/07_model.ipynb #d20a89a4
+def _as_new_images(images: Any, shape: tuple[int, int, int]) -> np.ndarray:
+    # shape (C, side, side) of the recording -> (n, C, side, side) in [0, 1]
+    "New images as the model sees its own: checked and resized. Raises ValueError."
+    images = to_numpy(images)
+    if images.ndim == 2 or images.ndim == 3 and len(images) == shape[0]: images = images[None]
+    images = check_images(images)
+    _check_channels(images.shape[1], shape[0])
+    return resize_images(images, shape[-1])
+
 # %% ../nbs/07_model.ipynb #5bf57edc
-def _edit_settings(
-    model: "MIGVis",
-    settings: EditSettings | str | None,
-    n_groups: int | None = None,  # of the critics; None: those of the VAE
-) -> EditSettings: # with nothing left to fill in
+def _edit_settings(model: "MIGVis", settings: EditSettings | str | None,
+                   n_groups: int | None = None) -> EditSettings:
+    # n_groups: of the critics; None: those of the VAE -> with nothing left to fill in
     "Settings of edits, with what the preset and the labels (`_hold_by_labels`) say."
     settings = _as_settings(settings)
     preset = model.preset.edit_settings(settings.mode)
@@ -386,12 +372,8 @@ def _denoiser_for(model: "MIGVis", autoguidance: float) -> Denoiser | Autoguided
     return Autoguided(model.denoiser, model.weak, autoguidance)
 
 # %% ../nbs/07_model.ipynb #90bbf432
-def _networks_in(
-    precision: str, # "float32", "bfloat16" (autocast), "auto" (the quicker one), "float64" (slow)
-    critics: Critics, # not changed
-    denoiser: Denoiser | Autoguided, # not changed
-    device: torch.device,
-) -> tuple[Critics, Denoiser | Autoguided]:
+def _networks_in(precision: str, critics: Critics, denoiser: Denoiser | Autoguided,
+                 device: torch.device) -> tuple[Critics, Denoiser | Autoguided]:
     "Networks for a precision whose answers do not depend on the batch (`batch_invariant`)."
     if precision == "float64":
         return copy.deepcopy(critics).double(), copy.deepcopy(denoiser).double()
@@ -411,22 +393,25 @@ def _make_editor(
     return Editor(critics, denoiser, denoiser.schedule, z[model.split.train], settings)
 
 # %% ../nbs/07_model.ipynb #ae05c24b
-def _as_gammas(
-    gammas: float | Sequence[float] | None,
-    settings: EditSettings,
-    both_ways: bool = False,  # along a direction
-) -> tuple[float, ...]:
+def _as_gammas(gammas: float | Sequence[float] | None, settings: EditSettings,
+               both_ways: bool = False) -> tuple[float, ...]:
     "Strengths as a tuple; where none are given the settings', along a direction with either sign."
     if gammas is None:
         gammas = settings.gammas
         if both_ways: gammas = sorted({*gammas, *(-g for g in gammas if g)})
     return tuple(float(g) for g in np.atleast_1d(gammas))
 
+# %% ../nbs/07_model.ipynb #84307e8d
+def _with_autoencoder(model: "MIGVis", originals: np.ndarray, caption: str) -> str:
+    "A caption that says, of edits by a latent denoiser, what its autoencoder alone changes."
+    if not getattr(model.denoiser, "latent", False): return caption
+    run, mode = caption.rsplit("; ", 1)
+    rmse = _autoencoder_rmse(model.denoiser, originals)
+    return f"{run}; its autoencoder alone changes the originals by RMSE {rmse:.3f}; {mode}"
+
 # %% ../nbs/07_model.ipynb #c80b6a1b
-def _as_edits(
-    model: "MIGVis", edited: Tensor, originals: tuple[int, ...], aim: _Aim,
-    groups: tuple[int, ...], gammas: tuple[float, ...], settings: EditSettings,
-) -> Edits:
+def _as_edits(model: "MIGVis", edited: Tensor, start: _Start, aim: _Aim, groups: tuple[int, ...],
+              gammas: tuple[float, ...], settings: EditSettings) -> Edits:
     "Edited images with what they are of."
     images, critics, vectors = model.recording.images, model.critics, {}
     if aim.direction is not None:
@@ -435,10 +420,10 @@ def _as_edits(
     elif aim.index is None:
         vectors["z_targets"] = aim.z.numpy()
     targets = None if aim.index is None else images[list(aim.index)]
+    caption = _with_autoencoder(model, start.images, model.caption(settings.mode))
     names = tuple(model.group_names[g] for g in groups)
-    return Edits(edited.float().numpy(), images[list(originals)], targets, gammas, names,
-                 settings.mode, model.caption(settings.mode), groups, originals, aim.index,
-                 settings=settings, **vectors)
+    return Edits(edited.float().numpy(), start.images, targets, gammas, names, settings.mode,
+                 caption, groups, start.index, aim.index, settings=settings, **vectors)
 
 # %% ../nbs/07_model.ipynb #17ea7f17
 def _describe_run(model: "MIGVis", mode: str) -> str:
@@ -448,7 +433,8 @@ def _describe_run(model: "MIGVis", mode: str) -> str:
     note = notes.get(model.preset.name.split(",")[0], "")
     if "start" in model.options:
         note = f" (denoiser trained on from the shipped {model.options['start']})"
-    if "denoiser" in model.options: note = " (a given denoiser)"
+    if "denoiser" in model.options:
+        note = f" (a given{' latent' * getattr(model.denoiser, 'latent', False)} denoiser)"
     if model.shipped: note = f" (shipped denoiser {model.shipped!r})"
     name, simulated = model.recording.name, model.recording.simulated
     kind = "" if "simulated" in name else "simulated recording " if simulated else "recording "
@@ -478,11 +464,7 @@ def _check_preset(preset: Preset) -> None:
                                                      _schedule_of(preset))
 
 # %% ../nbs/07_model.ipynb #931dd805
-def _judge_for(
-    model: "MIGVis",
-    progress: bool = True,
-    checkpoint: Path | None = None, # folder; an interrupted training there goes on
-) -> Readouts:
+def _judge_for(model: "MIGVis", progress: bool = True, checkpoint: Path | None = None) -> Readouts:
     "The shipped readouts for simulated images, else readouts trained on the training images."
     shipped = _pretrained_for(model.recording, model.preset)
     if shipped is not None: # other resolutions have the demo's readouts, which reduce images
@@ -493,15 +475,13 @@ def _judge_for(
     steps = 30 * len(images) // ReadoutConfig.batch_size # thirty times through the images
     config = ReadoutConfig(steps=max(100, steps))
     return train_readouts(images, labels, config, validation=validation,
-                          start=load_readouts("demo", "cpu"),
-                          seed=model.seed, device=model.device, progress=progress,
-                          checkpoint=checkpoint)
+                          start=load_readouts("demo", "cpu"), seed=model.seed, device=model.device,
+                          progress=progress, checkpoint=checkpoint)
 
 # %% ../nbs/07_model.ipynb #f629fffd
-def _by_judge(
-    model: "MIGVis", n_pairs: int | None, settings: Mapping[str, EditSettings],
-    readouts: Readouts | None, folder: str | Path | None, measure: Mapping[str, Any],
-) -> SelectivityResult:
+def _by_judge(model: "MIGVis", n_pairs: int | None, settings: Mapping[str, EditSettings],
+              readouts: Readouts | None, folder: str | Path | None,
+              measure: Mapping[str, Any]) -> SelectivityResult:
     "Selectivity, read by a judge; one that is trained leaves no checkpoints behind."
     n_pairs = _check_n_pairs(model, n_pairs) # before a judge is trained
     if not settings: raise ValueError("there must be at least one mode")
@@ -515,98 +495,11 @@ def _by_judge(
     if folder and not readouts: shutil.rmtree(checkpoint, ignore_errors=True)
     return result
 
-# %% ../nbs/07_model.ipynb #71db38ad
-def _save_run(model: "MIGVis", folder: Path) -> Path:
-    "Write what `_load_run` reads. Raises ValueError."
-    _check_same_weights(model, folder)
-    if kept := _kept_files(folder): _check_noted(*kept)
-    writers = {"vae.safetensors": model.vae.save, "recording.npz": model.recording.save,
-               "critics.safetensors": lambda path: save_critics(model.critics, path),
-               "denoiser.safetensors": lambda path: save_denoiser(path, model.denoiser)}
-    if model.weak is not None:
-        writers["weak.safetensors"] = lambda path: save_denoiser(path, model.weak)
-    if model.split.digest() != Split.of(model.recording, model.seed).digest():
-        writers["split.npz"] = lambda path: save_record(path, model.split)
-    for name, write in writers.items():
-        if not (folder / name).exists(): write(folder / name)
-    if not (folder / "report.json").exists(): # of the same weights, then
-        report = _as_json(model.report(), indent=1)
-        with atomic_write(folder / "report.json") as temporary: temporary.write_text(report)
-    _note(*_kept_files(folder))
-    return folder
-
-# %% ../nbs/07_model.ipynb #2050d02f
-def _check_same_weights(model: "MIGVis", folder: Path) -> None:
-    "Raise ValueError if a folder holds networks with other weights than the model's."
-    stages = {"vae": (model.vae.model, lambda path: FittedVAE.load(path).model),
-              "denoiser": (model.denoiser, lambda path: load_denoiser(path, "cpu")[0]),
-              "critics": (model.critics, lambda path: load_critics(path, "cpu", model.denoiser))}
-    if model.weak is not None: stages["weak"] = (model.weak,
-                                                 lambda path: load_denoiser(path, "cpu")[0])
-    for name, (network, load) in stages.items():
-        path = folder / f"{name}.safetensors"
-        if path.exists() and digest_weights(load(path)) != digest_weights(network):
-            raise ValueError(f"{path} holds other weights than this model's {name}, which was "
-                             f"changed after it was written; "
-                             "save into another folder")
-
-# %% ../nbs/07_model.ipynb #cf0367ed
-def _described_model(
-    cls: type["MIGVis"], path: Path, entries: dict[str, Any], device: str | torch.device
-) -> "MIGVis": # not fitted
-    "A run as its `run.json` describes it. Raises ValueError for one of another version."
-    try:
-        model = cls(Preset.from_dict(entries["preset"]), entries["seed"], device)
-        model.options, model.shipped = entries["options"], entries.get("shipped_denoiser")
-        model.weights = entries.get("shipped_weights")
-        model.dropped_units = tuple(entries.get("dropped_units", ()))
-        _check_preset(model.preset)
-    except (KeyError, TypeError, ValueError, AttributeError) as e:
-        version = "unknown"
-        if isinstance(entries, dict): version = entries.get("migvis", "of before 0.1.0")
-        raise ValueError(f"{path} does not describe a run for migvis {__version__} "
-                         f"({type(e).__name__}: {e}); it was made by migvis {version}: fit the "
-                         "recording again, or install that version") from e
-    return model
-
-# %% ../nbs/07_model.ipynb #6bdb4f3a
-def _weak_of(folder: Path, device: str | torch.device) -> Denoiser | None:
-    "The weaker denoiser that a run keeps, if it does."
-    path = folder / "weak.safetensors"
-    return load_denoiser(path, device)[0] if path.is_file() else None
-
-# %% ../nbs/07_model.ipynb #3425a7a9
-def _load_run(cls: type["MIGVis"], folder: Path, device: str | torch.device) -> "MIGVis":
-    "Read what `_save_run` wrote."
-    entries = _run_entries(folder)
-    model = _described_model(cls, folder / "run.json", entries, resolve_device(device))
-    model.recording = Recording.load(folder / "recording.npz")
-    own = folder / "split.npz"
-    model.split = load_record(own,
-                              Split) if own.is_file() else Split.of(model.recording, model.seed)
-    model.vae = FittedVAE.load(folder / "vae.safetensors")
-    model.denoiser = load_denoiser(folder / "denoiser.safetensors", model.device)[0]
-    model.weak = _weak_of(folder, model.device)
-    model.critics = load_critics(folder / "critics.safetensors", model.device, model.denoiser)
-    _check_noted(*[path for path in _kept_files(folder) if path.suffix != ".json"])
-    fingerprint = _recording_fingerprint(model.recording)
-    if fingerprint != entries.get("fingerprint", fingerprint):
-        raise ValueError(f"{folder / 'recording.npz'} is not the recording that this run was "
-                         f"fitted to: its fingerprint is "
-                         f"{fingerprint}, not {entries['fingerprint']}; restore it, or fit into "
-                         f"another folder")
-    _check_split(model.split.digest(), entries.get("split"), folder)
-    return model
-
 # %% ../nbs/07_model.ipynb #e63596da
 class _Settings(BaseEstimator):
     "What a model is told before it is fitted, and what it holds afterwards."
-    def __init__(
-        self,
-        preset: str | Preset = "demo",        # "tiny", "demo", "sharp", "paper", or a Preset
-        seed: int = 0,                        # of everything random
-        device: str | torch.device = "auto",  # CUDA, then MPS, then the CPU
-    ) -> None:
+    def __init__(self, preset: str | Preset = "demo", seed: int = 0,
+                 device: str | torch.device = "auto") -> None:
         self.preset, self.seed = get_preset(preset), _check_seed(seed)
         self.device = device if isinstance(device, torch.device) else resolve_device(device)
         self._forget()
@@ -647,39 +540,30 @@ class _Settings(BaseEstimator):
 # %% ../nbs/07_model.ipynb #bc68c842
 class _Fitting(_Settings):
     "From a recording, and new responses, to latents."
-    def fit(
-        self,
-        recording: Recording,
-        out: str | Path | None = None, # folder of the run; None: nothing is kept
-        silent: str = "drop", # units that never vary: "drop", "keep", "warn" or "error"
-        progress: bool = True,
-        train: bool = False, # train the denoiser anew where shipped weights fit the images
-        start: str | None = None, # train the denoiser on from these shipped weights, such as "demo"
-        split: Split | None = None,      # images to train, choose and test on; None: by the seed
-        denoiser: Any = None, # a `Denoiser`, or of `from_diffusers`, in place of a trained one
-        **vae: Any, # further arguments of `fit_vae`: supervision, likelihood, seeds, ...
-    ) -> "MIGVis":
+    def fit(self, recording: Recording, out: str | Path | None = None, silent: str = "drop",
+            progress: bool = True, train: bool = False, start: str | None = None,
+            split: Split | None = None, denoiser: Any = None, compile: bool | str = False,
+            **vae: Any) -> "MIGVis":
         "Fit VAE, denoiser and critics; an interrupted fit goes on where it was."
         _check_preset(self.preset)
-        _check_start(start, self.preset)
-        given, prepared = _fitting_denoiser(denoiser, self.preset), _prepare(recording, self.preset, silent)
+        prepared = _prepare(recording, self.preset, silent)
+        _check_start(start, self.preset, prepared.images.shape[1])
+        given = _fitting_denoiser(denoiser, self.preset, prepared.images.shape[1])
         _check_vae_options(vae, prepared, self.preset)
         split = _own_split(split, prepared, self.seed)
         self._forget()
-        self.split = split
-        if prepared.responses.shape[1] < recording.responses.shape[1]:
-            self.dropped_units = tuple(np.flatnonzero(_constant(recording.responses)).tolist())
-        _fit_run(self, prepared, out, train, start, given, progress, vae)
+        self.split, self.dropped_units = split, _units_left_out(recording, prepared)
+        _fit_run(self, prepared, out, train, start, given, progress, vae, compile)
         return self
 
     def transform(self, responses: Any) -> np.ndarray: # (n, units), or a Recording -> (n, D)
         "Latents (posterior means) of new responses of the same units. Raises ValueError."
-        _check_fitted(self)
+        if self.vae is None: _check_fitted(self)
         return self.vae.latents(_kept_responses(self, responses)).numpy()
 
     def score(self, responses: Any = None) -> float: # at most 1
         "R^2 of responses decoded from their latents, mean over units; None: the test images."
-        _check_fitted(self)
+        if self.vae is None or responses is None: _check_fitted(self)
         if responses is None: responses = self.recording.select(images=self.split.test)
         x = _kept_responses(self, responses)
         return float(np.nanmean(_unit_r2(self.vae.standardized(x), self.vae.reconstruct(x))))
@@ -703,7 +587,7 @@ class _Editing(_Fitting):
 
     def edit(
         self,
-        original: int | Sequence[int],             # image numbers in the recording
+        original: Any, # image numbers in the recording; or new images, (C, H, W) or (n, C, H, W)
         target: Any, # image numbers, one for all originals or one each; latents (D,) or
  # (n, D); or a direction {group: what is added to its latents}
         groups: str | int | Sequence[int | str] = "all", # from 1, or names
@@ -711,19 +595,18 @@ class _Editing(_Fitting):
         settings: EditSettings | str | None = None, # or a mode
         dims: Sequence[int] | None = None, # of the group, from 0; None: all
         progress: bool = True,
+        latents: Any = None, # (n, D) of new images, such as `transform` reads from responses
     ) -> Edits:
         "Edit images until the critics say that they carry the target's latents (Algorithm 1)."
-        editor, z, images = self.editor(settings), self.latents(), self.recording.images
-        originals = _as_indices(original, len(images), "original")
-        aim = _as_aim(target, z, len(originals), self.vae)
+        editor, start = self.editor(settings), _as_start(original, latents, self)
+        aim = _as_aim(target, self.latents(), len(start.images), self.vae)
         every = aim.direction is not None and isinstance(groups, str) and groups == "all"
         chosen = tuple(sorted(aim.direction)) if every else _as_groups(groups, self.vae)
         gammas = _as_gammas(gammas, editor.settings, both_ways=aim.direction is not None)
         goal = aim.z if aim.direction is None else aim.direction
-        edited = editor(images[list(originals)], goal, chosen, gammas,
-                        z_originals=z[list(originals)], paired=True, dims=dims,
-                        progress=progress)
-        return _as_edits(self, edited, originals, aim, chosen, gammas, editor.settings)
+        edited = editor(start.images, goal, chosen, gammas, z_originals=start.z, paired=True,
+                        dims=dims, progress=progress)
+        return _as_edits(self, edited, start, aim, chosen, gammas, editor.settings)
 
     def direction(self, label: str, group: int | str, sd: float = 1.0) -> np.ndarray: # (D_g,)
         "How a group's latents change where a label is `sd` higher; for `edit(target=...)`."
@@ -736,6 +619,7 @@ class _Measuring(_Editing):
     def __repr__(self) -> str:
         start = f"MIGVis(preset={self.preset.name!r}, seed={self.seed})"
         if self.vae is None: return f"{start}, not fitted"
+        if self.recording is None: return f"{start}, without its recording; {self.vae!r}"
         name = self.recording.name or "a recording"
         return f"{start} of {name}: {len(self.recording)} images; {self.vae!r}"
 
@@ -750,14 +634,11 @@ class _Measuring(_Editing):
         "Data, preset, seed and mode, for figures."
         return _describe_run(self, mode)
 
-    def explore(
-        self,
-        originals: int | Sequence[int] | None = None, # None: three test images
-        targets: int | Sequence[int] | None = None,   # None: three others, of other categories
-        groups: str | int | Sequence[int | str] = "all",
-        gammas: Sequence[float] | None = None,
-        settings: EditSettings | str | None = None,
-    ) -> Any: # an ipywidgets widget
+    def explore(self, originals: int | Sequence[int] | None = None,
+                targets: int | Sequence[int] | None = None, groups: str
+                | int | Sequence[int | str] = "all", gammas: Sequence[float] | None = None,
+                settings: EditSettings | str | None = None) -> Any:
+        # -> an ipywidgets widget
         "Sliders over strength, group, original and target."
         from migvis.show.widgets import explore_guidance
         _check_fitted(self)
@@ -776,23 +657,15 @@ class _Judged(_Measuring):
         _check_fitted(self)
         return _judge_for(self, progress)
 
-    def selectivity(
-        self,
-        n_pairs: int | None = None, # held-out pairs; None: 64, or fewer of few images
-        settings: Any = None, # settings or a mode, or several: a list, or name -> settings
-        readouts: Readouts | None = None,       # the judge; None: see `judge`
-        folder: str | Path | None = None, # for edits, tables and figure; resumes
-        groups: str | int | Sequence[int | str] = "all",
-        min_angle: float = 60.0,                # degrees between the poses of original and target
-        latent_images: int = 2000, # training images from which latents are read; 0: they are not
-        seed: int = 0,                          # of the pairs and the bootstrap
-        progress: bool = True,
-    ) -> SelectivityResult:
+    def selectivity(self, n_pairs: int | None = None, settings: Any = None,
+                    readouts: Readouts | None = None, folder: str | Path | None = None,
+                    groups: str | int | Sequence[int | str] = "all",
+                    min_angle: float = 60.0, latent_images: int = 2000, seed: int = 0,
+                    progress: bool = True) -> SelectivityResult:
         "What each group changes and keeps, read by a judge, with intervals over pairs."
         _check_fitted(self)
         measure = {"groups": groups, "min_angle": min_angle, "latent_images": latent_images,
-                   "seed": seed,
-                   "progress": progress}
+                   "seed": seed, "progress": progress}
         return _by_judge(self, n_pairs, _named_settings(settings), readouts, folder, measure)
 
 # %% ../nbs/07_model.ipynb #156ff77e
@@ -809,10 +682,33 @@ class MIGVis(_Judged):
 
     def save(self, folder: str | Path) -> Path:
         "Write the run: models, recording at the preset's resolution, report."
+        from migvis.show.sharing import _save_run
         _check_fitted(self)
         return _save_run(self, claim_folder(folder, self.identity(self.recording)))
 
     @classmethod
-    def load(cls, folder: str | Path, device: str | torch.device = "auto") -> "MIGVis":
+    def load(
+        cls,
+        folder: str | Path,              # of a run, or "hf://owner/name" on the Hugging Face Hub
+        device: str | torch.device = "auto",
+        recording: Recording | None = None, # of a run that was shared without it
+        denoiser: Any = None,               # of a run that was fitted with `denoiser=`
+        revision: str | None = None,        # on the Hub: branch, tag or commit
+        token: str | bool | None = None,    # of the Hub; None: as you are logged in
+    ) -> "MIGVis":
         "Read a run. Raises FileNotFoundError or ValueError naming what is missing or damaged."
-        return _load_run(cls, Path(folder).expanduser(), device)
+        from migvis.show.sharing import _fetch, _load_run
+        return _load_run(cls, _fetch(folder, revision, token), device, recording, denoiser)
+
+    def push_to_hub(
+        self,
+        repo: str,                       # "owner/name"; made if it is not there
+        recording: bool | None = None,   # whether images, responses and labels go with it: say so
+        selectivity: SelectivityResult | None = None, # measured before, for the model card
+        private: bool = True,            # a new repository is seen by its owner alone
+        revision: str | None = None,     # branch; None: main
+        token: str | None = None,        # None: as you are logged in
+    ) -> str: # address of the commit
+        "Share the run on the Hugging Face Hub, with a model card. Raises ValueError."
+        from migvis.show.sharing import _push
+        return _push(self, repo, recording, selectivity, private, revision, token)

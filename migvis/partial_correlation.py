@@ -17,10 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 # %% ../nbs/02_partial_correlation.ipynb #fb14129b
-def _group_sizes(
-    n_groups: int | Sequence[int], # number of equal groups, or the size of each group
-    n_latents: int, # D
-) -> tuple[int, ...]: # the size of each group; they add up to D
+def _group_sizes(n_groups: int | Sequence[int], n_latents: int) -> tuple[int, ...]:
+    # -> the size of each group; they add up to D
     "Sizes of the latent groups. Raises ValueError when they do not divide or do not add up to D."
     if isinstance(n_groups, int):
         if n_groups < 1 or n_latents % n_groups:
@@ -34,24 +32,18 @@ def _group_sizes(
     return sizes
 
 # %% ../nbs/02_partial_correlation.ipynb #c12be894
-def _stack_groups(
-    x: Tensor, # (..., B, D)
-    sizes: tuple[int, ...], # sizes of the groups, adding up to D
-) -> Tensor: # (..., G, B, max size), smaller groups filled up with zeros
+def _stack_groups(x: Tensor, sizes: tuple[int, ...]) -> Tensor:
+    # x (..., B, D) -> (..., G, B, max size), smaller groups filled up with zeros
     "The columns of each group on an axis of their own."
-    if len(set(sizes)) == 1:
-        return x.unflatten(-1, (len(sizes), sizes[0])).movedim(-2, -3)
+    if len(set(sizes)) == 1: return x.unflatten(-1, (len(sizes), sizes[0])).movedim(-2, -3)
     widest = max(sizes)
     padded = [F.pad(part, (0, widest - part.shape[-1])) for part in x.split(sizes, -1)]
     return torch.stack(padded, -3)
 
 # %% ../nbs/02_partial_correlation.ipynb #14871c1c
-def _density_factors(
-    z: Tensor, # (..., B, D) samples
-    mean: Tensor, # (..., M, D) posterior means
-    log_var: Tensor, # (..., M, D) posterior log variances
-    n_groups: int | Sequence[int], # number of equal groups, or their sizes
-) -> tuple[Tensor, Tensor]: # samples (..., G, K, B), components (..., G, K, M); K = 2 max size + 1
+def _density_factors(z: Tensor, mean: Tensor, log_var: Tensor,
+                     n_groups: int | Sequence[int]) -> tuple[Tensor, Tensor]:
+    # -> samples (..., G, K, B), components (..., G, K, M); K = 2 max size + 1
     "Factors whose product samples^T components is the log density of all pairs, per group."
     sizes = _group_sizes(n_groups, z.shape[-1])
     z, mean, log_var = (_stack_groups(t, sizes).mT.contiguous() for t in (z, mean, log_var))
@@ -65,48 +57,35 @@ def _density_factors(
     return samples, torch.cat([-0.5 * precision, scaled, constant], -2)
 
 # %% ../nbs/02_partial_correlation.ipynb #6e9fbdae
-def _pairwise_log_density(
-    z: Tensor, # (..., B, D) samples
-    mean: Tensor, # (..., M, D) posterior means
-    log_var: Tensor, # (..., M, D) posterior log variances
-    n_groups: int | Sequence[int], # number of equal groups, or their sizes
-) -> Tensor: # (..., G, B, M) log q(z_g of row b | x of row m), nats
+def _pairwise_log_density(z: Tensor, mean: Tensor, log_var: Tensor,
+                          n_groups: int | Sequence[int]) -> Tensor:
+    # -> (..., G, B, M) log q(z_g of row b | x of row m), nats
     "Log density of each sample under each diagonal Gaussian, per group, by matrix products."
     samples, components = _density_factors(z, mean, log_var, n_groups)
     return samples.mT @ components
 
 # %% ../nbs/02_partial_correlation.ipynb #fea38c03
-def _is_weights(
-    n_batch: int, # B
-    n_data: int, # N, size of the training set
-    rows: Tensor | None = None, # (b,) numbers of the samples; None: all
-) -> Tensor: # (b, B) weights; row = sample, column = posterior
+def _is_weights(n_batch: int, n_data: int, rows: Tensor | None = None) -> Tensor:
+    # rows (b,) -> (b, B) weights; row = sample, column = posterior
     "Importance-sampling weights (Esmaeili et al. 2019; Li et al. 2025); each row adds up to 1."
     rows = torch.arange(n_batch) if rows is None else rows
     weights = torch.full((len(rows), n_batch), (n_data - 1) / (n_data * max(n_batch - 1, 1)))
     return weights.scatter_(1, rows[:, None], 1 / n_data if n_batch > 1 else 1.0)
 
 # %% ../nbs/02_partial_correlation.ipynb #c521c2cf
-def _mss_weights(
-    n_batch: int, # B
-    n_data: int, # N, size of the training set
-    rows: Tensor | None = None, # (b,) numbers of the samples; None: all
-) -> Tensor: # (b, B) weights; row = sample, column = posterior
+def _mss_weights(n_batch: int, n_data: int, rows: Tensor | None = None) -> Tensor:
+    # rows (b,) -> (b, B) weights; row = sample, column = posterior
     "Minibatch stratified sampling weights (Chen et al. 2018, C.2); each row adds up to 1."
     rows = torch.arange(n_batch) if rows is None else rows
-    if n_batch == 1:
-        return torch.ones(len(rows), 1)
+    if n_batch == 1: return torch.ones(len(rows), 1)
     others = n_batch - 1
     weights = torch.full((len(rows), n_batch), 1 / others).scatter_(1, rows[:, None], 1 / n_data)
     next_row = (rows[:, None] + 1) % n_batch
     return weights.scatter_(1, next_row, (n_data - others) / (n_data * others))
 
 # %% ../nbs/02_partial_correlation.ipynb #b18c3103
-def _mws_weights(
-    n_batch: int, # B
-    n_data: int, # N, size of the training set
-    rows: Tensor | None = None, # (b,) numbers of the samples; None: all
-) -> Tensor: # (b, B) weights; row = sample, column = posterior
+def _mws_weights(n_batch: int, n_data: int, rows: Tensor | None = None) -> Tensor:
+    # rows (b,) -> (b, B) weights; row = sample, column = posterior
     "Minibatch weighted sampling weights (Chen et al. 2018, C.1), all 1 / (N B)."
     return torch.full((n_batch if rows is None else len(rows), n_batch), 1 / (n_data * n_batch))
 
@@ -114,19 +93,15 @@ def _mws_weights(
 _ESTIMATORS = {"is": _is_weights, "mss": _mss_weights, "mws": _mws_weights}
 
 # %% ../nbs/02_partial_correlation.ipynb #12702533
-def _log_ratio(
-    log_density: Tensor, # (..., G, B, M) log q(z_g | x) of all pairs
-    log_weights: Tensor | float = 0.0, # (B, M), or anything that broadcasts with it
-) -> Tensor: # (..., B) log q(z) - sum_g log q(z_g), nats
+def _log_ratio(log_density: Tensor, log_weights: Tensor | float = 0.0) -> Tensor:
+    # log_density (..., G, B, M); log_weights (B, M) -> (..., B) log q(z) - sum_g log q(z_g), nats
     "The log ratio under the expectation of the partial correlation, one for each sample."
     joint = torch.logsumexp(log_density.sum(-3) + log_weights, -1)
     return joint - torch.logsumexp(log_density + log_weights, -1).sum(-2)
 
 # %% ../nbs/02_partial_correlation.ipynb #a21a93a8
-def _log_sum_exp(
-    x: Tensor, # (..., M)
-    soft: Tensor, # (..., M) receives the softmax of x
-) -> Tensor: # (...)
+def _log_sum_exp(x: Tensor, soft: Tensor) -> Tensor:
+    # x (..., M); soft (..., M) receives the softmax of x -> (...)
     "Log-sum-exp of the last axis, from its softmax."
     torch.softmax(x, -1, out=soft)
     return x.amax(-1) - soft.amax(-1).log()
@@ -135,9 +110,8 @@ def _log_sum_exp(
 class _PartialCorrelation(torch.autograd.Function):
     "Mean of `_log_ratio` over the batch for each member, computed together with its gradient."
     @staticmethod
-    def forward(
-        ctx: Any, samples: Tensor, components: Tensor, log_weights: Tensor, pairs_at_once: int,
-    ) -> Tensor:
+    def forward(ctx: Any, samples: Tensor, components: Tensor, log_weights: Tensor,
+                pairs_at_once: int) -> Tensor:
         n_members, n_groups, _, n_batch = samples.shape
         some = min(n_members, max(1, pairs_at_once // (n_groups * n_batch**2))) # members at a time
         for_groups = samples.new_empty(2, some, n_groups, n_batch, n_batch)
@@ -171,12 +145,9 @@ class _PartialCorrelation(torch.autograd.Function):
 
 # %% ../nbs/02_partial_correlation.ipynb #efa455c5
 @torch.no_grad()
-def _in_blocks(
-    samples: Tensor, # (E, G, K, B) of `_density_factors`
-    components: Tensor, # (E, G, K, B)
-    log_weights: Callable[[Tensor], Tensor], # numbers of b samples -> (b, B)
-    pairs_at_once: int,
-) -> Tensor: # (E,)
+def _in_blocks(samples: Tensor, components: Tensor, log_weights: Callable[[Tensor], Tensor],
+               pairs_at_once: int) -> Tensor:
+    # samples (E, G, K, B); components (E, G, K, B) -> (E,)
     "Mean of `_log_ratio` over a large batch without its gradient, a few samples at a time."
     n_members, n_groups, _, n_batch = samples.shape
     ratios = samples.new_empty(n_members, n_batch)
@@ -196,8 +167,7 @@ def _check_batch(z: Tensor, mean: Tensor, log_var: Tensor, estimator: str, n_dat
         raise ValueError(f"unknown estimator {estimator!r}; choose from {sorted(_ESTIMATORS)}")
     if n_data < z.shape[-2]:
         raise ValueError(f"n_data={n_data} is smaller than the batch of {z.shape[-2]}: it is the "
-                         f"size "
-                         "of the training set")
+                         "size of the training set")
 
 # %% ../nbs/02_partial_correlation.ipynb #54dba885
 def partial_correlation(
@@ -224,48 +194,37 @@ def partial_correlation(
     return value.reshape(z.shape[:-2])
 
 # %% ../nbs/02_partial_correlation.ipynb #8e4f892c
-def _gaussian_gram(
-    x: Tensor, # (..., B, d), standardised
-    widths: Sequence[float] = (0.25, 1.0, 4.0), # variances of the kernels, in units of d
-) -> Tensor: # (..., B, B)
+def _gaussian_gram(x: Tensor, widths: Sequence[float] = (0.25, 1.0, 4.0)) -> Tensor:
+    # x (..., B, d), standardised; widths: variances of the kernels, in units of d -> (..., B, B)
     "Gram matrix of a mean of Gaussian kernels, which sees shared structure at several scales."
     square = x.square().sum(-1)
     distance = (square[..., :, None] + square[..., None, :] - 2 * x @ x.mT).clamp(min=0)
     return sum(torch.exp(distance / (-2 * width * x.shape[-1])) for width in widths) / len(widths)
 
 # %% ../nbs/02_partial_correlation.ipynb #e9b2420a
-def _centre_gram(
-    gram: Tensor, # (..., B, B), symmetric
-) -> Tensor: # (..., B, B)
+def _centre_gram(gram: Tensor) -> Tensor: # gram (..., B, B), symmetric -> (..., B, B)
     "Gram matrix of the same features less their mean."
     rows = gram.mean(-1, keepdim=True)
     return gram - rows - rows.mT + rows.mean(-2, keepdim=True)
 
 # %% ../nbs/02_partial_correlation.ipynb #a46bd5a1
-def _dependence(
-    gram: Tensor, # (..., B, B) of one variable, not centred
-    other: Tensor, # (B, B) of another one, centred (`centre_gram`)
-) -> Tensor: # (...) about 1 for independent samples, at most B
+def _dependence(gram: Tensor, other: Tensor) -> Tensor:
+    # gram (..., B, B); other (B, B) -> (...) about 1 for independent samples, at most B
     "Normalised Hilbert-Schmidt independence criterion, B sum(K L) / (tr K tr L)."
     trace = gram.diagonal(dim1=-2, dim2=-1).sum(-1) - gram.mean(-1).sum(-1)
     traces = (trace * other.diagonal().sum()).clamp(min=1e-12)
     return gram.shape[-1] * (gram * other).sum((-2, -1)) / traces
 
 # %% ../nbs/02_partial_correlation.ipynb #c2a1b002
-def _label_gram(
-    features: Tensor, # (B, k) one column for each class, or standardised values
-    known: Tensor, # (B,) whether the label is known
-    classes: bool, # whether it is a label of classes
-) -> tuple[Tensor, Tensor]: # centred Gram matrix (b, b) of known rows; their numbers
+def _label_gram(features: Tensor, known: Tensor, classes: bool) -> tuple[Tensor, Tensor]:
+    # features (B, k); known (B,) -> centred Gram matrix (b, b) of known rows; their numbers
     "Which images have alike labels: the same class, or near values."
     features = features[known]
     gram = features @ features.mT if classes else _gaussian_gram(features)
     return _centre_gram(gram), known.nonzero()[:, 0]
 
 # %% ../nbs/02_partial_correlation.ipynb #c2a1b003
-def _standardize_batch(
-    z: Tensor, # (..., B, d)
-) -> Tensor: # (..., B, d)
+def _standardize_batch(z: Tensor) -> Tensor: # z (..., B, d) -> (..., B, d)
     "Mean 0 and s.d. 1 over the batch; dimensions that hardly vary stay small."
     return (z - z.mean(-2, keepdim=True)) / z.std(-2, keepdim=True).clamp(min=0.1)
 
@@ -277,8 +236,8 @@ class GroupPenalty:
 
     def __post_init__(self) -> None:
         if self.estimator not in _ESTIMATORS:
-            raise ValueError(f"unknown estimator {self.estimator!r}; "
-                             f"choose from {sorted(_ESTIMATORS)}")
+            raise ValueError(f"unknown estimator {self.estimator!r}; choose from "
+                             f"{sorted(_ESTIMATORS)}")
 
     def partial_correlation(
         self,

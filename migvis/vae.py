@@ -62,9 +62,9 @@ class NeuralVAE(nn.Module):
         self.groups = groups
         self.encoder = group_mlp((n_units, *hidden, 2 * sum(groups)), members)
         self.decoder = group_mlp((sum(groups), *hidden[::-1], n_units), members)
-        self.heads = nn.ModuleList(
-            (GroupScale if aligned else GroupLinear)(groups[group], width, members)
-            for group, width, aligned in heads)
+        kinds = {True: GroupScale, False: GroupLinear} # by whether a head is aligned
+        self.heads = nn.ModuleList(kinds[aligned](groups[group], width, members)
+                                   for group, width, aligned in heads)
         self.priors = nn.ModuleList(group_mlp((width, _PRIOR_HIDDEN, 2 * groups[group]), members)
                                     for group, width in priors)
         lead = () if members is None else (members,)
@@ -85,11 +85,8 @@ class NeuralVAE(nn.Module):
         return [head(parts[group]) for head, (group, *_) in zip(self.heads, self.config["heads"])]
 
 # %% ../nbs/01_vae.ipynb #d31c7397
-def _take_members(
-    model: NeuralVAE, # an ensemble
-    which: int | Sequence[int], # a member, or several
-) -> NeuralVAE: # a single model for an int, else an ensemble
-    "Copy members out of an ensemble."
+def _take_members(model: NeuralVAE, which: int | Sequence[int]) -> NeuralVAE:
+    "Copy members out of an ensemble: a single model for a number, else an ensemble."
     size = None if isinstance(which, int) else len(which)
     with torch.random.fork_rng(devices=[]):
         copy = NeuralVAE(**{**model.config, "members": size})
@@ -97,10 +94,8 @@ def _take_members(
     return copy.eval()
 
 # %% ../nbs/01_vae.ipynb #9628e1c4
-def _seeded_ensemble(
-    seeds: Sequence[int], # seed of the initial weights of each member
-    *network: Any, # arguments of NeuralVAE, without `members`
-) -> NeuralVAE: # an ensemble of len(seeds) members
+def _seeded_ensemble(seeds: Sequence[int], *network: Any) -> NeuralVAE:
+    # seeds: seed of the initial weights of each member -> an ensemble of len(seeds) members
     "An ensemble whose members with the same seed start alike."
     states = {}
     with torch.random.fork_rng(devices=[]):
@@ -136,12 +131,8 @@ class _GaussianLogLikelihood(torch.autograd.Function):
 _LIKELIHOODS = ("gaussian", "poisson")
 
 # %% ../nbs/01_vae.ipynb #b7abc14f
-def _log_likelihood(
-    likelihood: str, # "gaussian": each unit has its own variance; "poisson": counts
-    output: Tensor, # (..., B, N) decoded means, or log rates
-    target: Tensor, # (B, N) standardised responses, or counts (averages of counts are accepted)
-    log_noise: Tensor, # (..., 1, N) log variance of each unit
-) -> Tensor: # (..., B) nats, summed over units
+def _log_likelihood(likelihood: str, output: Tensor, target: Tensor, log_noise: Tensor) -> Tensor:
+    # output (..., B, N); target (B, N); log_noise (..., 1, N) -> (..., B) nats, summed over units
     "Log likelihood of responses; log k! of counts is continued by the gamma function."
     if likelihood == "gaussian":
         return _GaussianLogLikelihood.apply(output, target, log_noise.clamp(min=-6))
@@ -149,20 +140,15 @@ def _log_likelihood(
     return (target * output - output.exp() - torch.lgamma(target + 1)).sum(-1)
 
 # %% ../nbs/01_vae.ipynb #82e8104a
-def _expected_response(
-    likelihood: str,
-    output: Tensor, # (..., N) decoded means, or log rates
-) -> Tensor: # (..., N) standardised response, or rate
+def _expected_response(likelihood: str, output: Tensor) -> Tensor:
+    # output (..., N) decoded means, or log rates -> (..., N) standardised response, or rate
     "Response expected from what is decoded."
     return output if likelihood == "gaussian" else output.clamp(max=12).exp()
 
 # %% ../nbs/01_vae.ipynb #53c52eb8
-def _gaussian_kl(
-    mean: Tensor, # (..., B, D)
-    log_var: Tensor, # (..., B, D)
-    prior_mean: Tensor | float = 0.0, # (..., B, D)
-    prior_log_var: Tensor | float = 0.0, # (..., B, D)
-) -> Tensor: # (..., B, D) nats
+def _gaussian_kl(mean: Tensor, log_var: Tensor, prior_mean: Tensor | float = 0.0,
+                 prior_log_var: Tensor | float = 0.0) -> Tensor:
+    # -> (..., B, D) nats
     "KL divergence of a diagonal Gaussian from another (the standard normal), by dimension."
     ratio = log_var - prior_log_var
     distance = (mean - prior_mean).square()
@@ -175,13 +161,9 @@ _PRIOR_ANCHOR = 0.05 # share of the standard normal's KL that a group with label
 _PRIOR_LOG_VAR = (-3.0, 2.0) # range of the log variance of a prior
 
 # %% ../nbs/01_vae.ipynb #49a288eb
-def _prior_kl(
-    model: NeuralVAE, # single or ensemble
-    mean: Tensor, # ([E,] B, D) of the posterior
-    log_var: Tensor, # ([E,] B, D)
-    codes: Sequence[_LabelCode], # of the label heads, in order
-    labels: Sequence[Tensor], # targets of the heads, in the same order
-) -> Tensor: # ([E,] B) nats
+def _prior_kl(model: NeuralVAE, mean: Tensor, log_var: Tensor, codes: Sequence[_LabelCode],
+              labels: Sequence[Tensor]) -> Tensor:
+    # mean ([E,] B, D); log_var ([E,] B, D) -> ([E,] B) nats
     "KL of the groups with labels from their priors given the labels, summed over groups."
     total = torch.zeros_like(mean[..., 0])
     parts = list(zip(mean.split(model.groups, -1), log_var.split(model.groups, -1)))
@@ -199,21 +181,15 @@ def _prior_kl(
 # %% ../nbs/01_vae.ipynb #2c40c73e
 class Penalty(Protocol):
     "What keeps groups apart: `partial_correlation.GroupPenalty`, or anything with its two methods."
-    def partial_correlation(
-        self, z: Tensor, mean: Tensor, log_var: Tensor, sizes: Sequence[int], n_data: int,
-    ) -> Tensor: ...
-    def leak(
-        self, groups: Sequence[Tensor], labels: Sequence[tuple[Tensor, Tensor, bool]],
-    ) -> Tensor | float: ...
+    def partial_correlation(self, z: Tensor, mean: Tensor, log_var: Tensor, sizes: Sequence[int],
+                            n_data: int) -> Tensor: ...
+    def leak(self, groups: Sequence[Tensor],
+             labels: Sequence[tuple[Tensor, Tensor, bool]]) -> Tensor | float: ...
 
 # %% ../nbs/01_vae.ipynb #c1a1b002
-def _leak(
-    penalty: Penalty,
-    mean: Tensor, # ([E,] B, D) posterior means
-    sizes: Sequence[int], # of the groups
-    codes: Sequence[_LabelCode],
-    labels: Sequence[Tensor], # targets of their heads, one for each code
-) -> Tensor: # ([E])
+def _leak(penalty: Penalty, mean: Tensor, sizes: Sequence[int], codes: Sequence[_LabelCode],
+          labels: Sequence[Tensor]) -> Tensor:
+    # mean ([E,] B, D) -> ([E])
     "What the groups without labels say about the labels."
     labelled = {code.group for code in codes}
     free = [z for g, z in enumerate(mean.split(sizes, -1)) if g not in labelled]
@@ -238,12 +214,8 @@ class _Targets:
         return _Targets(x, response, tuple(map(change, self.labels)))
 
 # %% ../nbs/01_vae.ipynb #6464c164
-def _make_targets(
-    recording: Recording, # with labels as the codes need them
-    standardizer: Standardizer, # of the training split
-    codes: Sequence[_LabelCode] = (), # labels wanted
-    likelihood: str = "gaussian",
-) -> _Targets:
+def _make_targets(recording: Recording, standardizer: Standardizer,
+                  codes: Sequence[_LabelCode] = (), likelihood: str = "gaussian") -> _Targets:
     "Standardise responses and encode labels. Raises ValueError for negative counts."
     x = torch.as_tensor(standardizer.transform(recording.responses), dtype=torch.float32)
     raw = torch.as_tensor(recording.responses, dtype=torch.float32)
@@ -254,15 +226,11 @@ def _make_targets(
     return _Targets(x, raw if counts else x, tuple(code.encode(recording.labels) for code in codes))
 
 # %% ../nbs/01_vae.ipynb #195c7fc4
-def _of_members(
-    members: Tensor | slice | None, # whose term is wanted; None: of all
-    like: Tensor, # ([E]) shape of the term
-    posterior: tuple[Tensor, ...], # ([E,] B, D) each
-    term: Callable[..., Tensor], # of the posterior of some members
-) -> Tensor: # ([E])
+def _of_members(members: Tensor | slice | None, like: Tensor, posterior: tuple[Tensor, ...],
+                term: Callable[..., Tensor]) -> Tensor:
+    # like ([E]); posterior ([E,] B, D) -> ([E])
     "A term that costs much, for the members that need it; NaN for the others."
-    if members is None:
-        return term(*posterior)
+    if members is None: return term(*posterior)
     some = [part[members] for part in posterior]
     out = torch.full_like(like, float("nan"))
     if len(some[0]):
@@ -270,13 +238,9 @@ def _of_members(
     return out
 
 # %% ../nbs/01_vae.ipynb #c3a00005
-def _kl_terms(
-    model: NeuralVAE,
-    mean: Tensor, # ([E,] B, D)
-    log_var: Tensor, # ([E,] B, D)
-    codes: Sequence[_LabelCode],
-    labels: Sequence[Tensor], # targets of their heads
-) -> dict[str, Tensor]: # ([E]) nats
+def _kl_terms(model: NeuralVAE, mean: Tensor, log_var: Tensor, codes: Sequence[_LabelCode],
+              labels: Sequence[Tensor]) -> dict[str, Tensor]:
+    # mean ([E,] B, D); log_var ([E,] B, D); labels: targets of their heads -> ([E]) nats
     "KL from the standard normal (all groups, free groups), and from the priors given labels."
     kl, labelled = _gaussian_kl(mean, log_var), {code.group for code in codes}
     free = [part.sum(-1) for g, part in enumerate(kl.split(model.groups, -1)) if g not in labelled]
@@ -305,23 +269,18 @@ def elbo_terms(
     terms |= _kl_terms(model, mean, log_var, codes, targets.labels)
     if penalty is None:
         return terms | {name: torch.full_like(terms["kl"], float("nan")) for name in ("pc", "leak")}
-    terms["pc"] = _of_members(
-        pc_members, terms["kl"], (z, mean, log_var),
-        lambda *part: penalty.partial_correlation(*part, model.groups, n_data))
-    terms["leak"] = _of_members(
-        leak_members, terms["kl"], (mean,),
-        lambda part: _leak(penalty, part, model.groups, codes, targets.labels))
-    return terms
+    def pc(*part: Tensor) -> Tensor: return penalty.partial_correlation(*part, model.groups, n_data)
+    def leak(part: Tensor) -> Tensor: return _leak(penalty, part, model.groups, codes, targets.labels)
+    return terms | {"pc": _of_members(pc_members, terms["kl"], (z, mean, log_var), pc),
+                    "leak": _of_members(leak_members, terms["kl"], (mean,), leak)}
 
 # %% ../nbs/01_vae.ipynb #9e6a2521
 _WEIGHTS = ("beta", "label_weight", "prior_weight", "free_weight", "leak_weight") # as in VAEConfig
 
 # %% ../nbs/01_vae.ipynb #682eb51a
-def _negative_objective(
-    terms: Mapping[str, Tensor], # of elbo_terms
-    codes: Sequence[_LabelCode], # whose weights multiply the label terms
-    weights: Mapping[str, Tensor | float], # () or (E,) each of WEIGHTS
-) -> Tensor: # ([E]) nats per sample, to be minimised
+def _negative_objective(terms: Mapping[str, Tensor], codes: Sequence[_LabelCode],
+                        weights: Mapping[str, Tensor | float]) -> Tensor:
+    # weights () -> ([E]) nats per sample, to be minimised
     "Minus the objective, the paper's Eq. 2 where prior_weight = 0; weight 0 ignores a term."
     labels = sum((code.spec.weight * terms[f"label:{code.name}"] for code in codes),
                  torch.zeros_like(terms["kl"]))
@@ -379,10 +338,8 @@ class _Ensemble:
 _ACTIVE = 0.05 # a dimension is active if more than this share of it varies with the images
 
 # %% ../nbs/01_vae.ipynb #a6ad3371
-def _posterior_activity(
-    model: NeuralVAE, # an ensemble
-    x: Tensor, # (n, N) standardised responses
-) -> np.ndarray: # (E, D) in 0..1
+def _posterior_activity(model: NeuralVAE, x: Tensor) -> np.ndarray:
+    # model: an ensemble; x (n, N) standardised responses -> (E, D) in 0..1
     "Share of each latent's variance that is of its posterior mean, over images."
     with torch.no_grad():
         mean, log_var = model.encode(x)
@@ -413,8 +370,7 @@ class _Grouped(_Ensemble):
 
     def group_indices(self, groups: int | str | Sequence[int | str] | None) -> tuple[int, ...]:
         "Indices, from 0, of several groups, as of `group_index`; None: all."
-        if groups is None:
-            return tuple(range(len(self.groups)))
+        if groups is None: return tuple(range(len(self.groups)))
         groups = [groups] if isinstance(groups, (str, Integral)) else groups
         return tuple(self.group_index(group) for group in groups)
 
@@ -427,30 +383,6 @@ class _Grouped(_Ensemble):
         parts = np.split(shares, np.cumsum(self.groups)[:-1])
         return tuple(tuple(np.flatnonzero(part > _ACTIVE).tolist()) for part in parts)
 
-# %% ../nbs/01_vae.ipynb #c3a00010
-def _reconstruct(
-    fitted: "FittedVAE",
-    recording: _Responses,
-    member: int | None, # None: the best
-    keep: Sequence[int], # indices of the groups to decode from
-    others: str, # see `FittedVAE.reconstruct`
-    draws: int,
-    seed: int,
-) -> np.ndarray: # (n, N)
-    "Standardised responses from the posterior means of some groups; the others averaged out, or 0."
-    z = fitted.latents(recording, member)
-    if len(set(keep)) == len(fitted.groups):
-        return fitted.decode(z, member)
-    kept = torch.tensor([float(g in keep) for g in range(len(fitted.groups))])
-    mask = kept.repeat_interleave(torch.tensor(fitted.groups))
-    if others == "zero":
-        return fitted.decode(z * mask, member)
-    if others != "average":
-        raise ValueError(f"others must be 'average' or 'zero', got {others!r}")
-    orders = [torch.randperm(len(z), generator=generator(seed, 4, draw)) for draw in range(draws)]
-    mixed = (z * mask + z[order] * (1 - mask) for order in orders)
-    return np.mean([fitted.decode(latents, member) for latents in mixed], axis=0)
-
 # %% ../nbs/01_vae.ipynb #c3a00014
 class _Explained(_Grouped):
     "Latents and responses, one from the other."
@@ -459,13 +391,8 @@ class _Explained(_Grouped):
         with torch.no_grad():
             return self.single(member).encode(torch.as_tensor(self.standardized(recording)))
 
-    def latents(
-        self,
-        recording: _Responses,
-        member: int | None = None, # None: the best
-        sample: bool = False, # one sample from the posterior instead of its mean
-        seed: int = 0, # of the sample
-    ) -> Tensor: # (n, D)
+    def latents(self, recording: _Responses, member: int | None = None, sample: bool = False,
+                seed: int = 0) -> Tensor:
         "Latents: the posterior mean, or one sample from the posterior."
         mean, log_var = self.posterior(recording, member)
         noise = torch.randn(mean.shape, generator=generator(seed, 1)) if sample else 0.0
@@ -477,44 +404,35 @@ class _Explained(_Grouped):
             expected = _expected_response(self.likelihood, self.single(member).decode(z)).numpy()
         return expected if self.likelihood == "gaussian" else self.standardizer.transform(expected)
 
-    def reconstruct(
-        self,
-        recording: _Responses,
-        member: int | None = None, # None: the best
-        groups: int | str | Sequence[int | str] | None = None, # these alone; None: all
-        others: str = "average", # over the other groups of other images; or "zero"
-        draws: int = 32, # so many other images for each
-        seed: int = 0, # which ones
-    ) -> np.ndarray: # (n, N)
-        "Standardised responses decoded from the posterior mean."
-        keep = self.group_indices(groups)
-        return _reconstruct(self, recording, member, keep, others, draws, seed)
+    def reconstruct(self, recording: _Responses, member: int | None = None, groups: int | str
+                    | Sequence[int | str] | None = None, draws: int = 32) -> np.ndarray:
+        "Standardised responses from the posterior means of groups; the others are averaged out."
+        z, keep = self.latents(recording, member), self.group_indices(groups)
+        if len(set(keep)) == len(self.groups): return self.decode(z, member)
+        kept = torch.tensor([float(g in keep) for g in range(len(self.groups))])
+        mask = kept.repeat_interleave(torch.tensor(self.groups))
+        orders = [torch.randperm(len(z), generator=generator(0, 4, draw)) for draw in range(draws)]
+        mixed = (z * mask + z[order] * (1 - mask) for order in orders)
+        return np.mean([self.decode(latents, member) for latents in mixed], axis=0)
 
 # %% ../nbs/01_vae.ipynb #fac50f9f
-def _unit_r2(
-    x: np.ndarray, # (n, N)
-    predicted: np.ndarray, # (n, N)
-) -> np.ndarray: # (N,), NaN for units that do not vary
+def _unit_r2(x: np.ndarray, predicted: np.ndarray) -> np.ndarray:
+    # x (n, N); predicted (n, N) -> (N,), NaN for units that do not vary
     "R^2 of each unit."
     error, variance = ((x - predicted) ** 2).mean(0), x.var(0)
     r2 = 1 - error / np.maximum(variance, 1e-12)
     return np.where(np.ptp(x, axis=0) > 1e-6, r2, np.nan).astype(float)
 
 # %% ../nbs/01_vae.ipynb #c3a00011
-def _jacobian(
-    function: Callable[[Tensor], Tensor], # (1, k) -> (1, m)
-    at: Tensor, # (n, k)
-) -> Tensor: # (n, m, k)
+def _jacobian(function: Callable[[Tensor], Tensor], at: Tensor) -> Tensor:
+    # function (1, k) -> (1, m); at (n, k) -> (n, m, k)
     "Derivatives of each output by each input, at every row."
     derivative = torch.func.jacrev(lambda row: function(row[None])[0])
     return torch.func.vmap(derivative, chunk_size=256)(at).detach()
 
 # %% ../nbs/01_vae.ipynb #c3a00012
-def _loadings(
-    fitted: "FittedVAE",
-    recording: _Responses,
-    member: int | None, # None: the best
-) -> pd.DataFrame: # units x latents
+def _loadings(fitted: "FittedVAE", recording: _Responses, member: int | None) -> pd.DataFrame:
+    # member: None: the best -> units x latents
     "Change of each unit, in its s.d., for one s.d. of each latent, averaged over images."
     z, model = fitted.latents(recording, member), fitted.single(member)
     slope = _jacobian(lambda row: _expected_response(fitted.likelihood, model.decode(row)), z)
@@ -524,11 +442,8 @@ def _loadings(
     return pd.DataFrame(slope, columns=_latent_names(fitted.groups)).rename_axis("unit")
 
 # %% ../nbs/01_vae.ipynb #c3a00013
-def _contributions(
-    fitted: "FittedVAE",
-    recording: _Responses,
-    member: int | None, # None: the best
-) -> pd.DataFrame: # units x groups, adding up to 1 over units
+def _contributions(fitted: "FittedVAE", recording: _Responses, member: int | None) -> pd.DataFrame:
+    # member: None: the best -> units x groups, adding up to 1 over units
     "Share of each unit in the squared derivatives of a group's posterior means."
     model, x = fitted.single(member), torch.as_tensor(fitted.standardized(recording))
     squared = _jacobian(lambda row: model.encode(row)[0], x).square().mean(0)
@@ -548,8 +463,7 @@ class FittedVAE(_Explained):
         return _take_variant(self, name)
 
     def predict_labels(
-        self,
-        recording: _Responses,
+        self, recording: _Responses,
         member: int | None = None, # None: the best
     ) -> dict[str, np.ndarray]: # by name: (n, columns) numbers, or (n,) classes
         "Predictions of the label heads in the labels' own units."
@@ -557,18 +471,13 @@ class FittedVAE(_Explained):
             outputs = self.single(member).predict(self.latents(recording, member))
         return {code.name: code.decode(output) for code, output in zip(self.codes, outputs)}
 
-    def group_r2(
-        self,
-        recording: _Responses,
-        member: int | None = None, # None: the best
-        others: str = "average", # see `reconstruct`
-    ) -> pd.Series: # all, labelled, free, group 1, ...
-        "R^2 (mean over units) of responses decoded from parts of the latents."
-        return _r2_of_parts(self, recording, member, others).mean()
+    def group_r2(self, recording: _Responses, member: int | None = None) -> pd.Series:
+        "R^2 (mean over units) from parts of the latents: all, labelled, free, group 1, ..."
+        return _r2_of_parts(self, recording, member).mean()
 
     def unit_r2(self, recording: _Responses, member: int | None = None) -> pd.DataFrame:
         "R^2 of each unit (rows) from the same parts of the latents."
-        return _r2_of_parts(self, recording, member, "average")
+        return _r2_of_parts(self, recording, member)
 
     def loadings(self, recording: _Responses, member: int | None = None) -> pd.DataFrame:
         "Change of each unit (rows), in its s.d., for one s.d. of each latent."
@@ -590,18 +499,14 @@ class FittedVAE(_Explained):
     def load(path: str | Path) -> "FittedVAE": return _load(path)
 
 # %% ../nbs/01_vae.ipynb #38ff00ea
-def _r2_of_parts(
-    fitted: FittedVAE,
-    recording: _Responses,
-    member: int | None, # None: the best
-    others: str, # see `FittedVAE.reconstruct`
-) -> pd.DataFrame: # units x (all, labelled, free, each group)
+def _r2_of_parts(fitted: FittedVAE, recording: _Responses, member: int | None) -> pd.DataFrame:
+    # -> units x (all, labelled, free, each group)
     "R^2 of each unit decoded from parts of the latents."
     parts = {"all": range(len(fitted.groups)), "labelled": fitted.labelled, "free": fitted.free}
     parts |= {f"group {g + 1}": (g,) for g in parts["all"]}
     x = fitted.standardized(recording)
     def r2(part: Sequence[int]) -> np.ndarray:
-        return _unit_r2(x, _reconstruct(fitted, recording, member, part, others, draws=32, seed=0))
+        return _unit_r2(x, fitted.reconstruct(recording, member, [g + 1 for g in part]))
     return pd.DataFrame({name: r2(part) for name, part in parts.items()}).rename_axis("unit")
 
 # %% ../nbs/01_vae.ipynb #c3a00017
@@ -626,10 +531,8 @@ def _describe(fitted: FittedVAE) -> str:
     return f"FittedVAE({size}; {'; '.join(names)})"
 
 # %% ../nbs/01_vae.ipynb #1587966d
-def _dimension_pairs(
-    fitted: FittedVAE,
-    group: int, # index, from 0
-) -> list[tuple[int, int]]: # of dimensions counted within the group
+def _dimension_pairs(fitted: FittedVAE, group: int) -> list[tuple[int, int]]:
+    # group: index, from 0 -> of dimensions counted within the group
     "Neighbouring pairs of a group's active dimensions; of all if fewer than two are active."
     size, mixed = fitted.groups[group], fitted.members.variant.nunique() > 1
     active = list(range(size)) if fitted.activity is None or mixed else list(fitted.active()[group])
@@ -641,10 +544,7 @@ def _dimension_pairs(
     return [(active[end - 1], active[end]) for end in ends]
 
 # %% ../nbs/01_vae.ipynb #8053a443
-def _save(
-    fitted: FittedVAE,
-    path: str | Path, # a .safetensors file
-) -> Path:
+def _save(fitted: FittedVAE, path: str | Path) -> Path: # path: a .safetensors file
     "Write weights, standardiser, label codes and table of members as one safetensors file."
     tensors = {f"model.{key}": value for key, value in fitted.model.state_dict().items()}
     tensors |= {f"standardizer.{name}": torch.as_tensor(getattr(fitted.standardizer, name))
@@ -656,9 +556,7 @@ def _save(
         "first_group": 1, "likelihood": fitted.likelihood, "members": fitted.members.to_dict("list")})
 
 # %% ../nbs/01_vae.ipynb #6de21751
-def _load(
-    path: str | Path, # written by `FittedVAE.save`
-) -> FittedVAE:
+def _load(path: str | Path) -> FittedVAE: # path: written by `FittedVAE.save`
     "Read a fitted VAE. Raises ValueError for another kind of file."
     tensors, meta = load_tensors(path, "vae")
     weights = {key.removeprefix("model."): value for key, value in tensors.items()
@@ -671,8 +569,7 @@ def _load(
         activity = tensors["activity"].numpy() if "activity" in tensors else None
         members = pd.DataFrame(meta["members"])
         return FittedVAE(model.eval(), Standardizer(mean, scale), codes, members,
-                         meta["likelihood"],
-                         activity=activity)
+                         meta["likelihood"], activity=activity)
 
 # %% ../nbs/01_vae.ipynb #9aa0b1ef
 PAPER = { # weights of the paper's form
@@ -680,26 +577,21 @@ PAPER = { # weights of the paper's form
 }
 
 # %% ../nbs/01_vae.ipynb #d6662b52
-def _config_weights(
-    config: VAEConfig,
-) -> dict[str, float]:
+def _config_weights(config: VAEConfig) -> dict[str, float]:
     "The weights of a configuration by name."
     return {name: getattr(config, name) for name in _WEIGHTS}
 
 # %% ../nbs/01_vae.ipynb #ddfbb64f
-def _member_table(
-    variants: Mapping[str, Mapping[str, float]], # weights by name; those not given are the paper's
-    seeds: int | Sequence[int], # how many, or which
-) -> pd.DataFrame: # variant, seed, and the weights: one row a member
+def _member_table(variants: Mapping[str, Mapping[str, float]],
+                  seeds: int | Sequence[int]) -> pd.DataFrame:
+    # -> variant, seed, and the weights: one row a member
     "Every variant with every seed. Raises ValueError for an unknown weight, or nothing to fit."
     seeds = range(seeds) if isinstance(seeds, int) else seeds
     unknown = sorted({name for weights in variants.values() for name in weights} - set(_WEIGHTS))
-    if unknown:
-        raise ValueError(f"unknown weights {unknown}; there are {list(_WEIGHTS)}")
+    if unknown: raise ValueError(f"unknown weights {unknown}; there are {list(_WEIGHTS)}")
     rows = [{"variant": name, "seed": int(seed), **PAPER, **weights}
             for name, weights in variants.items() for seed in seeds]
-    if not rows:
-        raise ValueError("nothing to fit: at least one seed and one variant are needed")
+    if not rows: raise ValueError("nothing to fit: at least one seed and one variant are needed")
     return pd.DataFrame(rows)
 
 # %% ../nbs/01_vae.ipynb #c1a1b001
@@ -717,14 +609,10 @@ def _check_fit(members: pd.DataFrame, penalty: Penalty | None, likelihood: str) 
                          "GroupPenalty(), or set beta=0 and leak_weight=0 in VAEConfig")
 
 # %% ../nbs/01_vae.ipynb #6263ed54
-def _hold_out(
-    recording: Recording,
-    fraction: float = 0.1, # of the images
-    seed: int = 0,
-) -> tuple[Recording, Recording]: # training, validation
-    "Split off a validation part at random, for when none is given."
+def _hold_out(recording: Recording, seed: int) -> tuple[Recording, Recording]:
+    "Training and validation part: a tenth at random, for when none is given."
     order = np.random.default_rng(seed).permutation(len(recording.responses))
-    cut = max(1, round(fraction * len(order)))
+    cut = max(1, round(0.1 * len(order)))
     train, validation = np.sort(order[cut:]), np.sort(order[:cut])
     return recording.select(images=train), recording.select(images=validation)
 
@@ -733,10 +621,8 @@ _WARM_UP = 0.3 # share of the steps in which the KL of free groups rises
 _FORGET = (0.2, 0.5) # in which the penalty on the leak rises
 
 # %% ../nbs/01_vae.ipynb #c3a00019
-def _weights_at(
-    weights: dict[str, Tensor], # (E,) each of WEIGHTS, as they are in the end
-    share: float, # of the training that is done, 0..1
-) -> dict[str, Tensor]: # (E,) each
+def _weights_at(weights: dict[str, Tensor], share: float) -> dict[str, Tensor]:
+    # weights (E,) each of WEIGHTS, as they are in the end -> (E,) each
     "With label priors, free groups first fill up while their KL is cheap, then forget the labels."
     start, end = _FORGET
     filling = min(1.0, share / _WARM_UP)
@@ -792,34 +678,22 @@ class _Objective:
         return _negative_objective(terms, self.codes, self.weights)
 
 # %% ../nbs/01_vae.ipynb #70b2b58e
-def _make_objective(
-    parts: Sequence[Recording], # training, validation
-    members: pd.DataFrame, # as from `_member_table`
-    standardizer: Standardizer,
-    codes: tuple[_LabelCode, ...],
-    likelihood: str,
-    penalty: Penalty | None,
-    steps: int, # of the training
-    device: torch.device,
-) -> _Objective:
+def _make_objective(parts: Sequence[Recording], members: pd.DataFrame, standardizer: Standardizer,
+                    codes: tuple[_LabelCode, ...], likelihood: str, penalty: Penalty | None,
+                    steps: int, device: torch.device) -> _Objective:
     "Put data and weights on the device."
     targets = (_make_targets(part, standardizer, codes, likelihood) for part in parts)
     train, validation = (part.map(lambda tensor: tensor.to(device)) for part in targets)
     weights = {name: torch.tensor(members[name].to_numpy(np.float32), device=device)
                for name in _WEIGHTS}
     stream, seeds = pd.factorize(members.seed)
-    return _Objective(
-        codes, train, validation, weights, steps, torch.as_tensor(stream, device=device),
-        len(seeds),
-        _which(weights["beta"]), _which(weights["leak_weight"]), likelihood, penalty)
+    return _Objective(codes, train, validation, weights, steps,
+                      torch.as_tensor(stream, device=device), len(seeds), _which(weights["beta"]),
+                      _which(weights["leak_weight"]), likelihood, penalty)
 
 # %% ../nbs/01_vae.ipynb #c3a00020
-def _new_ensemble(
-    config: VAEConfig,
-    members: pd.DataFrame, # as from `_member_table`
-    codes: Sequence[_LabelCode],
-    n_units: int, # N
-) -> NeuralVAE:
+def _new_ensemble(config: VAEConfig, members: pd.DataFrame, codes: Sequence[_LabelCode],
+                  n_units: int) -> NeuralVAE:
     "Members with their initial weights, and priors where one of them needs them."
     priors = _prior_sizes(codes) if (members.prior_weight > 0).any() else ()
     network = (n_units, config.groups, config.hidden, tuple(code.head for code in codes), priors)
@@ -833,12 +707,8 @@ def _digest(recording: Recording, targets: _Targets) -> str: # 16 hexadecimal di
     return hashlib.sha1(b"".join(map(np.ndarray.tobytes, parts))).hexdigest()[:16]
 
 # %% ../nbs/01_vae.ipynb #c3a00022
-def _fingerprint(
-    config: VAEConfig,
-    members: pd.DataFrame,
-    objective: _Objective,
-    parts: Sequence[Recording], # training, validation
-) -> dict[str, Any]:
+def _fingerprint(config: VAEConfig, members: pd.DataFrame, objective: _Objective,
+                 parts: Sequence[Recording]) -> dict[str, Any]:
     "What must agree for a checkpoint to be of this run."
     train, validation = parts
     return {"config": asdict(config), "members": members.to_dict("list"),
@@ -847,12 +717,8 @@ def _fingerprint(
             "validation": _digest(validation, objective.validation)}
 
 # %% ../nbs/01_vae.ipynb #c3a00021
-def _finish(
-    run: Fit,
-    objective: _Objective,
-    standardizer: Standardizer,
-    members: pd.DataFrame,
-) -> FittedVAE:
+def _finish(run: Fit, objective: _Objective, standardizer: Standardizer,
+            members: pd.DataFrame) -> FittedVAE:
     "What training gave, with the scores of the members; a warning names groups that carry nothing."
     scores = pd.DataFrame(run.history.validation.dropna().tolist()).min()
     model, members = run.model.cpu().eval(), members.assign(validation=scores.to_numpy())
@@ -888,21 +754,18 @@ def fit_vae(
 ) -> FittedVAE:
     "Train all seeds and variants of the neural VAE at once (paper Eq. 2, Adam). Raises ValueError."
     config = config if steps is None else replace(config, steps=steps)
-    if validation is None:
-        train, validation = _hold_out(train, seed=seed)
+    if validation is None: train, validation = _hold_out(train, seed)
     members = _member_table(variants or {"migvis": _config_weights(config)}, seeds)
     _check_fit(members, penalty, likelihood)
     standardizer = Standardizer.fit(train.responses)
     codes = _label_codes(train.labels, supervision, len(config.groups))
     objective = _make_objective((train, validation), members, standardizer, codes, likelihood,
-                                penalty,
-                                config.steps, resolve_device(device))
-    run = fit(
-        _new_ensemble(config, members, codes, train.responses.shape[1]), objective.loss,
-        len(objective.train), steps=config.steps, batch_size=config.batch_size, lr=config.lr,
-        schedule=warmup_cosine(config.steps), seed=seed, device=device, validate=objective.score,
-        validate_every=validate_every, keep_best=True, checkpoint=checkpoint,
-        checkpoint_every=checkpoint_every, callback=callback, threads=1, desc=desc,
-        progress=progress,
-        fingerprint=_fingerprint(config, members, objective, (train, validation)))
+                                penalty, config.steps, resolve_device(device))
+    run = fit(_new_ensemble(config, members, codes, train.responses.shape[1]), objective.loss,
+              len(objective.train), steps=config.steps, batch_size=config.batch_size, lr=config.lr,
+              schedule=warmup_cosine(config.steps), seed=seed,
+              device=device, validate=objective.score, validate_every=validate_every,
+              keep_best=True, checkpoint=checkpoint, checkpoint_every=checkpoint_every,
+              callback=callback, threads=1, desc=desc, progress=progress,
+              fingerprint=_fingerprint(config, members, objective, (train, validation)))
     return _finish(run, objective, standardizer, members)

@@ -1,8 +1,17 @@
 """What several test files share."""
 import os
+from collections.abc import MutableMapping
 from pathlib import Path
 
 import pytest
+
+
+def hide_gpu(environment: MutableMapping[str, str]) -> None:
+    "Keep GPUs out of sight where several processes test at once: sharing one ended in segmentation faults."
+    if int(environment.get("PYTEST_XDIST_WORKER_COUNT", 1)) > 1: environment["CUDA_VISIBLE_DEVICES"] = ""
+
+
+hide_gpu(os.environ)  # before torch is imported
 
 ROOT = Path(__file__).parents[1]
 
@@ -14,3 +23,16 @@ def realdata() -> Path:
     if not folder.is_dir():
         pytest.skip(f"real recordings are not at {folder}; set MIGVIS_REALDATA to their folder")
     return folder
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    "Marks of our own."
+    config.addinivalue_line("markers", "cuda: needs a GPU that torch sees, and one process (pytest -n0 -m cuda)")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    "Skip what needs a GPU where there is none."
+    if not (marked := [item for item in items if item.get_closest_marker("cuda")]): return
+    import torch
+    if torch.cuda.is_available(): return
+    for item in marked: item.add_marker(pytest.mark.skip(reason="torch sees no GPU, or several processes test at once"))

@@ -1,19 +1,32 @@
 """The command line, as a user meets it."""
+import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+from contextlib import redirect_stdout
+from dataclasses import replace
 from types import SimpleNamespace
 
+import nbformat
 import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
 
-from migvis import EditSettings, cli, simulate_hvm
-from migvis.cli import _option, _step_counts, _build_parser, _choose_pair, main
+from migvis import EditSettings, Recording, cli, simulate_hvm
+from migvis.cli import _option, _preset_of, _step_counts, _build_parser, main
+from migvis.show.looking import _choose_pair
+from migvis.support.edits import Edits
+from migvis.support.presets import get_preset
+from tests.conftest import ROOT
+
+TINY = get_preset("tiny")
+SMALLER = replace(TINY, vae=replace(TINY.vae, steps=60), critic=replace(TINY.critic, steps=40),
+                  denoiser=replace(TINY.denoiser, steps=40), t_edit=12)
 
 
 def migvis(*arguments, **kw):
@@ -23,6 +36,16 @@ def migvis(*arguments, **kw):
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
     return simulate_hvm(n_images=120, size=32, subject="M2", seed=5, progress=False).save(tmp_path_factory.mktemp("rec") / "rec.npz")
+
+
+@pytest.fixture(scope="module")
+def fitted(saved, tmp_path_factory):
+    "Folder of a run, its name with a space, and what `migvis fit` printed; its preset takes even less than the tiny one."
+    run = tmp_path_factory.mktemp("fitted") / "my data" / "run"
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(io.StringIO()) as printed:
+        patch.setattr("migvis.support.presets._tiny_preset", lambda: SMALLER)
+        assert main(["fit", "--recording", str(saved), "--out", str(run), "--preset", "tiny", "--device", "cpu", "--quiet"]) == 0
+    return run, printed.getvalue()
 
 
 def test_demo_interrupted_then_finished(tmp_path):
@@ -50,10 +73,9 @@ def test_demo_interrupted_then_finished(tmp_path):
     for change in report["edits"]["change_by_group_and_gamma"].values(): assert list(change.values()) == sorted(change.values())
 
 
-def test_fit_edit_info(tmp_path, saved, capsys):
-    run = tmp_path / "run"
-    assert main(["fit", "--recording", str(saved), "--out", str(run), "--preset", "tiny", "--device", "cpu", "--quiet"]) == 0
-    assert "migvis edit --run" in capsys.readouterr().out
+def test_fit_edit_info(tmp_path, saved, capsys, fitted):
+    run, printed = fitted
+    assert "migvis edit --run" in printed
     edit = ["edit", "--run", str(run), "--original", "1", "2", "--target", "3", "--out", str(tmp_path / "edit.png"), "--groups", "1", "2",
             "--gammas", "0", "0.5", "--steps", "9", "--hold", "1", "0.5", "1", "1", "--save", str(tmp_path / "edit.npz"), "--quiet", "--device", "cpu"]
     assert main(edit) == 0
@@ -61,10 +83,30 @@ def test_fit_edit_info(tmp_path, saved, capsys):
     assert "Group 1 (pose)" in printed and "Group 3" not in printed and str(tmp_path / "edit.png") in printed
     assert Image.open(tmp_path / "edit.png").size[0] > 300
     assert np.load(tmp_path / "edit.npz")["images"].shape == (2, 2, 2, 1, 32, 32)
-    assert main(["info", str(run)]) == 0 and '"preset"' in capsys.readouterr().out
-    drawn = ["figures", "--run", str(run), "--out", str(tmp_path / "figures"), "--only", "figure_3", "figure_8", "--formats", "png", "--quiet", "--device", "cpu"]
+    known = Recording.load(saved)
+    Image.fromarray((known.images[1, 0] * 255).astype(np.uint8)).save(tmp_path / "new.png")
+    np.save(tmp_path / "new.npy", known.responses[1:2])
+    new = ["edit", "--run", str(run), "--new", str(tmp_path / "new.png"), "--target", "3", "--out", str(tmp_path / "edit.png"),
+           "--groups", "1", "--gammas", "0", "0.5", "--steps", "9", "--save", str(tmp_path / "edit.npz"), "--quiet", "--device", "cpu"]
+    assert main([*new, "--responses", str(tmp_path / "new.npy")]) == 0
+    kept = Edits.load(tmp_path / "edit.npz")
+    assert kept.images.shape == (1, 1, 2, 1, 32, 32) and np.abs(kept.originals[0] - known.images[1]).max() < 0.01
+    for bad, told in [([], "--new and --responses go together"), (["--responses", str(tmp_path / "none.npy")], "none.npy"),
+                      (["--responses", str(tmp_path / "wide.npy")], "same 110 units")]:
+        np.save(tmp_path / "wide.npy", known.responses[1:2, :3])
+        capsys.readouterr()
+        assert main(new + bad) == 2 and told in capsys.readouterr().err
+    capsys.readouterr()
+    assert main(["info", str(run), "--json"]) == 0
+    everything = json.loads(capsys.readouterr().out)
+    assert everything["run"]["preset"]["name"] == "tiny" and everything["report"] == json.loads((run / "report.json").read_text())
+    assert main(["info", str(run)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "preset: tiny" and f"  recording:" in lines and max(map(len, lines)) < 100
+    assert not set("{}[]\"") & set("".join(lines)), "lines, not JSON"
+    drawn = ["figures", "--run", str(run), "--out", str(tmp_path / "figures"), "--only", "3", "figure_8", "--formats", "png", "--quiet", "--device", "cpu"]
     assert main(drawn) == 0 and str(tmp_path / "figures" / "figure_8.png") in capsys.readouterr().out
-    assert all(np.asarray(Image.open(tmp_path / "figures" / f"figure_{k}.png").convert("L")).std() > 10 for k in (3, 8))
+    assert all(np.asarray(Image.open(tmp_path / "figures" / f"figure_{k}.png").convert("L")).std() > 10 for k in ("3a", "3b", 8))
     assert main(drawn[:5] + ["--only", "figure_13", "--quiet", "--device", "cpu"]) == 2 and "figure_13" in capsys.readouterr().err
     judged = ["selectivity", "--run", str(run), "--out", str(tmp_path / "judged"), "--pairs", "500", "--quiet", "--device", "cpu"]
     assert main(judged) == 2 and "got 500" in capsys.readouterr().err, "the tiny run has not that many pairs"
@@ -228,10 +270,9 @@ def test_example_pair_comes_from_the_candidates():
     assert _choose_pair(labels.assign(category="x"), candidates) == ([0, 2], 4)
 
 
-def test_commands_to_copy_are_quoted_and_numbers_are_checked(tmp_path, saved, capsys):
-    run = tmp_path / "my data" / "run"
-    assert main(["fit", "--recording", str(saved), "--out", str(run), "--preset", "tiny", "--device", "cpu", "--quiet"]) == 0
-    assert f"migvis edit --run '{run}' --original" in capsys.readouterr().out
+def test_commands_to_copy_are_quoted_and_numbers_are_checked(tmp_path, saved, capsys, fitted):
+    run, printed = fitted
+    assert f"migvis edit --run '{run}' --original" in printed
     common = ["edit", "--run", str(run), "--original", "1", "--target", "3", "--out", str(tmp_path / "e.png"), "--quiet", "--device", "cpu"]
     assert main([*common, "--autoguidance", "2"]) == 2 and "needs a weaker denoiser" in capsys.readouterr().err
     assert main([*common, "--groups", "5"]) == 2 and "group" in capsys.readouterr().err
@@ -279,11 +320,27 @@ def test_supervision_is_named_on_the_command_line():
         with pytest.raises(ValueError, match=told): cli._supervision([bad], labels)
 
 
-def test_latents_are_a_table(saved, tmp_path, capsys):
-    run = tmp_path / "run"
-    assert main(["fit", "--recording", str(saved), "--out", str(run), "--preset", "tiny", "--device", "cpu", "--quiet"]) == 0
+def test_latents_are_a_table(tmp_path, fitted):
+    run, _ = fitted
     assert main(["latents", "--run", str(run), "--out", str(tmp_path / "z.csv"), "--quiet"]) == 0
     table = pd.read_csv(tmp_path / "z.csv")
     assert {"split", "category", "z1.1", "z4.6"} <= set(table) and set(table["split"]) == {"train", "validation", "test"}
     assert main(["explore", "--run", str(run), "--out", str(tmp_path / "x.html"), "--steps", "2", "--quiet"]) == 0
     assert "<script" in (tmp_path / "x.html").read_text()
+
+
+def test_precision_is_that_of_the_denoiser(tmp_path):
+    from migvis.support.presets import get_preset
+    def preset(*more): return _preset_of(_build_parser().parse_args(["fit", "--recording", "x", "--out", "y", "--preset", "paper", *more]))
+    assert preset() == get_preset("paper") and preset("--precision", "bfloat16").denoiser.precision == "bfloat16"
+    assert preset("--precision", "bfloat16").vae == get_preset("paper").vae
+
+
+def test_help_in_the_chapter_is_todays(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "80")
+    stored = {arguments: "".join(output.get("text", "") for output in cell.outputs) for cell in nbformat.read(ROOT / "nbs" / "08_cli.ipynb", 4).cells
+              if cell.cell_type == "code" and not cell.source.startswith("#|") for arguments in re.findall(r"""main\(\[((?:"[\w-]+", )*"--help")\]\)""", cell.source)}
+    assert stored
+    for arguments, text in stored.items():
+        with pytest.raises(SystemExit): main(json.loads(f"[{arguments}]"))
+        assert text.split() == capsys.readouterr().out.split(), f"run the cell of {arguments} in nbs/08_cli again"

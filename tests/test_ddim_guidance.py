@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from migvis import ddim_guidance as dg
-from migvis.denoiser import (Autoguided, Denoiser, NoiseSchedule, build_denoiser, mixture_denoiser,
+from migvis.denoiser import (Autoguided, NoiseSchedule, build_denoiser, mixture_denoiser,
                              _mixture_posterior)
 from migvis.support.encoders import ConvEncoder
 from migvis.infonce import Critics
@@ -38,8 +38,8 @@ def world():
 
 
 def editor_of(world, schedule=SHORT, negatives=None, **settings):
-    "An editor of the small world."
-    settings = EditSettings(**{"n_negatives": 16, "fixed_point": 1} | settings)
+    "An editor of the small world; six of its 18 steps, unless told otherwise."
+    settings = EditSettings(**{"n_negatives": 16, "fixed_point": 1, "steps": 6} | settings)
     return dg.Editor(world["critics"], world["denoiser"], schedule, world["z"][8:] if negatives is None else negatives, settings)
 
 
@@ -589,7 +589,7 @@ def test_shapes(world):
 
 
 def test_gamma_zero_is_the_unguided_round_trip(world):
-    out = small_edit(world, mode="paper", gammas=(0.0, 5.0), fixed_point=4)
+    out = small_edit(world, mode="paper", gammas=(0.0, 5.0), fixed_point=4, steps=18)
     y0 = 2 * world["images"][:2] - 1
     y_t = dg.invert(y0, world["denoiser"], SHORT, 18, 4)
     back = (dg.sample(y_t, world["denoiser"], SHORT, 18) + 1) / 2
@@ -598,7 +598,7 @@ def test_gamma_zero_is_the_unguided_round_trip(world):
     assert all((out[:, g, 1] - out[:, g, 0]).abs().max() > 1e-3 for g in range(3))
 
 
-@pytest.mark.parametrize("how", [{}, dict(eta=0.3), dict(steps=5), dict(noise_seed=3), dict(batch_size=2, recurrence=2)], ids=str)
+@pytest.mark.parametrize("how", [{}, dict(eta=0.3), dict(steps=18), dict(noise_seed=3), dict(batch_size=2, recurrence=2)], ids=str)
 def test_selective_edits_grow_from_the_original(world, how):
     out = small_edit(world, gammas=(0.0, 1e-3, 0.1, 0.5), **how)
     change = (out - world["images"][:2, None, None]).square().mean((-3, -2, -1)).sqrt()
@@ -621,9 +621,10 @@ def test_paper_mode_is_algorithm_1_written_out(world):
         scores = critics.scores(torch.cat([world["z"][5:6], negatives]), (y - (1 - ab[t]) ** 0.5 * eps) / ab[t] ** 0.5)[1, 0]
         (grad,) = torch.autograd.grad(scores.log_softmax(0)[0], y)
         y = step(y, eps - 2.0 * (1 - ab[t]) ** 0.5 * grad, ab[t], ab[t - 1])
-    out = small_edit(world, mode="paper", gammas=(2.0,))[0, 1, 0]
+    how = dict(mode="paper", gammas=(2.0,), steps=None)
+    out = small_edit(world, **how)[0, 1, 0]
     torch.testing.assert_close(out, ((y[0] + 1) / 2).clamp(0, 1).detach(), atol=1e-5, rtol=0)
-    assert torch.equal(out, small_edit(world, mode="paper", gammas=(2.0,), noise_seed=7)[0, 1, 0])
+    assert torch.equal(out, small_edit(world, noise_seed=7, **how)[0, 1, 0])
 
 
 def test_draws_differ_and_images_have_their_own(world):
@@ -712,14 +713,14 @@ def test_projected_guidance_against_its_two_lines(world):
 
 
 def test_projection_in_an_edit(world):
-    plain, projected = (small_edit(world, project=p) for p in (False, True))
+    plain, projected = (small_edit(world, steps=18, project=p) for p in (False, True))
     assert (plain - projected)[:, :, 1].abs().amax((2, 3, 4)).min() > 1e-4
     torch.testing.assert_close(projected[:, :, 0], plain[:, :, 0], atol=1e-6, rtol=0)
-    torch.testing.assert_close(small_edit(world, project=True, batch_size=5), projected, atol=1e-5, rtol=0)
-    free = small_edit(world, project=True, hold=0.0)
-    torch.testing.assert_close(free, small_edit(world, hold=0.0), atol=1e-4, rtol=0) # nothing is held: nothing to project
-    assert torch.isfinite(small_edit(world, project=True, copies=2)).all()
-    with pytest.raises(ValueError, match="scale"): small_edit(world, project=True, scale="none")
+    torch.testing.assert_close(small_edit(world, steps=18, project=True, batch_size=5), projected, atol=1e-5, rtol=0)
+    free = small_edit(world, steps=18, project=True, hold=0.0)
+    torch.testing.assert_close(free, small_edit(world, steps=18, hold=0.0), atol=1e-4, rtol=0) # nothing is held: nothing to project
+    assert torch.isfinite(small_edit(world, steps=18, project=True, copies=2)).all()
+    with pytest.raises(ValueError, match="scale"): small_edit(world, steps=18, project=True, scale="none")
     with pytest.raises(TypeError, match="parts"): dg.guidance_gradient(randn(2, 1), 5, mixture_denoiser(torch.zeros(1, 1), 0.4, SHORT), SHORT, lambda y0, y, t: y.sum(1), project=True)
 
 
@@ -817,7 +818,7 @@ def test_a_misspelt_option_is_refused(world):
 
 
 def test_all_times_and_strides(world):
-    for kw in (dict(t_edit=20), dict(t_edit=1), dict(t_edit=18, steps=6)):
+    for kw in (dict(t_edit=20, steps=None), dict(t_edit=1, steps=1), dict(t_edit=18)):
         assert torch.isfinite(small_edit(world, gammas=(0.5,), groups=[0], **kw)).all()
 
 

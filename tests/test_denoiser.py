@@ -237,6 +237,18 @@ def test_presets_build_with_wide_heads(name):
     assert not config.attention or unet.mid_block.attentions[0].heads * 32 == lowest
 
 
+def test_the_paper_preset_is_the_nearest_network_with_the_published_widths():
+    "The paper's 35.7 million are those of another package's U-Net; attention in the middle is common to both."
+    paper, sizes = get_preset("paper").denoiser, {}
+    assert (paper.width, paper.multipliers, paper.patch, paper.attention) == (64, (1, 2, 4, 8), 1, True)
+    for layers in (1, 2):
+        for levels in (0, 1):
+            with torch.device("meta"): unet = dn._build_unet(replace(paper, layers=layers, attention_levels=levels))
+            sizes[layers, levels] = sum(p.numel() for p in unet.parameters()) / 1e6
+    assert min(sizes, key=lambda key: abs(sizes[key] - 35.7)) == (paper.layers, paper.attention_levels)
+    assert sizes[1, 0] == pytest.approx(39.70, abs=0.01)
+
+
 def test_attention_in_the_lowest_resolutions_and_widths_between_whole_multiples():
     config = replace(SMALL, width=16, multipliers=(1, 1.5, 2), attention=True, attention_levels=2)
     denoiser = build_denoiser(config)
@@ -332,6 +344,26 @@ def test_interrupted_training_ends_with_the_same_weights(tmp_path, trained):
         with pytest.raises(ValueError): train(checkpoint=tmp_path, **change)
 
 
+def test_the_losses_of_a_resumed_training_are_those_of_an_unbroken_one(tmp_path):
+    "At every step, with validation in between."
+    settings = dict(log_every=1, checkpoint_every=5)
+    with pytest.raises(InterruptedError): train(checkpoint=tmp_path, callback=stop_at(12), **settings)
+    resumed, unbroken = train(checkpoint=tmp_path, **settings), train(**settings)
+    assert resumed.resumed_from == 10 and len(unbroken.history) == SMALL.steps
+    assert resumed.history.equals(unbroken.history)
+
+
+def test_training_leaves_its_pictures_alone_and_bytes_train_as_floats_do():
+    pixels = (255 * bars()).round().to(torch.uint8)
+    trained = []
+    for images in (pixels.clone(), pixels.float() / 255, (pixels.float() / 255).numpy()):
+        before = copy.deepcopy(images)
+        trained.append(list(train(images=images, config=replace(SMALL, steps=4)).model.parameters()))
+        assert type(images) is type(before) and (images == before).all()
+    for weights in trained[1:]:
+        for a, b in zip(trained[0], weights): close(a, b, atol=1e-5, rtol=1e-4)
+
+
 def begun_elsewhere(folder, factor):
     "Rewrite the checkpoints as those of a machine whose sums over the pixels differ."
     for path in _list_checkpoints(folder):
@@ -369,7 +401,7 @@ def test_own_denoiser_and_bfloat16():
         train(images=torch.zeros(8, 1, 32, 32), config=replace(SMALL, image_size=32), denoiser=denoiser)
 
 
-@pytest.mark.parametrize("bad", [torch.zeros(4, 16, 16), torch.zeros(4, 3, 16, 16), torch.zeros(4, 1, 8, 8),
+@pytest.mark.parametrize("bad", [torch.zeros(4, 16, 16), torch.zeros(4, 1, 16, 8), torch.zeros(4, 1, 8, 8),
                                  torch.full((4, 1, 16, 16), 1.5), torch.full((4, 1, 16, 16), math.nan),
                                  torch.zeros(0, 1, 16, 16)])
 def test_images_that_do_not_fit_are_refused(bad):

@@ -1,5 +1,4 @@
 """The documentation, as far as it can be built without Quarto: pages, links, anchors, pictures, and no request to another host."""
-import json
 import os
 import re
 import shutil
@@ -19,6 +18,8 @@ from PIL import Image
 
 from migvis.show.frames import _Album, Choices, precompute
 from migvis.show.page import to_html
+from migvis.simulate.pretrained import load_pretrained
+from migvis.support.files import digest_weights
 from tests import make_readme, offline
 from tests.conftest import ROOT
 from tools import draw_front
@@ -114,6 +115,29 @@ def test_links_between_pages_lead_somewhere(pages, site):
             if place and target.endswith(".ipynb"): assert place in known[there[:-6]], f"{name}: {link} is none of {sorted(known[there[:-6]])}"
 
 
+def shown_texts(page: Path) -> list[str]:
+    "Markdown of a processed page: prose, and what cells show."
+    cells = nbformat.read(page, 4).cells
+    return [c.source for c in cells if c.cell_type == "markdown"] + [
+        o.data["text/markdown"] for c in cells for o in c.get("outputs", []) if "text/markdown" in o.get("data", {})]
+
+
+def test_links_that_nbdev_makes_lead_to_a_heading(pages):
+    "A name in backquotes is linked to its documentation. Names that have none there stand in double backquotes, with spaces."
+    named = {(page.parent.relative_to(pages) / re.search(r"^output-file: (\S+)", nbformat.read(page, 4).cells[0].source, re.M)[1]).as_posix(): page
+             for page in pages.rglob("*.ipynb")}
+    known = {name: {place.lower() for place in anchors(page)} for name, page in named.items()}
+    links = {(page.name, *found) for page in named.values() for text in shown_texts(page)
+             for found in re.findall(re.escape(make_readme.site()) + r"/([\w/]+\.html)#([\w.-]+)", text)}
+    assert len(links) > 50 and {link for link in links if link[2].lower() not in known.get(link[1], ())} == set()
+
+
+def test_links_within_a_page_lead_to_a_heading(pages):
+    for page in pages.rglob("*.ipynb"):
+        linked = {place for text in shown_texts(page) for place in re.findall(r"\]\(#([\w.-]+)\)", text)}
+        assert linked <= anchors(page), page.name
+
+
 def test_no_link_is_made_of_a_name_that_becomes_a_link_itself(pages):
     "A name in backquotes is linked to its documentation, and a link within a link is none."
     for page in pages.rglob("*.ipynb"):
@@ -162,7 +186,7 @@ def test_pictures_are_there_and_say_what_they_show(pages, site):
     for name, text in site.items():
         for source, alternative in Parts(text).pictures:
             if source.startswith("data:image/"): continue
-            assert (pages / source).is_file() and alternative, f"{name}: {source}"
+            assert ((pages / name).parent / source).is_file() and alternative, f"{name}: {source}"
 
 def test_front_picture_comes_from_the_shipped_weights():
     assert Image.open(draw_front.PICTURE).text["weights"] == draw_front.weights_digest()
@@ -204,6 +228,83 @@ def test_alt_texts_reach_the_pages(pages):
 def test_pages_about_figures_hold_figures(site):
     for name, least in {"index": 2, "06_figures": 10, "results/03_comparison": 3}.items():
         assert len(Parts(site[name]).pictures) >= least, name
+
+
+# The paper's figures
+
+PAPER = [f"Figure {k}{part}" for k in (1, 3, 4, 6, 7, 11, 12) for part in "AB"] + [f"Figure {k}" for k in (2, 5, 8, 9, 10)] + [f"Table {k}" for k in (1, 2, 3, 4)]
+ABSENT = {"Figure 5", "Figure 9", "Figure 10"}  # not made for the run of these pages; they say by which command
+PAGES = [ROOT / "nbs" / "results" / f"{name}.ipynb" for name in ("09_paper_figures", "10_paper_tables")]
+
+
+def captioned(notebook) -> dict[str, str]:
+    "What stands below each picture or table of a page: figure -> caption."
+    found = {}
+    for cell in (cell for cell in notebook.cells if cell.cell_type == "code"):
+        data = [output.get("data", {}) for output in cell.outputs]
+        shown = any("image/png" in one or "<table" in one.get("text/html", "") for one in data)
+        for text in (one["text/markdown"] for one in data if "text/markdown" in one):
+            if shown and (named := re.match(r"\*\*((?:Figure|Table) \w+)\.", text)): found[named[1]] = text
+    return found
+
+
+@pytest.fixture(scope="module")
+def shown_of_the_paper():
+    return {name: caption for page in PAGES for name, caption in captioned(nbformat.read(page, 4)).items()}
+
+
+def test_every_figure_and_table_of_the_paper_is_shown(shown_of_the_paper):
+    assert set(PAPER) - set(shown_of_the_paper) == ABSENT
+    for name in ABSENT: # what is missing is said where one looks for it
+        said = [cell.source for page in PAGES for cell in nbformat.read(page, 4).cells if cell.source.startswith(f"## {name}:")]
+        assert len(said) == 1 and "not made for this run: `migvis compare" in said[0]
+
+
+def test_captions_say_preset_seed_and_the_digest_of_the_shipped_denoiser(shown_of_the_paper):
+    digest = digest_weights(load_pretrained("demo", "cpu")[0])
+    for name, caption in shown_of_the_paper.items():
+        assert f"weights of the denoiser {digest}" in caption and "demo preset" in caption and re.search(r"seeds? \d", caption), f"{name}: {caption}"
+
+
+def test_a_caption_without_a_picture_is_not_taken_for_one():
+    below = nbformat.v4.new_output("display_data", {"text/markdown": "**Figure 4A.** Edits; weights 0."})
+    picture = nbformat.v4.new_output("display_data", {"image/png": "AA=="})
+    cells = [nbformat.v4.new_code_cell("show()", outputs=outputs) for outputs in ([below], [picture, below])]
+    assert [len(captioned(nbformat.v4.new_notebook(cells=[cell]))) for cell in cells] == [0, 1]
+
+
+# What a reader meets in a notebook
+
+REFUSED = r"\\(?:rm|bf|it|sf|tt|cal|text(?:bf|it)?sc)\b"  # commands that pandoc's MathML does not know
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_maths_can_be_set_by_pandoc(path):
+    prose = "\n".join(cell.source for cell in nbformat.read(path, 4).cells if cell.cell_type == "markdown")
+    assert re.findall(REFUSED, re.sub(r"```.*?```|`[^`]*`", "", prose, flags=re.S)) == []
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_outputs_hold_no_warnings_and_no_errors(path):
+    outputs = [o for cell in nbformat.read(path, 4).cells if cell.cell_type == "code" for o in cell.outputs]
+    assert [o for o in outputs if o.output_type == "error" or o.get("name") == "stderr"] == []
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_what_a_cell_needs_from_outside_is_said_in_words(path):
+    notebook = nbformat.read(path, 4)
+    words, code = ("\n".join(cell.source for cell in notebook.cells if cell.cell_type == kind) for kind in ("markdown", "code"))
+    needed = {name for name in ("MIGVIS_RUN", "MIGVIS_REALDATA") if f'"{name}"' in code} | set(re.findall(r"""environ\[["'](\w+)""", code))
+    assert {name for name in needed if name not in words} == set()
+    assert "environ[\"MIGVIS_RUN\"]" not in code, "where it is not set, the demo's folder is the run"
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "nbs" / "tutorials").glob("*.ipynb")), ids=lambda p: p.stem)
+def test_tutorials_open_in_colab_and_install_from_the_repository(path):
+    cells, place = nbformat.read(path, 4).cells, path.relative_to(ROOT).as_posix()
+    assert f"https://colab.research.google.com/github/migvis/migvis/blob/main/{place}" in cells[1].source
+    install, first = (next(i for i, c in enumerate(cells) if text in c.source) for text in ("git+https://github.com/migvis/migvis", "from migvis"))
+    assert install < first
 
 
 # No request to another host

@@ -184,6 +184,8 @@ def every_figure():
     yield "consistency", figures.plot_consistency(shares, intervals.assign(gamma=[0, 1]), ODD)
     yield "null", figures.plot_null(null, ODD)
     yield "draws", figures.plot_draws(images[:1], images[None, 1:], [ODD], ODD)
+    yield "recorded", figures._plot_recorded(images, rng.normal(size=(4, 9)), [ODD] * 4, ODD)
+    yield "bars", figures._plot_bars(intervals.assign(method=[ODD, "b"], quantity="reached"), "method", ODD)
 
 
 def test_every_figure_fits_a_page_is_legible_and_draws_names_as_text(tmp_path):
@@ -195,6 +197,38 @@ def test_every_figure_fits_a_page_is_legible_and_draws_names_as_text(tmp_path):
         odd = [text for text in written(figure) if "frac" in text.get_text()]
         assert odd and not any(text.get_parse_math() for text in odd), name
         plt.close(figure)
+
+
+def test_units_are_joined_to_what_they_tell_most_about():
+    z = pd.DataFrame({"a": [20.0, 9.0, 4.0, 0.0], "b": [0.0, 5.0, 2.9, 10.0]})
+    figure = figures.plot_mixed_selectivity(z, "made up")
+    joined = {(round(3 * line.get_xdata()[0]), "ab"[int(line.get_xdata()[1] > 0.5)]) for line in figure.axes[0].lines}
+    assert joined == {(0, "a"), (1, "b"), (3, "b")}, "half of the best unit's score or more"
+    widths = sorted(line.get_linewidth() for line in figure.axes[0].lines)
+    assert widths == pytest.approx([2.5 / 4, 2.5, 2.5])
+    assert any("4 units; 1 tell about more than one attribute" in text and "made up" in text for text in (t.replace("\n", " ") for t in texts(figure)))
+
+
+def test_responses_stand_below_their_images():
+    images, responses = rng.random((3, 1, SIDE, SIDE)), rng.normal(size=(3, 5))
+    figure = figures._plot_recorded(images, responses, list("abc"))
+    heat = next(ax for ax in figure.axes if ax.images and np.shape(ax.images[0].get_array()) == (5, 3))
+    np.testing.assert_array_equal(heat.images[0].get_array(), responses.T)
+    grid = figure.axes[0].get_position()
+    assert grid.x0 == pytest.approx(heat.get_position().x0) and grid.x1 == pytest.approx(heat.get_position().x1)
+    for a, b in zip(pictures(figure), images): np.testing.assert_allclose(a, b[0], rtol=1e-6)
+
+
+def test_bars_are_as_long_as_their_values_and_do_not_overlap():
+    keys = [(g, m, q) for g in ("g1", "g2") for m in ("one", "two") for q in ("reached", "kept")]
+    table = pd.DataFrame(keys, columns=["group", "method", "quantity"]).assign(value=rng.random(8))
+    figure = figures._plot_bars(table.assign(low=table["value"] - 0.1, high=table["value"] + 0.2), "method")
+    for ax, (group, rows) in zip(figure.axes, table.groupby("group")):
+        bars = [bar for container in ax.containers if hasattr(container, "patches") for bar in container.patches]
+        assert sorted(bar.get_width() for bar in bars) == pytest.approx(sorted(rows["value"]))
+        edges = sorted((bar.get_y(), bar.get_y() + bar.get_height()) for bar in bars)
+        assert all(a[1] <= b[0] + 1e-9 for a, b in zip(edges, edges[1:]))
+    assert {"one", "two", "reached", "kept", "g1", "g2"} <= set(texts(figure))
 
 
 def test_draws_stand_beside_their_mean_and_its_change():

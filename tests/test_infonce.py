@@ -4,7 +4,6 @@ import math
 import sys
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
 
@@ -16,7 +15,7 @@ from migvis.infonce import (Critics, _ScoreInputs, _Watch, _add_noise, _candidat
 from migvis.support.encoders import (ConvEncoder, DenoiserEncoder, DINOEncoder, _level_features,
                                      _middle_features)
 from migvis.support.presets import CriticConfig, DenoiserConfig
-from migvis.support.training import generator, _list_checkpoints
+from migvis.support.training import generator
 from migvis.support.files import save_tensors
 
 QUIET = {"device": "cpu", "progress": False}
@@ -277,7 +276,7 @@ def test_level_features_are_finite_and_tell_levels_apart():
 
 @pytest.mark.parametrize("call, message", [
     (lambda c, y, z: c(z[:, :5], y), "6 dimensions"),
-    (lambda c, y, z: c(z, y[:, :, :8]), r"\(n, 1, 16, 16\)"),
+    (lambda c, y, z: c(z, y[:, :, :8]), r"\(n, C, 16, 16\)"),
     (lambda c, y, z: c(z, y, t=21), "between 0 and 20"),
     (lambda c, y, z: c(z, y, t=-1), "between 0 and 20"),
     (lambda c, y, z: c(z, y, t=torch.tensor([1, 2])), "one for each of the 5"),
@@ -416,7 +415,7 @@ def test_training_refuses(small):
     nan[3, 1] = math.nan
     for args, message in {
         (images[:50], mean): "n = 50", (images, (mean, log_var[:, :2])): "log_var", (images, nan): "finite",
-        (images * 3, mean): r"\[-1, 1\]", (images[:, 0], mean): r"\(n, 1, H, H\)", (images[:1], mean[:1]): "at least 2",
+        (images * 3, mean): r"\[-1, 1\]", (images[:, 0], mean): r"\(n, C, H, H\)", (images[:1], mean[:1]): "at least 2",
         (images, mean, (2, 2)): "between 0 and 2", (images[..., :6], mean): "images must be square",
     }.items():
         with pytest.raises(ValueError, match=message): train(*args)

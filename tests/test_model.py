@@ -24,7 +24,9 @@ from migvis.data import Split, _recording_fingerprint
 from migvis.measure.report import _report_vae
 from migvis.model import Edits, _as_indices, _check_preset, _denoiser_for, _judge_for
 from migvis.support.runs import run_lock, claim_folder
+from migvis.show.frames import _grid_of_edits
 from migvis.simulate.pretrained import _pretrained_for, load_pretrained
+from migvis.support.images import resize_images
 from migvis.support.presets import get_preset
 from migvis.vae import Continuous, fit_vae
 
@@ -313,9 +315,9 @@ def test_an_image_size_no_critic_can_see_is_refused_early(recording, tmp_path):
 
 def test_training_goes_on_from_shipped_weights(tmp_path):
     demo, tiny = get_preset("demo"), get_preset("tiny")
-    short = replace(demo, vae=tiny.vae, critic=replace(tiny.critic, steps=5),
+    short = replace(demo, vae=replace(tiny.vae, steps=10), critic=replace(tiny.critic, steps=5),
                     denoiser=replace(demo.denoiser, steps=1, batch_size=4, lr=1e-6, ema=0.0, precision="float32"))
-    photographs = simulate_hvm(200, size=64, seed=3, background="natural", progress=False)
+    photographs = simulate_hvm(80, size=64, seed=3, background="natural", progress=False)
     model = MIGVis(short, device="cpu").fit(photographs, out=tmp_path, start="demo", progress=False)
     shipped = load_pretrained("demo", "cpu")[0].state_dict()
     moved = [(v - shipped[k]).abs().max() for k, v in model.denoiser.state_dict().items()]
@@ -428,6 +430,47 @@ def test_damaged_runs(folder, damage, error, match):
 ])
 def test_bad_edits_are_refused(run, bad, error, match):
     with pytest.raises(error, match=match): run.edit(**{"original": 0, "target": 1, "gammas": (0.0, 1.0), "progress": False} | bad)
+
+
+@pytest.mark.parametrize("mode", ["paper", "selective"])
+def test_a_known_image_given_as_an_array_is_edited_the_same(run, mode):
+    numbers = list(run.split.test[:2])
+    options = dict(target=int(run.split.test[3]), groups=[1, 3], gammas=(0.0, 1.0), settings=mode, progress=False)
+    known = run.edit(numbers, **options)
+    new = run.edit(run.recording.images[numbers], latents=run.latents()[numbers], **options)
+    assert np.array_equal(new.images, known.images) and np.array_equal(new.originals, known.originals)
+    assert new.original_index is None and new.target_index == known.target_index
+
+
+def test_a_new_image_starts_from_latents_of_its_responses(run, recording, tmp_path):
+    picture = np.random.default_rng(0).random((1, 64, 64)).astype(np.float32) # of another size
+    responses = recording.responses[:1] + 0.5
+    latents = run.transform(responses)
+    edits = run.edit(picture, 1, groups=2, gammas=(0.0, 1.0), latents=latents[0], progress=False)
+    assert edits.images.shape == (1, 1, 2, 1, 32, 32)
+    np.testing.assert_allclose(edits.originals[0], resize_images(picture[None], 32)[0])
+    along = run.edit(picture[0], {2: np.ones(6)}, gammas=(-1.0, 0.0, 1.0), latents=latents, progress=False)
+    assert along.images.shape[2] == 3 and along.round_trip_rmse() < 1e-5
+    loaded = Edits.load(edits.save(tmp_path / "new.npz"))
+    assert np.array_equal(loaded.originals, edits.originals) and loaded.original_index is None
+    grid = _grid_of_edits(edits)
+    assert grid.choices.album.names == ("new image 1", "image 1")
+    assert np.array_equal(grid.choices.album.image(-1), edits.originals[0])
+
+
+@pytest.mark.parametrize("original, latents, match", [
+    (np.zeros((1, 32, 32)), None, r"new images need their latents.*model.transform\(responses\)"),
+    (0, np.zeros(24), "latents= belong to new images"),
+    (np.zeros((2, 1, 32, 32)), np.zeros((1, 24)), "2 new images, but latents of 1"),
+    (np.zeros((1, 32, 32)), np.zeros(23), "latents must have 24 latents each"),
+    (np.zeros((1, 32, 32)), np.full(24, np.nan), "latents must be finite"),
+    (np.zeros((2, 3, 32, 32)), np.zeros((2, 24)), "images must be grey"),
+    (np.full((1, 32, 32), 2.0), np.zeros(24), r"images must lie in \[0, 1\]"),
+    (np.zeros((1, 32, 40)), np.zeros(24), "would be stretched"),
+    (np.zeros((2, 32), int), np.zeros(24), "images must be uint8 or floats"),
+])
+def test_new_images_that_do_not_fit_are_refused(run, original, latents, match):
+    with pytest.raises(ValueError, match=match): run.edit(original, 1, latents=latents, progress=False)
 
 
 def test_unfitted_and_wrong_input(recording):
@@ -775,3 +818,11 @@ def test_a_split_of_ones_own_is_kept(recording, tmp_path):
     assert again.split.digest() == split.digest() and np.array_equal(again.split.test, split.test)
     for bad in (Split(order[:80], order[70:95], order[95:]), Split(order[:80], order[:0], order[80:])):
         with pytest.raises(ValueError, match="none of them twice"): model.fit(recording, split=bad, progress=False)
+
+
+def test_only_the_denoiser_is_compiled_and_it_does_not_decide_what_a_run_is(recording, run, tmp_path, monkeypatch):
+    compiled = []
+    monkeypatch.setattr(torch, "compile", lambda network, mode=None: (compiled.append((type(network).__name__, mode)), network)[1])
+    again = MIGVis(SMALL, seed=1, device="cpu").fit(recording, out=tmp_path / "run", compile="default", progress=False)
+    assert compiled == [("Denoiser", "default")]
+    assert again.identity(again.recording) == run.identity(run.recording)

@@ -219,3 +219,11 @@ def test_nothing_unpickles():
     for module in MODULES:
         text = module.read_text(encoding="utf-8")
         assert not re.search(r"^\s*(import|from) pickle|pickle\.(load|dump)|torch\.load\(|allow_pickle=True", text, re.M), module.name
+
+
+def test_no_name_is_used_that_nobody_defined():
+    "Slow cells run in no test, so a name that lost its import would be found by a reader."
+    command = [sys.executable, "-m", "ruff", "check", "--isolated", "--select", "F821", "--output-format", "concise",
+               "nbs", "migvis", "tests", "tools", "benchmarks"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stdout

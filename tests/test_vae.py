@@ -1,4 +1,5 @@
-"Neural VAE: shapes, terms against distributions, labels, ensembles against single models, fitting, files, bad input."
+("Neural VAE: shapes, terms against distributions, labels, ensembles against single models, fitting, files, "
+ "bad input.")
 import warnings
 from dataclasses import replace
 
@@ -15,10 +16,10 @@ from migvis.data import Recording, Standardizer
 from migvis.partial_correlation import GroupPenalty, _log_ratio, _is_weights, partial_correlation
 from migvis.support.labels import POSE_AND_CATEGORY, Categorical, Continuous, _label_codes
 from migvis.support.presets import VAEConfig
-from migvis.vae import (PAPER, _PRIOR_ANCHOR, _PRIOR_LOG_VAR, _WEIGHTS, FittedVAE, NeuralVAE, _Targets,
-                        _config_weights, _dimension_pairs, _gaussian_kl, _leak, _log_likelihood, _make_objective,
-                        _member_table, _negative_objective, _posterior_activity, _prior_kl, _seeded_ensemble,
-                        _take_members, elbo_terms)
+from migvis.vae import (PAPER, _PRIOR_ANCHOR, _PRIOR_LOG_VAR, _WEIGHTS, FittedVAE, NeuralVAE,
+                        _Targets, _config_weights, _dimension_pairs, _gaussian_kl, _leak, _log_likelihood,
+                        _make_objective, _member_table, _negative_objective, _posterior_activity, _prior_kl,
+                        _seeded_ensemble, _take_members, elbo_terms)
 
 SMALL = VAEConfig(groups=(3, 3, 2), hidden=24, steps=300, batch_size=64, lr=5e-3, beta=0.5)
 
@@ -33,14 +34,17 @@ def toy_recording(n=400, n_units=15, seed=0, counts=False) -> Recording:
     category, angles = rng.integers(0, 4, n), rng.uniform(-90, 90, (n, 3))
     features = np.c_[np.eye(4)[category] * 2, angles / 50]
     drive = features @ np.random.default_rng(99).standard_normal((features.shape[1], n_units)) * 0.6
-    responses = rng.poisson(np.exp(0.5 * drive + 1)) if counts else drive + 0.3 * rng.standard_normal((n, n_units))
-    labels = pd.DataFrame({"category": [f"c{c}" for c in category], "rxy": angles[:, 0], "rxz": angles[:, 1], "ryz": angles[:, 2]})
+    responses = rng.poisson(np.exp(0.5 * drive
+                                   + 1)) if counts else drive + 0.3 * rng.standard_normal((n, n_units))
+    labels = pd.DataFrame({"category": [f"c{c}" for c in category], "rxy": angles[:, 0], "rxz": angles[:, 1],
+                           "ryz": angles[:, 2]})
     return Recording(np.zeros((n, 1, 2, 2), np.float32), responses, labels, simulated=True)
 
 
 @pytest.fixture(scope="module")
 def fitted():
-    return fit_vae(toy_recording(), toy_recording(100, seed=1), SMALL, seeds=2, variants=ablation(SMALL), device="cpu", progress=False)
+    return fit_vae(toy_recording(), toy_recording(100, seed=1), SMALL, seeds=2, variants=ablation(SMALL),
+                   device="cpu", progress=False)
 
 
 def test_single_model_of_the_paper():
@@ -113,7 +117,8 @@ def test_terms_agree_with_torch_distributions():
     expected = Normal(output, torch.exp(log_noise / 2)).log_prob(target).sum(-1)
     assert torch.allclose(_log_likelihood("gaussian", output, target, log_noise), expected, atol=1e-5)
     counts = torch.randint(0, 9, (6, 4)).float()
-    assert torch.allclose(_log_likelihood("poisson", output, counts, log_noise), Poisson(output.exp()).log_prob(counts).sum(-1), atol=1e-4)
+    assert torch.allclose(_log_likelihood("poisson", output, counts, log_noise),
+                          Poisson(output.exp()).log_prob(counts).sum(-1), atol=1e-4)
     mean, log_var = torch.randn(6, 5), torch.randn(6, 5)
     expected = kl_divergence(Normal(mean, torch.exp(log_var / 2)), Normal(0.0, 1.0))
     assert torch.allclose(_gaussian_kl(mean, log_var), expected, atol=1e-5)
@@ -127,7 +132,8 @@ def test_elbo_terms_of_an_ensemble_against_single_models():
     targets = _Targets(x, x, tuple(code.encode(recording.labels) for code in codes))
     noise = torch.randn(2, 32, 6)
     together = elbo_terms(ensemble, targets, noise, codes, n_data=200, penalty=GroupPenalty())
-    assert set(together) == {"reconstruction", "label:rxy+rxz+ryz", "label:category", "kl", "kl_free", "kl_prior", "pc", "leak"}
+    assert set(together) == {"reconstruction", "label:rxy+rxz+ryz", "label:category", "kl", "kl_free",
+                             "kl_prior", "pc", "leak"}
     for member in range(2):
         single = _take_members(ensemble, member)
         alone = elbo_terms(single, targets, noise[member], codes, n_data=200, penalty=GroupPenalty())
@@ -148,10 +154,12 @@ def plain_loss(model, targets, noise, codes, n_data, beta, label_weight):
     loss = -Normal(model.decode(z), torch.exp(model.log_noise / 2)).log_prob(targets.response).sum(-1).mean()
     loss = loss + kl_divergence(Normal(mean, scale), Normal(0.0, 1.0)).sum(-1).mean()
     angles, category = model.predict(z)
-    score = -0.5 * ((angles - targets.labels[0]) ** 2).sum(-1) + CategoricalDistribution(logits=category).log_prob(targets.labels[1])
+    score = -0.5 * ((angles - targets.labels[0]) ** 2).sum(-1) + CategoricalDistribution(
+        logits=category).log_prob(targets.labels[1])
     pairs = Normal(mean, scale).log_prob(z[:, None]).split(model.groups, -1)
     log_density = torch.stack([part.sum(-1) for part in pairs])
-    return loss - label_weight * score.mean() + beta * _log_ratio(log_density, _is_weights(len(z), n_data).log()).mean()
+    return loss - label_weight * score.mean() + beta * _log_ratio(log_density,
+                                                                  _is_weights(len(z), n_data).log()).mean()
 
 
 def test_losses_and_gradients_of_an_ensemble_equal_those_of_single_models():
@@ -163,29 +171,35 @@ def test_losses_and_gradients_of_an_ensemble_equal_those_of_single_models():
     beta, label_weight = torch.tensor([0.0, 0.0, 0.4, 0.4]), torch.tensor([0.0, 2.0, 0.0, 2.0])
     ensemble = _seeded_ensemble([0, 1, 2, 0], 15, (3, 4, 2), 8, heads)
     noise = torch.randn(4, 24, 9, generator=torch.Generator().manual_seed(0))
-    together = _negative_objective(elbo_terms(ensemble, targets, noise, codes, 200, pc_members=slice(2, 4), penalty=GroupPenalty()), codes,
-                                  PAPER | {"beta": beta, "label_weight": label_weight})
+    together = _negative_objective(elbo_terms(ensemble, targets, noise, codes, 200, pc_members=slice(2, 4),
+                                              penalty=GroupPenalty()), codes,
+                                   PAPER | {"beta": beta, "label_weight": label_weight})
     together.sum().backward()
     for member in range(4):
         for method in ("ours", "plain"):
             single = _take_members(ensemble, member)
             if method == "plain":
-                loss = plain_loss(single, targets, noise[member], codes, 200, beta[member], label_weight[member])
+                loss = plain_loss(single, targets, noise[member], codes, 200, beta[member],
+                                  label_weight[member])
             else:
                 weights = PAPER | {"beta": beta[member], "label_weight": label_weight[member]}
-                loss = _negative_objective(elbo_terms(single, targets, noise[member], codes, 200, penalty=GroupPenalty()), codes, weights)
+                loss = _negative_objective(elbo_terms(single, targets, noise[member], codes, 200,
+                                                      penalty=GroupPenalty()), codes, weights)
             loss.backward()
             assert torch.allclose(loss, together[member], rtol=1e-5, atol=1e-4)
             for (name, found), expected in zip(single.named_parameters(), ensemble.parameters()):
-                assert torch.allclose(found.grad, expected.grad[member], rtol=1e-4, atol=1e-5), (member, method, name)
+                assert torch.allclose(found.grad, expected.grad[member], rtol=1e-4, atol=1e-5), (member,
+                                                                                                 method, name)
 
 
 @pytest.mark.parametrize("lead", [(), (3,)])
 def test_gradient_of_the_gaussian_likelihood(lead):
-    draw = lambda *shape: torch.randn(*lead, *shape, dtype=torch.float64, generator=torch.Generator().manual_seed(len(shape) + shape[0]))
+    draw = lambda *shape: torch.randn(*lead, *shape, dtype=torch.float64,
+                                      generator=torch.Generator().manual_seed(len(shape) + shape[0]))
     output, log_noise = draw(5, 4).requires_grad_(), draw(1, 4).requires_grad_()
     target = torch.randn(5, 4, dtype=torch.float64)
-    assert torch.autograd.gradcheck(lambda o, s: _log_likelihood("gaussian", o, target, s), (output, log_noise))
+    assert torch.autograd.gradcheck(lambda o, s: _log_likelihood("gaussian", o, target, s),
+                                    (output, log_noise))
     shared = torch.zeros(1, 4, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(lambda s: _log_likelihood("gaussian", output.detach(), target, s), shared)
     narrow = torch.full((1, 4), -9.0, dtype=torch.float64, requires_grad=True)
@@ -199,22 +213,29 @@ def test_partial_correlation_of_some_members_only():
     x = torch.as_tensor(recording.responses)
     noise = torch.randn(3, 16, 6)
     every = elbo_terms(ensemble, _Targets(x, x, ()), noise, (), 50, penalty=GroupPenalty())
-    some = elbo_terms(ensemble, _Targets(x, x, ()), noise, (), 50, pc_members=torch.tensor([2]), penalty=GroupPenalty())
+    some = elbo_terms(ensemble, _Targets(x, x, ()), noise, (), 50, pc_members=torch.tensor([2]),
+                      penalty=GroupPenalty())
     assert torch.isnan(some["pc"][:2]).all() and torch.allclose(some["pc"][2], every["pc"][2], atol=1e-4)
     for which in (slice(1, 3), torch.tensor([2, 0])):
-        part = elbo_terms(ensemble, _Targets(x, x, ()), noise, (), 50, pc_members=which, penalty=GroupPenalty())["pc"]
-        assert torch.allclose(part[which], every["pc"][which], atol=1e-4) and int(torch.isnan(part).sum()) == 1
-    assert torch.isnan(elbo_terms(ensemble, _Targets(x, x, ()), noise, (), 50, pc_members=slice(0, 0), penalty=GroupPenalty())["pc"]).all()
+        part = elbo_terms(ensemble, _Targets(x, x, ()), noise, (), 50, pc_members=which,
+                          penalty=GroupPenalty())["pc"]
+        assert torch.allclose(part[which], every["pc"][which],
+                              atol=1e-4) and int(torch.isnan(part).sum()) == 1
+    assert torch.isnan(elbo_terms(ensemble, _Targets(x, x, ()), noise, (), 50, pc_members=slice(0, 0),
+                                  penalty=GroupPenalty())["pc"]).all()
     loss = _negative_objective(some, (), PAPER | {"beta": torch.tensor([0.0, 0.0, 2.0])})
-    assert torch.allclose(loss[2], -every["reconstruction"][2] + every["kl"][2] + 2 * every["pc"][2], atol=1e-3)
+    assert torch.allclose(loss[2],
+                          -every["reconstruction"][2] + every["kl"][2] + 2 * every["pc"][2], atol=1e-3)
     assert torch.isfinite(loss).all()
 
 
-@pytest.mark.parametrize("beta, expected", [([0, 0, 1, 2], slice(2, 4)), ([1, 1], slice(0, 2)), ([0, 0], slice(0, 0)), ([1, 0, 1], [0, 2])])
+@pytest.mark.parametrize("beta, expected", [([0, 0, 1, 2], slice(2, 4)), ([1, 1], slice(0, 2)),
+                                            ([0, 0], slice(0, 0)), ([1, 0, 1], [0, 2])])
 def test_members_with_a_penalty_are_a_slice_where_they_are_neighbours(beta, expected):
     table = pd.DataFrame({"variant": "v", "seed": 0} | {name: 0.0 for name in _WEIGHTS} | {"beta": beta})
     recording = toy_recording(10)
-    found = _make_objective((recording, recording), table, Standardizer.fit(recording.responses), (), "gaussian", None, 10, torch.device("cpu")).pc_members
+    found = _make_objective((recording, recording), table, Standardizer.fit(recording.responses), (),
+                            "gaussian", None, 10, torch.device("cpu")).pc_members
     assert found == expected if isinstance(expected, slice) else found.tolist() == expected
 
 
@@ -241,13 +262,6 @@ def test_latents_are_the_mean_or_seeded_samples(fitted):
     assert ((first - mean) / torch.exp(log_var / 2)).std().item() == pytest.approx(1, abs=0.2)
 
 
-def test_decoding_from_some_groups_sets_the_others_to_zero(fitted):
-    test = toy_recording(20, seed=3)
-    z = fitted.latents(test, 0)
-    z[:, 3:6] = 0
-    assert np.allclose(fitted.reconstruct(test, 0, groups=(1, 3), others="zero"), fitted.decode(z, 0), atol=1e-6)
-
-
 def test_decoding_from_some_groups_averages_the_others_over_images(fitted):
     test = toy_recording(20, seed=3)
     z = fitted.latents(test, 0)
@@ -258,15 +272,14 @@ def test_decoding_from_some_groups_averages_the_others_over_images(fitted):
         expected += fitted.decode(mixed, 0) / 20
     found = fitted.reconstruct(test, 0, groups="category", draws=1000)
     assert np.abs(found - expected).max() < 0.15 * np.abs(expected).max()
-    with pytest.raises(ValueError, match="others must be"):
-        fitted.reconstruct(test, 0, groups=2, others="mean")
 
 
 def test_a_member_does_not_depend_on_its_company():
     train, validation = toy_recording(150), toy_recording(60, seed=1)
     config = VAEConfig(groups=(3, 3), hidden=8, steps=15, batch_size=50, beta=0.7)
     options = dict(device="cpu", progress=False)
-    company = fit_vae(train, validation, config, seeds=[4], variants=ablation(config), **options).variant("full")
+    company = fit_vae(train, validation, config, seeds=[4], variants=ablation(config),
+                      **options).variant("full")
     alone = fit_vae(train, validation, config, seeds=[4], variants={"full": PAPER}, **options)
     assert torch.allclose(company.latents(validation, 0), alone.latents(validation, 0), atol=1e-4)
 
@@ -294,7 +307,8 @@ def test_fitting_is_deterministic_and_resumes(tmp_path):
 
 
 def test_checkpoints_of_other_data_are_refused(tmp_path):
-    "Sums of squares of z-scored responses are alike in all recordings of a size; only the values tell them apart."
+    ("Sums of squares of z-scored responses are alike in all recordings of a size; only the values tell them "
+     "apart.")
     train, validation = toy_recording(150), toy_recording(60, seed=1)
     config = VAEConfig(groups=(3, 3), hidden=8, steps=2, batch_size=50)
     ask = lambda *parts: fit_vae(*parts, config, seeds=1, device="cpu", progress=False, checkpoint=tmp_path)
@@ -302,16 +316,18 @@ def test_checkpoints_of_other_data_are_refused(tmp_path):
     ask(train, validation)
     order = np.random.default_rng(0).permutation(150)
     moved = lambda part: replace(part, labels=part.labels.assign(rxy=part.labels["rxy"].to_numpy()[::-1]))
-    for parts in ((replace(train, responses=train.responses[order]), validation), (moved(train), validation), (train, moved(validation)),
-                  (train, toy_recording(60, seed=2))):
+    for parts in ((replace(train, responses=train.responses[order]), validation), (moved(train), validation),
+                  (train, moved(validation)), (train, toy_recording(60, seed=2))):
         with pytest.raises(ValueError, match="another run"):
             ask(*parts)
 
 
 def test_what_tells_data_apart_does_not_depend_on_sums(tmp_path, monkeypatch):
     "Reductions differ in their last digits between devices and numbers of threads."
-    train, validation, config = toy_recording(150), toy_recording(60, seed=1), VAEConfig(groups=(3, 3), hidden=8, steps=2, batch_size=50)
-    ask = lambda: fit_vae(train, validation, config, seeds=1, device="cpu", progress=False, checkpoint=tmp_path)
+    train, validation, config = (toy_recording(150), toy_recording(60, seed=1),
+                                 VAEConfig(groups=(3, 3), hidden=8, steps=2, batch_size=50))
+    ask = lambda: fit_vae(train, validation, config, seeds=1, device="cpu", progress=False,
+                          checkpoint=tmp_path)
     ask()
     whole = torch.Tensor.sum
     monkeypatch.setattr(torch.Tensor, "sum", lambda x, *args, **kw: whole(x, *args, **kw) * (1 + 1e-9))
@@ -319,7 +335,8 @@ def test_what_tells_data_apart_does_not_depend_on_sums(tmp_path, monkeypatch):
 
 
 def test_the_validation_split_may_be_the_larger_one():
-    fitted = fit_vae(toy_recording(100), toy_recording(400, seed=1), VAEConfig(groups=(3, 3), hidden=8, steps=2, batch_size=50, beta=0.5), seeds=1,
+    fitted = fit_vae(toy_recording(100), toy_recording(400, seed=1),
+                     VAEConfig(groups=(3, 3), hidden=8, steps=2, batch_size=50, beta=0.5), seeds=1,
                      device="cpu", progress=False)
     assert np.isfinite(fitted.members.validation).all()
 
@@ -340,8 +357,8 @@ def test_save_and_load(fitted, tmp_path):
 
 def test_poisson_likelihood_fits_counts():
     train, test = toy_recording(400, counts=True), toy_recording(100, counts=True, seed=1)
-    fitted = fit_vae(train, None, VAEConfig(groups=(4, 4), hidden=24, steps=300, batch_size=64, lr=5e-3), likelihood="poisson", seeds=1,
-                     device="cpu", progress=False)
+    fitted = fit_vae(train, None, VAEConfig(groups=(4, 4), hidden=24, steps=300, batch_size=64, lr=5e-3),
+                     likelihood="poisson", seeds=1, device="cpu", progress=False)
     x = fitted.standardizer.transform(test.responses)
     assert ((x - fitted.reconstruct(test)) ** 2).mean() < 0.8 * (x**2).mean()
     assert (fitted.standardizer.inverse(fitted.reconstruct(test)) > 0).all()
@@ -352,8 +369,10 @@ def test_poisson_likelihood_fits_counts():
 def test_unlabelled_recording_fits_and_says_so():
     recording = toy_recording(120)
     unlabelled = Recording(recording.images, recording.responses, pd.DataFrame({"category": ["none"] * 120}))
-    with pytest.warns(UserWarning, match="no column rxy, rxz, ryz.*only 1 class.*unsupervised groups: 1, 2, 3"):
-        fitted = fit_vae(unlabelled, None, VAEConfig(groups=(2, 2, 2), hidden=8, steps=5, batch_size=32), seeds=1, device="cpu", progress=False)
+    with pytest.warns(UserWarning,
+                      match="no column rxy, rxz, ryz.*only 1 class.*unsupervised groups: 1, 2, 3"):
+        fitted = fit_vae(unlabelled, None, VAEConfig(groups=(2, 2, 2), hidden=8, steps=5, batch_size=32),
+                         seeds=1, device="cpu", progress=False)
     assert fitted.codes == () and fitted.latents(unlabelled).shape == (120, 6)
     assert fitted.predict_labels(unlabelled) == {}
 
@@ -362,7 +381,8 @@ def test_declared_without_supervision_there_is_no_warning():
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
         warnings.filterwarnings("ignore", "groups .* carry nothing")   # it was trained for two steps
-        fit_vae(toy_recording(60), None, VAEConfig(groups=(3, 3), hidden=8, steps=2, batch_size=32), supervision=(), seeds=1, device="cpu", progress=False)
+        fit_vae(toy_recording(60), None, VAEConfig(groups=(3, 3), hidden=8, steps=2, batch_size=32),
+                supervision=(), seeds=1, device="cpu", progress=False)
 
 
 def test_validation_and_test_do_not_leak_into_the_standardizer(fitted):
@@ -398,7 +418,8 @@ def test_bad_input_is_refused(fitted):
 def test_member_table_pairs_every_variant_with_every_seed():
     table = _member_table(ablation(replace(SMALL, beta=2.0)), 5)
     assert len(table) == 25 and (table.groupby("variant").seed.nunique() == 5).all()
-    assert table[table.variant == "PC"][["beta", "label_weight"]].drop_duplicates().values.tolist() == [[PAPER["beta"], 0.0]]
+    assert table[table.variant == "PC"][["beta", "label_weight"]].drop_duplicates().values.tolist() == [
+        [PAPER["beta"], 0.0]]
     own = table[table.variant == "migvis"][list(_WEIGHTS)].drop_duplicates()
     assert own.to_dict("records") == [_config_weights(replace(SMALL, beta=2.0))]
     with pytest.raises(ValueError, match="unknown weights"):
@@ -426,7 +447,8 @@ def test_prior_kl_is_that_of_the_distributions():
     model, mean, log_var, codes, labels = labelled_batch()
     one_hot = torch.nn.functional.one_hot(labels[1], 4).float()
     expected = torch.zeros(40)
-    for part, network, features in ((slice(0, 3), 0, labels[0]), (slice(3, 6), 1, torch.cat([one_hot, labels[2]], 1))):
+    for part, network, features in ((slice(0, 3), 0, labels[0]),
+                                    (slice(3, 6), 1, torch.cat([one_hot, labels[2]], 1))):
         prior_mean, prior_log_var = model.priors[network](features).chunk(2, -1)
         prior = Normal(prior_mean, (prior_log_var.clamp(*_PRIOR_LOG_VAR) / 2).exp())
         expected += kl_divergence(Normal(mean[:, part], (log_var[:, part] / 2).exp()), prior).sum(1)
@@ -495,12 +517,15 @@ def test_label_priors_keep_other_things_out_of_labelled_groups():
     category, other = rng.integers(0, 4, 1200), rng.standard_normal((1200, 2))
     features = np.c_[np.eye(4)[category] * 2, other]
     responses = features @ rng.standard_normal((6, 20)) + 0.2 * rng.standard_normal((1200, 20))
-    recording = Recording(np.zeros((1200, 1, 2, 2), np.float32), responses, pd.DataFrame({"category": category.astype(str)}))
+    recording = Recording(np.zeros((1200, 1, 2, 2), np.float32), responses,
+                          pd.DataFrame({"category": category.astype(str)}))
     config = VAEConfig(groups=(3, 3), hidden=32, steps=700, batch_size=128, lr=5e-3)
-    made = fit_vae(recording.select(images=range(1000)), recording.select(images=range(1000, 1200)), config, seeds=1, device="cpu",
-                   supervision=(Categorical(1),), progress=False, variants={"full": PAPER | {"beta": 0.0}, "migvis": _config_weights(config)})
+    made = fit_vae(recording.select(images=range(1000)), recording.select(images=range(1000, 1200)),
+                   config, seeds=1, device="cpu", supervision=(Categorical(1),), progress=False,
+                   variants={"full": PAPER | {"beta": 0.0}, "migvis": _config_weights(config)})
     def explained(part):
-        return 1 - np.linalg.lstsq(np.c_[part, np.ones(1200)], other, rcond=None)[1].sum() / ((other - other.mean(0)) ** 2).sum()
+        return 1 - np.linalg.lstsq(np.c_[part, np.ones(1200)], other,
+                                   rcond=None)[1].sum() / ((other - other.mean(0)) ** 2).sum()
     own, paper = (made.variant(name).latents(recording).numpy() for name in ("migvis", "full"))
     assert explained(own[:, :3]) < 0.05 < explained(paper[:, :3])
     assert explained(own[:, 3:]) > 0.8
@@ -511,17 +536,20 @@ def test_real_v4_recording_fits(realdata):
     recording = load_recording("cowley-v4", realdata / "hvm_v4_session210325.npz", size=16)
     train, validation, test = recording.split(seed=0)
     supervision = (Continuous(1, ("ty", "tz")), Categorical(2))
-    fitted = fit_vae(train, validation, VAEConfig(steps=300, batch_size=64, lr=3e-3, beta=0.3), supervision=supervision, seeds=1,
-                     device="cpu", progress=False)
+    fitted = fit_vae(train, validation, VAEConfig(steps=300, batch_size=64, lr=3e-3, beta=0.3),
+                     supervision=supervision, seeds=1, device="cpu", progress=False)
     x = fitted.standardizer.transform(test.responses)
     assert ((x - fitted.reconstruct(test)) ** 2).mean() < 0.9 * (x**2).mean()
-    assert (fitted.predict_labels(test)["category"] == test.labels.category).mean() > 1.5 / recording.labels.category.nunique()
+    assert (fitted.predict_labels(test)["category"]
+            == test.labels.category).mean() > 1.5 / recording.labels.category.nunique()
 
 
 def test_steps_given_to_fit_vae_are_those_of_its_schedule():
     short = replace(SMALL, steps=4)
-    a = fit_vae(toy_recording(60), toy_recording(30, seed=1), replace(SMALL, steps=4), seeds=1, device="cpu", progress=False)
-    b = fit_vae(toy_recording(60), toy_recording(30, seed=1), replace(short, steps=50), seeds=1, steps=4, device="cpu", progress=False)
+    a = fit_vae(toy_recording(60), toy_recording(30, seed=1), replace(SMALL, steps=4), seeds=1, device="cpu",
+                progress=False)
+    b = fit_vae(toy_recording(60), toy_recording(30, seed=1), replace(short, steps=50), seeds=1, steps=4,
+                device="cpu", progress=False)
     assert all(torch.equal(p, q) for p, q in zip(a.model.parameters(), b.model.parameters()))
 
 
@@ -535,21 +563,26 @@ def test_reading_latents_leaves_the_global_generator_alone(fitted):
 def test_several_processes_are_refused_with_the_remedy(monkeypatch):
     from migvis import vae
     monkeypatch.setattr(vae, "PartialState", lambda: type("Two", (), {"num_processes": 2}))
-    with pytest.raises(ValueError, match="one process"): fit_vae(toy_recording(60), config=SMALL, device="cpu", progress=False)
+    with pytest.raises(ValueError, match="one process"):
+        fit_vae(toy_recording(60), config=SMALL, device="cpu", progress=False)
 
 
 def test_a_member_whose_validation_is_nan_is_not_the_best():
     from types import SimpleNamespace
     table = lambda scores: SimpleNamespace(members=pd.DataFrame({"variant": "full", "validation": scores}))
-    assert FittedVAE.best.fget(table([float("nan"), 3.0, 2.0])) == 2 == FittedVAE.best.fget(table([None, 3.0, 2.0]))
-    with pytest.raises(ValueError, match="no member's validation score is a number"): FittedVAE.best.fget(table([float("nan")] * 2))
+    assert FittedVAE.best.fget(table([float("nan"), 3.0,
+                                      2.0])) == 2 == FittedVAE.best.fget(table([None, 3.0, 2.0]))
+    with pytest.raises(ValueError, match="no member's validation score is a number"):
+        FittedVAE.best.fget(table([float("nan")] * 2))
 
 
-@pytest.mark.parametrize("shares, expected", [((1, 1, 0, 1), [(0, 1), (1, 3)]), ((1, 1, 1, 1), [(0, 1), (2, 3)]), ((0, 1, 0, 1), [(1, 3)])])
+@pytest.mark.parametrize("shares, expected", [((1, 1, 0, 1), [(0, 1), (1, 3)]),
+                                              ((1, 1, 1, 1), [(0, 1), (2, 3)]), ((0, 1, 0, 1), [(1, 3)])])
 def test_pairs_of_dimensions_are_of_active_ones(fitted, shares, expected):
     one = fitted.variant("migvis")
     model = NeuralVAE(15, groups=(4,), heads=(), members=1)
-    few = replace(one, model=model, members=one.members.iloc[:1], codes=(), activity=0.9 * np.array([shares], float))
+    few = replace(one, model=model, members=one.members.iloc[:1], codes=(),
+                  activity=0.9 * np.array([shares], float))
     assert _dimension_pairs(few, 0) == expected
     with pytest.warns(UserWarning, match="1 active dimensions of 4"):
         assert _dimension_pairs(replace(few, activity=np.array([[0.9, 0, 0, 0]])), 0) == [(0, 1), (2, 3)]
@@ -563,7 +596,8 @@ def test_decoding_from_all_groups_is_decoding(fitted):
 def test_groups_are_named_by_numbers_from_1_and_by_labels(fitted):
     assert fitted.group_names == ("Group 1 (pose)", "Group 2 (category)", "Group 3 (no labels)")
     assert fitted.group_indices(None) == (0, 1, 2) and fitted.group_indices("rxy") == (0,)
-    assert fitted.group_indices([3, "category"]) == (2, 1) and (fitted.labelled, fitted.free) == ((0, 1), (2,))
+    assert fitted.group_indices([3, "category"]) == (2, 1) and (fitted.labelled,
+                                                                fitted.free) == ((0, 1), (2,))
     with pytest.raises(ValueError, match="no group is called 0"):
         fitted.group_index(0)
 
@@ -586,7 +620,8 @@ def test_loadings_and_contributions_against_finite_differences(fitted):
     for d in range(z.shape[1]):
         nudge = step * torch.eye(z.shape[1])[d]
         with torch.no_grad():
-            change.append((model.decode((z + nudge).double()) - model.decode((z - nudge).double())).mean(0) / (2 * step))
+            change.append((model.decode((z + nudge).double()) - model.decode((z - nudge).double())).mean(0)
+                          / (2 * step))
     expected = torch.stack(change, 1) * z.std(0)
     loadings = one.loadings(test)
     assert list(loadings)[:4] == ["z1.1", "z1.2", "z1.3", "z2.1"] and loadings.shape == (15, 8)

@@ -1,9 +1,10 @@
 """Train a denoiser of the simulated HvM for a given time, as the shipped one was, and compare the two.
 
-    python -m tools.train_denoiser --seconds 600 --out DIR [--batch 256] [--device auto] [--workers N]
+    python -m tools.train_denoiser --seconds 600 --out DIR [--preset demo] [--batch 256] [--device auto] [--workers N]
 
 Where time on a GPU is limited, rendering should not hold it up: training goes on while other processes still
-render, on the images that are there. The learning rate follows the clock, and a snapshot of the weights is kept
+render, on the images that are there. A quarter of them render until the first steps are done, so that compilation has
+the processor to itself; then all do. The learning rate follows the clock, and a snapshot of the weights is kept
 every 80 seconds (the shipped weaker denoiser is one). Rendering and compilation are part of the time; judging
 comes after it. What a run ends with depends on the machine's speed, so it cannot be repeated to the bit.
 
@@ -62,18 +63,23 @@ class GrowingPool:
         self.images = torch.zeros(len(labels), 1, size, size, dtype=torch.uint8, device=device)
         self.made, self.moved, self.error = [], 0, None
         workers = max(1, joblib.cpu_count() - 1) if workers is None else workers
+        self.hurry = threading.Event()  # set: all processes render; until then a quarter of them
         self.thread = threading.Thread(
             target=self._render, args=(labels, size, workers, chunk), daemon=True
         )
         self.thread.start()
 
     def _render(self, labels: pd.DataFrame, size: int, workers: int, chunk: int) -> None:
-        "Make the images, chunk after chunk."
+        "Make the images, some chunks at a time."
         parts = [labels.iloc[i : i + chunk] for i in range(0, len(labels), chunk)]
-        jobs = (joblib.delayed(render_labels)(part, size, workers=1, progress=False) for part in parts)
+        few = max(1, workers // 4)
         try:
-            for images, _ in joblib.Parallel(workers, return_as="generator")(jobs):
-                self.made.append(torch.from_numpy(images))
+            while parts:
+                n, share = (workers, 4 * workers) if self.hurry.is_set() else (few, few)
+                now, parts = parts[:share], parts[share:]
+                jobs = (joblib.delayed(render_labels)(part, size, workers=1, progress=False) for part in now)
+                for images, _ in joblib.Parallel(n, return_as="generator")(jobs):
+                    self.made.append(torch.from_numpy(images))
         except Exception as e:
             self.error = e  # raised by `wait`, in the thread that trains
 
@@ -91,6 +97,20 @@ class GrowingPool:
             if self.error is not None and not self.made:
                 raise RuntimeError(f"rendering failed after {self.moved} images") from self.error
             time.sleep(0.05)
+
+
+def begun(growing: GrowingPool, since: float) -> Callable[[], int]:
+    "`ready` of a pool, called at every step; at the fourth all processes render, and the time so far is told."
+    calls = []
+
+    def ready() -> int:
+        calls.append(1)
+        if len(calls) == 4:
+            growing.hurry.set()
+            print(f"three steps done {time.monotonic() - since:.0f} s after the start", flush=True)
+        return growing.ready()
+
+    return ready
 
 
 def clocked(
@@ -141,22 +161,29 @@ def train_by_the_clock(
     seed: int = 0,
     device: str | torch.device = "auto",
     workers: int | None = None,  # processes that render; None: one for each core but one
-    chunk: int = 1024,  # images that each of them makes at once
+    chunk: int = 256,  # images that each of them makes at once
     compile: bool | str | None = None,  # None: on CUDA, with CUDA graphs
     log_every: int = 50,  # steps; the clock is looked at as often
     snapshot_every: float = 80.0,  # seconds
 ) -> tuple[Denoiser, Fit]:
     "Train a denoiser of the simulated HvM for so long, on renders that are being made."
-    end, device = time.monotonic() + seconds, resolve_device(device)
+    start, device = time.monotonic(), resolve_device(device)
+    end = start + seconds
     labels = _pool_labels("large", n_images)
     growing = GrowingPool(labels, config.image_size, device, workers, chunk)
-    held_out, tests = (
-        _pool(part, config.image_size, n, 1)[0] for part, n in (("validation", 256), ("test", 1024))
-    )
+    held_out = _pool("validation", config.image_size, 256, 1)[0]
     growing.wait(chunk)
     denoiser = build_denoiser(config, *_pixel_statistics(growing.images[: growing.ready()].cpu()), seed)
     if compile is None:
         compile = "reduce-overhead" if device.type == "cuda" else False
+    options = {
+        "schedule": clocked(max(end - time.monotonic(), 1e-3)),
+        "log_every": log_every,
+        "validate_every": 500,
+        "compile": compile,
+        "callback": snapshots_until(end, path.with_suffix(".snapshot.safetensors"), snapshot_every),
+        "progress": False,
+    }
     run = _fit_labelled(
         denoiser,
         growing.images,
@@ -166,14 +193,10 @@ def train_by_the_clock(
         None,
         seed,
         device,
-        growing.ready,
-        schedule=clocked(max(end - time.monotonic(), 1e-3)),
-        log_every=log_every,
-        validate_every=500,
-        compile=compile,
-        callback=snapshots_until(end, path.with_suffix(".snapshot.safetensors"), snapshot_every),
-        progress=False,
+        begun(growing, start),
+        options,
     )
+    tests = _pool("test", config.image_size, 1024)[0]
     test_loss = float(validation_loss(tests.to(device), denoiser.schedule, n=1024)(denoiser.eval()))
     card = _make_card(replace(config, steps=run.steps), growing.ready(), seed, run, test_loss, part="large")
     save_denoiser(path, denoiser, card, torch.float16)
@@ -205,6 +228,7 @@ def main() -> None:
     )
     parser.add_argument("--seconds", type=float, required=True)
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--preset", default="demo", choices=["demo", "sharp"], help="whose network is trained")
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--lr", type=float, default=1.5e-3)
     parser.add_argument("--ema", type=float, default=0.9995)
@@ -217,8 +241,8 @@ def main() -> None:
         help="mode of torch.compile; default: with CUDA graphs on a GPU",
     )
     options = parser.parse_args()
-    device, demo = resolve_device(options.device), get_preset("demo").denoiser
-    config = replace(demo, flips=False, batch_size=options.batch, lr=options.lr, ema=options.ema)
+    device, preset = resolve_device(options.device), get_preset(options.preset).denoiser
+    config = replace(preset, flips=False, batch_size=options.batch, lr=options.lr, ema=options.ema)
     options.out.mkdir(parents=True, exist_ok=True)
     denoiser, run = train_by_the_clock(
         options.seconds,
@@ -235,7 +259,7 @@ def main() -> None:
     )
     run.history.to_csv(options.out / "losses.csv", index=False)
     tests, judge = _pool("test", config.image_size, 1024)[0], load_readouts("demo", device)
-    weights = {"new": denoiser.to(device).eval(), "shipped": load_pretrained("demo", device)[0]}
+    weights = {"new": denoiser.to(device).eval(), "shipped": load_pretrained(options.preset, device)[0]}
     table = pd.DataFrame([score(d, judge, tests, options.out, name) for name, d in weights.items()])
     print(table.round(4).to_string(index=False))
 

@@ -22,9 +22,10 @@ from torch import Tensor, nn
 from ..data import Recording, Standardizer
 from ..infonce import info_nce_loss
 from ..support.checks import to_numpy
-from ..support.images import check_images
+from ..support.images import check_images, _check_channels
 from ..support.files import digest, load_tensors, save_tensors, _building_from
-from ..support.training import Batch, Fit, fit, generator, resolve_device, warmup_cosine
+from ..support.training import (Batch, Fit, _check_counts, fit, generator, resolve_device,
+                                     warmup_cosine)
 
 # %% ../../nbs/beyond/03_dina.ipynb #bf8bf78a
 @dataclass(frozen=True)
@@ -44,11 +45,8 @@ class DINAConfig:
     weight_decay: float = 0.05
 
     def __post_init__(self) -> None:
-        for name in ("channels", "map_size", "width", "scales", "steps", "batch_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.rank is not None and self.rank < 1:
-            raise ValueError(f"rank must be at least 1, or None for no bottleneck, got {self.rank}")
+        counts = ("channels", "map_size", "width", "scales", "rank", "steps", "batch_size")
+        _check_counts({name: getattr(self, name) for name in counts})
         if self.batch_size < 2:
             raise ValueError("batch_size must be at least 2: without other images there are no "
                              "negatives")
@@ -72,19 +70,14 @@ def get_dina_config(
     raise ValueError(f"config must be one of {sorted(known)} or a DINAConfig, got {name!r}")
 
 # %% ../../nbs/beyond/03_dina.ipynb #08282e18
-def _to_grid(
-    maps: Tensor,   # (B, c, H, W)
-    size: int,      # h = w
-) -> Tensor: # (B, c, size, size)
+def _to_grid(maps: Tensor, size: int) -> Tensor:
+    # maps (B, c, H, W); size: h = w -> (B, c, size, size)
     "Bring maps to a square grid, by averages or bilinear interpolation."
     if min(maps.shape[2:]) >= size: return F.adaptive_avg_pool2d(maps, size)
     return F.interpolate(maps, size=(size, size), mode="bilinear", align_corners=False)
 
 # %% ../../nbs/beyond/03_dina.ipynb #035df1a1
-def _mixing_head(
-    n_in: int,
-    n_out: int,
-) -> nn.Sequential: # (B, n_in, h, w) -> (B, n_out, h, w)
+def _mixing_head(n_in: int, n_out: int) -> nn.Sequential: # (B, n_in, h, w) -> (B, n_out, h, w)
     "Two 1 x 1 convolutions: every place of the map by itself."
     return nn.Sequential(nn.Conv2d(n_in, 2 * n_out, 1), nn.SiLU(), nn.Conv2d(2 * n_out, n_out, 1))
 
@@ -129,13 +122,9 @@ class _ResponseTower(nn.Module):
 # %% ../../nbs/beyond/03_dina.ipynb #6cf740c3
 class _Towers(nn.Module):
     "Two networks into one space, where an image and the responses to it shall point the same way."
-    def __init__(
-        self,
-        image_tower: nn.Module,          # (B, 1, H, W) in [0, 1] -> (B, ...)
-        response_tower: nn.Module,       # (B, N) standardised -> (B, ...) of the same shape
-        standardizer: Standardizer,      # of the training responses
-        image_shape: tuple[int, int],    # H, W
-    ) -> None:
+    def __init__(self, image_tower: nn.Module, response_tower: nn.Module,
+                 standardizer: Standardizer, image_shape: tuple[int, int]) -> None:
+        # image_tower (B, 1, H, W); response_tower (B, N)
         super().__init__()
         self.image_tower, self.response_tower = image_tower, response_tower
         self.image_shape = tuple(image_shape)
@@ -168,17 +157,16 @@ class _Decoder(_Towers):
                             dtype=torch.float32)
         if x.ndim != 2 or x.shape[1] != len(self.mean):
             raise ValueError(f"responses must be (n, {len(self.mean)}), the units it was fitted "
-                             f"to, "
-                             f"got {tuple(x.shape)}")
+                             f"to, got {tuple(x.shape)}")
         if not torch.isfinite(x).all():
             raise ValueError("responses must be finite, but NaN or infinity was found; average "
-                             "over the "
-                             "trials that exist")
+                             "over the trials that exist")
         return (x - self.mean.cpu()) / self.scale.cpu()
 
     def pixels(self, images: Any) -> Tensor: # (n, 1, H, W), or a Recording -> (n, 1, H, W)
         "Images as the image tower takes them. Raises ValueError for what does not fit."
         y = torch.as_tensor(check_images(getattr(images, "images", images)))
+        _check_channels(y.shape[1], 1)
         if tuple(y.shape[2:]) != self.image_shape:
             raise ValueError(f"images must have {self.image_shape} pixels as in training, got "
                              f"{tuple(y.shape[2:])}; resize them")
@@ -203,10 +191,7 @@ class _Decoder(_Towers):
 class DINA(_Decoder):
     "Dual-tower image-neural alignment: two towers to maps, compared by their cosine."
     def __init__(
-        self,
-        n_units: int,
-        image_shape: tuple[int, int],
-        config: DINAConfig = DINAConfig(),
+        self, n_units: int, image_shape: tuple[int, int], config: DINAConfig = DINAConfig(),
         standardizer: Standardizer | None = None, # None: mean 0 and s.d. 1
     ) -> None:
         standardizer = standardizer or Standardizer(np.zeros(n_units, np.float32),
@@ -248,11 +233,8 @@ def alignment_loss(
     return (info_nce_loss(scores, "diagonal") + info_nce_loss(scores.T, "diagonal")) / 2
 
 # %% ../../nbs/beyond/03_dina.ipynb #dccac9e5
-def _resample_trials(
-    trials: Tensor, # (b, R, N), NaN where missing
-    draws: Tensor,  # (b, R) integers from 0 to R - 1: which repeats are averaged
-    mean: Tensor,   # (b, N), taken where only missing repeats were drawn
-) -> Tensor: # (b, N)
+def _resample_trials(trials: Tensor, draws: Tensor, mean: Tensor) -> Tensor:
+    # trials (b, R, N); draws (b, R); mean (b, N) -> (b, N)
     "Average of repeats drawn with replacement: how the mean could as well have come out."
     weight = F.one_hot(draws, trials.shape[1]).sum(1).to(trials.dtype)
     present = torch.isfinite(trials)
@@ -269,9 +251,8 @@ class _RecordedPairs:
     trials: Tensor | None      # (n, R, N), NaN where missing
 
     @classmethod
-    def of(
-        cls, recording: Recording, standardizer: Standardizer, device: torch.device, resample: bool,
-    ) -> "_RecordedPairs":
+    def of(cls, recording: Recording, standardizer: Standardizer, device: torch.device,
+           resample: bool) -> "_RecordedPairs":
         "Pairs of a recording; trials only if they are to be resampled."
         tensor = lambda values: torch.as_tensor(values, dtype=torch.float32).to(device)
         use = resample and recording.trials is not None and recording.trials.shape[1] > 1
@@ -288,13 +269,11 @@ class _RecordedPairs:
                                                           batch.randint(repeats, repeats), mean)
 
 # %% ../../nbs/beyond/03_dina.ipynb #e3c6e622
-def _check_pairs(
-    train: Recording,
-    validation: Recording | None,
-) -> None:
+def _check_pairs(train: Recording, validation: Recording | None) -> None:
     "Raise ValueError if training and validation cannot belong to one experiment, or are too small."
     for name, part in (("train", train), ("validation", validation)):
         if part is None: continue
+        _check_channels(part.images.shape[1], 1)
         if len(part) < 2:
             raise ValueError(f"{name} has {len(part)} image; without others there are no "
                              f"negatives: give at least 2")
@@ -310,15 +289,9 @@ def _digest_pairs(*parts: Recording) -> list[str]: # 16 hexadecimal digits each
     return [digest(torch.tensor(a)) for part in parts for a in (part.images, part.responses)]
 
 # %% ../../nbs/beyond/03_dina.ipynb #c6d00002
-def _train(
-    network: nn.Module,
-    loss: Callable[[nn.Module, Batch], tuple[Tensor, dict[str, Tensor]]],
-    n: int, # training images
-    config: DINAConfig,
-    seed: int,
-    device: torch.device,
-    options: Mapping[str, Any], # for `training.fit`
-) -> Fit:
+def _train(network: nn.Module, loss: Callable[[nn.Module, Batch], tuple[Tensor, dict[str, Tensor]]],
+           n: int, config: DINAConfig, seed: int, device: torch.device,
+           options: Mapping[str, Any]) -> Fit:
     "Train with the settings of a configuration; validation images choose the weights."
     settings = {"steps": config.steps, "batch_size": config.batch_size, "lr": config.lr,
                 "weight_decay": config.weight_decay, "clip": 1.0, "seed": seed, "device": device,
@@ -331,9 +304,10 @@ def fit_dina(
     train: Recording,
     validation: Recording | None = None, # chooses the weights; None: a tenth of `train` is held out
     config: DINAConfig | str = "small",        # or "tiny", "paper"
-    seed: int = 0,
-    device: str | torch.device = "auto",
-    **training: Any,                           # for `training.fit`: checkpoint, progress, ...
+    seed: int = 0, device: str | torch.device = "auto",
+    checkpoint: str | Path | None = None, # folder; an interrupted training there goes on
+    progress: bool = True,
+    training: Mapping[str, Any] | None = None, # further arguments of `training.fit`
 ) -> DINA: # in evaluation mode, with `.history`
     "Train both towers together; validation images choose the weights. Raises ValueError."
     config = get_dina_config(config)
@@ -350,18 +324,15 @@ def fit_dina(
         return alignment_loss(towers(*pairs.draw(batch))), {}
 
     marks = {"dina": asdict(config), "data": _digest_pairs(train, validation)}
-    run = _train(model, loss, len(train), config, seed, device, {
-        "validate": lambda towers: alignment_loss(towers(held_out.images, held_out.mean)),
-        "fingerprint": marks, "desc": "DINA", **training})
+    options = {"validate": lambda towers: alignment_loss(towers(held_out.images, held_out.mean)),
+               "checkpoint": checkpoint, "progress": progress, "fingerprint": marks, "desc": "DINA"}
+    run = _train(model, loss, len(train), config, seed, device, options | dict(training or {}))
     run.model.history = run.history
     return run.model
 
 # %% ../../nbs/beyond/03_dina.ipynb #85f9dadb
-def _wilson_interval(
-    hits: float,          # number of successes (fractions allowed)
-    n: int,               # number of trials
-    level: float = 0.95,
-) -> tuple[float, float]: # low, high
+def _wilson_interval(hits: float, n: int, level: float = 0.95) -> tuple[float, float]:
+    # hits: number of successes (fractions allowed); n: number of trials -> low, high
     "Wilson's score interval of a share (Wilson 1927)."
     z, p = NormalDist().inv_cdf(0.5 + level / 2), hits / n
     centre, reach = p + z**2 / (2 * n), z * math.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))

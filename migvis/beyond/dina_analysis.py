@@ -10,6 +10,7 @@ __all__ = ['retrieval', 'compare_retrieval', 'fit_ridge', 'fit_cnn', 'retrieval_
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,9 +26,8 @@ from ..support.checks import to_numpy
 from ..support.training import Batch, generator, resolve_device
 
 # %% ../../nbs/beyond/04_dina_analysis.ipynb #ba4839b4
-def _rank_scores(
-    scores: Tensor | np.ndarray, # (n, m) responses x images; the right one on the diagonal
-) -> _Retrieval:
+def _rank_scores(scores: Tensor | np.ndarray) -> _Retrieval:
+    # scores (n, m) responses x images; the right one on the diagonal
     "Ranks of the right candidates. Raises ValueError."
     scores = to_numpy(scores)
     if scores.ndim != 2 or scores.shape[1] < max(2, len(scores)) or not np.isfinite(scores).all():
@@ -51,10 +51,7 @@ def retrieval(
 def compare_retrieval(
     one: _Retrieval,
     other: _Retrieval,      # of the same images
-    k: int = 1,
-    level: float = 0.95,
-    draws: int = 2000,
-    seed: int = 0,
+    k: int = 1, level: float = 0.95, draws: int = 2000, seed: int = 0,
 ) -> dict[str, float]: # ratio of accuracies with its interval, and their difference
     "How many times better one decoder is than another, with a paired bootstrap over images."
     a, b = one.hits(k), other.hits(k)
@@ -163,9 +160,10 @@ def fit_cnn(
     validation: Recording, # stops training, and chooses how pictures are compared
     config: DINAConfig | str = "small",                  # of the DINA whose size it shall have
     components: Sequence[int] = (10, 20, 30, 50, 80), # whitened, beside the pixels
-    seed: int = 0,
-    device: str | torch.device = "auto",
-    **training: Any,                                     # for `training.fit`
+    seed: int = 0, device: str | torch.device = "auto",
+    checkpoint: str | Path | None = None, # folder; an interrupted training there goes on
+    progress: bool = True,
+    training: Mapping[str, Any] | None = None, # further arguments of `training.fit`
 ) -> _Decoder: # `response_tower[0]` gives pictures; with `.chosen`
     "A CNN decoder of DINA's size: pictures from responses; images are found by their cosine."
     config, device = get_dina_config(config), resolve_device(device)
@@ -182,9 +180,10 @@ def fit_cnn(
     marks = {"cnn": asdict(config), "data": _digest_pairs(train, validation)}
     def loss(model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         return error(model, *pairs.draw(batch)), {}
-    run = _train(network, loss, len(train), config, seed, device, {
-        "validate": lambda model: error(model, held_out.images, held_out.mean),
-        "fingerprint": marks, "desc": "CNN decoder", **training})
+    options = {"validate": lambda model: error(model, held_out.images, held_out.mean),
+               "checkpoint": checkpoint, "progress": progress, "fingerprint": marks,
+               "desc": "CNN decoder"}
+    run = _train(network, loss, len(train), config, seed, device, options | dict(training or {}))
     best: tuple[float, _Decoder | None] = (-1.0, None)
     for k in (None, *(c for c in components if c < len(train))):
         features = _PixelFeatures(train.images, k).to(device)
@@ -198,8 +197,7 @@ def fit_cnn(
 # %% ../../nbs/beyond/04_dina_analysis.ipynb #4e086a9b
 def retrieval_table(
     found: Mapping[str, _Retrieval],  # by method
-    ks: Sequence[int] = (1, 5),
-    level: float = 0.95,
+    ks: Sequence[int] = (1, 5), level: float = 0.95,
 ) -> pd.DataFrame: # one row for each method, and chance; percent
     "Top-k accuracies with Wilson's intervals, and median ranks."
     rows = {}
@@ -245,8 +243,7 @@ def shared_axes(
 
 # %% ../../nbs/beyond/04_dina_analysis.ipynb #954c17aa
 def axis_alignment(
-    decoder: _Decoder,
-    axes: _Axes,
+    decoder: _Decoder, axes: _Axes,
     recording: Recording, # held out
 ) -> np.ndarray: # (K,) correlations
     "Correlation, over held-out images, of images and responses along each axis."
@@ -259,8 +256,7 @@ def axis_alignment(
 def saliency(
     decoder: _Decoder,
     images: Any,           # (n, 1, H, W) in [0, 1]
-    axes: _Axes,
-    batch_size: int = 64,
+    axes: _Axes, batch_size: int = 64,
 ) -> np.ndarray: # (n, K, H, W), not negative
     "How strongly each pixel moves an image along each axis: absolute gradient."
     y, parts = decoder.pixels(images), []
@@ -308,7 +304,7 @@ def sparse_ensemble(
     values: np.ndarray,  # (n,) what is to be reconstructed
     size: int,           # units
 ) -> np.ndarray: # (size,) numbers of units, in the order in which they were taken
-    "Orthogonal matching pursuit (Pati et al. 1993): the unit that explains most of what is left, again and again."
+    "Orthogonal matching pursuit (Pati et al. 1993): again and again the unit that explains most."
     if not 1 <= size <= min(x.shape):
         raise ValueError(f"size must be from 1 to {min(x.shape)}, got {size}")
     x = x - x.mean(0)
@@ -323,11 +319,8 @@ def sparse_ensemble(
     return np.array(chosen)
 
 # %% ../../nbs/beyond/04_dina_analysis.ipynb #81d0420f
-def _band_filter(
-    images: np.ndarray,   # (n, 1, H, W) in [0, 1]
-    cutoff: float,        # cycles per image height at which the amplitude is halved
-    kind: str,            # "low": what is coarser passes; "high": what is finer, and the mean
-) -> np.ndarray: # (n, 1, H, W) in [0, 1]
+def _band_filter(images: np.ndarray, cutoff: float, kind: str) -> np.ndarray:
+    # images (n, 1, H, W) in [0, 1] -> (n, 1, H, W) in [0, 1]
     "Gaussian filter of spatial frequencies, mirrored at the borders. Raises ValueError."
     from scipy.fft import dctn, idctn
 

@@ -19,29 +19,24 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .stimulus_information import (_Conditional, _Draw, _Estimate, _Gain,
-                                                _alpha_bar_from_c,
-                                                _c_from_alpha_bar, _check_draw, _schedule_levels,
-                                                _time_of_level)
+                                                _alpha_bar_from_c, _c_from_alpha_bar, _check_draw,
+                                                _schedule_levels, _time_of_level)
 from ..denoiser import Denoiser, NoiseSchedule, _check_images, _initial_weights
+from ..support.encoders import _Frozen
 from ..support.files import digest, digest_weights
 from ..support.training import Batch, Fit, fit, generator, resolve_device, warmup_cosine
 
 # %% ../../nbs/beyond/01_response_models.ipynb #d5e14ce0
-def _eps_difference(
-    denoiser: nn.Module,  # takes (y_t, t, condition)
-    y_t: Tensor,          # (B, C, H, W)
-    t: int,
-    r: Tensor,            # (B, n_condition)
-    given: Tensor | None = None, # (B, n_condition) what was known before; None: nothing
-) -> Tensor: # (B, C, H, W)
+def _eps_difference(denoiser: nn.Module, y_t: Tensor, t: int, r: Tensor,
+                    given: Tensor | None = None) -> Tensor:
+    # y_t (B, C, H, W); r (B, n_condition); given (B, n_condition) -> (B, C, H, W)
     "What the response changes in the noise estimate; one call if the denoiser offers `difference`."
     if hasattr(denoiser, "difference"): return denoiser.difference(y_t, t, r, given)
     return denoiser(y_t, t, r) - denoiser(y_t, t, given)
 
 # %% ../../nbs/beyond/01_response_models.ipynb #609f9a3c
-def _denoiser_estimates(
-    denoiser: nn.Module,  # takes (y_t, t, condition)
-) -> tuple[_Estimate, _Conditional]: # of x_c and c, for images in [-1, 1]
+def _denoiser_estimates(denoiser: nn.Module) -> tuple[_Estimate, _Conditional]:
+    # denoiser: takes (y_t, t, condition) -> of x_c and c, for images in [-1, 1]
     "The two guesses of a conditional denoiser."
     _check_conditional(denoiser)
     def conditional(x_c: Tensor, c: float, r: Tensor | None) -> Tensor:
@@ -51,10 +46,7 @@ def _denoiser_estimates(
     return lambda x_c, c: conditional(x_c, c, None), conditional
 
 # %% ../../nbs/beyond/01_response_models.ipynb #e3a10db6
-def _check_conditional(
-    denoiser: nn.Module,
-    unconditional: nn.Module | None = None,  # a second one, that must be for the same schedule
-) -> None:
+def _check_conditional(denoiser: nn.Module, unconditional: nn.Module | None = None) -> None:
     "Raise TypeError or ValueError unless a denoiser takes a condition and has the same schedule."
     if not hasattr(denoiser, "schedule"):
         raise TypeError(f"need a denoiser with a .schedule, got {type(denoiser).__name__}")
@@ -62,15 +54,12 @@ def _check_conditional(
         raise ValueError("this denoiser takes no response: train a ResponseDenoiser, or a "
                          "Denoiser with a condition (n_condition > 0)")
     if unconditional is not None and unconditional.schedule != denoiser.schedule:
-        raise ValueError(f"the two denoisers are for different schedules: "
-                         f"{unconditional.schedule} and {denoiser.schedule}")
+        raise ValueError(f"the two denoisers are for different schedules: {unconditional.schedule} "
+                         f"and {denoiser.schedule}")
 
 # %% ../../nbs/beyond/01_response_models.ipynb #99909b42
-def _or_unknown(
-    condition: Tensor | None, # (B, n_condition), or None: nothing is known
-    y_t: Tensor,              # (B, ...)
-    n_condition: int,
-) -> Tensor: # (B, n_condition), NaN where unknown
+def _or_unknown(condition: Tensor | None, y_t: Tensor, n_condition: int) -> Tensor:
+    # condition (B, n_condition); y_t (B, ...) -> (B, n_condition), NaN where unknown
     "A condition, or one that says nothing. Raises ValueError for another shape."
     if condition is None: return y_t.new_full((len(y_t), n_condition), math.nan)
     if condition.shape == (len(y_t), n_condition): return condition
@@ -78,22 +67,15 @@ def _or_unknown(
                      f"{tuple(condition.shape)}")
 
 # %% ../../nbs/beyond/01_response_models.ipynb #73bdb90e
-class _ResponseNetwork(nn.Module):
+class _ResponseNetwork(_Frozen):
     "A frozen denoiser and the parts of a correction from the response."
-    def __init__(
-        self,
-        base: Denoiser, # unconditional; a copy of it is frozen
-        n_condition: int, # length of the response
-        width: int = 32, # channels of the small U-Net
-        multipliers: tuple[int, ...] = (1, 2),
-        layers: int = 1,
-        painted: int = 8, # feature maps made from the response
-        patch: int | None = None, # side of its patches; None: the base's
-        seed: int = 0, # of the weights
-    ) -> None:
+    frozen_part = "base"
+
+    def __init__(self, base: Denoiser, n_condition: int, width: int = 32,
+                 multipliers: tuple[int, ...] = (1, 2), layers: int = 1, painted: int = 8,
+                 patch: int | None = None, seed: int = 0) -> None:
         super().__init__()
-        if n_condition < 1:
-            raise ValueError(f"n_condition must be at least 1, got {n_condition!r}")
+        if n_condition < 1: raise ValueError(f"n_condition must be at least 1, got {n_condition!r}")
         self.base, self.schedule = copy.deepcopy(base).requires_grad_(False).eval(), base.schedule
         self.n_condition = n_condition
         self.patch = patch or base.patch
@@ -110,12 +92,6 @@ class _ResponseNetwork(nn.Module):
         self.register_buffer("std", torch.ones(n_condition))
         self.register_buffer("reach", torch.ones(()))
         self.linear = _LinearCorrection(self.schedule, n_condition, pixels)
-
-    def train(self, mode: bool = True) -> "_ResponseNetwork":
-        "The base stays in evaluation mode."
-        super().train(mode)
-        self.base.eval()
-        return self
 
 # %% ../../nbs/beyond/01_response_models.ipynb #c6b00001
 class ResponseDenoiser(_ResponseNetwork):
@@ -156,13 +132,9 @@ class ResponseDenoiser(_ResponseNetwork):
         return _correct(self, y_t, t, eps, condition) - _correct(self, y_t, t, eps, given)
 
 # %% ../../nbs/beyond/01_response_models.ipynb #c6b00002
-def _correct(
-    model: ResponseDenoiser,
-    y_t: Tensor, # (B, C, H, W)
-    t: int | Tensor,
-    eps: Tensor, # (B, C, H, W) of the base
-    condition: Tensor | None, # (B, n_condition)
-) -> Tensor: # (B, C, H, W)
+def _correct(model: ResponseDenoiser, y_t: Tensor, t: int | Tensor, eps: Tensor,
+             condition: Tensor | None) -> Tensor:
+    # y_t (B, C, H, W); eps (B, C, H, W) of the base; condition (B, n_condition) -> (B, C, H, W)
     "What is added to the base's estimate: a linear step, and what a small U-Net adds."
     condition, schedule = _or_unknown(condition, y_t, model.n_condition), model.schedule
     t = torch.as_tensor(t, device=y_t.device).expand(len(y_t))
@@ -171,8 +143,8 @@ def _correct(
     clean, known = model.clean(y_t, eps, t), torch.isfinite(condition)
     r = torch.where(known, (condition - model.mean) / model.std, 0).to(y_t.dtype)
     expected = torch.where(known, model.readout(clean.flatten(1)), 0)
-    painted = model.paint(torch.cat([r - expected, expected, known.to(r)],
-                                    1)).unflatten(1, model.grid)
+    told = torch.cat([r - expected, expected, known.to(r)], 1)
+    painted = model.paint(told).unflatten(1, model.grid)
     moved = model.linear(r - expected, known, t).view_as(y_t)
     seen = torch.cat([y_t * schedule.at(var.rsqrt(), t, y_t), clean, model.reach * moved], 1)
     seen = torch.cat([F.pixel_unshuffle(seen, model.patch), painted], 1)
@@ -182,12 +154,8 @@ def _correct(
 
 # %% ../../nbs/beyond/01_response_models.ipynb #c6b00003
 @torch.no_grad()
-def _start(
-    model: ResponseDenoiser,
-    y0: Tensor, # (n, C, H, W) images in [-1, 1]
-    responses: Tensor, # (n, n_condition)
-    seed: int = 0, # of the noise
-) -> None:
+def _start(model: ResponseDenoiser, y0: Tensor, responses: Tensor, seed: int = 0) -> None:
+    # y0 (n, C, H, W) images in [-1, 1]; responses (n, n_condition); seed: of the noise
     "Scales of the responses, the readout by ridge regression, and the linear correction."
     model.mean.copy_(responses.mean(0))
     model.std.copy_(responses.std(0).clamp(min=1e-6))
@@ -207,10 +175,8 @@ def _start(
     model.reach.copy_(1 / model.linear.cross[-1].square().sum(0).mean().sqrt().clamp(min=1e-6))
 
 # %% ../../nbs/beyond/01_response_models.ipynb #c6b00004
-def _halved_ridge(
-    innovation: Tensor, # (n, n_condition) e
-    missed: Tensor, # (n, pixels) d
-) -> tuple[Tensor, Tensor]: # covariance of e with the best ridge, covariance of e and d
+def _halved_ridge(innovation: Tensor, missed: Tensor) -> tuple[Tensor, Tensor]:
+    # -> covariance of e with the best ridge, covariance of e and d
     "Moments of a regression; the ridge is best for every second image, fitted on the others."
     def moments(e: Tensor, d: Tensor) -> tuple[Tensor, Tensor]:
         return e.T @ e / len(e), e.T @ d / len(e)
@@ -226,28 +192,17 @@ def _halved_ridge(
 # %% ../../nbs/beyond/01_response_models.ipynb #8874e90a
 class _LinearCorrection(nn.Module):
     "Regression of what a clean estimate misses on the unexpected part of the response."
-    def __init__(
-        self,
-        schedule: NoiseSchedule,
-        n_condition: int,
-        pixels: int,
-        n: int = 12,          # levels, evenly in ln c; between them the two neighbours are mixed
-        high: float = 1e3,    # largest c
-    ) -> None:
+    def __init__(self, schedule: NoiseSchedule, n_condition: int, pixels: int, n: int = 12) -> None:
         super().__init__()
-        times = _even_times(schedule, high, n).unique()
+        times = _even_times(schedule, n=n).unique()
         c = _c_from_alpha_bar(schedule.alpha_bar.clamp(max=1 - 1e-9)).log()
         place = torch.from_numpy(np.interp(c, c[times], np.arange(len(times))))
         self.register_buffer("times", times), self.register_buffer("place", place.float())
         self.register_buffer("cross", torch.zeros(len(times), n_condition, pixels))
         self.register_buffer("spread", torch.eye(n_condition).repeat(len(times), 1, 1))
 
-    def fit(
-        self,
-        k: int,              # number of the level
-        innovation: Tensor,  # (n, n_condition) e
-        missed: Tensor,      # (n, pixels) y0 - clean
-    ) -> None:
+    def fit(self, k: int, innovation: Tensor, missed: Tensor) -> None:
+        # k: number of the level; innovation (n, n_condition) e; missed (n, pixels) y0 - clean
         "One level."
         self.spread[k], self.cross[k] = _halved_ridge(innovation, missed)
 
@@ -256,8 +211,8 @@ class _LinearCorrection(nn.Module):
         place = self.place[t]
         low = place.long().clamp(max=len(self.times) - 2)
         part = (place - low)[:, None]
-        return (1 - part) * self.at(low, innovation,
-                                    known) + part * self.at(low + 1, innovation, known)
+        below, above = (self.at(level, innovation, known) for level in (low, low + 1))
+        return (1 - part) * below + part * above
 
     def at(self, level: Tensor, innovation: Tensor, known: Tensor) -> Tensor: # (B, pixels)
         "Change of the clean image by the regression of each one's level (B,)."
@@ -270,27 +225,20 @@ class _LinearCorrection(nn.Module):
         return out
 
 # %% ../../nbs/beyond/01_response_models.ipynb #e8b3e34e
-def _small_unet(
-    side: int,                     # of the patches' grid
-    n_in: int,
-    n_out: int,
-    width: int,
-    multipliers: tuple[int, ...],
-    layers: int,
-) -> nn.Module: # diffusers.UNet2DModel without attention
+def _small_unet(side: int, n_in: int, n_out: int, width: int, multipliers: tuple[int, ...],
+                layers: int) -> nn.Module:
     "A small U-Net on patches."
     from diffusers import UNet2DModel
 
     if side % 2**(len(multipliers) - 1):
         raise ValueError(f"a grid of side {side} cannot be halved {len(multipliers) - 1} times; "
                          f"use fewer multipliers")
-    return UNet2DModel(
-        sample_size=side, in_channels=n_in, out_channels=n_out, layers_per_block=layers,
-        add_attention=False,
-        block_out_channels=tuple(width * m for m in multipliers),
-        down_block_types=("DownBlock2D",) * len(multipliers),
-        up_block_types=("UpBlock2D",) * len(multipliers),
-        norm_num_groups=math.gcd(width, 8)).to(memory_format=torch.channels_last)
+    return UNet2DModel(sample_size=side, in_channels=n_in,
+                       out_channels=n_out, layers_per_block=layers, add_attention=False,
+                       block_out_channels=tuple(width * m for m in multipliers),
+                       down_block_types=("DownBlock2D",) * len(multipliers),
+                       up_block_types=("UpBlock2D",) * len(multipliers),
+                       norm_num_groups=math.gcd(width, 8)).to(memory_format=torch.channels_last)
 
 # %% ../../nbs/beyond/01_response_models.ipynb #c6b00005
 _Responses = Tensor | Callable[[Tensor, torch.Generator], Tensor] # (n, N), or of rows, generator
@@ -306,18 +254,13 @@ class _Pairs:
     subsets: Tensor # (S, N) bool: entries known together
 
 # %% ../../nbs/beyond/01_response_models.ipynb #c6b00007
-def _check_responses(
-    denoiser: ResponseDenoiser,
-    images: Any,
-    responses: _Responses,
-    validation: tuple[Tensor, Tensor] | None, # None: the first 512 training images
-    subsets: Tensor | None, # None: everything is known
-    seed: int,
-) -> _Pairs:
+def _check_responses(denoiser: ResponseDenoiser, images: Any, responses: _Responses,
+                     validation: tuple[Tensor, Tensor] | None, subsets: Tensor | None,
+                     seed: int) -> _Pairs:
     "What `train_responses` trains with. Raises ValueError for images or responses that do not fit."
-    y0 = _check_images(images, denoiser.base.image_size)
-    draw = responses if callable(responses) else _draw_rows(torch.as_tensor(responses).float(),
-                                                            len(y0))
+    base = denoiser.base
+    y0 = _check_images(images, base.image_size, channels=base.channels)
+    draw = _draw_rows(responses, len(y0))
     n = min(len(y0), 2048)
     sample = _check_draw(draw(torch.arange(n), generator(seed, 74)), n)
     if sample.shape[1] != denoiser.n_condition:
@@ -326,29 +269,27 @@ def _check_responses(
     if validation is None:
         held_out = y0[:512], draw(torch.arange(min(len(y0), 512)), generator(seed, 75))
     else:
-        known = torch.as_tensor(validation[1]).float()
-        held_out = _check_images(validation[0],
-                                 denoiser.base.image_size), _check_known(known, len(validation[0]))
+        held_out = (_check_images(validation[0], base.image_size, channels=base.channels),
+                    torch.as_tensor(validation[1]).float())
+        known = torch.nan_to_num(held_out[1], posinf=math.inf, neginf=-math.inf)
+        _check_draw(known, len(validation[0])) # NaN: not known
     subsets = torch.ones(1, denoiser.n_condition, dtype=torch.bool) if subsets is None else subsets
     return _Pairs(y0, draw, sample, held_out, subsets)
 
 # %% ../../nbs/beyond/01_response_models.ipynb #d09b7c6f
 def train_responses(
     denoiser: ResponseDenoiser, # trained in place
-    images: Tensor | Any, # (n, 1, H, W) in [0, 1]
+    images: Tensor | Any, # (n, C, H, W) in [0, 1]
     responses: _Responses, # (n, N), or of (rows, generator)
     *,
     validation: tuple[Tensor, Tensor] | None = None, # held-out images, responses (NaN: unknown)
     subsets: Tensor | None = None, # (S, N) bool: entries known together
     drop: float = 0.15, # how often nothing is known
     n_start: int = 2048, # at most this many images for the linear start
-    steps: int = 2000,
-    batch_size: int = 64,
-    lr: float = 2e-3,
+    steps: int = 2000, batch_size: int = 64, lr: float = 2e-3,
     high: float = 1e3, # largest c trained on
     balance: bool = False, # weigh each noise level by the inverse of its error
-    seed: int = 0,
-    device: str | torch.device = "auto",
+    seed: int = 0, device: str | torch.device = "auto",
     **options: Any,                             # for `training.fit`: checkpoint, progress, ...
 ) -> Fit: # .model; .history.validation is minus the held-out information in nats
     "Learn what a response changes in the noise estimate. Raises ValueError for what does not fit."
@@ -377,12 +318,8 @@ def train_responses(
     return _fit(denoiser, loss_fn, len(y0), steps, batch_size, lr, seed, device, options)
 
 # %% ../../nbs/beyond/01_response_models.ipynb #c6b00008
-def _fingerprint(
-    denoiser: ResponseDenoiser,
-    pairs: _Pairs,
-    responses: _Responses,
-    validation: Any, # None: none was given
-) -> dict[str, Any]:
+def _fingerprint(denoiser: ResponseDenoiser, pairs: _Pairs, responses: _Responses,
+                 validation: Any) -> dict[str, Any]:
     "What must agree for a checkpoint to be of this training."
     held_out = None if validation is None else [digest(part) for part in pairs.held_out]
     return {"images": digest(pairs.y0), "responses": _digest_responses(responses, pairs.sample),
@@ -391,36 +328,25 @@ def _fingerprint(
             "parameters": sum(p.numel() for p in denoiser.parameters())}
 
 # %% ../../nbs/beyond/01_response_models.ipynb #c6b00009
-def _fit(
-    model: nn.Module,
-    loss_fn: Callable[[nn.Module, Batch], tuple[Tensor, Mapping[str, Tensor]]],
-    n: int, # pairs
-    steps: int,
-    batch_size: int,
-    lr: float,
-    seed: int,
-    device: torch.device,
-    options: Mapping[str, Any], # for `training.fit`
-) -> Fit:
+def _fit(model: nn.Module,
+         loss_fn: Callable[[nn.Module, Batch], tuple[Tensor, Mapping[str, Tensor]]], n: int,
+         steps: int, batch_size: int, lr: float, seed: int, device: torch.device,
+         options: Mapping[str, Any]) -> Fit:
     "Train with a moving average of the weights, bounded gradients, and a cosine schedule."
     schedule = warmup_cosine(steps, min(100, steps // 10))
     settings = {"ema": 0.995, "clip": 1.0, "schedule": schedule} | dict(options)
     return fit(model, loss_fn, n, steps=steps, batch_size=batch_size, lr=lr, seed=seed,
                device=device, **settings)
 
-# %% ../../nbs/beyond/01_response_models.ipynb #aad0c318
-def _check_known(responses: Tensor, n: int) -> Tensor:
-    "Raise ValueError unless the known ones of (n, N) responses are finite."
-    _check_draw(torch.nan_to_num(responses, posinf=math.inf, neginf=-math.inf), n)
-    return responses
-
 # %% ../../nbs/beyond/01_response_models.ipynb #237a1407
-def _draw_rows(responses: Tensor, n: int) -> Callable[[Tensor, torch.Generator], Tensor]:
-    "Recorded responses as a function of their rows. Raises ValueError unless (n, N)."
-    if responses.ndim != 2 or len(responses) != n:
+def _draw_rows(responses: _Responses, n: int) -> Callable[[Tensor, torch.Generator], Tensor]:
+    "Responses as a function of rows and generator. Raises ValueError if recorded ones are not (n, N)."
+    if callable(responses): return responses
+    recorded = torch.as_tensor(responses).float()
+    if recorded.ndim != 2 or len(recorded) != n:
         raise ValueError(f"responses must be ({n}, N), one row for each image, got "
-                         f"{tuple(responses.shape)}")
-    return lambda rows, stream: responses[rows]
+                         f"{tuple(recorded.shape)}")
+    return lambda rows, stream: recorded[rows]
 
 # %% ../../nbs/beyond/01_response_models.ipynb #3b98d463
 def _digest_responses(responses: Tensor | Callable, sample: Tensor) -> str: # 16 hexadecimal digits
@@ -431,33 +357,30 @@ def _digest_responses(responses: Tensor | Callable, sample: Tensor) -> str: # 16
     return hashlib.sha1(" ".join(told).encode()).hexdigest()[:16]
 
 # %% ../../nbs/beyond/01_response_models.ipynb #0263de59
+def _at_every_time(values: np.ndarray, levels: Tensor, schedule: NoiseSchedule) -> Tensor:
+    # values (..., K) at levels (K,) -> (..., T + 1)
+    "Positive values interpolated (as logarithms, in ln c) from some levels to every time."
+    c, known = _c_from_alpha_bar(schedule.alpha_bar[1:]).log().numpy(), levels.log().numpy()
+    every = np.apply_along_axis(lambda v: np.exp(np.interp(c, known, np.log(v))), -1, values)
+    return F.pad(torch.from_numpy(every), (1, 0), value=1.0).float()
+
+# %% ../../nbs/beyond/01_response_models.ipynb #2424f312
 @torch.no_grad()
-def _level_errors(
-    denoiser: nn.Module,     # asked without any response
-    y0: Tensor,              # (n, C, H, W) images in [-1, 1]
-    high: float = 1e3,       # largest c
-    seed: int = 0,           # of the noise
-) -> Tensor: # (T + 1,) mean squared error of eps at every time
-    "Errors at some levels, interpolated (as logarithms, in ln c) to every time."
+def _level_errors(denoiser: nn.Module, y0: Tensor, high: float = 1e3, seed: int = 0) -> Tensor:
+    # y0 (n, C, H, W) -> (T + 1,)
+    "Mean squared error of the noise estimate at every time, from errors at some levels."
     schedule, errors = denoiser.schedule, []
     levels = _schedule_levels(schedule, 16, high=high)
     for k, c in enumerate(levels.tolist()):
-        noise = torch.randn(min(64, len(y0)), *y0.shape[1:],
-                            generator=generator(seed, 86, k)).to(y0)
+        noise = torch.randn(min(64, len(y0)), *y0.shape[1:], generator=generator(seed, 86, k)).to(y0)
         y, t = y0.roll(-64 * k, 0)[:64], _time_of_level(c, schedule)
-        errors.append(float((denoiser(schedule.add_noise(y, noise,
-                                                         torch.full((len(y),), t, device=y.device)),
-                                                         t) - noise).square().mean()))
-    c = _c_from_alpha_bar(schedule.alpha_bar[1:]).log().numpy()
-    every = np.exp(np.interp(c, levels.log().numpy(), np.log(errors)))
-    return torch.from_numpy(np.pad(every, (1, 0), constant_values=1.0)).float()
+        y_t = schedule.add_noise(y, noise, torch.full((len(y),), t, device=y.device))
+        errors.append(float((denoiser(y_t, t) - noise).square().mean()))
+    return _at_every_time(np.array(errors), levels, schedule)
 
 # %% ../../nbs/beyond/01_response_models.ipynb #8e9a6006
-def _even_times(
-    schedule: NoiseSchedule,
-    high: float = 1e3,       # largest c
-    n: int = 4096,
-) -> Tensor: # (n,) times, 1..T
+def _even_times(schedule: NoiseSchedule, high: float = 1e3, n: int = 4096) -> Tensor:
+    # high: largest c -> (n,) times, 1..T
     "Times that are evenly spread in ln c."
     c = _schedule_levels(schedule, None, high=high).log()
     wanted = torch.linspace(c[0], c[-1], n, dtype=torch.float64)
@@ -504,22 +427,22 @@ def denoiser_gain(
     def gain(x_c: Tensor, c: float, index: Tensor, stream: torch.Generator) -> Tensor:
         r = _check_draw(draw(x_c, c, index, stream), len(x_c))
         y_t, t = x_c * math.sqrt(_alpha_bar_from_c(c)), _time_of_level(c, denoiser.schedule)
+        both = known if known is None or given is None else known | given
         before = None if given is None else torch.where(given, r, math.nan)
-        after = r if known is None else torch.where(known if given is None else known | given, r,
-                                                    math.nan)
+        after = r if both is None else torch.where(both, r, math.nan)
         return c * _eps_difference(denoiser, y_t, t, after, before).square()
     return gain
 
 # %% ../../nbs/beyond/01_response_models.ipynb #5cf48c08
-class GainNet(nn.Module):
+class GainNet(_Frozen):
     "Expected squared change of the noise estimate at every pixel, given the blurred image."
+    frozen_part = "base"
+
     def __init__(
         self,
         base: Denoiser,          # unconditional; a copy of it is frozen
         n_outputs: int = 1,      # sets of known responses
-        width: int = 32,
-        multipliers: tuple[int, ...] = (1, 2),
-        layers: int = 1,
+        width: int = 32, multipliers: tuple[int, ...] = (1, 2), layers: int = 1,
         patch: int | None = None, # None: the base's
         seed: int = 0,
     ) -> None:
@@ -533,28 +456,19 @@ class GainNet(nn.Module):
         nn.init.zeros_(self.unet.conv_out.weight), nn.init.zeros_(self.unet.conv_out.bias)
         self.register_buffer("scale", torch.ones(n_outputs, base.schedule.T + 1))
 
-    def train(self, mode: bool = True) -> "GainNet":
-        "The base stays in evaluation mode."
-        super().train(mode)
-        self.base.eval()
-        return self
-
     def forward(self, y_t: Tensor, t: int | Tensor) -> Tensor: # (B, n_outputs, C, H, W)
         "Predictions relative to the mean of their level."
         t = torch.as_tensor(t, device=y_t.device).expand(len(y_t))
-        with torch.no_grad(): clean = self.schedule.y0_hat(y_t, self.base(y_t, t),
-                                                           t).clamp(-1.5, 1.5)
+        with torch.no_grad():
+            clean = self.schedule.y0_hat(y_t, self.base(y_t, t), t).clamp(-1.5, 1.5)
         var = self.schedule.alpha_bar * (self.base.data_std or 1.0)**2 + 1 - self.schedule.alpha_bar
-        seen = F.pixel_unshuffle(torch.cat([y_t * self.schedule.at(var.rsqrt(), t, y_t), clean], 1),
-                                 self.patch)
-        out = F.pixel_shuffle(self.unet(seen, t).sample,
-                              self.patch).unflatten(1, (self.n_outputs, -1))
+        seen = torch.cat([y_t * self.schedule.at(var.rsqrt(), t, y_t), clean], 1)
+        out = self.unet(F.pixel_unshuffle(seen, self.patch), t).sample
+        out = F.pixel_shuffle(out, self.patch).unflatten(1, (self.n_outputs, -1))
         return F.softplus(out + math.log(math.e - 1)) + 1e-6
 
 # %% ../../nbs/beyond/01_response_models.ipynb #68cf8eb2
-def _learned_gains(
-    net: GainNet,
-) -> _Gain: # (B, n_outputs, C, H, W)
+def _learned_gains(net: GainNet) -> _Gain: # (B, n_outputs, C, H, W)
     "A trained regression as the gains of all its outputs, for `information_sets`."
     def gains(x_c: Tensor, c: float, index: Tensor, stream: torch.Generator) -> Tensor:
         t = _time_of_level(c, net.schedule)
@@ -592,23 +506,20 @@ def _check_subsets(subsets: Tensor | None, n_outputs: int, n_condition: int) -> 
 def train_gain(
     net: GainNet, # trained in place
     denoiser: nn.Module, # conditional, trained
-    images: Tensor | Any, # (n, 1, H, W) in [0, 1]; best pairs that the denoiser has not seen
+    images: Tensor | Any, # (n, C, H, W) in [0, 1]; best pairs that the denoiser has not seen
     responses: _Responses, # (n, N), or a function of (rows, generator)
     *,
     subsets: Tensor | None = None, # (n_outputs, N) bool: what is known for each
-    steps: int = 1000,
-    batch_size: int = 64,
-    lr: float = 2e-3,
+    steps: int = 1000, batch_size: int = 64, lr: float = 2e-3,
     high: float = 1e3, # largest c trained on
-    seed: int = 0,
-    device: str | torch.device = "auto",
+    seed: int = 0, device: str | torch.device = "auto",
     **options: Any,              # for `training.fit`
 ) -> Fit: # .model
     "Regress the squared difference on the blurred image by its Poisson deviance."
     _check_conditional(denoiser, net.base)
-    y0, device = _check_images(images, net.base.image_size), resolve_device(device)
-    draw = responses if callable(responses) else _draw_rows(torch.as_tensor(responses).float(),
-                                                            len(y0))
+    y0 = _check_images(images, net.base.image_size, channels=net.base.channels)
+    device = resolve_device(device)
+    draw = _draw_rows(responses, len(y0))
     subsets = _check_subsets(subsets, net.n_outputs, denoiser.n_condition)
     sample = draw(torch.arange(min(len(y0), 2048)), generator(seed, 87))
     mark = {"images": digest(y0), "responses": _digest_responses(responses, sample), "high": high,
@@ -634,29 +545,20 @@ def train_gain(
 
 # %% ../../nbs/beyond/01_response_models.ipynb #245d0031
 @torch.no_grad()
-def _level_means(
-    net: GainNet,
-    squared: Callable[..., tuple[Tensor, Tensor]], # as of `_SquaredDifference`
-    n: int,                                        # pairs
-    high: float,
-    seed: int,
-    each: int = 64,                                # pairs for each level and output
-) -> tuple[Tensor, Tensor]: # (n_outputs, T + 1) means of squares, of predictions
+def _level_means(net: GainNet, squared: Callable[..., tuple[Tensor, Tensor]], n: int, high: float,
+                 seed: int) -> tuple[Tensor, Tensor]:
+    # squared: as of `_SquaredDifference` -> (n_outputs, T + 1) means of squares, of predictions
     "Means at some levels, interpolated (as logarithms, in ln c) to every time."
     levels = _schedule_levels(net.schedule, 12, high=high)
-    at, means = [_time_of_level(c, net.schedule)
-                 for c in levels.tolist()], np.zeros((2, net.n_outputs, len(levels)))
-    for k, t in enumerate(at):
+    means = np.zeros((2, net.n_outputs, len(levels)))
+    for k, t in enumerate(_time_of_level(c, net.schedule) for c in levels.tolist()):
         stream = generator(seed, 81, k, 0)
-        rows = torch.randint(n, (each,), generator=stream).to(net.scale.device)
-        noise = torch.randn(each, net.base.channels, *2 * [net.base.image_size],
+        rows = torch.randint(n, (64,), generator=stream).to(net.scale.device)
+        noise = torch.randn(64, net.base.channels, *2 * [net.base.image_size],
                             generator=stream).to(rows.device)
         for output in range(net.n_outputs):
             y_t, target = squared(rows, torch.full_like(rows, t), torch.full_like(rows, output),
                                   noise, stream)
             means[0, output, k] = float(target.mean())
         means[1, :, k] = (net.scale[:, t] * net(y_t, t).mean((0, 2, 3, 4))).cpu()
-    c = _c_from_alpha_bar(net.schedule.alpha_bar[1:]).log().numpy()
-    spread = lambda m: np.pad(np.exp(np.interp(c, levels.log().numpy(), np.log(m + 1e-12))), (1, 0),
-                              constant_values=1.0)
-    return tuple(torch.tensor(np.stack([spread(m) for m in part])).to(net.scale) for part in means)
+    return tuple(_at_every_time(means + 1e-12, levels, net.schedule).to(net.scale))

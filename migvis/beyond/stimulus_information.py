@@ -6,16 +6,14 @@
 __all__ = ['noise_levels', 'integrate', 'gaussian_information_map', 'diffusion_posterior', 'InformationResult', 'information']
 
 # %% ../../nbs/beyond/00_stimulus_information.ipynb #10071c7f
-import json
 import math
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import NormalDist
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -23,21 +21,18 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from ..denoiser import NoiseSchedule
-from ..figures import _show_image, style
-from ..support.files import atomic_write, _as_json, _load_arrays
+from ..figures import plot_pixel_information
+from ..support.records import load_record, save_record
 from ..support.training import generator, progress_bar
 
 # %% ../../nbs/beyond/00_stimulus_information.ipynb #67790459
-def _c_from_alpha_bar(
-    alpha_bar: float | Tensor, # in (0, 1]
-) -> float | Tensor: # variance of the noise relative to the stimulus, 0 upwards
+def _c_from_alpha_bar(alpha_bar: float | Tensor) -> float | Tensor:
+    # alpha_bar: in (0, 1] -> variance of the noise relative to the stimulus, 0 upwards
     "Noise level of a diffusion time: c = (1 - alpha_bar) / alpha_bar."
     return (1 - alpha_bar) / alpha_bar
 
 # %% ../../nbs/beyond/00_stimulus_information.ipynb #7b02eae8
-def _alpha_bar_from_c(
-    c: float | Tensor, # not negative
-) -> float | Tensor: # in (0, 1]
+def _alpha_bar_from_c(c: float | Tensor) -> float | Tensor: # c: not negative -> in (0, 1]
     "Inverse of `c_from_alpha_bar`: alpha_bar = 1 / (1 + c)."
     return 1 / (1 + c)
 
@@ -54,9 +49,7 @@ def noise_levels(
     return _check_levels(torch.logspace(math.log10(low), math.log10(high), n, dtype=torch.float64))
 
 # %% ../../nbs/beyond/00_stimulus_information.ipynb #fb5639a7
-def _check_levels(
-    levels: Tensor | Sequence[float],
-) -> Tensor: # (K,) float64
+def _check_levels(levels: Tensor | Sequence[float]) -> Tensor: # (K,) float64
     "Return the levels if one can integrate over them; raises ValueError otherwise."
     levels = torch.as_tensor(levels, dtype=torch.float64)
     if levels.ndim != 1 or len(levels) < 5:
@@ -68,27 +61,19 @@ def _check_levels(
     return levels
 
 # %% ../../nbs/beyond/00_stimulus_information.ipynb #0390afcf
-def _level_weights(
-    levels: Tensor,      # (K,) ascending
-    tails: bool = True,  # add the first-order areas beyond both ends
-) -> Tensor: # (K,) float64
-    "Weights of the trapezoid rule in ln c."
-    steps = _check_levels(levels).log().diff()
-    weights = F.pad(steps, (0, 1)) / 2 + F.pad(steps, (1, 0)) / 2
-    if tails: weights[[0, -1]] += 1
+def _level_weights(levels: Tensor, kept: Sequence[int] | slice = slice(None)) -> Tensor:
+    # levels (K,) ascending; kept: which of them the rule uses -> (K,) float64, 0 at the others
+    "Weights of the trapezoid rule in ln c, with the first-order areas beyond both ends."
+    levels = _check_levels(levels)
+    weights, steps = torch.zeros_like(levels), levels[kept].log().diff()
+    weights[kept] = F.pad(steps, (0, 1)) / 2 + F.pad(steps, (1, 0)) / 2
+    weights[[0, -1]] += 1
     return weights
 
 # %% ../../nbs/beyond/00_stimulus_information.ipynb #de7eefa9
-def _halved_weights(
-    levels: Tensor, # (K,)
-) -> Tensor: # (K,) 0 at the levels left out
+def _halved_weights(levels: Tensor) -> Tensor: # levels (K,) -> (K,) 0 at the levels left out
     "Weights of the same rule on every second level (and the last)."
-    levels = _check_levels(levels)
-    kept = sorted({*range(0, len(levels), 2), len(levels) - 1})
-    coarse, steps = torch.zeros(len(levels), dtype=torch.float64), levels[kept].log().diff()
-    coarse[kept] = F.pad(steps, (0, 1)) / 2 + F.pad(steps, (1, 0)) / 2
-    coarse[[0, -1]] += 1
-    return coarse
+    return _level_weights(levels, sorted({*range(0, len(levels), 2), len(levels) - 1}))
 
 # %% ../../nbs/beyond/00_stimulus_information.ipynb #22ee6fc4
 @dataclass(frozen=True)
@@ -112,12 +97,9 @@ def integrate(
                      (value - curve @ _halved_weights(levels)).abs() / 3)
 
 # %% ../../nbs/beyond/00_stimulus_information.ipynb #b37a8b48
-def _schedule_levels(
-    schedule: NoiseSchedule,
-    n: int | None = 24,   # levels; None: every time in the range
-    low: float = 0.0,     # smallest c
-    high: float = 1e3,    # largest c
-) -> Tensor: # (at most n,) float64, ascending
+def _schedule_levels(schedule: NoiseSchedule, n: int | None = 24, low: float = 0.0,
+                     high: float = 1e3) -> Tensor:
+    # -> (at most n,) float64, ascending
     "Levels c of a schedule's times, about evenly spaced in ln c. Raises ValueError."
     c = _c_from_alpha_bar(schedule.alpha_bar[1:])
     c = c[(c >= low) & (c <= high)]
@@ -129,10 +111,7 @@ def _schedule_levels(
     return _check_levels(c[(c.log()[None] - wanted[:, None]).abs().argmin(1).unique()])
 
 # %% ../../nbs/beyond/00_stimulus_information.ipynb #31aae162
-def _time_of_level(
-    c: float,
-    schedule: NoiseSchedule,
-) -> int: # 1..T
+def _time_of_level(c: float, schedule: NoiseSchedule) -> int: # 1..T
     "The time whose noise level is c. Raises ValueError if the schedule has none."
     table = _c_from_alpha_bar(schedule.alpha_bar[1:])
     t = int((table.log() - math.log(c)).abs().argmin())
@@ -167,11 +146,7 @@ _Gain = Callable[[Tensor, float, Tensor, torch.Generator], Tensor] # squared dif
 _Posterior = Callable[[Tensor, float, torch.Generator], Tensor]       # x ~ p(x | x_c)
 
 # %% ../../nbs/beyond/00_stimulus_information.ipynb #30cddde9
-def _response_gain(
-    estimate: _Estimate,
-    conditional: _Conditional,
-    draw: _Draw,
-) -> _Gain:
+def _response_gain(estimate: _Estimate, conditional: _Conditional, draw: _Draw) -> _Gain:
     "Squared difference of the best guesses for one drawn response."
     def gain(x_c: Tensor, c: float, index: Tensor, stream: torch.Generator) -> Tensor:
         r = _check_draw(draw(x_c, c, index, stream), len(x_c))
@@ -179,10 +154,7 @@ def _response_gain(
     return gain
 
 # %% ../../nbs/beyond/00_stimulus_information.ipynb #6e0d8f9d
-def _check_draw(
-    r: Tensor,
-    n: int,    # stimuli
-) -> Tensor: # (n, ...)
+def _check_draw(r: Tensor, n: int) -> Tensor: # n: stimuli -> (n, ...)
     "Return responses if there is a finite one for each stimulus; raises ValueError otherwise."
     if len(r) != n: raise ValueError(f"need one response for each of the {n} stimuli, got {len(r)}")
     if not torch.isfinite(r).all():
@@ -200,17 +172,12 @@ def _draw_from_estimate(encoder: _Encoder, estimate: _Estimate) -> _Draw:
     return lambda x_c, c, index, stream: encoder(estimate(x_c, c), stream)
 
 # %% ../../nbs/beyond/00_stimulus_information.ipynb #b74dd22b
-def _draw_from_stimulus(
-    encoder: _Encoder,
-    x: Tensor,        # (n, ...) the stimuli
-) -> _Draw:
+def _draw_from_stimulus(encoder: _Encoder, x: Tensor) -> _Draw: # x (n, ...) the stimuli
     "r ~ p(r | x), the variant of Kong et al.: right on average, but not additive."
     return lambda x_c, c, index, stream: encoder(x[index], stream)
 
 # %% ../../nbs/beyond/00_stimulus_information.ipynb #6a906781
-def _draw_recorded(
-    responses: Tensor, # (n, ...) one response for each stimulus
-) -> _Draw:
+def _draw_recorded(responses: Tensor) -> _Draw: # responses (n, ...) one response for each stimulus
     "The recorded response of each stimulus: its average over stimuli is the mutual information."
     return lambda x_c, c, index, stream: responses[index]
 
@@ -258,20 +225,24 @@ class InformationResult:
         return _average(self, level)
 
     def to(self, unit: str) -> "InformationResult":
-        "The same in nats or bits."
-        return _in_unit(self, unit)
+        "The same in nats or bits. Raises ValueError for another unit."
+        size = {"nats": 1.0, "bits": math.log(2)} # in nats
+        if unit not in size: raise ValueError(f"unit must be 'nats' or 'bits', got {unit!r}")
+        factor = size[self.unit] / size[unit]
+        return replace(self, unit=unit, **{name: factor * getattr(self, name) for name in _SCALED})
 
     def select(self, index: Sequence[int]) -> "InformationResult":
         "Some of the stimuli."
         return replace(self, **{name: getattr(self, name)[np.asarray(index)] for name in _SCALED})
 
-    def plot(self, images: np.ndarray | None = None, columns: int = 8) -> Figure:
-        "Maps below their images, (n, 1, H, W) in [0, 1]."
-        return _plot_maps(self, images, columns)
+    def plot(self, images: np.ndarray, columns: int = 8) -> Figure:
+        "Maps below their images, (n, C, H, W) in [0, 1]. Raises ValueError where shapes disagree."
+        maps = {self.method or "information": (self.map[:columns], self.total[:columns])}
+        return plot_pixel_information(np.asarray(images)[:columns], maps, self.unit)
 
-    def save(self, path: str | Path) -> Path: return _save(self, path)
-    @staticmethod
-    def load(path: str | Path) -> "InformationResult": return _load(path)
+    def save(self, path: str | Path) -> Path: return save_record(path, self)
+    @classmethod
+    def load(cls, path: str | Path) -> "InformationResult": return load_record(path, cls)
 
 # %% ../../nbs/beyond/00_stimulus_information.ipynb #c6a00002
 def _average(result: InformationResult, level: float) -> tuple[float, float, float]:
@@ -281,38 +252,6 @@ def _average(result: InformationResult, level: float) -> tuple[float, float, flo
     step = float(integrate(result.curve.mean(0), result.levels).error)
     reach, value = NormalDist().inv_cdf(0.5 + level / 2) * error + step, float(total.mean())
     return value, value - reach, value + reach
-
-# %% ../../nbs/beyond/00_stimulus_information.ipynb #c6a00003
-def _in_unit(result: InformationResult, unit: str) -> InformationResult:
-    "The same in nats or bits. Raises ValueError for another unit."
-    size = {"nats": 1.0, "bits": math.log(2)} # in nats
-    if unit not in size:
-        raise ValueError(f"unit must be 'nats' or 'bits', got {unit!r}")
-    factor = size[result.unit] / size[unit]
-    return replace(result, unit=unit, **{name: factor * getattr(result, name) for name in _SCALED})
-
-# %% ../../nbs/beyond/00_stimulus_information.ipynb #c6a00004
-def _save(
-    result: InformationResult,
-    path: str | Path, # a .npz file, without pickle
-) -> Path:
-    "Write everything to one file, atomically."
-    arrays = {k: v for k, v in asdict(result).items() if isinstance(v, np.ndarray)}
-    with atomic_write(path) as temporary, open(temporary, "wb") as f:
-        np.savez_compressed(f, meta=_as_json({"unit": result.unit, "method": result.method}),
-                            **arrays)
-    return Path(path).expanduser()
-
-# %% ../../nbs/beyond/00_stimulus_information.ipynb #c6a00005
-def _load(path: str | Path) -> InformationResult:
-    "Read what `_save` wrote. Raises FileNotFoundError, or ValueError for another kind of file."
-    arrays = _load_arrays(path, "save the result again")
-    try:
-        meta = json.loads(str(arrays.pop("meta")))
-        return InformationResult(**arrays, **meta)
-    except (KeyError, ValueError, TypeError) as error:
-        raise ValueError(f"{path} does not hold a result written by InformationResult.save "
-                         f"({error})") from error
 
 # %% ../../nbs/beyond/00_stimulus_information.ipynb #6687db65
 def information(
@@ -330,19 +269,11 @@ def information(
 
 # %% ../../nbs/beyond/00_stimulus_information.ipynb #715c4ca5
 @torch.no_grad()
-def _information_sets(
-    x: Tensor,                        # (n, ...) stimuli
-    gains: _Gain, # returns (B, S, ...): one gain for each of S sets of responses
-    levels: Tensor,                   # (K,)
-    names: Sequence[str],             # of the S sets
-    n_samples: int = 16,
-    *,
-    seed: int = 0,
-    batch_size: int = 256,            # blurred copies at once; changes the draws
-    tolerance: float = 0.02,          # largest share of the total that the grid's error may have
-    unresolved: str = "warn",         # or "raise": what to do beyond it
-    progress: bool = True,
-) -> dict[str, InformationResult]: # by name, in nats
+def _information_sets(x: Tensor, gains: _Gain, levels: Tensor,
+                      names: Sequence[str], n_samples: int = 16, *, seed: int = 0,
+                      batch_size: int = 256, tolerance: float = 0.02, unresolved: str = "warn",
+                      progress: bool = True) -> dict[str, InformationResult]:
+    # x (n, ...); levels (K,) -> by name, in nats
     "The same for several sets of responses, on the same blurred stimuli."
     levels, pairs = _check_levels(levels), _check_sampling(x, n_samples)
     weights, each, sets = _level_weights(levels), max(1, batch_size // n_samples), len(names)
@@ -353,15 +284,14 @@ def _information_sets(
                       progress=progress) as bar:
         for k, c in enumerate(levels.tolist()):
             for first in range(0, len(x), each):
-                rows, stream = slice(first,
-                                     min(first + each, len(x))), generator(seed, 71, k, first)
-                index = torch.arange(rows.start, rows.stop, device=x.device)
+                index = torch.arange(len(x), device=x.device)[first:first + each]
+                rows, stream = slice(first, first + each), generator(seed, 71, k, first)
                 g = _sampled_gains(x[rows], gains, c, index, pairs, sets, stream) / (2 * c)
                 map_[:, rows] += weights[k] * g.mean(2)
                 map_var[:, rows] += weights[k]**2 * g.var(2) / pairs
                 total = g.flatten(3).sum(3)
                 curve[:, rows, k], curve_var[:, rows, k] = total.mean(2), total.var(2) / pairs
-                bar.update(rows.stop - rows.start)
+                bar.update(len(index))
     for s in range(sets): _check_resolution(curve[s], curve_var[s], levels, tolerance, unresolved)
     whole, error = integrate(curve, levels), (curve_var @ weights.square()).sqrt()
     parts = (map_, map_var.sqrt(), whole.value, error, levels.expand(sets, -1), curve, whole.error)
@@ -369,10 +299,9 @@ def _information_sets(
             for s, name in enumerate(names)}
 
 # %% ../../nbs/beyond/00_stimulus_information.ipynb #7f92c74c
-def _sampled_gains(
-    x: Tensor, gains: _Gain, c: float, index: Tensor, pairs: int, sets: int,
-    stream: torch.Generator,
-) -> Tensor: # (S, m, pairs, ...)
+def _sampled_gains(x: Tensor, gains: _Gain, c: float, index: Tensor, pairs: int, sets: int,
+                   stream: torch.Generator) -> Tensor:
+    # -> (S, m, pairs, ...)
     "Gains of some stimuli at one level, averaged over the two signs of the noise."
     noise = torch.randn(len(x), pairs, *x.shape[1:], generator=stream).to(x)
     x_c = x[:, None, None] + math.sqrt(c) * torch.stack([noise, -noise], 2)  # (m, pairs, 2, ...)
@@ -398,13 +327,9 @@ def _check_sampling(x: Tensor, n_samples: int) -> int: # pairs
     return n_samples // 2
 
 # %% ../../nbs/beyond/00_stimulus_information.ipynb #73b10d77
-def _check_resolution(
-    curve: Tensor,            # (n, K)
-    variance: Tensor,         # (n, K) of its entries by sampling
-    levels: Tensor,           # (K,)
-    tolerance: float = 0.02,  # share of the mean total
-    unresolved: str = "warn", # or "raise"
-) -> None:
+def _check_resolution(curve: Tensor, variance: Tensor, levels: Tensor, tolerance: float = 0.02,
+                      unresolved: str = "warn") -> None:
+    # curve (n, K); variance (n, K) of its entries by sampling; levels (K,)
     "Warn or raise if halving the grid matters, or much lies beyond the ends of the range."
     if unresolved not in ("warn", "raise"):
         raise ValueError(f"unresolved must be 'warn' or 'raise', got {unresolved!r}")
@@ -425,32 +350,3 @@ def _check_resolution(
     if not told: return
     if unresolved == "raise": raise ValueError("; ".join(told))
     warnings.warn("; ".join(told), stacklevel=3)
-
-# %% ../../nbs/beyond/00_stimulus_information.ipynb #ac5d7908
-def _plot_maps(
-    result: InformationResult,
-    images: np.ndarray | None = None, # (n, 1, H, W) in [0, 1], drawn above the maps
-    columns: int = 8,                 # at most
-    vmax: float | None = None,        # top of the colour scale; None: the 99.5 % quantile
-    title: str = "",
-) -> Figure:
-    "Maps I_i(x) in one colour scale, with their totals. Raises ValueError."
-    if result.map.ndim < 3:
-        raise ValueError(f"the features of these stimuli are no pixels: the map has shape "
-                         f"{result.map.shape}")
-    n, vmax = min(len(result.map), columns), vmax or float(np.quantile(result.map, 0.995))
-    rows = 1 if images is None else 2
-    with style():
-        figure, axes = plt.subplots(rows, n, figsize=(1.05 * n + .7, 1.15 * rows + .35),
-                                    squeeze=False, constrained_layout=True)
-        for column in range(n):
-            if images is not None: _show_image(axes[0, column], np.asarray(images)[column])
-            drawn = axes[-1, column].imshow(result.map[column].reshape(result.map.shape[-2:]),
-                                            cmap="magma", vmin=0, vmax=vmax)
-            axes[-1, column].set(xticks=[], yticks=[])
-            axes[-1, column].set_title(f"{result.total[column]:.2f} {result.unit}", fontsize=7.5,
-                                       pad=2)
-        figure.colorbar(drawn, ax=axes[-1].tolist(), shrink=.8,
-                        pad=.01).ax.tick_params(labelsize=6.5)
-        figure.suptitle(title, fontsize=8)
-    return figure

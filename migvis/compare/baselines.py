@@ -31,15 +31,14 @@ from ..support.training import (Batch, Fit, fit, generator, progress_bar, resolv
 
 # %% ../../nbs/compare/00_baselines.ipynb #ac3b0023
 def _pair_images(images: Tensor | Any, z: _Latents, device: torch.device) -> _CriticData:
-    "Images (n, 1, H, H) in [0, 1] and their latents, checked."
+    "Images (n, C, H, H) in [0, 1] and their latents, checked."
     images = torch.as_tensor(images)
     return _read_data(_check_images(images, images.shape[-1]), z, device)
 
 # %% ../../nbs/compare/00_baselines.ipynb #59899a00
-def _splits(
-    images: Tensor | Any, z: _Latents, held_out: tuple[Any, _Latents] | None, seed: int,
-    device: torch.device
-) -> tuple[_CriticData, _CriticData]: # to train on, to choose the weights by
+def _splits(images: Tensor | Any, z: _Latents, held_out: tuple[Any, _Latents] | None, seed: int,
+            device: torch.device) -> tuple[_CriticData, _CriticData]:
+    # -> to train on, to choose the weights by
     "Pairs to train on and pairs held out (None: a tenth). Raises ValueError if there are too few."
     others = None if held_out is None else _pair_images(*held_out, device)
     return _split(_pair_images(images, z, device), others, seed, stream=51)
@@ -47,9 +46,8 @@ def _splits(
 # %% ../../nbs/compare/00_baselines.ipynb #7ce34889
 class _OfLatents(nn.Module):
     "A network that knows groups of latents, and their mean and scale."
-    def __init__(
-        self, groups: Sequence[int] | Sequence[Sequence[int]], n_latents: int | None = None
-    ) -> None:
+    def __init__(self, groups: Sequence[int] | Sequence[Sequence[int]],
+                 n_latents: int | None = None) -> None:
         super().__init__()
         self.groups = _resolve_groups(groups, n_latents)
         self.n_latents = n_latents or 1 + max(map(max, self.groups))
@@ -67,13 +65,8 @@ class _OfLatents(nn.Module):
 # %% ../../nbs/compare/00_baselines.ipynb #d096fddd
 class _ImageDecoder(_OfLatents):
     "Images from latents: a linear layer to 4 x 4, then doublings of the resolution."
-    def __init__(
-        self,
-        groups: Sequence[int] | Sequence[Sequence[int]], # sizes, or dimensions of each group
-        image_size: int,                                 # 8, 16, 32, ...
-        width: int = 32,                                 # channels before the last doubling
-        n_latents: int | None = None,                    # D; None: as many as `groups` need
-    ) -> None:
+    def __init__(self, groups: Sequence[int] | Sequence[Sequence[int]], image_size: int,
+                 width: int = 32, n_latents: int | None = None, channels: int = 1) -> None:
         super().__init__(groups, n_latents)
         doublings = round(math.log2(max(image_size, 1) / 4))
         if image_size != 4 * 2**doublings or doublings < 1:
@@ -81,14 +74,14 @@ class _ImageDecoder(_OfLatents):
         self.image_size = image_size
         self.config = {"groups": [list(g) for g in self.groups], "image_size": image_size,
                        "width": width, "n_latents": self.n_latents}
-        channels = [width * min(2**i, 4) for i in reversed(range(doublings))]
-        self.stem = nn.Linear(self.n_latents, 16 * channels[0])
+        if channels != 1: self.config["channels"] = channels
+        widths = [width * min(2**i, 4) for i in reversed(range(doublings))]
+        self.stem = nn.Linear(self.n_latents, 16 * widths[0])
         self.blocks = nn.ModuleList(
             nn.Sequential(nn.GroupNorm(8, a), nn.SiLU(), nn.Conv2d(a, 4 * b, 3, padding=1),
-                          nn.PixelShuffle(2))
-            for a, b in zip(channels, [*channels[1:], 1]))
+                          nn.PixelShuffle(2)) for a, b in zip(widths, [*widths[1:], channels]))
 
-    def forward(self, z: Tensor) -> Tensor: # (B, D) -> (B, 1, H, W), about [-1, 1]
+    def forward(self, z: Tensor) -> Tensor: # (B, D) -> (B, C, H, W), about [-1, 1]
         "The mean image of each latent vector."
         if z.shape[-1] != self.n_latents:
             raise ValueError(f"latents must have {self.n_latents} dimensions, got {tuple(z.shape)}")
@@ -98,15 +91,12 @@ class _ImageDecoder(_OfLatents):
 
 # %% ../../nbs/compare/00_baselines.ipynb #e9a118e5
 def train_decoder(
-    images: Tensor | Any,                 # (n, 1, H, W) in [0, 1]
+    images: Tensor | Any,                 # (n, C, H, W) in [0, 1]
     z: _Latents,                          # (n, D), or the posterior's (mean, log_var)
     groups: Sequence[int] | Sequence[Sequence[int]],
     *,
     held_out: tuple[Any, _Latents] | None = None, # these choose the weights; None: a tenth
-    width: int = 32,
-    steps: int = 2000,
-    batch_size: int = 128,
-    seed: int = 0,
+    width: int = 32, steps: int = 2000, batch_size: int = 128, seed: int = 0,
     device: str | torch.device = "auto",
     checkpoint: str | Path | None = None, # folder; a run found there is resumed
     progress: bool = True,
@@ -114,7 +104,8 @@ def train_decoder(
     "Train a decoder from latents to images by squared error, keeping the best on held-out images."
     pairs, watched = _splits(images, z, held_out, seed, resolve_device(device))
     with _initial_weights(seed, 52):
-        decoder = _ImageDecoder(groups, pairs.images.shape[-1], width, pairs.mean.shape[1])
+        decoder = _ImageDecoder(groups, pairs.images.shape[-1], width, pairs.mean.shape[1],
+                                pairs.images.shape[1])
     decoder.learn_scale(pairs)
 
     def loss(model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
@@ -132,19 +123,14 @@ def train_decoder(
                checkpoint=checkpoint, desc="decoder", progress=progress)
 
 # %% ../../nbs/compare/00_baselines.ipynb #f1ff8fab
-@dataclass(frozen=True)
-class TraversalEditor:
-    "Standard latent traversal: move a group's latents straight to the target's, and decode."
-    decoder: Any           # of `train_decoder`, or with groups, n_latents and a call z -> images
-    settings: EditSettings = EditSettings("paper", gammas=(0.0, 0.5, 1.0)) # shares of the way
-
+class _PlannedEditor:
+    "An editor that is called as an `Editor`, and makes the images of a plan's rows."
     @torch.no_grad()
     def __call__(
         self,
-        originals: Tensor | Any,             # (n, C, H, W) in [0, 1]; their number and size matter
+        originals: Tensor | Any,             # (n, C, H, W) in [0, 1]
         target: _Target,                     # latents (D,) for all, or (m, D); or a direction
-        groups: str | Sequence[int] = "all",
-        gammas: Sequence[float] | None = None,
+        groups: str | Sequence[int] = "all", gammas: Sequence[float] | None = None,
         *,
         z_originals: Tensor,                 # (n, D)
         paired: bool = False,                # original i with target i, instead of each with each
@@ -153,25 +139,35 @@ class TraversalEditor:
     ) -> Tensor: # (n[, m], group, gamma, C, H, W) in [0, 1], on the CPU
         "Edits, called as an `Editor`."
         gammas = self.settings.resolve().gammas if gammas is None else gammas
-        plan = _plan_edits(originals, target, z_originals, self.decoder, groups, gammas, paired,
-                           dims, denoiser=self.decoder)
+        known, maker = self.parts()
+        plan = _plan_edits(originals, target, z_originals, known, groups, gammas, paired, dims,
+                           denoiser=maker)
+        return plan.finish(self.edit_rows(plan, progress))
+
+# %% ../../nbs/compare/00_baselines.ipynb #ac37dcb5
+@dataclass(frozen=True)
+class TraversalEditor(_PlannedEditor):
+    "Standard latent traversal: move a group's latents straight to the target's, and decode."
+    decoder: Any           # of `train_decoder`, or with groups, n_latents and a call z -> images
+    settings: EditSettings = EditSettings("paper", gammas=(0.0, 0.5, 1.0)) # shares of the way
+
+    def parts(self) -> tuple[Any, Any]:
+        "What knows the latents, and what makes images."
+        return self.decoder, self.decoder
+
+    def edit_rows(self, plan: Any, progress: bool) -> Tensor: # (R, C, H, W)
+        "Images decoded on the way; of the originals only their number and size matter."
         source = plan.z_originals[plan.rows.original]
         z = source + plan.rows.gamma.to(source)[:, None] * (plan.wanted - source)
-        images = [self.decoder(part) for part in z.split(self.settings.batch_size)]
-        return plan.finish(torch.cat(images))
+        return torch.cat([self.decoder(part) for part in z.split(self.settings.batch_size)])
 
 # %% ../../nbs/compare/00_baselines.ipynb #5b52690e
 class _Readout(_OfLatents):
     "Standardised latents predicted from images, or from noised ones and their time."
-    def __init__(
-        self,
-        encoder: nn.Module,              # as of `migvis.support.encoders`
-        groups: Sequence[int] | Sequence[Sequence[int]], # sizes, or dimensions of each group
-        n_latents: int | None = None,    # D; None: as many as `groups` need
-        hidden: int | None = None,       # width of the head's hidden layer; None: a linear head
-        dropout: float = 0.0,            # on the features, with a hidden layer
-        alpha_bar: Tensor | None = None, # (T + 1,) schedule: noise-aware; None: clean images
-    ) -> None:
+    def __init__(self, encoder: nn.Module, groups: Sequence[int] | Sequence[Sequence[int]],
+                 n_latents: int | None = None, hidden: int | None = None, dropout: float = 0.0,
+                 alpha_bar: Tensor | None = None) -> None:
+        # alpha_bar (T + 1,)
         super().__init__(groups, n_latents)
         self.config = {"groups": [list(g) for g in self.groups], "n_latents": self.n_latents,
                        "hidden": hidden, "dropout": dropout}
@@ -182,12 +178,8 @@ class _Readout(_OfLatents):
         self.register_buffer("alpha_bar", _check_schedule(encoder, alpha_bar))
         self.noise_aware = alpha_bar is not None # whether images may come noised
 
-    def forward(
-        self,
-        y: Tensor,                     # (B, 1, H, W) in [-1, 1], or noised
-        t: int | Tensor | None = None, # time of noised images, int or (B,); None: clean
-        seen: bool = False,            # y is what `encoder.look` saw of images
-    ) -> Tensor: # (B, D) standardised
+    def forward(self, y: Tensor, t: int | Tensor | None = None, seen: bool = False) -> Tensor:
+        # y (B, C, H, W) in [-1, 1], or noised -> (B, D) standardised
         "Predicted latents. Raises ValueError for a t where the readout knows only clean images."
         encode = self.encoder.read if seen else self.encoder
         return self.head(encode(y, _signal_level(self.alpha_bar, t, y)))
@@ -196,10 +188,9 @@ class _Readout(_OfLatents):
 @torch.no_grad()
 def fit_linear_readout(
     encoder: nn.Module,          # a copy is kept, frozen; `encoder(y, None)` gives (B, n_features)
-    images: Tensor | Any,        # (n, 1, H, W) in [0, 1]
+    images: Tensor | Any,        # (n, C, H, W) in [0, 1]
     z: _Latents,                 # (n, D), or the posterior's (mean, log_var); the mean is used
-    groups: Sequence[int] | Sequence[Sequence[int]],
-    device: str | torch.device = "cpu",
+    groups: Sequence[int] | Sequence[Sequence[int]], device: str | torch.device = "cpu",
     strengths: Sequence[float] = tuple(10.0**k for k in range(-3, 6)), # of the ridge; one is chosen
 ) -> _Readout: # linear in the encoder's features
     "Ridge regression from frozen image features to standardised latents."
@@ -219,7 +210,7 @@ def fit_linear_readout(
 
 # %% ../../nbs/compare/00_baselines.ipynb #1e6fa6f6
 def train_regressor(
-    images: Tensor | Any,                 # (n, 1, H, W) in [0, 1]
+    images: Tensor | Any,                 # (n, C, H, W) in [0, 1]
     z: _Latents,                          # (n, D), or (mean, log_var), of which each step draws
     groups: Sequence[int] | Sequence[Sequence[int]],
     schedule: NoiseSchedule | None = None, # noise-aware; None: clean images
@@ -229,8 +220,7 @@ def train_regressor(
     encoder: nn.Module | None = None,     # a copy of it is trained; None: a ConvEncoder
     pixel_noise: float = 0.05,            # s.d. of noise on the images, in units of [-1, 1]
     shift: int | None = None,             # largest random shift in pixels; None: side / 32
-    seed: int = 0,
-    device: str | torch.device = "auto",
+    seed: int = 0, device: str | torch.device = "auto",
     checkpoint: str | Path | None = None, # folder; a run found there is resumed
     progress: bool = True,
 ) -> Fit: # .model: a readout
@@ -238,7 +228,7 @@ def train_regressor(
     pairs, watched = _splits(images, z, held_out, seed, resolve_device(device))
     size, alpha_bar = pairs.images.shape[-1], getattr(schedule, "alpha_bar", None)
     with _initial_weights(seed, 53):
-        network = _copy_encoder(encoder, size, config, schedule is not None)
+        network = _copy_encoder(encoder, pairs.images, config, schedule is not None)
         readout = _Readout(network, groups, pairs.mean.shape[1], 2 * config.features,
                            config.dropout, alpha_bar)
     readout.learn_scale(pairs)
@@ -251,9 +241,9 @@ def train_regressor(
                device=device, fingerprint=marks, checkpoint=checkpoint, desc="regressor", progress=progress)
 
 # %% ../../nbs/compare/00_baselines.ipynb #094e9856
-def _regression_loss(
-    pairs: _CriticData, shown: _ScoreInputs
-) -> Callable[[nn.Module, Batch], tuple[Tensor, dict[str, Tensor]]]:
+_Loss = Callable[[nn.Module, Batch], tuple[Tensor, dict[str, Tensor]]] # as `fit` takes it
+
+def _regression_loss(pairs: _CriticData, shown: _ScoreInputs) -> _Loss:
     "Squared error of the standardised latents on shifted and noised images, for `fit`."
     def loss(model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         readout = getattr(model, "module", model)
@@ -321,8 +311,7 @@ class _ReadoutGuide:
 def readout_editor(
     readout: Any,                    # of `fit_linear_readout` or `train_regressor`
     denoiser: Any,                   # a `Denoiser`, or any eps(y_t, t)
-    schedule: NoiseSchedule,
-    settings: EditSettings = EditSettings("paper"),
+    schedule: NoiseSchedule, settings: EditSettings = EditSettings("paper"),
     objective: str = "activation",   # or "distance"
     mixed: bool = False,             # BrainDiVE's mixture of clean estimate and noisy image
 ) -> Editor:
@@ -340,15 +329,14 @@ def readout_editor(
 
 # %% ../../nbs/compare/00_baselines.ipynb #fdd0102e
 def train_conditional(
-    images: Tensor | Any,                 # (n, 1, H, W) in [0, 1]
+    images: Tensor | Any,                 # (n, C, H, W) in [0, 1]
     z: Tensor,                            # (n, D) latents of the images: the posterior's mean
     denoiser: Denoiser,                   # unconditional; not changed
     config: DenoiserConfig,               # of the fine-tuning: steps, batch_size, lr, ...
     *,
     drop: float = 0.1,                    # how often an image is shown without its latents
     held_out: tuple[Any, Tensor] | None = None, # images and latents for the validation loss
-    seed: int = 0,
-    device: str | torch.device = "auto",
+    seed: int = 0, device: str | torch.device = "auto",
     checkpoint: str | Path | None = None, # folder; a run found there is resumed
     progress: bool = True,
 ) -> Fit: # .model: a Denoiser that takes latents as its condition
@@ -361,7 +349,7 @@ def train_conditional(
 
 # %% ../../nbs/compare/00_baselines.ipynb #3d8ac776
 @dataclass(frozen=True)
-class ConditionEditor:
+class ConditionEditor(_PlannedEditor):
     "AP-CFG: edits by classifier-free guidance on the latents."
     conditional: Any             # a `Denoiser` with a condition, or any eps(y_t, t, condition)
     schedule: NoiseSchedule
@@ -376,24 +364,13 @@ class ConditionEditor:
         object.__setattr__(self, "settings", self.settings.resolve(depth))
         _check_condition_editor(self)
 
-    @torch.no_grad()
-    def __call__(
-        self,
-        originals: Tensor | Any,             # (n, C, H, W) in [0, 1]
-        target: _Target,                     # latents (D,) for all, or (m, D); or a direction
-        groups: str | Sequence[int] = "all",
-        gammas: Sequence[float] | None = None,
-        *,
-        z_originals: Tensor,                 # (n, D)
-        paired: bool = False,                # original i with target i, instead of each with each
-        dims: Sequence[int] | None = None,   # change only these, counted within the group
-        progress: bool = False,
-    ) -> Tensor: # (n[, m], group, gamma, C, H, W) in [0, 1], on the CPU
-        "Edits, called as an `Editor`."
-        gammas = self.settings.gammas if gammas is None else gammas
-        plan = _plan_edits(originals, target, z_originals, self, groups, gammas, paired, dims,
-                           denoiser=self.conditional)
-        return plan.finish(_edit_by_condition(self, plan, progress))
+    def parts(self) -> tuple[Any, Any]:
+        "What knows the latents, and what makes images."
+        return self, self.conditional
+
+    def edit_rows(self, plan: Any, progress: bool) -> Tensor: # (R, C, H, W)
+        "From noise to images, guided by the condition."
+        return _edit_by_condition(self, plan, progress)
 
 # %% ../../nbs/compare/00_baselines.ipynb #e6903688
 def _edit_by_condition(editor: ConditionEditor, plan: Any, progress: bool) -> Tensor: # (R, C, H, W)
@@ -414,10 +391,8 @@ def _edit_by_condition(editor: ConditionEditor, plan: Any, progress: bool) -> Te
     return edited
 
 # %% ../../nbs/compare/00_baselines.ipynb #1cd8729d
-def _in_parts(
-    editor: ConditionEditor, way: Callable[..., Tensor], y: Tensor, reference: Tensor,
-    wanted: Tensor, gamma: Tensor, progress: bool
-) -> Tensor:
+def _in_parts(editor: ConditionEditor, way: Callable[..., Tensor], y: Tensor, reference: Tensor,
+              wanted: Tensor, gamma: Tensor, progress: bool) -> Tensor:
     "`invert` or `sample` (way) for some rows at a time."
     settings, size = editor.settings, editor.settings.batch_size
     parts = list(zip(*(x.split(size) for x in (y, reference, wanted, gamma))))
@@ -457,16 +432,13 @@ def _save_baseline(model: _Readout | _ImageDecoder, path: str | Path) -> Path:
     return save_tensors(path, _trained_state(model), meta)
 
 # %% ../../nbs/compare/00_baselines.ipynb #c29eb4a6
-def _load_baseline(
-    path: str | Path,
-    device: str | torch.device = "auto",
-    denoiser: Denoiser | None = None,   # for readouts that look through one; ignored by others
-    weights: str | Path | None = None,  # DINO's, for readouts that look through it
-) -> _Readout | _ImageDecoder: # in evaluation mode
+def _load_baseline(path: str | Path, device: str | torch.device = "auto",
+                   denoiser: Denoiser | None = None) -> _Readout | _ImageDecoder:
+    # denoiser: for readouts that look through one; ignored by others -> in evaluation mode
     "Read what `_save_baseline` wrote. Raises ValueError for another or a damaged file."
     tensors, meta = load_tensors(path, "baseline")
     with _building_from(path):
         if meta["model"] == "ImageDecoder": model = _ImageDecoder(**meta["config"])
-        else: model = _Readout(_build_encoder(meta["encoder"], denoiser, weights), **meta["config"],
+        else: model = _Readout(_build_encoder(meta["encoder"], denoiser), **meta["config"],
                                alpha_bar=tensors.get("alpha_bar"))
     return _load_trained(model, tensors, path).to(resolve_device(device))

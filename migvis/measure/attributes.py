@@ -20,10 +20,7 @@ from ..support.labels import Categorical
 _NAMES = ("category", "object") # label columns that name things, by whole numbers, too
 
 # %% ../../nbs/measure/08_attributes.ipynb #06630a0f
-def _is_numeric(
-    values: pd.Series, # (n,) a label column
-    most_classes: int = 10, # numbers with no more distinct values than this count as classes
-) -> bool:
+def _is_numeric(values: pd.Series, most_classes: int = 10) -> bool: # values (n,) a label column
     "Whether a label column is read as a number."
     named = values.name in _NAMES or isinstance(values.dtype, pd.CategoricalDtype)
     return not named and pd.api.types.is_numeric_dtype(values) and values.nunique() > most_classes
@@ -74,9 +71,7 @@ def _of_column(labels: pd.DataFrame, column: str) -> Attribute:
     return Attribute(column, (column,), "number" if _is_numeric(labels[column]) else "class")
 
 # %% ../../nbs/measure/08_attributes.ipynb #1e97dc68
-def _of_code(
-    code: Any, # of `FittedVAE.codes`
-) -> Attribute:
+def _of_code(code: Any) -> Attribute: # code: of `FittedVAE.codes`
     "What a group was supervised by as an attribute."
     columns, spec = tuple(code.spec.columns), code.spec
     for known in _KNOWN.values():

@@ -18,16 +18,15 @@ from scipy.optimize import linear_sum_assignment
 
 from ..support.edits import Edits
 from .edits import _attribute_vectors, _edit_pairs, _held_out_pairs, _known_rotation, _other_targets
-from .intervals import _bootstrap_counts, _interval, _weighted_ratio
+from .intervals import _bootstrap_counts, _interval, _interval_text, _weighted_ratio
 from .readouts import Readings, Readouts, geodesic_angle
 from ..support.presets import EditSettings, _as_settings
-from ..support.records import load_record, save_result
+from ..support.records import Result
 
 # %% ../../nbs/measure/04_consistency.ipynb #5880b17f
-def _change_parts(
-    changes: np.ndarray,                # (k, n, d) of n edits in k versions, NaN unknown
-    control: np.ndarray | None = None,  # (n, d) of edits toward other targets
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]: # within, common, other: (n,) each
+def _change_parts(changes: np.ndarray,
+                  control: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    # changes (k, n, d); control (n, d) -> within, common, other: (n,) each
     "Mean products of a change with itself, other versions, another target's. Raises ValueError."
     if changes.ndim != 3 or len(changes) < 2:
         raise ValueError(f"changes must be (2 versions or more, edits, numbers), got "
@@ -38,12 +37,9 @@ def _change_parts(
     return square / k, ((total**2).sum(1) - square) / (k * (k - 1)), other
 
 # %% ../../nbs/measure/04_consistency.ipynb #606a7421
-def _attribute_changes(
-    versions: Sequence[np.ndarray],   # k arrays (n, groups, C, H, W): the same edits in k versions
-    originals: Sequence[np.ndarray],  # k arrays (n, C, H, W): what each version began with
-    judge: Readouts,
-    real: Readings,                   # of held-out images, for the scale of every column
-) -> dict[str, np.ndarray]: # attribute, and "pixels" -> (k, n, groups, d)
+def _attribute_changes(versions: Sequence[np.ndarray], originals: Sequence[np.ndarray],
+                       judge: Readouts, real: Readings) -> dict[str, np.ndarray]:
+    # -> attribute, and "pixels" -> (k, n, groups, d)
     "What a judge reads from edits less that of originals, standardised. Raises ValueError."
     shapes = {v.shape for v in versions} | {(len(o), *v.shape[1:])
                                             for o, v in zip(originals, versions)}
@@ -69,10 +65,8 @@ def _sum(parts: Sequence[np.ndarray]) -> np.ndarray:
     return np.where(np.isfinite(parts).any(0), np.nansum(parts, 0), np.nan)
 
 # %% ../../nbs/measure/04_consistency.ipynb #ff42aa68
-def _share_parts(
-    changes: Mapping[str, np.ndarray],   # (k, n, groups, d) by attribute
-    controls: Mapping[str, np.ndarray],  # (n, groups, d) by attribute
-) -> dict[tuple[str, str], tuple[np.ndarray, np.ndarray]]: # by quantity and attribute
+def _share_parts(changes: Mapping[str, np.ndarray], controls: Mapping[str, np.ndarray]) -> dict:
+    # changes (k, n, groups, d); controls (n, groups, d) -> by (quantity, attribute): top, bottom
     "Numerators and denominators of the shares of each edit, by group and for all groups together."
     parts = {}
     for attribute, change in changes.items():
@@ -92,9 +86,7 @@ def _share_parts(
 def share_table(
     changes: Mapping[str, np.ndarray],   # (k, n, groups, d) by attribute
     controls: Mapping[str, np.ndarray],  # (n, groups, d): toward other targets
-    group_names: Sequence[str],
-    n_boot: int = 1000,
-    seed: int = 0,
+    group_names: Sequence[str], n_boot: int = 1000, seed: int = 0,
 ) -> pd.DataFrame: # group (and all), attribute (and together), quantity, value, low, high, n
     "The common and the edits' own share of the change, with bootstrap intervals over edits."
     counts, tables = _bootstrap_counts(next(iter(changes.values())).shape[1], n_boot, seed), []
@@ -107,13 +99,10 @@ def share_table(
     return pd.concat(tables, ignore_index=True)[columns]
 
 # %% ../../nbs/measure/04_consistency.ipynb #c3846cb4
-def _choose_starts(
-    readings: Readings,       # of m test images
-    pairs: np.ndarray,        # (n, 2) rows of the readings: originals and targets
-    k: int = 3,               # originals for each target, the pair's own first
-    max_angle: float = 45.0,  # degrees between the rotations of originals
-) -> tuple[np.ndarray, np.ndarray]: # (n',) pairs that have so many, (n', k) rows of their originals
-    "Further originals for a target: same category, turned alike, used once. Raises ValueError."
+def _choose_starts(readings: Readings, pairs: np.ndarray,
+                   k: int = 3) -> tuple[np.ndarray, np.ndarray]:
+    # pairs (n, 2) -> (n',) pairs that have so many, (n', k) rows of their originals
+    "Other originals for a target: same category, at most 45 degrees away. Raises ValueError."
     if k < 2: raise ValueError(f"starting images can be compared from k = 2 on, got {k}")
     used, kept, starts, known = set(pairs.ravel().tolist()), [], [], _known_rotation(readings)
     for number, original in enumerate(pairs[:, 0]):
@@ -122,15 +111,15 @@ def _choose_starts(
         if known[original]:
             angle = geodesic_angle(readings.rotation[original], readings.rotation[rows])
             angle = np.where(known[rows], angle, np.inf)
-            rows = rows[np.argsort(angle, kind="stable")][:(angle <= max_angle).sum()]
+            rows = rows[np.argsort(angle, kind="stable")][:(angle <= 45).sum()]
         if len(rows) < k - 1: continue
         used.update(rows[:k - 1].tolist())
         kept.append(number)
         starts.append([original, *rows[:k - 1]])
     if len(kept) < 2:
         raise ValueError(f"only {len(kept)} of {len(pairs)} pairs have {k - 1} further originals "
-                         f"of the same "
-                         "category and rotation; ask for fewer (starts=), or leave 'starts' out (over=)")
+                         "of the same category and rotation; ask for fewer (starts=), or leave "
+                         "'starts' out (over=)")
     return np.array(kept), np.array(starts)
 
 # %% ../../nbs/measure/04_consistency.ipynb #127de4eb
@@ -138,31 +127,26 @@ def dose_table(
     images: np.ndarray,          # (n, groups, gammas, C, H, W)
     originals: np.ndarray,       # (n, C, H, W)
     gammas: Sequence[float],     # growing
-    group_names: Sequence[str],
-    n_boot: int = 1000,
-    seed: int = 0,
+    group_names: Sequence[str], n_boot: int = 1000, seed: int = 0,
 ) -> pd.DataFrame: # group, gamma, value (RMSE), low, high, share, grows
     "Change against strength, with bootstrap intervals over edits. Raises ValueError."
     if list(gammas) != sorted(set(gammas)) or images.shape[1:3] != (len(group_names), len(gammas)):
         raise ValueError(f"images must be (edits, {len(group_names)} groups, {len(gammas)} "
-                         f"strengths, ...), "
-                         f"strengths must grow; got {images.shape} and {list(gammas)}")
+                         f"strengths, ...), strengths must grow; got {images.shape} and "
+                         f"{list(gammas)}")
     change = np.sqrt(((images - originals[:, None, None]) ** 2).mean((-3, -2, -1), dtype=float))
     counts, tables = _bootstrap_counts(len(images), n_boot, seed), []
     for g, group in enumerate(group_names):
-        rows = _interval(_weighted_ratio(counts, change[:,
-                                                        g])).assign(group=group, gamma=list(gammas))
+        rows = _interval(_weighted_ratio(counts, change[:, g]))
         grows = (np.diff(change[:, g], axis=1) > 0).mean(0)
-        tables.append(rows.assign(share=rows["value"] / rows["value"].iloc[-1],
-                                  grows=np.r_[np.nan, grows]))
-    return pd.concat(tables, ignore_index=True)[["group", "gamma", "value", "low", "high", "share",
-                                                 "grows"]]
+        tables.append(rows.assign(group=group, gamma=list(gammas), grows=np.r_[np.nan, grows],
+                                  share=rows["value"] / rows["value"].iloc[-1]))
+    columns = ["group", "gamma", "value", "low", "high", "share", "grows"]
+    return pd.concat(tables, ignore_index=True)[columns]
 
 # %% ../../nbs/measure/04_consistency.ipynb #d689faa4
-def _transition(
-    dose: pd.DataFrame,    # of `dose_table`
-    most: float = 0.25,    # share of the strongest change that the weakest shown strength may make
-) -> pd.DataFrame: # rows: groups; weakest, largest_step, grows, smooth
+def _transition(dose: pd.DataFrame, most: float = 0.25) -> pd.DataFrame:
+    # dose: of `dose_table` -> rows: groups; weakest, largest_step, grows, smooth
     "Whether the mean change grows at each strength, and begins small: no jump at the weakest."
     rows = {}
     for group, table in dose.groupby("group", sort=False):
@@ -175,7 +159,7 @@ def _transition(
 
 # %% ../../nbs/measure/04_consistency.ipynb #013ea52c
 @dataclass(frozen=True)
-class ConsistencyResult:
+class ConsistencyResult(Result):
     "What edits have in common over versions, and their dose: `plot`, `shares`, `transition`, `save`."
     table: pd.DataFrame       # versions, group, attribute, quantity, value, low, high, n
     dose: pd.DataFrame        # of `dose_table`
@@ -192,37 +176,21 @@ class ConsistencyResult:
         if rows.empty:
             raise ValueError(f"there is no {quantity!r} of {attribute!r}; attributes are "
                              f"{sorted(set(self.table['attribute']))}")
-        text = [f"{v:.2f} [{a:.2f}, {b:.2f}]" for v, a,
-                b in rows[["value", "low", "high"]].to_numpy()]
-        return rows.assign(text=text).pivot_table("text", "group", "versions", aggfunc="first",
-                                                  sort=False)
+        return rows.assign(text=_interval_text(rows)).pivot_table("text", "group", "versions",
+                                                                  aggfunc="first", sort=False)
 
     def transition(self, most: float = 0.25) -> pd.DataFrame: # rows: groups
         "Whether change grows smoothly with the strength."
         return _transition(self.dose, most)
 
-    def save(self, folder: str | Path) -> Path:
-        "Write record.npz, and table.csv, dose.csv and settings.json to be read by people."
-        return save_result(folder, self)
-
-    @classmethod
-    def load(cls, folder: str | Path) -> "ConsistencyResult":
-        "Read what `save` wrote. Raises FileNotFoundError or ValueError."
-        return load_record(folder, cls)
-
 # %% ../../nbs/measure/04_consistency.ipynb #c3168339
 _VERSIONS = ("draws", "steps", "negatives", "starts")
 
 # %% ../../nbs/measure/04_consistency.ipynb #67bc9cc1
-def _version_plan(
-    pairs: np.ndarray,                    # (n, 2) rows of the recording: originals and targets
-    others: np.ndarray,                   # (n,) other targets of the originals
-    starts: Sequence[np.ndarray] = (),    # (n', 2) each: pairs of the same targets with other originals
-    draws: int = 4,                       # edits from different noise
-    steps: Sequence[int] = (45, 25, 90),  # numbers of steps; the first is that of all other versions
-    negatives: int = 3,                   # edits with different negatives
-    seed: int = 0,
-) -> dict[str, list[tuple[str, np.ndarray, dict[str, int]]]]: # kind -> name, pairs, changed settings
+def _version_plan(pairs: np.ndarray, others: np.ndarray, starts: Sequence[np.ndarray] = (),
+                  draws: int = 4, steps: Sequence[int] = (45, 25, 90), negatives: int = 3,
+                  seed: int = 0) -> dict[str, list[tuple[str, np.ndarray, dict[str, int]]]]:
+    # pairs (n, 2); others (n,); starts (n', 2) -> kind -> name, pairs, changed settings
     "The versions of the same edits, by kind, and their control. Raises ValueError."
     if min(draws, len(steps), negatives) < 2 or len(set(steps)) < len(steps):
         raise ValueError("each kind needs at least two different versions, got "
@@ -247,25 +215,16 @@ def _another_target(source: Readings, target: Readings, seed: int = 0) -> np.nda
     return linear_sum_assignment(cost + np.random.default_rng([seed, 54]).random(cost.shape))[1]
 
 # %% ../../nbs/measure/04_consistency.ipynb #d83b312b
-def _start_pairs(
-    test: np.ndarray,     # rows of the recording, in order
-    readings: Readings,   # of the test images
-    pairs: np.ndarray,    # (n, 2) rows of the recording
-    k: int,
-) -> tuple[np.ndarray, list[np.ndarray]]: # (n',) pairs; (n', 2) with each original
+def _start_pairs(test: np.ndarray, readings: Readings, pairs: np.ndarray,
+                 k: int) -> tuple[np.ndarray, list[np.ndarray]]:
+    # test: rows of the recording, in order; pairs (n, 2) -> (n',) pairs; (n', 2) with each original
     "Targets with k originals among the test images."
     kept, rows = _choose_starts(readings, np.searchsorted(test, pairs), k)
     return kept, [np.column_stack([test[column], pairs[kept, 1]]) for column in rows.T]
 
 # %% ../../nbs/measure/04_consistency.ipynb #0b5b1d83
-def _share_edits(
-    edits: Sequence[Edits],       # the same edits in k versions
-    control: Edits,               # the first version's originals, edited toward other targets
-    gamma: float,                 # one of their strengths
-    judge: Readouts,
-    real: Readings,               # of held-out images
-    seed: int = 0,
-) -> pd.DataFrame: # of `share_table`
+def _share_edits(edits: Sequence[Edits], control: Edits, gamma: float, judge: Readouts,
+                 real: Readings, seed: int = 0) -> pd.DataFrame:
     "Shares of the change that edits have in common. Raises ValueError for originals that differ."
     if not np.array_equal(control.originals, edits[0].originals):
         raise ValueError("the control must be edits of the first version's originals, in the "
@@ -285,7 +244,7 @@ def consistency(
     gamma: float | None = None,            # at which versions are compared; None: the strongest
     *,
     over: Sequence[str] = _VERSIONS,       # what versions differ in
-    versions: Mapping[str, Any] | None = None, # numbers: draws, steps, negatives of `_version_plan`
+    versions: Mapping[str, Any] | None = None, # numbers: draws, steps, negatives
     starts: int = 3,                       # originals for each target
     groups: str | int | Sequence[int | str] = "all", # numbers from 1, or names
     folder: str | Path | None = None,      # keeps edits and tables

@@ -19,7 +19,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from ..ddim_guidance import MIGuide, _draw_negatives
+from ..ddim_guidance import MIGuide, _draw_negatives, _to_diffusion
 from ..support.edits import Edits
 from .attributes import Attribute, find_attributes
 from .intervals import _bootstrap_counts, _interval, _weighted_median, _weighted_ratio
@@ -27,14 +27,12 @@ from .readouts import Readings, Readouts, geodesic_angle
 from .realism import kid, within_manifold
 from ..support.files import atomic_write, digest
 from ..support.presets import EditSettings, _named_settings
-from ..support.records import load_record, save_result
+from ..support.records import Result
 from ..support.training import progress_bar
 
 # %% ../../nbs/measure/03_edits.ipynb #510050bf
-def _spread_order(
-    groups: np.ndarray,         # (n,) names
-    rng: np.random.Generator,
-) -> np.ndarray: # (n,) row numbers
+def _spread_order(groups: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    # groups (n,) names -> (n,) row numbers
     "Random order that goes through the groups in turn."
     order = rng.permutation(len(groups))
     turn = pd.Series(groups[order]).groupby(groups[order]).cumcount().to_numpy()
@@ -55,12 +53,11 @@ def choose_pairs(
 ) -> np.ndarray: # (n_pairs, 2) rows of original and target; no image is used twice
     "Originals and targets of different category and distant pose. Raises ValueError."
     if n_pairs < 1: raise ValueError(f"n_pairs must be at least 1, got {n_pairs}")
-    rng, read, known = np.random.default_rng([seed,
-                                              51]), readings.category, _known_rotation(readings)
+    rng = np.random.default_rng([seed, 51])
+    read, known = readings.category, _known_rotation(readings)
     if len(set(read)) < 2:
-        raise ValueError(f"pairs are of different categories, but all {len(read)} images are "
-                         f"read as "
-                         f"{read[0]!r}; give images of two or more")
+        raise ValueError(f"pairs are of different categories, but all {len(read)} images are read "
+                         f"as {read[0]!r}; give images of two or more")
     rows = np.flatnonzero(known), np.flatnonzero(~known)
     order = np.concatenate([part[_spread_order(read[part], rng)] for part in rows])
     if category is not None: order = order[read[order] == np.asarray(category).astype(str)[order]]
@@ -73,18 +70,13 @@ def choose_pairs(
             free.remove(pairs[-1][1])
     if len(pairs) < n_pairs:
         raise ValueError(f"only {len(pairs)} of {n_pairs} pairs found among {len(read)} images; "
-                         f"ask for fewer, "
-                         "or lower min_angle")
+                         "ask for fewer, or lower min_angle")
     return np.array(pairs)
 
 # %% ../../nbs/measure/03_edits.ipynb #9effc231
-def _possible_targets(
-    readings: Readings,
-    known: np.ndarray,      # (n,) bool: the rotation can be read
-    original: int,          # a row
-    others: np.ndarray,     # rows
-    min_angle: float,
-) -> np.ndarray: # rows
+def _possible_targets(readings: Readings, known: np.ndarray, original: int, others: np.ndarray,
+                      min_angle: float) -> np.ndarray:
+    # known (n,) bool: the rotation can be read; original: a row; others: rows -> rows
     "Images of another category; turned far enough where the rotation of both can be read."
     others = others[readings.category[others] != readings.category[original]]
     if not known[original]: return others
@@ -97,11 +89,8 @@ def _possible_targets(
 _Shift = dict[str, np.ndarray]
 
 # %% ../../nbs/measure/03_edits.ipynb #137c5582
-def _class_shift(
-    source: np.ndarray,  # (n, C) probabilities read from the originals
-    target: np.ndarray,  # (n, C)
-    edit: np.ndarray,    # (n, C)
-) -> _Shift: # (n,) each; reached, kept: the edit has the target's, the original's class
+def _class_shift(source: np.ndarray, target: np.ndarray, edit: np.ndarray) -> _Shift:
+    # -> (n,) each; reached, kept: the edit has the target's, the original's class
     "How the probability of the target's and of the original's class changed."
     rows, first, last, now = np.arange(len(source)), source.argmax(1), target.argmax(1), edit.argmax(1)
     before, after = (target[rows, last] - p[rows, last] for p in (source, edit))
@@ -110,11 +99,8 @@ def _class_shift(
             "reached": (now == last).astype(float), "kept": (now == first).astype(float)}
 
 # %% ../../nbs/measure/03_edits.ipynb #77bfb96f
-def _vector_shift(
-    source: np.ndarray,  # (n, k)
-    target: np.ndarray,  # (n, k)
-    edit: np.ndarray,    # (n, k)
-) -> _Shift: # (n,) each
+def _vector_shift(source: np.ndarray, target: np.ndarray, edit: np.ndarray) -> _Shift:
+    # source (n, k); target (n, k); edit (n, k) -> (n,) each
     "How numbers moved: distances, and the way along the line to the target."
     way, moved = target - source, edit - source
     before, along = np.linalg.norm(way, axis=1), (moved * way).sum(1)
@@ -123,27 +109,21 @@ def _vector_shift(
     return {"before": before, "after": after, "toward": toward, "change": change}
 
 # %% ../../nbs/measure/03_edits.ipynb #03212d62
-def _rotation_shift(
-    source: Readings,             # of n originals
-    target: Readings,
-    edit: Readings,
-    within: float = 30.0,         # degrees: kept and reached mean no further than this
-) -> _Shift: # (n,) each, degrees; NaN where a rotation that is needed cannot be read
+def _rotation_shift(source: Readings, target: Readings, edit: Readings) -> _Shift:
+    # -> (n,) each, degrees; NaN where a rotation that is needed cannot be read
     "How the rotation moved, in geodesic degrees."
     def angle(a: Readings, b: Readings) -> np.ndarray:
         if a.rotation is None or b.rotation is None: return np.full(len(a), np.nan)
         return np.where(a.rotation_known & b.rotation_known,
                         geodesic_angle(a.rotation, b.rotation), np.nan)
-    def close(x: np.ndarray) -> np.ndarray: return np.where(np.isnan(x), np.nan, x <= within)
+    def close(x: np.ndarray) -> np.ndarray: return np.where(np.isnan(x), np.nan, x <= 30)
     before, after, change = angle(source, target), angle(edit, target), angle(edit, source)
     return {"before": before, "after": after, "toward": before - after, "change": change,
             "reached": close(after), "kept": close(change)}
 
 # %% ../../nbs/measure/03_edits.ipynb #2c3ffe71
-def _other_targets(
-    source: Readings,    # of n originals
-    target: Readings,    # of their n targets
-) -> np.ndarray: # (n, n) bool: target q could have been chosen for original p
+def _other_targets(source: Readings, target: Readings) -> np.ndarray:
+    # -> (n, n) bool: target q could have been chosen for original p
     "Targets of another category, and turned no less than any pair is, where pairs are so."
     able = ~np.eye(len(source), dtype=bool)
     if (source.category != target.category).all(): able &= source.category[:, None] != target.category
@@ -155,12 +135,9 @@ def _other_targets(
     return able
 
 # %% ../../nbs/measure/03_edits.ipynb #4a90f441
-def _specific_shift(
-    source: np.ndarray,  # (n k, d), NaN where nothing could be read
-    target: np.ndarray,  # (n, d) one for each pair
-    edit: np.ndarray,    # (n k, d) edits, those of one pair one after the other
-    able: np.ndarray,    # (n, n) of `_other_targets`
-) -> _Shift: # along, way: (n k,) movement of edit and target along what tells targets apart
+def _specific_shift(source: np.ndarray, target: np.ndarray, edit: np.ndarray,
+                    able: np.ndarray) -> _Shift:
+    # -> along, way: (n k,) movement of edit and target along what tells targets apart
     "How far edits moved in the direction of their own target, less the others."
     k, weight = len(edit) // len(target), able * np.isfinite(target).all(1)
     total = np.where(weight.any(1), weight.sum(1), np.nan)
@@ -173,19 +150,16 @@ def _specific_shift(
 _Reader = Callable[[Readings], np.ndarray | None] # readings of n images -> (n, d)
 
 # %% ../../nbs/measure/03_edits.ipynb #8e6ef53a
-def _descriptor_groups(
-    names: Sequence[str],  # of the descriptors, such as "shape_depth"
-) -> dict[str, list[int]]: # attribute -> columns
+def _descriptor_groups(names: Sequence[str]) -> dict[str, list[int]]:
+    # names: of the descriptors, such as "shape_depth" -> attribute -> columns
     "Descriptors that share the first part of their name make one attribute."
     firsts = [name.split("_")[0] for name in names]
     return {first: [i for i, f in enumerate(firsts) if f == first]
             for first in dict.fromkeys(firsts)}
 
 # %% ../../nbs/measure/03_edits.ipynb #53cecda8
-def _attribute_vectors(
-    descriptors: Sequence[str] = (),  # names of `Readings.descriptors`
-    extra: Mapping[str, _Reader] | None = None,
-) -> dict[str, _Reader]:
+def _attribute_vectors(descriptors: Sequence[str] = (),
+                       extra: Mapping[str, _Reader] | None = None) -> dict[str, _Reader]:
     "Every attribute as numbers: classes as probabilities, rotations as matrices."
     def rotation(r: Readings) -> np.ndarray | None:
         if r.rotation is None: return None
@@ -195,25 +169,20 @@ def _attribute_vectors(
     def columns(which: list[int]) -> _Reader:
         return lambda r: None if r.descriptors is None else r.descriptors[:, which]
     known = {"category": lambda r: r.category_prob, "identity": lambda r: r.object_prob,
-             "rotation": rotation,
-             "position": lambda r: r.position, "size": size}
+             "rotation": rotation, "position": lambda r: r.position, "size": size}
     return known | {name: columns(i)
                     for name, i in _descriptor_groups(descriptors).items()} | dict(extra or {})
 
 # %% ../../nbs/measure/03_edits.ipynb #80ffd3ac
-def _attribute_shifts(
-    source: Readings,                  # of n originals
-    target: Readings,                  # of their n targets
-    edit: Readings,                    # of n x k edits, those of one pair one after the other
-    descriptors: Sequence[str] = (),   # names of `Readings.descriptors`
-    extra: Mapping[str, _Reader] | None = None, # further attributes
-) -> pd.DataFrame: # n x k rows: pair, and <attribute>_<quantity>
+def _attribute_shifts(source: Readings, target: Readings,
+                      edit: Readings, descriptors: Sequence[str] = (),
+                      extra: Mapping[str, _Reader] | None = None) -> pd.DataFrame:
+    # -> n x k rows: pair, and <attribute>_<quantity>
     "What each edit moved and what it kept. Raises ValueError if the numbers of images do not fit."
     n, k = len(source), len(edit) // max(len(source), 1)
     if not n or len(target) != n or len(edit) != n * k:
         raise ValueError(f"each original needs one target and equally many edits: got {n} "
-                         f"originals, "
-                         f"{len(target)} targets, {len(edit)} edits")
+                         f"originals, {len(target)} targets, {len(edit)} edits")
     rows, able = np.repeat(np.arange(n), k), _other_targets(source, target)
     columns = {"pair": rows}
     for attribute, read in _attribute_vectors(descriptors, extra).items():
@@ -238,37 +207,30 @@ def _median_ratio(counts: np.ndarray, top: np.ndarray, bottom: np.ndarray,
     both = np.where(np.isfinite(known), 1, np.nan)
     return _weighted_median(counts, top * both) / _weighted_median(counts, bottom * both)
 
+# %% ../../nbs/measure/03_edits.ipynb #a3f433d3
+# score -> the columns whose sums are divided
+_RATIOS = {"moved": ("toward", "before"), "specific": ("along", "way"),
+           "changed": ("change", "before"), "beyond": ("beyond", "before")}
+# score -> column that must be there
+_NEEDED = {name: top for name, (top, _) in _RATIOS.items()} | {"kept": "kept", "reached": "reached",
+                                                               "turned": "change", "mean": "mean"}
+
 # %% ../../nbs/measure/03_edits.ipynb #b93f2aa5
-def _score(
-    attribute: str,
-    quantity: str,
-    counts: np.ndarray, # (b, pairs) of `_bootstrap_counts`
-    cells: _Cells,
-) -> np.ndarray: # (b, cells)
+def _score(attribute: str, quantity: str, counts: np.ndarray, cells: _Cells) -> np.ndarray:
+    # counts (b, pairs) of `_bootstrap_counts` -> (b, cells)
     "One score of one attribute, in every resample and cell."
     def of(name: str) -> np.ndarray: return cells(f"{attribute}_{name}")
-    turns = attribute == "rotation"
-    if quantity == "moved" and turns:
+    if attribute == "rotation" and quantity == "moved":
         return 1 - _median_ratio(counts, of("after"), of("before"), of("toward"))
-    if quantity == "moved": return _weighted_ratio(counts, of("toward"), of("before"))
-    if quantity == "specific": return _weighted_ratio(counts, of("along"), of("way"))
-    if quantity == "changed" and turns:
+    if attribute == "rotation" and quantity == "changed":
         return _median_ratio(counts, of("change"), of("before"), of("change") + of("before"))
-    if quantity == "changed": return _weighted_ratio(counts, of("change"), of("before"))
-    if quantity == "beyond": return _weighted_ratio(counts, of("beyond"), of("before"))
+    if quantity in _RATIOS: return _weighted_ratio(counts, *map(of, _RATIOS[quantity]))
     if quantity == "turned": return _weighted_median(counts, of("change"))
     return _weighted_ratio(counts, of(quantity)) # a mean: kept, reached, mean
 
-# %% ../../nbs/measure/03_edits.ipynb #a3f433d3
-# score -> column that must be there
-_NEEDED = {"moved": "toward", "specific": "along", "changed": "change", "beyond": "beyond",
-           "kept": "kept",
-           "reached": "reached", "turned": "change", "mean": "mean"}
-
 # %% ../../nbs/measure/03_edits.ipynb #e4e5fac3
-def _add_beyond(
-    table: pd.DataFrame, # with `pair`, `mode`, `group`, `gamma`
-) -> pd.DataFrame: # with <attribute>_beyond, if there are edits with gamma = 0
+def _add_beyond(table: pd.DataFrame) -> pd.DataFrame:
+    # -> with <attribute>_beyond, if there are edits with gamma = 0
     "Change beyond that of the unguided round trip of the same pair."
     unguided = table[table.gamma == 0]
     if unguided.empty: return table
@@ -279,12 +241,8 @@ def _add_beyond(
     return table.assign(**dict(zip(beyond, (table[names].to_numpy() - base).T)))
 
 # %% ../../nbs/measure/03_edits.ipynb #55b190ef
-def _selectivity_scores(
-    table: pd.DataFrame,      # of `_attribute_shifts`, with `mode`, `group`, `gamma`
-    n_boot: int = 1000,
-    seed: int = 0,
-    level: float = 0.95,
-) -> pd.DataFrame: # mode, group, gamma, attribute, quantity, value, low, high, n
+def _selectivity_scores(table: pd.DataFrame, n_boot: int = 1000, seed: int = 0) -> pd.DataFrame:
+    # -> mode, group, gamma, attribute, quantity, value, low, high, n
     "Every score of every attribute in every cell, with bootstrap intervals over pairs."
     table, parts = _add_beyond(table), []
     wide = table.pivot(index="pair", columns=_KEYS)
@@ -293,10 +251,10 @@ def _selectivity_scores(
     counts = _bootstrap_counts(len(wide), n_boot, seed)
     for quantity, needed in _NEEDED.items():
         for attribute in [c.removesuffix(f"_{needed}") for c in table if c.endswith(f"_{needed}")]:
-            rows = _interval(_score(attribute, quantity, counts, cells), level)
+            rows = _interval(_score(attribute, quantity, counts, cells))
             rows["n"] = np.isfinite(cells(f"{attribute}_{needed}")).sum(0)
-            parts.append(where.to_frame(index=False).assign(attribute=attribute,
-                                                            quantity=quantity).join(rows))
+            rows = rows.assign(attribute=attribute, quantity=quantity)
+            parts.append(where.to_frame(index=False).join(rows))
     return pd.concat(parts, ignore_index=True)
 
 # %% ../../nbs/measure/03_edits.ipynb #8a90d6ab
@@ -315,49 +273,39 @@ class _LinearReadout:
         return _LinearReadout(self.weight[:, columns], self.bias[columns], self.r2[columns])
 
 # %% ../../nbs/measure/03_edits.ipynb #adfd3221
-def _fit_readout(
-    features: np.ndarray,      # (n, F) of training images
-    values: np.ndarray,        # (n, d) what is to be read
-    folds: int = 5,
-) -> _LinearReadout:
+def _fit_readout(features: np.ndarray, values: np.ndarray) -> _LinearReadout:
+    # features (n, F) of training images; values (n, d) what is to be read
     "Ridge regression from features, its strength chosen by cross-validation."
     from sklearn.linear_model import RidgeCV
     from sklearn.model_selection import cross_val_predict
     mean, scale = features.mean(0), features.std(0) + 1e-6
     model = RidgeCV(alphas=np.logspace(0, 5, 11)).fit((features - mean) / scale, values)
-    guess = cross_val_predict(model, (features - mean) / scale, values,
-                              cv=folds).reshape(values.shape)
+    guess = cross_val_predict(model, (features - mean) / scale, values, cv=5).reshape(values.shape)
     r2 = 1 - ((values - guess) ** 2).mean(0) / np.maximum(values.var(0), 1e-12)
     weight = np.reshape(model.coef_, (values.shape[1], -1)).T / scale[:, None]
     return _LinearReadout(weight, model.intercept_ - mean @ weight, r2)
 
 # %% ../../nbs/measure/03_edits.ipynb #bb0a7960
-def _latent_readouts(
-    features: np.ndarray,      # (n, F) of images that the VAE was trained on
-    z: np.ndarray,             # (n, D)
-    groups: Sequence[int],     # sizes of the groups
-) -> dict[str, _LinearReadout]: # "latents 1", ...
+def _latent_readouts(features: np.ndarray, z: np.ndarray,
+                     groups: Sequence[int]) -> dict[str, _LinearReadout]:
+    # features (n, F); z (n, D); groups: sizes of the groups -> "latents 1", ...
     "Readings of the latents of each group. Raises ValueError if shapes do not fit."
     if len(features) != len(z) or sum(groups) != z.shape[1]:
         raise ValueError(f"features {features.shape} and z {z.shape} must have as many rows, and "
-                         f"the groups "
-                         f"{tuple(groups)} must add up to D")
+                         f"the groups {tuple(groups)} must add up to D")
     whole, ends = _fit_readout(features, z), np.cumsum(groups)
-    return {f"latents {g + 1}": whole.part(slice(end - size, end)) for g,
-            (size, end) in enumerate(zip(groups, ends))}
+    return {f"latents {g + 1}": whole.part(slice(end - size, end))
+            for g, (size, end) in enumerate(zip(groups, ends))}
 
 # %% ../../nbs/measure/03_edits.ipynb #8c9dbfa5
-def _label_readouts(
-    features: np.ndarray,                  # (n, F) of training images
-    labels: pd.DataFrame,                  # n rows
-    attributes: Mapping[str, Attribute],   # those that the judge does not read itself
-    fewest: int = 30,                      # images with the label, or it is left out
-) -> dict[str, _LinearReadout]:
+def _label_readouts(features: np.ndarray, labels: pd.DataFrame,
+                    attributes: Mapping[str, Attribute]) -> dict[str, _LinearReadout]:
+    # features (n, F); labels: n rows; attributes: those that the judge does not read itself
     "Readings of further labels: numbers, angles as sines and cosines, classes one by one."
     readouts = {}
     for name, attribute in attributes.items():
         known = attribute.known(labels)
-        if known.sum() < fewest: continue
+        if known.sum() < 30: continue
         part = labels[known]
         values = attribute.numbers(part) if attribute.kind != "class" else (
             pd.get_dummies(attribute.classes(part)).to_numpy(float))
@@ -365,13 +313,9 @@ def _label_readouts(
     return readouts
 
 # %% ../../nbs/measure/03_edits.ipynb #936ee176
-def _image_shifts(
-    originals: np.ndarray,    # (n, C, H, W)
-    edits: np.ndarray,        # (n k, C, H, W)
-    source: Readings,         # of the originals
-    edit: Readings,           # of the edits
-    real: Readings,           # of m held-out images
-) -> pd.DataFrame: # n k rows: pixels_mean (RMSE), features_mean, realism_mean, texture_mean
+def _image_shifts(originals: np.ndarray, edits: np.ndarray, source: Readings, edit: Readings,
+                  real: Readings) -> pd.DataFrame:
+    # -> n k rows: pixels_mean (RMSE), features_mean, realism_mean, texture_mean
     "How far each edit is from its original as an image, and whether it lies within the manifold."
     k = len(edits) // len(originals)
     apart = torch.pdist(torch.as_tensor(real.features[:1000], dtype=torch.float32)).mean().item()
@@ -384,17 +328,12 @@ def _image_shifts(
 
 # %% ../../nbs/measure/03_edits.ipynb #5ca4f2b3
 @torch.no_grad()
-def _critic_scores(
-    images: np.ndarray,         # (n, groups, gammas, C, H, W) edits in [0, 1]
-    critics: Any,               # `infonce.Critics`
-    z_targets: Tensor,          # (n, D) latents of the targets
-    negatives: Tensor,          # (K, D) latents of other images
-    groups: Sequence[int],      # index of the latent group of each column, from 0
-    batch_size: int = 256,
-) -> np.ndarray: # (n, groups, gammas) nats, at most 0
+def _critic_scores(images: np.ndarray, critics: Any, z_targets: Tensor, negatives: Tensor,
+                   groups: Sequence[int], batch_size: int = 256, denoiser: Any = None) -> np.ndarray:
+    # -> (n, groups, gammas) nats, at most 0
     "Log softmax of the target's group latents, as the critics see the clean edits (paper Eq. 5)."
     shape, device = images.shape[:3], next(critics.parameters()).device
-    y = 2 * torch.as_tensor(images).float().flatten(0, 2) - 1
+    y = _to_diffusion(torch.as_tensor(images).float().flatten(0, 2), denoiser)
     pair, group, _ = (a.flatten() for a in torch.meshgrid(*map(torch.arange, shape), indexing="ij"))
     weights = torch.nn.functional.one_hot(torch.tensor(groups), len(critics.groups)).float()[group]
     wanted = z_targets.float()[pair].to(device)
@@ -404,13 +343,9 @@ def _critic_scores(
                       for r in rows]).reshape(shape).numpy()
 
 # %% ../../nbs/measure/03_edits.ipynb #7d254d58
-def _measure_one(
-    edits: Edits,
-    judge: Readouts,
-    real: Readings,                 # of held-out images
-    critic: np.ndarray | None,      # of `_critic_scores`
-    extra: Mapping[str, _Reader] | None = None,
-) -> tuple[pd.DataFrame, pd.DataFrame]: # one row an edit; `_kernel_distances`
+def _measure_one(edits: Edits, judge: Readouts, real: Readings, critic: np.ndarray | None,
+                 extra: Mapping[str, _Reader] | None = None) -> tuple[pd.DataFrame, pd.DataFrame]:
+    # real: of held-out images; critic: of `_critic_scores` -> one row an edit; `_kernel_distances`
     "Everything that is read from the edits of one mode. Raises ValueError."
     n, images = len(edits.originals), edits.images.reshape(-1, *edits.images.shape[3:])
     expected = (n, len(edits.group_names), len(edits.gammas))
@@ -438,7 +373,7 @@ def _kernel_distances(real: Readings, edit: Readings) -> dict[str, float]: # kid
 
 # %% ../../nbs/measure/03_edits.ipynb #a1f00d02
 @dataclass(frozen=True)
-class _Scores:
+class _Scores(Result):
     "Scores of edits, with what they are of."
     table: pd.DataFrame        # one row an edit: mode, pair, group, gamma, <attribute>_<quantity>
     scores: pd.DataFrame       # mode, group, gamma, attribute, quantity, value, low, high, n
@@ -504,15 +439,6 @@ class SelectivityResult(_Scores):
         from migvis.measure.plots import _plot_selectivity
         return _plot_selectivity(self, gamma)
 
-    def save(self, folder: str | Path) -> Path:
-        "Write record.npz, and tables and settings to be read by people."
-        return save_result(folder, self)
-
-    @classmethod
-    def load(cls, folder: str | Path) -> "SelectivityResult":
-        "Read what `save` wrote. Raises FileNotFoundError or ValueError."
-        return load_record(folder, cls)
-
 # %% ../../nbs/measure/03_edits.ipynb #28b8c6bb
 def measure_edits(
     edits: Edits | Sequence[Edits],                      # one entry a mode
@@ -522,9 +448,7 @@ def measure_edits(
     *,
     extra: Mapping[str, _Reader] | None = None,          # further attributes
     settings: Mapping[str, Any] | None = None,           # JSON-able: how the edits were made
-    n_boot: int = 1000,
-    seed: int = 0,
-    progress: bool = False,
+    n_boot: int = 1000, seed: int = 0, progress: bool = False,
 ) -> "SelectivityResult":
     "Judge edits: what each group moved and kept, with intervals, and how real they are."
     edits = [edits] if hasattr(edits, "images") else list(edits)
@@ -577,9 +501,7 @@ class _Criterion:
     name: str = ""
 
 # %% ../../nbs/measure/03_edits.ipynb #b028476d
-def _criteria(
-    parts: Iterable[str], # of the groups: "pose", "category", "free", or other labels
-) -> list[_Criterion]:
+def _criteria(parts: Iterable[str]) -> list[_Criterion]:
     "What an edit of each kind of group should move and keep."
     turned = "rotation from the original, median degrees"
     criteria = {
@@ -596,13 +518,12 @@ def _criteria(
         criteria[part] = [_Criterion(part, part, "specific", 0.0, "low >",
                                      f"{part} moved, specifically"),
                           _Criterion(part, "category", "kept", 0.85, name="category kept")]
-    return [c for part in criteria.values() for c in part] + [
-        _Criterion("any", "realism", "mean", 0.8, name="improved precision")]
+    return [c for part in criteria.values()
+            for c in part] + [_Criterion("any", "realism", "mean", 0.8, name="improved precision")]
 
 # %% ../../nbs/measure/03_edits.ipynb #677083ad
 _REPORTED = {"texture": "improved precision of textures",
-             "features": "feature distance from the original",
-             "pixels": "RMSE from the original"}
+             "features": "feature distance from the original", "pixels": "RMSE from the original"}
 
 # %% ../../nbs/measure/03_edits.ipynb #59f75a91
 def _check_criteria(result: SelectivityResult) -> pd.DataFrame: # one row a criterion and cell
@@ -639,48 +560,41 @@ def _report_criteria(summary: pd.DataFrame) -> pd.DataFrame:
     return wide[sorted(wide)].fillna("")
 
 # %% ../../nbs/measure/03_edits.ipynb #01f46cc0
-def _check_n_pairs(
-    model: Any,                 # a fitted `MIGVis`
-    n_pairs: int | None = None, # None: 64, or as many as a third of the test images allows
-) -> int:
+def _check_n_pairs(model: Any, n_pairs: int | None = None) -> int:
     "How many pairs to draw. Raises ValueError if the test images are too few."
     n_test = len(model.split.test)
     most = n_test // 2 - 2
     if most < 4:
         raise ValueError(f"{n_test} test images are too few to measure edits; at least 12 are "
-                         f"needed, which a "
-                         "recording of about 60 images has")
+                         "needed, which a recording of about 60 images has")
     if n_pairs is None: return min(64, max(4, n_test // 3))
     if not 4 <= n_pairs <= most:
-        raise ValueError(f"n_pairs must be from 4 to {most} (two of {n_test} test images each, "
-                         f"and a few that "
-                         f"say what is real), got {n_pairs}")
+        raise ValueError(f"n_pairs must be from 4 to {most} (two of {n_test} test images each, and "
+                         f"a few that say what is real), got {n_pairs}")
     return n_pairs
 
 # %% ../../nbs/measure/03_edits.ipynb #2c3385dc
-def _held_out_pairs(
-    model: Any,              # what has a recording and a split
-    judge: Readouts,
-    n_pairs: int = 64,
-    min_angle: float = 60.0, # degrees
-    seed: int = 0,
-) -> np.ndarray: # (n_pairs, 2) rows of the recording
+def _drawn_pairs(model: Any, judge: Readouts, rows: np.ndarray, n_pairs: int, min_angle: float,
+                 seed: int) -> np.ndarray:
+    # rows of the recording; min_angle: degrees -> (n_pairs, 2) rows of the recording
+    "Originals and targets among some images that the judge reads rightly."
+    labels = model.recording.labels.iloc[rows]["category"].to_numpy()
+    readings = judge.read(model.recording.images[rows])
+    return rows[choose_pairs(readings, n_pairs, min_angle, seed, labels)]
+
+# %% ../../nbs/measure/03_edits.ipynb #fc21b264
+def _held_out_pairs(model: Any, judge: Readouts, n_pairs: int = 64, min_angle: float = 60.0,
+                    seed: int = 0) -> np.ndarray:
+    # model: what has a recording and a split; min_angle: degrees -> (n_pairs, 2) rows
     "Originals and targets among the test images of a model."
-    test = np.asarray(model.split.test)
     _check_n_pairs(model, n_pairs)
-    labels = model.recording.labels.iloc[test]["category"].to_numpy()
-    return test[choose_pairs(judge.read(model.recording.images[test]), n_pairs, min_angle, seed,
-                             labels)]
+    return _drawn_pairs(model, judge, np.asarray(model.split.test), n_pairs, min_angle, seed)
 
 # %% ../../nbs/measure/03_edits.ipynb #8d15c091
-def _edit_pairs(
-    model: Any,              # a fitted `MIGVis`
-    pairs: np.ndarray,       # (n, 2) rows of the recording
-    settings: Mapping[str, EditSettings], # what the edits are called -> how they are made
-    folder: Path | None,     # where edits are kept
-    progress: bool = True,
-    groups: str | int | Sequence[int | str] = "all", # numbers from 1, or names
-) -> list[Edits]:
+def _edit_pairs(model: Any, pairs: np.ndarray, settings: Mapping[str, EditSettings],
+                folder: Path | None, progress: bool = True,
+                groups: str | int | Sequence[int | str] = "all") -> list[Edits]:
+    # pairs (n, 2) rows of the recording; settings: what the edits are called -> how they are made
     "Edits of all pairs in every way, read from the folder where they are already there."
     done, used = [], _model_digest(model)
     for name, how in settings.items():
@@ -706,11 +620,9 @@ def _model_digest(model: Any) -> str: # 16 hexadecimal digits
     return digest(torch.cat([model.latents().cpu().double().flatten(), *weights]))
 
 # %% ../../nbs/measure/03_edits.ipynb #864f15f0
-def _further_readers(
-    model: Any,          # a fitted `MIGVis`
-    judge: Readouts,
-    n_images: int,       # training images that they are fitted to
-) -> tuple[dict[str, _LinearReadout], dict[str, Any]]: # what else is read from features; how well
+def _further_readers(model: Any, judge: Readouts,
+                     n_images: int) -> tuple[dict[str, _LinearReadout], dict[str, Any]]:
+    # -> what else is read from features; how well
     "Linear readings of what the judge was not trained on: other labels, and latents."
     rows = np.asarray(model.split.train)[:n_images]
     labels, readings = model.recording.labels.iloc[rows], judge.read(model.recording.images[rows])
@@ -745,11 +657,10 @@ def run_selectivity(
     pairs = _held_out_pairs(model, judge, n_pairs, min_angle, seed)
     edits = _edit_pairs(model, pairs, settings, folder, progress, groups)
     negatives = _draw_negatives(z[model.split.train], 127, seed, z[pairs.ravel()])
-    critic = {e.mode: _critic_scores(e.images, model.critics, z[pairs[:, 1]], negatives, e.group_index)
-              for e in edits}
+    critic = {e.mode: _critic_scores(e.images, model.critics, z[pairs[:, 1]], negatives,
+                                     e.group_index, denoiser=model.denoiser) for e in edits}
     modes = {name: repr(how.changes()) for name, how in settings.items()}
-    notes = {"min_angle": min_angle, "modes": modes,
-             "caption": edits[0].caption.rsplit("; ", 1)[0]}
+    notes = {"min_angle": min_angle, "modes": modes, "caption": edits[0].caption.rsplit("; ", 1)[0]}
     extra, fits = _further_readers(model, judge, latent_images) if latent_images else ({}, {})
     rest = np.setdiff1d(model.split.test, pairs.ravel())
     result = measure_edits(edits, judge, images[rest], critic, extra=extra, settings=notes | fits,

@@ -10,11 +10,8 @@ import numpy as np
 import pandas as pd
 
 # %% ../../nbs/measure/09_intervals.ipynb #85080eef
-def _bootstrap_counts(
-    n: int,                # pairs
-    n_boot: int = 1000,
-    seed: int = 0,
-) -> np.ndarray: # (1 + n_boot, n); the first row is all ones
+def _bootstrap_counts(n: int, n_boot: int = 1000, seed: int = 0) -> np.ndarray:
+    # n: pairs -> (1 + n_boot, n); the first row is all ones
     "How often each pair is drawn in each resample."
     if n < 1 or n_boot < 1:
         raise ValueError(f"the bootstrap needs at least one pair and one resample, got {n} and "
@@ -23,11 +20,9 @@ def _bootstrap_counts(
     return np.concatenate([np.ones((1, n)), drawn])
 
 # %% ../../nbs/measure/09_intervals.ipynb #9522d30d
-def _weighted_ratio(
-    counts: np.ndarray,             # (b, n)
-    top: np.ndarray,                # (n, c)
-    bottom: np.ndarray | None = None, # (n, c); None: ones, so that the ratio is a mean
-) -> np.ndarray: # (b, c)
+def _weighted_ratio(counts: np.ndarray, top: np.ndarray,
+                    bottom: np.ndarray | None = None) -> np.ndarray:
+    # counts (b, n); top (n, c); bottom (n, c); None: ones, so that the ratio is a mean -> (b, c)
     "Ratio of sums over pairs in every resample; rows with NaN are left out."
     bottom = np.ones_like(top) if bottom is None else bottom
     known = np.isfinite(top) & np.isfinite(bottom)
@@ -35,10 +30,8 @@ def _weighted_ratio(
     return np.divide(*sums, out=np.full_like(sums[0], np.nan), where=sums[1] != 0)
 
 # %% ../../nbs/measure/09_intervals.ipynb #21943368
-def _weighted_median(
-    counts: np.ndarray,   # (b, n)
-    values: np.ndarray,   # (n, c)
-) -> np.ndarray: # (b, c)
+def _weighted_median(counts: np.ndarray, values: np.ndarray) -> np.ndarray:
+    # counts (b, n); values (n, c) -> (b, c)
     "Median over pairs in every resample; NaN is left out, and a cell without values is NaN."
     medians = np.full((len(counts), values.shape[1]), np.nan)
     for c, column in enumerate(values.T):
@@ -52,13 +45,18 @@ def _weighted_median(
     return medians
 
 # %% ../../nbs/measure/09_intervals.ipynb #0cb4e5d8
-def _interval(
-    draws: np.ndarray,      # (1 + b, c), the first row the estimate
-    level: float = 0.95,
-) -> pd.DataFrame: # c rows: value, low, high
+def _interval(draws: np.ndarray, level: float = 0.95) -> pd.DataFrame:
+    # draws (1 + b, c), the first row the estimate -> c rows: value, low, high
     "Estimate and percentile interval."
     ends = np.full((2, draws.shape[1]), np.nan)
     some = np.isfinite(draws[1:]).any(0)
     edges = [(1 - level) / 2, (1 + level) / 2]
     if some.any(): ends[:, some] = np.nanquantile(draws[1:, some], edges, axis=0)
     return pd.DataFrame({"value": draws[0], "low": ends[0], "high": ends[1]})
+
+# %% ../../nbs/measure/09_intervals.ipynb #22083bd0
+def _interval_text(rows: pd.DataFrame, digits: int = 2) -> list[str]:
+    # rows: with value, low, high
+    "Estimates with their intervals, to be read."
+    return [f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+            for value, low, high in rows[["value", "low", "high"]].to_numpy()]

@@ -31,8 +31,7 @@ def r2_rmse(
     responses, reconstruction = np.asarray(responses, float), np.asarray(reconstruction, float)
     if responses.shape != reconstruction.shape or responses.ndim != 2:
         raise ValueError(f"responses {responses.shape} and reconstruction {reconstruction.shape} "
-                         f"must both be "
-                         "(n, N); give one row an image")
+                         "must both be (n, N); give one row an image")
     error, variance = ((responses - reconstruction) ** 2).mean(0), responses.var(0)
     varies = np.ptp(responses, axis=0) > 1e-5 # less is rounding
     r2 = 1 - np.divide(error, variance, out=np.full_like(error, np.nan), where=varies)
@@ -45,10 +44,8 @@ def r2_rmse(
     return scores
 
 # %% ../../nbs/measure/02_latents.ipynb #cb714ecf
-def _bin_factor(
-    values: Iterable, # (n,) numbers or names
-    bins: int = 10, # for numbers with more distinct values than this
-) -> np.ndarray: # (n,) class of each value, 0, 1, ...
+def _bin_factor(values: Iterable, bins: int = 10) -> np.ndarray:
+    # values (n,) numbers or names -> (n,) class of each value, 0, 1, ...
     "Classes of a factor: names, numbered classes and few numbers as they are, others by quantiles."
     values = values if isinstance(values, pd.Series) else pd.Series(np.asarray(values))
     if values.isna().any():
@@ -61,11 +58,8 @@ def _bin_factor(
     return pd.factorize(plain, sort=True)[0]
 
 # %% ../../nbs/measure/02_latents.ipynb #2ab37250
-def _histogram_information(
-    z: np.ndarray, # (n, D)
-    classes: np.ndarray, # (n,) integers
-    bins: int = 20, # equal bins of each dimension
-) -> np.ndarray: # (D,) nats
+def _histogram_information(z: np.ndarray, classes: np.ndarray, bins: int = 20) -> np.ndarray:
+    # z (n, D); classes (n,) integers; bins: equal bins of each dimension -> (D,) nats
     "Plug-in mutual information of each dimension and the classes."
     from sklearn.metrics import mutual_info_score
     edges = [np.linspace(column.min(), column.max(), bins + 1)[1:-1] for column in z.T]
@@ -73,17 +67,13 @@ def _histogram_information(
                      for column, e in zip(z.T, edges)])
 
 # %% ../../nbs/measure/02_latents.ipynb #7d96ca5d
-def _share_of_entropy(
-    information: float, # nats
-    classes: np.ndarray, # (n,) integers
-) -> float: # NaN for a single class
+def _share_of_entropy(information: float, classes: np.ndarray) -> float:
+    # information: nats; classes (n,) integers -> NaN for a single class
     "Information as a fraction of the classes' entropy."
     return information / h if (h := entropy(np.bincount(classes))) > 0 else float("nan")
 
 # %% ../../nbs/measure/02_latents.ipynb #6d0e1db5
-def _gap(
-    scores: np.ndarray, # (J,) score of each dimension or group
-) -> float:
+def _gap(scores: np.ndarray) -> float: # scores (J,) score of each dimension or group
     "Difference between the largest and the second largest."
     second, first = np.sort(scores)[-2:]
     return float(first - second)
@@ -107,22 +97,16 @@ def mig(
     return _with_mean({name: _share_of_entropy(gap, classes[name]) for name, gap in gaps.items()})
 
 # %% ../../nbs/measure/02_latents.ipynb #5198be8b
-def _quadratic_probe(
-    strength: float = 0.3, # inverse regularisation
-) -> Any: # a scikit-learn classifier with predict_proba
+def _quadratic_probe() -> Any: # a scikit-learn classifier with predict_proba
     "Logistic regression on latents, their squares and products."
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import PolynomialFeatures, StandardScaler
     return make_pipeline(StandardScaler(), PolynomialFeatures(2, include_bias=False),
-                         StandardScaler(),
-                         LogisticRegression(C=strength, max_iter=200, tol=1e-3))
+                         StandardScaler(), LogisticRegression(C=0.3, max_iter=200, tol=1e-3))
 
 # %% ../../nbs/measure/02_latents.ipynb #43639f3f
-def _group_slices(
-    groups: Sequence[int], # size of each group
-    n_latents: int, # D
-) -> list[slice]: # columns of each group
+def _group_slices(groups: Sequence[int], n_latents: int) -> list[slice]:
     "Columns of the latent groups. Raises ValueError when the sizes do not add up."
     if sum(groups) != n_latents or min(groups, default=0) < 1:
         raise ValueError(f"group sizes {tuple(groups)} must be positive and add up to "
@@ -131,53 +115,39 @@ def _group_slices(
     return [slice(int(end - size), int(end)) for size, end in zip(groups, ends)]
 
 # %% ../../nbs/measure/02_latents.ipynb #ad6a5dd0
-def _probe_information(
-    z: np.ndarray, # (n, d)
-    classes: np.ndarray, # (n,) integers
-    folds: int = 3, # fewer where the rarest class is smaller
-    probe: Any = None, # scikit-learn classifier; None: `_quadratic_probe()`
-) -> float: # nats, between 0 and the entropy of the classes; NaN if a class has one member
+def _probe_information(z: np.ndarray, classes: np.ndarray) -> float:
+    # -> nats, between 0 and the entropy of the classes; NaN if a class has one member
     "Entropy minus cross-validated cross-entropy of a probe, at least 0. Warns if it overfits."
     from sklearn.model_selection import StratifiedKFold, cross_val_score
     counts = np.bincount(classes)
     rarest = int(counts[counts > 0].min())
     if rarest < 2:
         warnings.warn("a class with a single image cannot be cross-validated, so its information "
-                      "is NaN; "
-                      "give more held-out images, or fewer classes (factor_bins)", stacklevel=2)
+                      "is NaN; give more held-out images, or fewer classes", stacklevel=2)
         return float("nan")
-    splits = StratifiedKFold(min(folds, rarest), shuffle=True, random_state=0)
-    scores = cross_val_score(probe or _quadratic_probe(), z, classes, cv=splits,
-                             scoring="neg_log_loss")
+    splits = StratifiedKFold(min(3, rarest), shuffle=True, random_state=0)
+    scores = cross_val_score(_quadratic_probe(), z, classes, cv=splits, scoring="neg_log_loss")
     information = entropy(counts) + scores.mean()
     if information < -0.02:
         warnings.warn("a probe overfits: it predicts images it has not seen worse than the class "
-                      "frequencies "
-                      "do, so its information is given as 0, which does not say that there is none; use "
-                      "fewer dimensions, more images, or a linear probe (probe=)", stacklevel=2)
+                      "frequencies do, so its information is given as 0, which does not say that "
+                      "there is none; use fewer dimensions or more images", stacklevel=2)
     return float(max(information, 0.0))
 
 # %% ../../nbs/measure/02_latents.ipynb #4a10b603
-def _group_information(
-    z: np.ndarray, # (n, D)
-    groups: Sequence[int], # size of each group
-    factors: pd.DataFrame, # n rows, one column a factor
-    folds: int = 3,
-    factor_bins: int = 8, # of a continuous factor
-    probe: Any = None, # scikit-learn classifier; None: `_quadratic_probe()`
-) -> pd.DataFrame: # rows: groups; columns: factors; fraction of the factor's entropy
+def _group_information(z: np.ndarray, groups: Sequence[int], factors: pd.DataFrame) -> pd.DataFrame:
+    # z (n, D) -> rows: groups; columns: factors; fraction of the factor's entropy
     "What a probe reads about each factor from each group, as a fraction of its entropy."
     z, table = np.asarray(z, float), {}
     for name in factors:
-        classes = _bin_factor(factors[name], factor_bins)
+        classes = _bin_factor(factors[name], 8)
         parts = [z[:, part] for part in _group_slices(groups, z.shape[1])]
-        table[name] = [_share_of_entropy(_probe_information(p, classes, folds, probe), classes)
-                       for p in parts]
+        table[name] = [_share_of_entropy(_probe_information(p, classes), classes) for p in parts]
     return pd.DataFrame(table, index=[f"group {g + 1}" for g in range(len(groups))])
 
 # %% ../../nbs/measure/02_latents.ipynb #df9c90fb
 def group_mig(
-    information: pd.DataFrame, # of `_group_information`: rows groups, columns factors
+    information: pd.DataFrame, # rows: groups, columns: factors
 ) -> pd.Series: # the gap of each factor, and their "mean"
     "Mutual information gap between groups."
     return _with_mean({name: _gap(information[name].to_numpy()) for name in information})
@@ -196,8 +166,8 @@ def _single_scores(z: np.ndarray, values: pd.Series) -> np.ndarray: # (n, D), (n
     "How well each dimension alone predicts a factor: squared correlation, or balanced accuracy."
     from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
     from sklearn.model_selection import cross_val_score
-    if _is_numeric(values): return np.nan_to_num([np.corrcoef(column, values)[0, 1] ** 2
-                                                  for column in z.T])
+    if _is_numeric(values):
+        return np.nan_to_num([np.corrcoef(column, values)[0, 1] ** 2 for column in z.T])
     classes, names = pd.factorize(values, sort=True)
     model = LinearDiscriminantAnalysis(priors=np.full(len(names), 1 / len(names)))
     options = {"cv": 3, "scoring": "balanced_accuracy"}
@@ -205,9 +175,8 @@ def _single_scores(z: np.ndarray, values: pd.Series) -> np.ndarray: # (n, D), (n
                      for column in z.T])
 
 # %% ../../nbs/measure/02_latents.ipynb #5e571de9
-def _concentration(
-    importance: np.ndarray, # (rows, k), not negative
-) -> tuple[np.ndarray, np.ndarray]: # (rows,) score in 0..1, (rows,) share of all importance
+def _concentration(importance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    # importance (rows, k), not negative -> (rows,) score in 0..1, (rows,) share of all importance
     "One minus the entropy of each row, and how much the row matters."
     share = importance / np.maximum(importance.sum(1, keepdims=True), 1e-12)
     uncertain = -(share * np.log(np.maximum(share,
@@ -219,8 +188,7 @@ def dci(
     z: np.ndarray, # (n, D)
     factors: pd.DataFrame, # n rows, one column a factor
     groups: Sequence[int] | None = None, # sizes, to sum importances over groups; None: by dimension
-    trees: int = 40,
-    seed: int = 0,
+    trees: int = 40, seed: int = 0,
 ) -> pd.Series: # disentanglement, completeness, informativeness (mean held-out R^2 or accuracy)
     "Disentanglement, completeness, informativeness (Eastwood & Williams 2018), with forests."
     from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
@@ -238,14 +206,11 @@ def dci(
         importance = np.stack([importance[part].sum(0)
                                for part in _group_slices(groups, z.shape[1])])
     (row, weight), (column, _) = _concentration(importance), _concentration(importance.T)
-    return pd.Series({"disentanglement": float((row * weight).sum()),
-                      "completeness": float(column.mean()),
-                      "informativeness": float(np.mean(held_out))})
+    return pd.Series({"disentanglement": (row * weight).sum(), "completeness": column.mean(),
+                      "informativeness": np.mean(held_out)})
 
 # %% ../../nbs/measure/02_latents.ipynb #f59b3728
-def _probes(
-    kind: str = "linear", # "neighbours" or "forest" for what a line cannot read
-) -> tuple[Any, Any]: # scikit-learn classifier and regressor
+def _probes(kind: str = "linear") -> tuple[Any, Any]: # scikit-learn classifier and regressor
     "Probes of one kind."
     from sklearn import ensemble, linear_model, neighbors
     from sklearn.pipeline import make_pipeline
@@ -260,17 +225,13 @@ def _probes(
         "forest": (ensemble.RandomForestClassifier(**forest),
                    ensemble.RandomForestRegressor(**forest)),
     }
-    if kind not in kinds: raise ValueError(f"unknown kind of probe {kind!r}; choose from "
-                                           f"{sorted(kinds)}")
+    if kind not in kinds:
+        raise ValueError(f"unknown kind of probe {kind!r}; choose from {sorted(kinds)}")
     return tuple(make_pipeline(StandardScaler(), model) for model in kinds[kind])
 
 # %% ../../nbs/measure/02_latents.ipynb #6e96c7ac
-def _class_accuracy(
-    z: np.ndarray, # (n, d)
-    classes: np.ndarray, # (n,)
-    kind: str, # of probe
-    folds: int,
-) -> float: # fraction correct
+def _class_accuracy(z: np.ndarray, classes: np.ndarray, kind: str, folds: int) -> float:
+    # z (n, d); classes (n,); kind: of probe -> fraction correct
     "Cross-validated accuracy; fewer folds for rare classes, NaN for fewer than two classes."
     from sklearn.model_selection import StratifiedKFold, cross_val_score
     counts = pd.Series(classes).value_counts()
@@ -281,12 +242,8 @@ def _class_accuracy(
     return float(cross_val_score(_probes(kind)[0], z[kept], classes[kept], cv=splits).mean())
 
 # %% ../../nbs/measure/02_latents.ipynb #c16e027d
-def _value_r2(
-    z: np.ndarray, # (n, d)
-    values: np.ndarray, # (n, k)
-    kind: str, # of probe
-    folds: int,
-) -> float: # R^2, mean over the columns that vary; may be negative
+def _value_r2(z: np.ndarray, values: np.ndarray, kind: str, folds: int) -> float:
+    # z (n, d); values (n, k) -> R^2, mean over the columns that vary; may be negative
     "Cross-validated R^2, pooled over folds."
     from sklearn.model_selection import KFold, cross_val_predict
     values = values[:, np.ptp(values, axis=0) > 0] if len(values) else values[:, :0]
@@ -297,17 +254,12 @@ def _value_r2(
     return float((1 - error / spread).mean())
 
 # %% ../../nbs/measure/02_latents.ipynb #4f884f91
-def _probe_attribute(
-    z: np.ndarray, # (n, d)
-    labels: pd.DataFrame, # n rows
-    attribute: str | Attribute, # or its name, or a label column
-    kind: str = "linear",
-    folds: int = 5,
-) -> float: # accuracy or R^2; NaN where the labels are missing or do not vary
+def _probe_attribute(z: np.ndarray, labels: pd.DataFrame, attribute: str | Attribute,
+                     kind: str = "linear", folds: int = 5) -> float:
+    # z (n, d); labels: n rows -> accuracy or R^2; NaN where the labels are missing or do not vary
     "How well one attribute is read from latents."
     attribute = _KNOWN.get(attribute, attribute)
-    if isinstance(attribute,
-                  Attribute) and not {*attribute.columns} <= {*labels}: return float("nan")
+    if isinstance(attribute, Attribute) and not {*attribute.columns} <= {*labels}: return np.nan
     (attribute,) = find_attributes(labels, attribute).values()
     known = attribute.known(labels)
     z, labels = np.asarray(z, float)[known], labels[known]
@@ -356,12 +308,9 @@ def latent_report(
     return table
 
 # %% ../../nbs/measure/02_latents.ipynb #8068415c
-def _group_subspace(
-    decode: Callable[[Any], np.ndarray], # latents (n, D) -> z-scored responses (n, N)
-    z: Any, # (n, D) latents, as `decode` takes them
-    columns: slice, # of the group
-    seed: int = 0, # which other image gives the group
-) -> np.ndarray: # (N, size of the group) orthonormal
+def _group_subspace(decode: Callable[[Any], np.ndarray], z: Any, columns: slice,
+                    seed: int = 0) -> np.ndarray:
+    # -> (N, size of the group) orthonormal
     "Directions of the population that change when one group is exchanged between images."
     rows = np.random.default_rng(seed).permutation(len(z))
     swapped = z.clone() if hasattr(z, "clone") else z.copy()
@@ -397,12 +346,7 @@ def subspace_table(
     return pd.DataFrame(table).T
 
 # %% ../../nbs/measure/02_latents.ipynb #6acf71dc
-def _label_direction(
-    model: Any, # a fitted MIGVis
-    label: str,       # a column of numbers
-    group: int | str,
-    sd: float = 1.0,  # how far the label's prediction moves, in standard deviations of the label
-) -> np.ndarray: # (D_g,)
+def _label_direction(model: Any, label: str, group: int | str, sd: float = 1.0) -> np.ndarray:
     "Change of a group's latents along with a label: regression weights times their covariance."
     g, labels = model.vae.group_index(group), model.recording.labels.iloc[model.split.train]
     numbers = labels.select_dtypes("number").columns.tolist()
@@ -420,27 +364,21 @@ def _label_direction(
     change, explained = z.T @ (z @ slope) / len(z), np.mean((z @ slope) ** 2) / value.var()
     if explained < 0.1:
         warnings.warn(f"group {g + 1} explains {explained:.0%} of the variance of {label!r}: this "
-                      f"direction leads far from "
-                      "all latents", stacklevel=4)
+                      "direction leads far from all latents", stacklevel=4)
     return sd * value.std() * change / (slope @ change)
 
 # %% ../../nbs/measure/02_latents.ipynb #9f603cb3
-def _gap_factors(
-    labels: pd.DataFrame,
-    codes: Sequence[Any] = (), # of `FittedVAE.codes`
-) -> pd.DataFrame: # columns that are there, complete, and vary
+def _gap_factors(labels: pd.DataFrame, codes: Sequence[Any] = ()) -> pd.DataFrame:
+    # codes: of `FittedVAE.codes` -> columns that are there, complete, and vary
     "Factors of the gaps: supervised columns, or category and rotation without any."
     names = [c for code in codes for c in code.spec.columns] or ["category", "rxy", "rxz", "ryz"]
     return labels[[n for n in names if n in labels and labels[n].notna().all()
                    and labels[n].nunique() > 1]]
 
 # %% ../../nbs/measure/02_latents.ipynb #e713edd5
-def _gap_scores(
-    z: np.ndarray, # (n, D)
-    groups: Sequence[int],
-    factors: pd.DataFrame, # of `_gap_factors`
-    full: bool = False, # SAP and DCI too
-) -> dict[str, float]: # mig, group_mig, ...
+def _gap_scores(z: np.ndarray, groups: Sequence[int], factors: pd.DataFrame,
+                full: bool = False) -> dict[str, float]:
+    # z (n, D); factors: of `_gap_factors`; full: SAP and DCI too -> mig, group_mig, ...
     "Disentanglement scores of one member."
     if factors.shape[1] == 0: return {}
     scores = {"mig": mig(z, factors)["mean"]}
@@ -494,21 +432,14 @@ _PAPER_TABLES_3_4 = {
 _COLUMNS = {"R2 %": "r2", "RMSE": "rmse", "MIG %": "mig", "group MIG %": "group_mig"}
 
 # %% ../../nbs/measure/02_latents.ipynb #6fafb7db
-def _mean_sd(
-    values: pd.Series, # a score over seeds, as a fraction
-) -> str: # in hundredths
+def _mean_sd(values: pd.Series) -> str: # values: a score over seeds, as a fraction -> in hundredths
     "Mean and standard deviation, times 100."
     spread = f" ± {100 * values.std():.2f}" if len(values) > 1 else ""
     return f"{100 * values.mean():.2f}{spread}"
 
 # %% ../../nbs/measure/02_latents.ipynb #6043c6df
-def _beside(
-    scores: pd.DataFrame, # one row a member, with columns subject and `by`
-    by: str, # what makes the rows, beside the subject
-    titles: Sequence[str], # of `_COLUMNS`
-    paper: Mapping[tuple[str, str], Mapping[str, str]], # (subject, row) -> title -> entry
-    data: str, # what our numbers come from
-) -> pd.DataFrame:
+def _beside(scores: pd.DataFrame, by: str, titles: Sequence[str],
+            paper: Mapping[tuple[str, str], Mapping[str, str]], data: str) -> pd.DataFrame:
     "Our numbers beside the paper's, as strings."
     rows = {}
     for (subject, name), part in scores.groupby(["subject", by], sort=False):
@@ -542,11 +473,7 @@ def table_2(
     return _beside(shown, "variant", list(_COLUMNS), _PAPER_TABLE_2, data)
 
 # %% ../../nbs/measure/02_latents.ipynb #43a64a2a
-def _partial_table(
-    scores: pd.DataFrame, # of `score_members` with `parts` as named here, and a column `subject`
-    part: str, # "supervised" or "unsupervised"
-    data: str,
-) -> pd.DataFrame:
+def _partial_table(scores: pd.DataFrame, part: str, data: str) -> pd.DataFrame:
     "The full model in the paper's form and migvis, from all latents and from some groups."
     scores = scores[scores.variant.isin(["full", "migvis"])]
     if f"r2_{part}" not in scores:

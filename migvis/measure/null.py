@@ -13,16 +13,17 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 from matplotlib.figure import Figure
 
 from ..data import Recording
-from ..denoiser import save_denoiser
+from ..ddim_guidance import _to_diffusion
+from ..denoiser import _pixel_limit, save_denoiser
 from ..infonce import held_out_mi
 from .edits import run_selectivity
+from .intervals import _interval_text
 from .readouts import Readouts
 from ..support.presets import EditSettings, _as_settings
-from ..support.records import load_record, save_result
+from ..support.records import Result
 
 # %% ../../nbs/measure/06_null.ipynb #174db35a
 def permute_responses(
@@ -41,58 +42,48 @@ def permute_responses(
                    name=f"{recording.name}, responses permuted")
 
 # %% ../../nbs/measure/06_null.ipynb #018cd1bc
-def _refit(
-    model: Any,            # a fitted `MIGVis`
-    recording: Recording,  # of the same images
-    folder: str | Path,    # of the new run; an interrupted fit there goes on
-    progress: bool = True,
-    vae: Mapping[str, Any] | None = None, # arguments of `MIGVis.fit` for the VAE
-) -> Any: # the other model
+def _refit(model: Any, recording: Recording, folder: str | Path, progress: bool = True,
+           vae: Mapping[str, Any] | None = None) -> Any:
+    # recording: of the same images; vae: arguments of `MIGVis.fit` for the VAE -> the other model
     "Fit VAE and critics to another recording of the same images; preset, seed and denoiser stay."
-    for name, network in {"denoiser": model.denoiser, "weak": model.weak}.items():
+    given = model.denoiser if "denoiser" in model.options else None
+    kept = {"weak": model.weak} if given else {"denoiser": model.denoiser, "weak": model.weak}
+    for name, network in kept.items():
         path = Path(folder) / f"{name}.safetensors"
         if network is not None and not path.exists(): save_denoiser(path, network)
     other = type(model)(model.preset, model.seed, model.device)
     return other.fit(recording, folder, "keep", progress, train=model.shipped is None,
-                     split=model.split, **(vae or {}))
+                     split=model.split, denoiser=given, **(vae or {}))
 
 # %% ../../nbs/measure/06_null.ipynb #267f0775
-def _measure_fit(
-    model: Any,                 # a fitted `MIGVis`
-    judge: Readouts,
-    n_pairs: int = 64,
-    settings: EditSettings | str | None = None, # how edits are made
-    gamma: float | None = None, # None: the strongest of the settings
-    folder: Path | None = None, # keeps the edits
-    seed: int = 0,
-    progress: bool = True,
-) -> pd.DataFrame: # group, attribute ("bound": nats; else a specific share), value, low, high
+def _measure_fit(model: Any, judge: Readouts, n_pairs: int = 64,
+                 settings: EditSettings | str | None = None, gamma: float | None = None,
+                 folder: Path | None = None, seed: int = 0, progress: bool = True) -> pd.DataFrame:
+    # -> group, attribute ("bound": nats; else a specific share), value, low, high
     "Bounds and specific shares of a fitted model, with 95 % intervals."
     test = model.recording.select(images=model.split.test)
-    images, z = 2 * torch.as_tensor(test.images) - 1, model.vae.posterior(test)
-    bounds = [(b.value, *b.interval()) for b in held_out_mi(model.critics, images, z, seed=seed)]
+    y0, z = _to_diffusion(test.images, model.denoiser), model.vae.posterior(test)
+    bounds = held_out_mi(model.critics, y0, z, seed=seed, limit=_pixel_limit(model.denoiser))
+    bounds = [(b.value, *b.interval()) for b in bounds]
     table = pd.DataFrame(bounds, columns=["value", "low", "high"]).assign(group=model.group_names)
     gamma = max(model.edit_settings(settings).gammas) if gamma is None else gamma
     settings = replace(_as_settings(settings), gammas=(gamma,))
     result = run_selectivity(model, judge, n_pairs, settings, latent_images=0, folder=folder,
-                             seed=seed,
-                             progress=progress)
+                             seed=seed, progress=progress)
     shares = result.scores[result.scores["quantity"] == "specific"]
     columns = ["group", "attribute", "value", "low", "high"]
     return pd.concat([table.assign(attribute="bound"), shares], ignore_index=True)[columns]
 
 # %% ../../nbs/measure/06_null.ipynb #7fe4e0a6
 @dataclass(frozen=True)
-class NullResult:
+class NullResult(Result):
     "What was measured of a fit, and of one to permuted responses: `summary`, `plot`, `save`."
     table: pd.DataFrame       # group, attribute, fit ("real", "permuted"), value, low, high
     settings: dict[str, Any]
 
     def summary(self) -> pd.DataFrame: # by group and attribute: real, permuted, contains_0
         "Real and permuted, with intervals. Of a bound only the low end counts."
-        rows = self.table[["value", "low", "high"]].to_numpy()
-        table = self.table.assign(text=[f"{v:.3f} [{low:.3f}, {high:.3f}]" for v, low,
-                                        high in rows])
+        table = self.table.assign(text=_interval_text(self.table, 3))
         wide = table.pivot_table("text", ["group", "attribute"], "fit", aggfunc="first", sort=False)
         null = self.table[self.table["fit"] == "permuted"].set_index(["group", "attribute"])
         bound = null.index.get_level_values("attribute") == "bound"
@@ -109,15 +100,6 @@ class NullResult:
         from migvis.figures import plot_null
         return plot_null(self.table, self.settings["caption"])
 
-    def save(self, folder: str | Path) -> Path:
-        "Write record.npz, and table.csv and settings.json to be read by people."
-        return save_result(folder, self)
-
-    @classmethod
-    def load(cls, folder: str | Path) -> "NullResult":
-        "Read what `save` wrote. Raises FileNotFoundError or ValueError."
-        return load_record(folder, cls)
-
 # %% ../../nbs/measure/06_null.ipynb #ced0f328
 def null(
     model: Any,                 # a fitted `MIGVis`
@@ -131,10 +113,9 @@ def null(
     progress: bool = True,
 ) -> NullResult:
     "Permute the responses over images, fit and measure everything again. Raises ValueError."
-    known = {k: v for k, v in model.options.items() if k != "start"}
+    known = {k: v for k, v in model.options.items() if k not in ("start", "denoiser")}
     if vae is None and known:
-        raise ValueError(f"the run was fitted with {known}: give these "
-                                               f"(vae=), or others")
+        raise ValueError(f"the run was fitted with {known}: give these (vae=), or others")
     folder, vae, split = Path(folder), dict(vae or {}), model.split
     if known != {k: repr(v) for k, v in vae.items()}:
         model = _refit(model, model.recording, folder / "real", progress, vae)

@@ -16,7 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ..support.edits import Edits
-from ..figures import style, _colour
+from ..figures import style, _colour, _show_image
 from .edits import SelectivityResult, _part_of
 
 # %% ../../nbs/measure/10_plots.ipynb #821a09a0
@@ -72,8 +72,7 @@ def _draw_critic(ax: Axes, result: SelectivityResult, mode: str) -> None:
         ax.plot(critic, judge, "o-", ms=3, color=_colour(g))
         ax.plot(critic.iloc[-1], judge.iloc[-1], "o", ms=6, color=_colour(g))
     ax.set(title="judge against critic\n(large dot: strongest)",
-           xlabel="critic: log p(target's latents)",
-           ylabel="judge: moved")
+           xlabel="critic: log p(target's latents)", ylabel="judge: moved")
 
 # %% ../../nbs/measure/10_plots.ipynb #e9404e90
 def _draw_realism(ax: Axes, result: SelectivityResult, mode: str) -> None:
@@ -84,10 +83,8 @@ def _draw_realism(ax: Axes, result: SelectivityResult, mode: str) -> None:
     ax.set(title="realism: precision\n(dotted: held-out images)", ylim=(-0.02, 1.02))
 
 # %% ../../nbs/measure/10_plots.ipynb #33438c09
-def _plot_selectivity(
-    result: SelectivityResult,
-    gamma: float | Mapping[str, float] | None = None, # of the matrix, for all modes or for each
-) -> Figure:
+def _plot_selectivity(result: SelectivityResult,
+                      gamma: float | Mapping[str, float] | None = None) -> Figure:
     "Matrix, curves over the strength, critic against judge, and realism; one row a mode."
     draws = [_draw_trade, _draw_realism] + [_draw_critic] * ("critic_mean" in result.table)
     n, notes = len(result.modes), result.settings
@@ -104,37 +101,27 @@ def _plot_selectivity(
             for ax, draw in zip(row[1:], draws): draw(ax, result, mode)
         lines, names = axes[0, 1].get_legend_handles_labels()
         title = (f"{notes['n_pairs']} pairs of held-out images; 95 % intervals, bootstrap over "
-                 f"pairs. "
-                 f"{notes.get('caption', '')}")
+                 f"pairs. {notes.get('caption', '')}")
         figure.legend(lines, names, loc="outside lower center", ncols=len(names), frameon=False,
-                      fontsize=8,
-                      title=title, title_fontsize=8)
+                      fontsize=8, title=title, title_fontsize=8)
     return figure
 
 # %% ../../nbs/measure/10_plots.ipynb #c5a2891e
-def _sheet_cells(
-    edits: Edits,
-    n: int = 64,  # edits at most
-    seed: int = 0,
-) -> np.ndarray: # (n, 2) pair and place of the group, of random edits; fewer if there are fewer
+def _sheet_cells(edits: Edits, n: int = 64, seed: int = 0) -> np.ndarray:
+    # -> (n, 2) pair and place of the group, of random edits; fewer if there are fewer
     "Which edits are on a sheet."
     cells = np.argwhere(np.ones(edits.images.shape[:2], bool))
     return cells[np.random.default_rng([seed, 53]).permutation(len(cells))[:n]]
 
 # %% ../../nbs/measure/10_plots.ipynb #f7384a73
 def plot_sheet(
-    edits: Edits,
-    gamma: float,
-    n: int = 64,
-    seed: int = 0,
-    columns: int = 8,
+    edits: Edits, gamma: float, n: int = 64, seed: int = 0, columns: int = 8,
     titles: Sequence[str] | None = None, # beside each number; None: the number of the group
     width: float = 1.5, # inches of a column
 ) -> Figure:
     "Random edits of one strength, original and target beside each. Raises ValueError."
     if gamma not in edits.gammas:
-        raise ValueError(f"gamma must be one of {list(edits.gammas)}, "
-                                                   f"got {gamma}")
+        raise ValueError(f"gamma must be one of {list(edits.gammas)}, got {gamma}")
     k, cells = list(edits.gammas).index(gamma), _sheet_cells(edits, n, seed)
     titles = [f"group {group + 1}" for _, group in cells] if titles is None else titles
     if len(titles) != len(cells):
@@ -147,12 +134,13 @@ def plot_sheet(
                                     squeeze=False, layout="constrained")
         for ax in axes.flat: ax.axis("off")
         for number, (ax, (pair, group)) in enumerate(zip(axes.flat, cells), 1):
-            small = np.concatenate([edits.originals[pair, 0], edits.targets[pair, 0]])[::2, ::2]
-            framed = np.pad(edits.images[pair, group, k, 0], ((0, 0), (0, 2)), constant_values=1)
-            ax.imshow(np.concatenate([framed, small], 1), cmap="gray", vmin=0, vmax=1)
+            small = np.concatenate([edits.originals[pair], edits.targets[pair]], 1)[:, ::2, ::2]
+            margin = ((0, 0), (0, 0), (0, 2))
+            framed = np.pad(edits.images[pair, group, k], margin, constant_values=1)
+            _show_image(ax, np.concatenate([framed, small], 2))
+            ax.axis("off")
             ax.set_title(f"{number}  {titles[number - 1]}", fontsize=7, pad=2, loc="left")
         caption = edits.caption.removesuffix(f"; {edits.mode} guidance")
-        figure.suptitle(f"{edits.mode} guidance, γ = {gamma:g}; beside each edit: original "
-                        f"(top), target. "
-                        f"{caption}", fontsize=8, wrap=True)
+        figure.suptitle(f"{edits.mode} guidance, γ = {gamma:g}; beside each edit: original (top), "
+                        f"target. {caption}", fontsize=8, wrap=True)
     return figure

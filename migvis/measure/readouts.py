@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from ..simulate.renderer import rotation_matrix
 from ..support.files import digest, digest_weights, load_tensors, save_tensors, _building_from
-from ..support.images import check_images
+from ..support.images import check_images, _check_channels
 from ..support.training import Batch, fit, generator, resolve_device, warmup_cosine
 
 # %% ../../nbs/measure/00_readouts.ipynb #16ae7917
@@ -62,11 +62,9 @@ _CLASSES = ("category", "object")
 _ROTATION_OUTPUTS = 7 # six numbers for the rotation, one for the log of its error
 
 # %% ../../nbs/measure/00_readouts.ipynb #4f88990a
-def _encode_labels(
-    labels: pd.DataFrame, # n rows; any of the columns of `_COLUMNS`
-    classes: Mapping[str, Sequence[str]], # names of the categories and objects
-    descriptors: Sequence[str] = (), # further numeric columns
-) -> dict[str, Tensor]: # classes (n,), -1 unknown; numbers (n, ...), NaN unknown
+def _encode_labels(labels: pd.DataFrame, classes: Mapping[str, Sequence[str]],
+                   descriptors: Sequence[str] = ()) -> dict[str, Tensor]:
+    # -> classes (n,), -1 unknown; numbers (n, ...), NaN unknown
     "Labels as targets of a readout network; heads whose columns are not there are left out."
     targets = {}
     for head, names in classes.items():
@@ -98,14 +96,11 @@ class _ResidualBlock(nn.Module):
 # %% ../../nbs/measure/00_readouts.ipynb #36736227
 class _ReadoutNet(nn.Module):
     "Residual network from images in [0, 1] to the outputs of its heads."
-    def __init__(
-        self,
-        config: ReadoutConfig,
-        outputs: Mapping[str, int], # length of each head's output
-    ) -> None:
+    def __init__(self, config: ReadoutConfig, outputs: Mapping[str, int],
+                 channels: int = 1) -> None:
         super().__init__()
-        self.patch, width = config.patch, config.widths[0]
-        self.stem = nn.Conv2d(config.patch**2, width, 3, 1, 1, bias=False)
+        self.patch, self.channels, width = config.patch, channels, config.widths[0]
+        self.stem = nn.Conv2d(channels * config.patch**2, width, 3, 1, 1, bias=False)
         blocks = []
         for stage, (new, depth) in enumerate(zip(config.widths, config.depths)):
             for i in range(depth):
@@ -113,8 +108,8 @@ class _ReadoutNet(nn.Module):
                 width = new
         self.blocks, self.norm = nn.Sequential(*blocks), nn.BatchNorm2d(width)
         self.first = config.depths[0]
-        self.mix, self.last = nn.Conv2d(width + 2, config.features, 1,
-                                        bias=False), nn.BatchNorm2d(config.features)
+        self.mix = nn.Conv2d(width + 2, config.features, 1, bias=False)
+        self.last = nn.BatchNorm2d(config.features)
         self.heads = nn.ModuleDict({name: nn.Linear(config.features, size)
                                     for name, size in outputs.items()})
 
@@ -126,7 +121,7 @@ class _ReadoutNet(nn.Module):
         place = torch.stack(torch.meshgrid(*axes, indexing="ij")).expand(len(x), -1, -1, -1)
         return F.relu(self.last(self.mix(torch.cat([x, place], 1)))).float().mean((2, 3))
 
-    def forward(self, images: Tensor) -> dict[str, Tensor]: # (b, 1, H, W) -> (b, ...) each
+    def forward(self, images: Tensor) -> dict[str, Tensor]: # (b, C, H, W) -> (b, ...) each
         early = self.blocks[:self.first](self.stem(F.pixel_unshuffle(2 * images - 1, self.patch)))
         features = self.features(early)
         with torch.autocast(features.device.type, enabled=False):
@@ -137,19 +132,15 @@ class _ReadoutNet(nn.Module):
                                              early.float().std((2, 3))], 1)}
 
 # %% ../../nbs/measure/00_readouts.ipynb #40030948
-def _rotation_from_6d(
-    x: Tensor, # (..., 6) two vectors
-) -> Tensor: # (..., 3, 3)
+def _rotation_from_6d(x: Tensor) -> Tensor: # x (..., 6) two vectors -> (..., 3, 3)
     "Rotation whose first two columns are the orthonormalised vectors (Zhou et al. 2019)."
     first = F.normalize(x[..., :3], dim=-1)
     second = F.normalize(x[..., 3:6] - (x[..., 3:6] * first).sum(-1, keepdim=True) * first, dim=-1)
     return torch.stack([first, second, torch.linalg.cross(first, second)], -1)
 
 # %% ../../nbs/measure/00_readouts.ipynb #854805b4
-def _rotation_loss(
-    output: Tensor, # (b, 7) six numbers and a log error
-    target: Tensor, # (b, 3, 3)
-) -> Tensor: # (b,)
+def _rotation_loss(output: Tensor, target: Tensor) -> Tensor:
+    # output (b, 7) six numbers and a log error; target (b, 3, 3) -> (b,)
     "Negative log density d / sigma + 3 log sigma, with d the chord |R - Rhat| / sqrt 2."
     log_sigma = output[:, 6].clamp(math.log(0.01), math.log(2.0))
     chord = ((_rotation_from_6d(output) - target) ** 2).sum((1, 2)).div(2).clamp(min=1e-8).sqrt()
@@ -164,10 +155,9 @@ def _head_loss(head: str, output: Tensor, target: Tensor) -> Tensor: # (b, k), (
                           target) if head == "rotation" else ((output - target) ** 2).mean(1)
 
 # %% ../../nbs/measure/00_readouts.ipynb #36745cba
-def _readout_loss(
-    outputs: Mapping[str, Tensor], # of a `_ReadoutNet`
-    targets: Mapping[str, Tensor], # rows of standardised `_encode_labels`
-) -> tuple[Tensor, dict[str, Tensor]]: # sum over heads; mean of each over known rows
+def _readout_loss(outputs: Mapping[str, Tensor],
+                  targets: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+    # -> sum over heads; mean of each over known rows
     "Loss of a readout network."
     losses = {}
     for head, target in targets.items():
@@ -177,10 +167,8 @@ def _readout_loss(
     return sum(losses.values()), losses
 
 # %% ../../nbs/measure/00_readouts.ipynb #3a43b1d0
-def _blur_images(
-    images: Tensor, # (b, 1, H, W)
-    sigma: Tensor, # (b,) standard deviation in pixels; 0 leaves an image as it is
-) -> Tensor: # (b, 1, H, W)
+def _blur_images(images: Tensor, sigma: Tensor) -> Tensor:
+    # images (b, C, H, W); sigma (b,) -> (b, C, H, W)
     "Gaussian blur of each image by its own strength, as two products with band matrices."
     width = 2 * sigma.clamp(min=0.05)[:, None, None, None] ** 2
     def bands(side: int) -> Tensor: # (b, 1, side, side)
@@ -191,11 +179,8 @@ def _blur_images(
         return bands(images.shape[-2]) @ images @ bands(images.shape[-1]).mT
 
 # %% ../../nbs/measure/00_readouts.ipynb #056bea2d
-def _augment(
-    images: Tensor, # (b, 1, H, W) in [0, 1]
-    batch: Batch, # where the random numbers come from
-    config: ReadoutConfig,
-) -> Tensor: # (b, 1, H, W) in [0, 1]
+def _augment(images: Tensor, batch: Batch, config: ReadoutConfig) -> Tensor:
+    # images (b, C, H, W); batch: where the random numbers come from -> (b, C, H, W) in [0, 1]
     "Noise, blur, noise, and a change of contrast, each of random strength."
     strength = batch.rand(4)
     weak, gain = strength**2, 1 + config.contrast * (2 * strength[:, 3] - 1)
@@ -246,12 +231,9 @@ class Readings:
         return replace(self, **take)
 
 # %% ../../nbs/measure/00_readouts.ipynb #83d8289b
-def _read_rotation(
-    raw: np.ndarray, # (n, 7) output of the rotation head
-    readable: np.ndarray, # (n,) probability that the object is one whose rotation can be seen
-    factor: float = 1.0, # of the predicted errors
-    limit: float = 180.0, # degrees: predicted errors above it are withheld
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]: # (n, 3, 3), known (n,), errors (n,)
+def _read_rotation(raw: np.ndarray, readable: np.ndarray, factor: float = 1.0,
+                   limit: float = 180.0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    # raw (n, 7); readable (n,) -> (n, 3, 3), known (n,), errors (n,)
     "Rotations, whether they are given, and how far off they are expected to be."
     expected = np.degrees(3 * np.exp(raw[:, 6].clip(math.log(0.01), math.log(2.0))))
     error = np.minimum(expected, 180) * np.float32(factor)
@@ -259,9 +241,11 @@ def _read_rotation(
     return rotation, (error <= limit) & (readable >= 0.5), error
 
 # %% ../../nbs/measure/00_readouts.ipynb #a596948e
-def _check_sides(images: Any, size: int | None = None) -> Tensor: # (n, 1, H, W) float32 in [0, 1]
+def _check_sides(images: Any, size: int | None = None, channels: int | None = None) -> Tensor:
+    # -> (n, C, H, W) float32 in [0, 1]
     "Images as a tensor, of side `size`: larger ones by averaging blocks. Raises ValueError."
     images = torch.from_numpy(check_images(images))
+    _check_channels(images.shape[1], channels)
     if size is None: return images
     height, width = images.shape[2:]
     if height != width or height % size:
@@ -272,10 +256,7 @@ def _check_sides(images: Any, size: int | None = None) -> Tensor: # (n, 1, H, W)
 # %% ../../nbs/measure/00_readouts.ipynb #1bf9da74
 @dataclass(eq=False)
 class Readouts:
-    """A fitted judge: reads images, says how sure it is of a rotation, and abstains.
-
-    Images whose side is a multiple of its own are reduced by averaging blocks of pixels.
-    """
+    "A fitted judge: reads images (larger ones by averaging blocks), abstains from some rotations."
     net: _ReadoutNet                        # trained
     config: ReadoutConfig
     image_size: int                         # side of the images it reads
@@ -297,13 +278,13 @@ class Readouts:
     def outputs(self, images: np.ndarray | Tensor, batch_size: int = 256) -> dict[str, np.ndarray]:
         "What the network puts out: features, textures and each head's raw output."
         device = next(self.net.parameters()).device
-        parts = _check_sides(images, self.image_size).split(batch_size)
+        parts = _check_sides(images, self.image_size, self.net.channels).split(batch_size)
         parts = [self.net(x.to(device).contiguous(memory_format=torch.channels_last))
                  for x in parts]
         return {name: torch.cat([part[name] for part in parts]).cpu().numpy() for name in parts[0]}
 
     def read(self, images: np.ndarray | Tensor, batch_size: int = 256) -> Readings:
-        "Read images (n, 1, H, W), float in [0, 1] or uint8, of its side or a multiple. Raises ValueError."
+        "Read images (n, C, H, W), float in [0, 1] or uint8, of its side or a multiple. Raises ValueError."
         return _decode_outputs(self, self.outputs(images, batch_size))
 
     def accuracy(self, images: np.ndarray | Tensor, labels: pd.DataFrame,
@@ -321,15 +302,12 @@ class Readouts:
         return cls(**_read_file(path, device))
 
 # %% ../../nbs/measure/00_readouts.ipynb #e7556aa2
-def _decode_outputs(
-    judge: Readouts,
-    out: Mapping[str, np.ndarray], # of `Readouts.outputs`
-) -> Readings:
+def _decode_outputs(judge: Readouts, out: Mapping[str, np.ndarray]) -> Readings:
     "Raw outputs as probabilities, rotations and values in the units of the labels."
     chance = {head: torch.softmax(torch.from_numpy(out[head]), 1).numpy() for head in _CLASSES
               if head in out}
-    values = {head: out[head] * np.float32(spread) + np.float32(mean) for head,
-              (mean, spread) in judge.scale.items()}
+    values = {head: out[head] * np.float32(spread) + np.float32(mean)
+              for head, (mean, spread) in judge.scale.items()}
     readable, rotation = np.ones(len(out["features"])), (None, None, None)
     if judge.readable is not None and "object" in chance:
         known = [judge.readable.get(name, True) for name in judge.classes["object"]]
@@ -337,19 +315,14 @@ def _decode_outputs(
     if "rotation" in out: rotation = _read_rotation(out["rotation"], readable, **judge.calibration)
     size = np.exp(values["size"][:, 0]) if "size" in values else None
     return Readings(judge.classes.get("category", ()), judge.classes.get("object", ()),
-                    out["features"],
-                    out["textures"], chance.get("category"), chance.get("object"), *rotation,
-                    values.get("position"), size, values.get("descriptors"))
+                    out["features"], out["textures"], chance.get("category"), chance.get("object"),
+                    *rotation, values.get("position"), size, values.get("descriptors"))
 
 # %% ../../nbs/measure/00_readouts.ipynb #d7a4ec86
 _HEADER = ("image_size", "classes", "scale", "readable", "calibration", "card")
 
 # %% ../../nbs/measure/00_readouts.ipynb #9ff03c7f
-def _save_readouts(
-    judge: Readouts,
-    path: str | Path, # a .safetensors file
-    half: bool = True, # weights in float16
-) -> Path:
+def _save_readouts(judge: Readouts, path: str | Path, half: bool = True) -> Path:
     "Write a judge to one file."
     weights = {k: v.half() if half and v.is_floating_point() else v
                for k, v in judge.net.state_dict().items()}
@@ -358,16 +331,15 @@ def _save_readouts(
     return save_tensors(path, weights, meta | {name: getattr(judge, name) for name in _HEADER})
 
 # %% ../../nbs/measure/00_readouts.ipynb #149068d0
-def _read_file(
-    path: str | Path, # of `_save_readouts`
-    device: str | torch.device = "auto",
-) -> dict[str, Any]: # arguments of `Readouts`
+def _read_file(path: str | Path, device: str | torch.device = "auto") -> dict[str, Any]:
     "Parts of a judge from its file. Raises FileNotFoundError or ValueError."
     weights, meta = load_tensors(path, "readouts")
     with _building_from(path):
         config = ReadoutConfig(**{k: tuple(v) if isinstance(v, list) else v
                                   for k, v in meta["config"].items()})
-        net, header = _ReadoutNet(config, meta["outputs"]), {name: meta[name] for name in _HEADER}
+        channels = weights["stem.weight"].shape[1] // config.patch**2
+        net = _ReadoutNet(config, meta["outputs"], channels)
+        header = {name: meta[name] for name in _HEADER}
     weights = {k: v.float() if v.is_floating_point() else v for k, v in weights.items()}
     try: net.load_state_dict(weights)
     except RuntimeError as e:
@@ -438,12 +410,9 @@ def score_readings(
     return pd.DataFrame.from_dict(scores, orient="index", columns=["score", "n"])
 
 # %% ../../nbs/measure/00_readouts.ipynb #51369084
-def _calibrate(
-    predicted: np.ndarray, # (n,) predicted errors in degrees
-    error: np.ndarray, # (n,) errors in degrees
-    within: float = 30.0, # degrees
-    share: float = 0.9,
-) -> dict[str, float]: # factor of predicted errors; limit, in corrected degrees
+def _calibrate(predicted: np.ndarray, error: np.ndarray, within: float = 30.0,
+               share: float = 0.9) -> dict[str, float]:
+    # predicted (n,); error (n,) -> factor of predicted errors; limit, in corrected degrees
     "Scale predicted errors to the mean error; the limit keeps `share` within bounds."
     if not len(error): return {"factor": 1.0, "limit": 180.0}
     factor, order = float(np.mean(error) / np.mean(predicted)), np.argsort(predicted)
@@ -487,9 +456,8 @@ class _Coding:
         return targets
 
 # %% ../../nbs/measure/00_readouts.ipynb #bed906df
-def _learn_coding(
-    labels: pd.DataFrame, config: ReadoutConfig, readable: Mapping[str, bool] | None = None,
-) -> _Coding:
+def _learn_coding(labels: pd.DataFrame, config: ReadoutConfig,
+                  readable: Mapping[str, bool] | None = None) -> _Coding:
     "Classes and scales of training labels."
     heads = [head for head in _CLASSES if head in labels and labels[head].notna().any()]
     classes = {head: tuple(sorted(labels[head].dropna().astype(str).unique())) for head in heads}
@@ -508,34 +476,26 @@ def _check_training(images: Tensor, labels: pd.DataFrame, config: ReadoutConfig)
                          f"one each")
     if not any({*columns} <= {*labels} for columns in _COLUMNS.values()) and not config.descriptors:
         raise ValueError(f"labels have none of the columns a judge learns to read, {_COLUMNS}; "
-                         f"name others in "
-                         "config.descriptors")
+                         "name others in config.descriptors")
     if missing := set(config.descriptors) - set(labels):
         raise ValueError(f"labels have no columns {sorted(missing)}; name only columns of the "
-                         f"labels in "
-                         "config.descriptors")
+                         "labels in config.descriptors")
     step = config.patch * 2 ** (len(config.widths) - 1)
     if images.shape[2] != images.shape[3] or images.shape[2] % step:
         raise ValueError(f"images must be square, with a side that {step} divides, got "
-                         f"{tuple(images.shape[2:])}; "
-                         "resize them, or change config.widths")
+                         f"{tuple(images.shape[2:])}; resize them, or change config.widths")
 
 # %% ../../nbs/measure/00_readouts.ipynb #2899668e
 def _set_aside(images: Tensor, labels: pd.DataFrame, seed: int) -> tuple:
     "Training and validation images and labels: a random tenth is set aside."
-    order, cut = torch.randperm(len(images),
-                                generator=generator(seed, 7)), max(1, len(images) // 10)
+    order = torch.randperm(len(images), generator=generator(seed, 7))
+    cut = max(1, len(images) // 10)
     return tuple((images[rows], labels.iloc[rows.numpy()].reset_index(drop=True))
                  for rows in (order[cut:], order[:cut]))
 
 # %% ../../nbs/measure/00_readouts.ipynb #d3c5c3ef
-def _fingerprint(
-    config: ReadoutConfig,
-    images: Tensor,
-    coding: _Coding,
-    targets: Mapping[str, Tensor],
-    start: Readouts | None,
-) -> dict[str, Any]: # JSON-able
+def _fingerprint(config: ReadoutConfig, images: Tensor, coding: _Coding,
+                 targets: Mapping[str, Tensor], start: Readouts | None) -> dict[str, Any]:
     "What must agree for a checkpoint to be of this training."
     readable = coding.readable
     unreadable = None if readable is None else sorted(name for name, seen in readable.items()
@@ -550,18 +510,19 @@ def _fingerprint(
 def _take_body(net: _ReadoutNet, start: Readouts) -> None:
     "Copy all weights but those of the heads from a judge. Raises ValueError."
     body = {k: v for k, v in start.net.state_dict().items() if not k.startswith("heads.")}
+    if start.net.channels == 1: # colours are then seen as their average
+        body["stem.weight"] = body["stem.weight"].repeat(1, net.channels, 1, 1) / net.channels
     shapes = {k: v.shape for k, v in net.state_dict().items() if not k.startswith("heads.")}
     if {k: v.shape for k, v in body.items()} != shapes:
         c = start.config
         raise ValueError(f"`start` has another network ({c.widths}, {c.depths}, {c.features} "
-                         f"features, patches of "
-                         f"{c.patch}); use the same settings, or leave out start=")
+                         f"features, patches of {c.patch}, {start.net.channels} channels); use the "
+                         "same settings, or leave out start=")
     net.load_state_dict(body, strict=False)
 
 # %% ../../nbs/measure/00_readouts.ipynb #1e39b61a
-def _validator(
-    images: Tensor, targets: Mapping[str, Tensor], device: torch.device, most: int = 1024,
-) -> Callable[[nn.Module], Tensor]:
+def _validator(images: Tensor, targets: Mapping[str, Tensor], device: torch.device,
+               most: int = 1024) -> Callable[[nn.Module], Tensor]:
     "A function that gives a network's mean loss on clean validation images."
     parts = [slice(i, min(i + 256, most)) for i in range(0, min(len(images), most), 256)]
     batches = [(images[part].to(device), {k: v[part].to(device) for k, v in targets.items()})
@@ -578,15 +539,14 @@ def _fit_options(config: ReadoutConfig) -> dict[str, Any]:
 
 # %% ../../nbs/measure/00_readouts.ipynb #689b3f06
 def train_readouts(
-    images: np.ndarray | Tensor, # (n, 1, H, W) in [0, 1], or uint8
+    images: np.ndarray | Tensor, # (n, C, H, W) in [0, 1], or uint8
     labels: pd.DataFrame, # n rows; the columns of `_COLUMNS`, and config.descriptors
     config: ReadoutConfig = ReadoutConfig(),
     *,
     validation: tuple[Any, pd.DataFrame] | None = None, # images and labels; None: a tenth
     readable: Mapping[str, bool] | None = None, # objects whose rotation can be seen; None: all
     start: Readouts | None = None, # a judge to begin from, with new heads: for few images
-    seed: int = 0,
-    device: str | torch.device = "auto",
+    seed: int = 0, device: str | torch.device = "auto",
     card: Mapping[str, Any] | None = None, # noted in the judge
     checkpoint: str | Path | None = None, # folder; an interrupted training there goes on
     progress: bool = True,
@@ -597,42 +557,34 @@ def train_readouts(
     _check_training(images, labels, config)
     if validation is None: (images, labels), validation = _set_aside(images, labels, seed)
     size, (held, held_labels) = images.shape[-1], validation
-    held, coding = _check_sides(held, size), _learn_coding(labels, config, readable)
+    held, coding = _check_sides(held, size, images.shape[1]), _learn_coding(labels, config, readable)
     targets = coding.targets(labels)
-    net = _new_net(config, {head: _head_width(head, target, coding)
-                            for head, target in targets.items()}, seed, start)
-    check = {head: target for head, target in coding.targets(held_labels).items()
-             if head in targets}
+    net = _new_net(config, coding, targets, seed, start, images.shape[1])
+    check = {head: t for head, t in coding.targets(held_labels).items() if head in targets}
     options = {"seed": seed, "device": device, "validate": _validator(held, check, device),
-               "progress": progress,
-               "checkpoint": checkpoint,
+               "progress": progress, "checkpoint": checkpoint,
                "fingerprint": _fingerprint(config, images, coding, targets, start)}
     images, targets = images.to(device), {k: v.to(device) for k, v in targets.items()}
 
     def loss(net: nn.Module, batch: Batch) -> tuple[Tensor, Mapping[str, Tensor]]:
-        x = _augment(images[batch.index], batch,
-                     config).contiguous(memory_format=torch.channels_last)
-        return _readout_loss(net(x), {head: target[batch.index]
-                                      for head, target in targets.items()})
+        x = _augment(images[batch.index], batch, config)
+        rows = {head: target[batch.index] for head, target in targets.items()}
+        return _readout_loss(net(x.contiguous(memory_format=torch.channels_last)), rows)
 
     done = fit(net, loss, len(images), **_fit_options(config) | options | dict(training or {}))
     judge = Readouts(done.model, config, size, coding.classes, coding.scale, readable, card=card,
                      history=done.history)
     return _calibrated(judge, held, held_labels)
 
-# %% ../../nbs/measure/00_readouts.ipynb #270d7da9
-def _head_width(head: str, target: Tensor, coding: _Coding) -> int:
-    "Length of a head's output."
-    if head in coding.classes: return len(coding.classes[head])
-    return _ROTATION_OUTPUTS if head == "rotation" else target[0].numel()
-
 # %% ../../nbs/measure/00_readouts.ipynb #b34898bc
-def _new_net(config: ReadoutConfig, outputs: Mapping[str, int], seed: int, start: Readouts
-             | None) -> _ReadoutNet:
+def _new_net(config: ReadoutConfig, coding: _Coding, targets: Mapping[str, Tensor], seed: int,
+             start: Readouts | None, channels: int = 1) -> _ReadoutNet:
     "A network with random weights, or with those of another judge below the heads."
+    outputs = {head: len(coding.classes[head]) if head in coding.classes else _ROTATION_OUTPUTS
+               if head == "rotation" else target[0].numel() for head, target in targets.items()}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        net = _ReadoutNet(config, outputs).to(memory_format=torch.channels_last)
+        net = _ReadoutNet(config, outputs, channels).to(memory_format=torch.channels_last)
     if start is not None: _take_body(net, start)
     return net
 
@@ -645,7 +597,7 @@ def _shipped_readouts() -> dict[str, Path]: # name -> file
 
 # %% ../../nbs/measure/00_readouts.ipynb #392becc4
 def load_readouts(
-    name: str | Path = "demo", # a shipped judge, or a file of `Readouts.save`
+    name: str | Path = "demo", # a shipped judge, or a file of a saved one
     device: str | torch.device = "auto",
 ) -> Readouts:
     "A judge from its file. Raises ValueError for a name that is not shipped."
@@ -653,5 +605,4 @@ def load_readouts(
     if name in shipped: return Readouts.load(shipped[name], device)
     if Path(name).suffix: return Readouts.load(name, device)
     raise ValueError(f"no readouts named {name!r} are shipped; there are {sorted(shipped)}, or "
-                     f"give the path of a "
-                     ".safetensors file")
+                     "give the path of a .safetensors file")

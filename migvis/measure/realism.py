@@ -10,30 +10,25 @@ import numpy as np
 from scipy.spatial.distance import cdist
 
 # %% ../../nbs/measure/01_realism.ipynb #89553de8
-def _check_features(
-    real: np.ndarray, # (n, F)
-    fake: np.ndarray, # (m, F)
-    least: int = 2, # rows of each
-) -> tuple[np.ndarray, np.ndarray]: # both in float64
+def _check_features(real: np.ndarray, fake: np.ndarray,
+                    least: int = 2) -> tuple[np.ndarray, np.ndarray]:
+    # real (n, F); fake (m, F); least: rows of each -> both in float64
     "Raise ValueError for shapes, numbers or values that cannot be compared."
     a, b = (np.asarray(x, np.float64) for x in (real, fake))
     if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1]:
         raise ValueError(f"features must be (n, F) and (m, F), got {a.shape} and {b.shape}; "
                          "read both with the same judge")
     if min(len(a), len(b)) < least:
-        raise ValueError(f"at least {least} rows of features are needed in each set, got "
-                         f"{len(a)} and "
-                         f"{len(b)}; give more images")
+        raise ValueError(f"at least {least} rows of features are needed in each set, got {len(a)} "
+                         f"and {len(b)}; give more images")
     if not (np.isfinite(a).all() and np.isfinite(b).all()):
         raise ValueError("features must be finite, but some are NaN or infinite; leave those "
                          "images out")
     return a, b
 
 # %% ../../nbs/measure/01_realism.ipynb #7f762ce1
-def _mmd2(
-    real: np.ndarray, # (n, F)
-    fake: np.ndarray, # (m, F)
-) -> float: # unbiased: may be slightly negative
+def _mmd2(real: np.ndarray, fake: np.ndarray) -> float:
+    # real (n, F); fake (m, F) -> unbiased: may be slightly negative
     "Squared maximum mean discrepancy with the cubic kernel (a.b / F + 1)^3."
     def kernel(a: np.ndarray, b: np.ndarray) -> np.ndarray: return (a @ b.T / a.shape[1] + 1) ** 3
     def within(a: np.ndarray) -> float:
@@ -99,18 +94,16 @@ def nearest(
     a: np.ndarray, # (n, F) features, for example of samples
     b: np.ndarray, # (m, F) features, for example of the training images
     skip_self: bool = False, # `a` is `b`: leave each row itself out
-    return_index: bool = False, # also which row of `b` it is
-) -> np.ndarray | tuple[np.ndarray, np.ndarray]: # (n,) distances[, (n,) rows of b]
+) -> np.ndarray: # (n,) distances
     "Distance of each row of `a` to the nearest row of `b`: small for copies. Raises ValueError."
     a, b = _check_features(a, b, 2 if skip_self else 1)
     if skip_self and len(a) != len(b):
         raise ValueError(f"skip_self compares a set with itself, but there are {len(a)} and "
                          f"{len(b)} rows")
-    distance, index = np.empty(len(a)), np.empty(len(a), int)
+    distance = np.empty(len(a))
     for start in range(0, len(a), _CHUNK):
         rows = np.arange(start, min(start + _CHUNK, len(a)))
         far = cdist(a[rows], b)
         if skip_self: far[np.arange(len(rows)), rows] = np.inf
-        index[rows] = far.argmin(1)
         distance[rows] = far.min(1)
-    return (distance, index) if return_index else distance
+    return distance

@@ -14,17 +14,12 @@ import torch
 from torch import Tensor
 
 from ..data import Recording
-from ..ddim_guidance import invert, sample
-from ..denoiser import validation_loss
+from ..ddim_guidance import invert, sample, _to_diffusion
+from ..denoiser import validation_loss, _pixel_limit, _to_images
 from ..infonce import held_out_mi
 from .latents import _group_slices, _probe_attribute
 from ..support.checks import _constant
 from ..vae import FittedVAE
-
-# %% ../../nbs/measure/11_report.ipynb #d51bfa9c
-def _to_model_range(images: np.ndarray) -> Tensor: # (n, 1, H, W) in [0, 1] -> [-1, 1]
-    "Images as critics take them."
-    return torch.as_tensor(images).float() * 2 - 1
 
 # %% ../../nbs/measure/11_report.ipynb #9c3965a3
 def _number(value: float) -> float | None:
@@ -42,8 +37,7 @@ def _report_vae(vae: FittedVAE, test: Recording) -> dict[str, Any]:
     parts = {name: round(100 * value, 2)
              for name, value in vae.group_r2(test).items()} if varies.any() else None
     return {"r2_percent": 100 * float(r2.mean()) if varies.any() else None, "labels": heads,
-            "r2_of_parts_percent": parts,
-            "active_dimensions": [len(dims) for dims in vae.active()],
+            "r2_of_parts_percent": parts, "active_dimensions": [len(dims) for dims in vae.active()],
             "leak": _report_leak(vae, test)}
 
 # %% ../../nbs/measure/11_report.ipynb #0f305d3c
@@ -60,23 +54,32 @@ def _report_leak(vae: FittedVAE, test: Recording) -> dict[str, dict[str, float |
             for column in columns for kind in kinds}
     return leak
 
+# %% ../../nbs/measure/11_report.ipynb #964d92bf
+def _autoencoder_rmse(denoiser: Any, images: np.ndarray) -> float: # in units of [0, 1]
+    "How much a denoiser changes images (n, C, H, W) by encoding and decoding them, without any noise."
+    decoded = _to_images(denoiser, _to_diffusion(images, denoiser)).clamp(0, 1).cpu()
+    return float((decoded - torch.as_tensor(images)).square().mean().sqrt())
+
 # %% ../../nbs/measure/11_report.ipynb #9eb86f6c
-def _report_denoiser(model: Any, images: Tensor, n_trip: int = 4) -> dict[str, Any]:
+def _report_denoiser(model: Any, images: np.ndarray, y0: Tensor, n_trip: int = 4) -> dict[str, Any]:
     "Loss of the noise estimate, and the error of a round trip without guidance."
     denoiser, t = model.denoiser, model.preset.t_edit
-    images, steps = images.to(model.device), min(45, t)
-    y0 = images[:n_trip]
-    y_t = invert(y0, denoiser, denoiser.schedule, t, fixed_point=3, steps=steps)
-    returned = sample(y_t, denoiser, denoiser.schedule, t, steps=steps).clamp(-1, 1)
-    loss = validation_loss(images, denoiser.schedule)(denoiser)
-    return {"shipped": model.shipped, "eps_loss": float(loss),
-            "round_trip_rmse": float((returned - y0).square().mean().sqrt() / 2)}
+    start, steps = y0[:n_trip], min(45, t)
+    y_t = invert(start, denoiser, denoiser.schedule, t, fixed_point=3, steps=steps)
+    returned = sample(y_t, denoiser, denoiser.schedule, t, steps=steps)
+    before, after = (_to_images(denoiser, y).clamp(0, 1).cpu() for y in (start, returned))
+    report = {"shipped": model.shipped,
+              "eps_loss": float(validation_loss(y0, denoiser.schedule)(denoiser)),
+              "round_trip_rmse": float((after - before).square().mean().sqrt())}
+    if not getattr(denoiser, "latent", False): return report
+    return report | {"autoencoder_rmse": _autoencoder_rmse(denoiser, images[:n_trip])}
 
 # %% ../../nbs/measure/11_report.ipynb #d0133ab6
-def _report_information(model: Any, test: Recording, images: Tensor) -> dict[str, Any]:
+def _report_information(model: Any, test: Recording, y0: Tensor) -> dict[str, Any]:
     "Lower bounds on what each group shares with the images, in nats."
     posterior = model.vae.posterior(test)
-    bounds = held_out_mi(model.critics, images, posterior, seed=model.seed)
+    bounds = held_out_mi(model.critics, y0, posterior, seed=model.seed,
+                         limit=_pixel_limit(model.denoiser))
     return {name: {"lower_bound": round(bound.value, 4),
                    "interval_95": [round(end, 4) for end in bound.interval()]}
             for name, bound in zip(model.group_names, bounds)}
@@ -85,10 +88,10 @@ def _report_information(model: Any, test: Recording, images: Tensor) -> dict[str
 def _make_report(model: Any) -> dict[str, Any]: # model: a fitted MIGVis
     "All of the report, from the test images."
     recording, test = model.recording, model.recording.select(images=model.split.test)
-    images = _to_model_range(test.images)
+    y0 = _to_diffusion(test.images, model.denoiser).to(model.device)
     size = {"name": recording.name, "simulated": recording.simulated, "images": len(recording),
             "units": recording.responses.shape[1], "test_images": len(test)}
     return {"recording": size, "preset": model.preset.name, "seed": model.seed,
             "vae": _report_vae(model.vae, test),
-            "mutual_information_nats": _report_information(model, test, images),
-            "denoiser": _report_denoiser(model, images)}
+            "mutual_information_nats": _report_information(model, test, y0),
+            "denoiser": _report_denoiser(model, test.images, y0)}

@@ -19,22 +19,19 @@ from matplotlib.figure import Figure
 from scipy.optimize import linear_sum_assignment
 
 from ..data import Recording, _check_recording, _split_images
-from .consistency import _another_target, _share_edits
+from .consistency import _another_target, _attribute_changes, share_table
 from .edits import _edit_pairs, _held_out_pairs
 from .intervals import _bootstrap_counts, _interval, _weighted_ratio
 from .readouts import Readouts
 from ..partial_correlation import GroupPenalty
 from ..support.presets import EditSettings, Preset, VAEConfig, _as_settings, get_preset
-from ..support.records import load_record, save_result
+from ..support.records import Result
 from ..vae import fit_vae
 
 # %% ../../nbs/measure/07_stability.ipynb #3f6b069f
-def _prediction_errors(
-    known: np.ndarray,      # (n, D) latents of one fit
-    wanted: np.ndarray,     # (n, D) of the other
-    groups: Sequence[int],  # sizes of the groups, of both
-    folds: int,
-) -> tuple[np.ndarray, np.ndarray]: # (n, G, G) squared errors; squares
+def _prediction_errors(known: np.ndarray, wanted: np.ndarray, groups: Sequence[int],
+                       folds: int) -> tuple[np.ndarray, np.ndarray]:
+    # known (n, D); wanted (n, D) -> (n, G, G) squared errors; squares
     "Errors of predicting groups (last) linearly from groups of the other fit (first)."
     ends, fold = np.cumsum(groups), np.arange(len(known)) % folds
     starts = ends - groups
@@ -50,30 +47,23 @@ def _prediction_errors(
     return error, square
 
 # %% ../../nbs/measure/07_stability.ipynb #51daf1cc
-def _similarity_parts(
-    a: np.ndarray,          # (n, D) latents of held-out images, of one fit
-    b: np.ndarray,          # (n, D) of the same images, of the other
-    groups: Sequence[int],  # sizes of the groups, of both
-    folds: int = 5,
-    least: float = 0.01,    # variance below which a dimension carries nothing (the prior has 1)
-) -> tuple[np.ndarray, np.ndarray]: # (2, n, G, G) squared errors; squares
+def _similarity_parts(a: np.ndarray, b: np.ndarray, groups: Sequence[int], folds: int = 5,
+                      least: float = 0.01) -> tuple[np.ndarray, np.ndarray]:
+    # a (n, D); b (n, D) -> (2, n, G, G) squared errors; squares
     "Errors of predicting groups of one fit linearly from another's, both ways. Raises ValueError."
     fewest = folds * (max(groups) + 2)
     if a.shape != b.shape or sum(groups) != a.shape[1] or len(a) < fewest:
         raise ValueError(f"latents must be of the same {fewest} images or more, with groups "
-                         f"{tuple(groups)} that "
-                         f"add up, got {a.shape} and {b.shape}")
+                         f"{tuple(groups)} that add up, got {a.shape} and {b.shape}")
     a, b = (np.where(z.var(0) > least, z, 0.0) for z in (a, b))
     there, back = _prediction_errors(a, b, groups, folds), _prediction_errors(b, a, groups, folds)
     errors, squares = (np.stack([x, y.swapaxes(1, 2)]) for x, y in zip(there, back))
     return errors, squares
 
 # %% ../../nbs/measure/07_stability.ipynb #834cc172
-def _group_similarity(
-    errors: np.ndarray,                # of `_similarity_parts`
-    squares: np.ndarray,
-    counts: np.ndarray | None = None,  # (b, n) of `_bootstrap_counts`; None: every image once
-) -> np.ndarray: # (b, G, G), at most 1; 0 for groups that carry nothing
+def _group_similarity(errors: np.ndarray, squares: np.ndarray,
+                      counts: np.ndarray | None = None) -> np.ndarray:
+    # counts (b, n) -> (b, G, G), at most 1; 0 for groups that carry nothing
     "Symmetric linear R^2 of every group of one fit and every group of the other."
     n, shape = errors.shape[1], errors.shape[2:]
     counts = np.ones((1, n)) if counts is None else counts
@@ -82,9 +72,8 @@ def _group_similarity(
     return np.nan_to_num(np.mean(r2, 0)).reshape(-1, *shape)
 
 # %% ../../nbs/measure/07_stability.ipynb #8b3ed232
-def _match_groups(
-    similarity: np.ndarray, # (G, G)
-) -> np.ndarray: # (G,) group of the other fit for each group
+def _match_groups(similarity: np.ndarray) -> np.ndarray:
+    # similarity (G, G) -> (G,) group of the other fit for each group
     "One-to-one matching with the largest sum."
     return linear_sum_assignment(-similarity)[1]
 
@@ -94,8 +83,7 @@ def compare_groups(
     b: np.ndarray,          # (n, D) of the other
     groups: Sequence[int],  # sizes
     n_null: int = 100,      # shuffles
-    n_boot: int = 1000,
-    seed: int = 0,
+    n_boot: int = 1000, seed: int = 0,
 ) -> tuple[pd.DataFrame, np.ndarray]: # one row a group; (G, G) similarities
     "Match the groups of two fits, beside what matching finds in shuffled images; groups from 1."
     draws = _group_similarity(*_similarity_parts(a, b, groups),
@@ -115,7 +103,7 @@ def compare_groups(
 
 # %% ../../nbs/measure/07_stability.ipynb #5868dccf
 @dataclass(frozen=True)
-class StabilityResult:
+class StabilityResult(Result):
     "Which groups of two fits are alike: `summary`, `plot`, `save`."
     table: pd.DataFrame       # kind, pair, group, matched, value, ..., back
     matrix: pd.DataFrame      # kind, pair, group, other (the group that it is matched to), value
@@ -134,15 +122,6 @@ class StabilityResult:
                 for kind, rows in kinds}
         return plot_matrix(mean, "similarity (R2)", caption=self.settings["caption"])
 
-    def save(self, folder: str | Path) -> Path:
-        "Write record.npz, and table.csv, matrix.csv and settings.json to be read by people."
-        return save_result(folder, self)
-
-    @classmethod
-    def load(cls, folder: str | Path) -> "StabilityResult":
-        "Read what `save` wrote. Raises FileNotFoundError or ValueError."
-        return load_record(folder, cls)
-
 # %% ../../nbs/measure/07_stability.ipynb #7da5ed9f
 _KINDS = ("seeds", "units", "images", "subjects")
 
@@ -151,8 +130,7 @@ def _check_stability(recordings: Sequence[Recording], kinds: Sequence[str], seed
     "Raise ValueError for what cannot be compared."
     least = 1 + ("seeds" in kinds)
     if not kinds or not set(kinds) <= set(_KINDS):
-        raise ValueError(f"over must name some of "
-                                                                    f"{_KINDS}, got {kinds}")
+        raise ValueError(f"over must name some of {_KINDS}, got {kinds}")
     if "subjects" in kinds and len(recordings) < 2:
         raise ValueError("'subjects' needs recordings of two subjects; give both, or leave it "
                          "out (over=)")
@@ -162,14 +140,10 @@ def _check_stability(recordings: Sequence[Recording], kinds: Sequence[str], seed
                          "order")
 
 # %% ../../nbs/measure/07_stability.ipynb #04e2e45e
-def _fit_pairs(
-    recordings: Sequence[Recording],
-    kinds: Sequence[str],
-    config: VAEConfig,
-    seeds: int,
-    seed: int,
-    vae: Mapping[str, Any], # arguments of `fit_vae`
-) -> Iterator[tuple[str, int, np.ndarray, np.ndarray]]: # kind, pair, latents
+def _fit_pairs(recordings: Sequence[Recording], kinds: Sequence[str],
+               config: VAEConfig, seeds: int, seed: int,
+               vae: Mapping[str, Any]) -> Iterator[tuple[str, int, np.ndarray, np.ndarray]]:
+    # vae: arguments of `fit_vae` -> kind, pair, latents
     "Pairs of fits that differ in one thing, and, where that is not all, in their seeds."
     first, rng = recordings[0], np.random.default_rng([seed, 63])
     train, validation, test = _split_images(first, seed, 0.2, 0.1)
@@ -224,18 +198,40 @@ def stability(
     return StabilityResult(pd.concat(tables, ignore_index=True),
                            pd.concat(matrices, ignore_index=True), notes)
 
+# %% ../../nbs/measure/07_stability.ipynb #a9ee3017
+def _agreement(
+    changes: Mapping[str, np.ndarray], # (3, n, G, d) by attribute: of two fits, and of the first
+                                       # fit's edits toward other targets
+    matched: np.ndarray,               # (G,) group of the second fit for each of the first
+    names: Sequence[str],              # of the first fit's groups
+    others: Sequence[str],             # of the second's
+    seed: int = 0,
+) -> pd.DataFrame: # kind, group, other, and the columns of `share_table`
+    "Shares common to edits by matched groups, by other groups, and by matched groups of other images."
+    groups, rows, tables = np.arange(len(matched)), np.arange(len(changes["pixels"][0])), []
+    compared = {"matched group": (groups, matched, rows),
+                "another group": (*np.nonzero(groups != matched[:, None]), rows),
+                "another image": (groups, matched, np.roll(rows, 1))}
+    for kind, (mine, theirs, order) in compared.items():
+        both = {name: np.stack([change[0][:, mine], change[1][order][:, theirs]])
+                for name, change in changes.items()}
+        controls = {name: change[2][:, mine] for name, change in changes.items()}
+        table = share_table(both, controls, [names[g] for g in mine], seed=seed)
+        other = [*(others[g] for g in theirs), "all groups"] * (len(table) // (len(mine) + 1))
+        tables.append(table.assign(kind=kind, other=other))
+    columns = ["kind", "group", "other", "attribute", "quantity", "value", "low", "high", "n"]
+    return pd.concat(tables, ignore_index=True)[columns]
+
 # %% ../../nbs/measure/07_stability.ipynb #e3b33a3d
 def edits_agree(
     first: Any,             # a fitted `MIGVis`
     second: Any,            # another one, of the same images
-    judge: Readouts,
-    n_pairs: int = 32,
+    judge: Readouts, n_pairs: int = 32,
     settings: EditSettings | str | None = None, # how edits are made
     gamma: float | None = None, # None: the strongest of the settings
     folder: str | Path | None = None, # keeps the edits
-    seed: int = 0,
-    progress: bool = True,
-) -> pd.DataFrame: # matched, and the columns of `consistency.share_table`
+    seed: int = 0, progress: bool = True,
+) -> pd.DataFrame: # attributes and groups, with intervals
     "How much of the change is common to edits of two fits. Raises ValueError."
     if not np.array_equal(first.recording.images, second.recording.images):
         raise ValueError("both runs must be of the same images, in the same order")
@@ -247,15 +243,14 @@ def edits_agree(
     source, target = (judge.read(images[rows]) for rows in pairs.T)
     others = np.column_stack([pairs[:, 0], pairs[_another_target(source, target, seed), 1]])
     gamma = max(first.edit_settings(settings).gammas) if gamma is None else gamma
-    settings, folder = replace(_as_settings(settings), gammas=(gamma,),
-                               seed=seed), folder and Path(folder)
+    settings = replace(_as_settings(settings), gammas=(gamma,), seed=seed)
+    folder = folder and Path(folder)
     def edits(name: str, model: Any, rows: np.ndarray, noise_seed: int) -> Any:
         return _edit_pairs(model, rows, {name: replace(settings, noise_seed=noise_seed)}, folder,
                            progress)[0]
     one, two = edits("first", first, pairs, 0), edits("second", second, pairs, 1000)
     control = edits("other-target", first, others, 0)
-    two = replace(two, images=two.images[:, matched])
     real = judge.read(images[np.setdiff1d(both, pairs)])
-    table = _share_edits([one, two], control, gamma, judge, real, seed)
-    names = dict(zip(first.group_names, (second.group_names[m] for m in matched)))
-    return table.assign(matched=table["group"].map(names))
+    made = [e.images[:, :, 0] for e in (one, two, control)]
+    changes = _attribute_changes(made, [one.originals] * 3, judge, real)
+    return _agreement(changes, matched, first.group_names, second.group_names, seed)

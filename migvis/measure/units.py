@@ -16,22 +16,16 @@ from ..data import Recording, _same_image
 from .attributes import Attribute, find_attributes
 
 # %% ../../nbs/measure/05_units.ipynb #3cb77ed1
-def _fold_numbers(
-    n: int,          # images
-    folds: int = 5,
-    seed: int = 0,
-) -> np.ndarray: # (n,) fold of each image
+def _fold_numbers(n: int, folds: int = 5, seed: int = 0) -> np.ndarray:
+    # n: images -> (n,) fold of each image
     "Random folds of equal size. Raises ValueError for fewer than two, or more than images."
     if not 2 <= folds <= n:
         raise ValueError(f"folds must be between 2 and the number of images ({n}), got {folds}")
     return np.random.default_rng(seed).permutation(np.arange(n) % folds)
 
 # %% ../../nbs/measure/05_units.ipynb #52bd4f82
-def _line_scores(
-    responses: np.ndarray, # (n, N)
-    values: np.ndarray,    # (n,) what is decoded
-    fold: np.ndarray,      # (n,) of `_fold_numbers`
-) -> np.ndarray: # (N,) held-out R^2
+def _line_scores(responses: np.ndarray, values: np.ndarray, fold: np.ndarray) -> np.ndarray:
+    # responses (n, N); values (n,); fold (n,) -> (N,) held-out R^2
     "Cross-validated R^2 of a straight line from each unit's response to a number."
     wrong, total = np.zeros(responses.shape[1]), 0.0
     for k in np.unique(fold):
@@ -54,12 +48,9 @@ def _allowed(classes: np.ndarray, within: np.ndarray | None) -> np.ndarray: # (n
     return within[:, None] == coarse
 
 # %% ../../nbs/measure/05_units.ipynb #859a18c5
-def _nearest_mean_scores(
-    responses: np.ndarray,             # (n, N)
-    classes: np.ndarray,               # (n,) codes 0..C-1
-    fold: np.ndarray,                  # (n,)
-    within: np.ndarray | None = None,  # (n,) codes of a coarser class that is given to the decoder
-) -> np.ndarray: # (N,) 0 is chance, 1 is perfect
+def _nearest_mean_scores(responses: np.ndarray, classes: np.ndarray, fold: np.ndarray,
+                         within: np.ndarray | None = None) -> np.ndarray:
+    # responses (n, N); classes (n,); fold (n,); within (n,) -> (N,) 0 is chance, 1 is perfect
     "Cross-validated accuracy of the nearest class mean, above chance; classes count alike."
     responses, allowed = responses.astype(np.float32), _allowed(classes, within)
     onehot = np.eye(allowed.shape[1], dtype=np.float32)[classes]
@@ -76,11 +67,9 @@ def _nearest_mean_scores(
     return (right - chance) / (1 - chance)
 
 # %% ../../nbs/measure/05_units.ipynb #a158edf8
-def _shuffled(
-    values: np.ndarray,            # (n,)
-    rng: np.random.Generator,
-    within: np.ndarray | None,     # (n,) only images with the same code exchange values
-) -> np.ndarray: # (n,)
+def _shuffled(values: np.ndarray, rng: np.random.Generator,
+              within: np.ndarray | None) -> np.ndarray:
+    # values (n,); within (n,) only images with the same code exchange values -> (n,)
     "Values in random order, overall or within groups."
     if within is None: return rng.permutation(values)
     out = values.copy()
@@ -92,11 +81,8 @@ def _shuffled(
 _Decoder = Callable[[np.ndarray, np.ndarray], np.ndarray] # (n, N), (n,) -> (N,) scores
 
 # %% ../../nbs/measure/05_units.ipynb #17afc1c8
-def _decoders(
-    labels: pd.DataFrame,
-    attribute: Attribute,
-    fold: np.ndarray, # (n,)
-) -> Iterator[tuple[np.ndarray, np.ndarray | None, _Decoder]]:
+def _decoders(labels: pd.DataFrame, attribute: Attribute,
+              fold: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray | None, _Decoder]]:
     "Values of each column, what they are shuffled within, and the decoder that reads them."
     if attribute.kind != "class":
         for values in attribute.numbers(labels).T:
@@ -110,27 +96,22 @@ def _decoders(
         yield pd.factorize(both)[0], within, partial(_nearest_mean_scores, fold=fold, within=within)
 
 # %% ../../nbs/measure/05_units.ipynb #9c8094d1
-def _complete_attributes(
-    labels: pd.DataFrame,
-    wanted: str | Attribute | Iterable[str | Attribute] | None = None, # None: all
-) -> dict[str, Attribute]: # by name
+def _complete_attributes(labels: pd.DataFrame, wanted: str | Attribute | Iterable[str | Attribute]
+                         | None = None) -> dict[str, Attribute]:
     "Attributes whose columns are complete and vary. Raises ValueError if there is none."
     found = find_attributes(labels, wanted)
     found = {name: a for name, a in found.items()
              if a.known(labels).all() and (labels[list(a.columns)].nunique() > 1).all()}
     if not found:
         raise ValueError("no attribute is known for every image and varies; select images, or "
-                         "other attributes: "
-                         f"the labels are {list(labels)}")
+                         f"other attributes: the labels are {list(labels)}")
     return found
 
 # %% ../../nbs/measure/05_units.ipynb #be0089d1
 def unit_scores(
     recording: Recording,
     attributes: str | Attribute | Iterable[str | Attribute] | None = None, # None: all
-    folds: int = 5,
-    shuffles: int = 50,
-    seed: int = 0,
+    folds: int = 5, shuffles: int = 50, seed: int = 0,
 ) -> pd.DataFrame: # one row a unit and attribute: score, null, z, p, selective
     "What each unit tells about each attribute, against shuffled labels (paper Fig. 1A)."
     labels, responses = recording.labels, recording.responses
@@ -145,11 +126,10 @@ def unit_scores(
             scores.append([decode(responses, v) for v in (values, *mixed)])
         true, *null = np.mean(scores, 0)
         null, mean = np.stack(null), np.mean(null, 0)
-        tables.append(pd.DataFrame({
-            "unit": range(len(true)), "attribute": name, "score": true, "null": mean,
-            "z": (true - mean) / null.std(0).clip(1e-12),
-            "p": (1 + (null >= true).sum(0)) / (1 + shuffles),
-            "selective": true > null.max(0)}))
+        tables.append(pd.DataFrame({"unit": range(len(true)), "attribute": name, "score": true,
+                                    "null": mean, "z": (true - mean) / null.std(0).clip(1e-12),
+                                    "p": (1 + (null >= true).sum(0)) / (1 + shuffles),
+                                    "selective": true > null.max(0)}))
     return pd.concat(tables, ignore_index=True)
 
 # %% ../../nbs/measure/05_units.ipynb #52ff45f7

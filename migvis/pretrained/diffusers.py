@@ -5,6 +5,7 @@
 # %% ../../nbs/pretrained/00_diffusers.ipynb #4b127873
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ..denoiser import Denoiser, NoiseSchedule, _check_images
+from ..support.files import digest, digest_weights
 from ..support.presets import EditSettings, Preset, get_preset
 
 # %% auto #0
@@ -49,10 +51,8 @@ def _scaling_of(autoencoder: nn.Module) -> tuple[float, float]: # shift and fact
 
 # %% ../../nbs/pretrained/00_diffusers.ipynb #c2024ece
 @torch.no_grad()
-def _to_latents(
-    autoencoder: nn.Module,
-    pictures: Tensor,       # (n, C, H, W) in [-1, 1]
-) -> Tensor: # (n, c, h, w)
+def _to_latents(autoencoder: nn.Module, pictures: Tensor) -> Tensor:
+    # pictures (n, C, H, W) in [-1, 1] -> (n, c, h, w)
     "Latents of pictures: for a variational autoencoder the most likely ones."
     shift, factor = _scaling_of(autoencoder)
     encoded = autoencoder.encode(pictures.to(autoencoder.dtype))
@@ -60,10 +60,8 @@ def _to_latents(
     return (raw.to(pictures.dtype) - shift) * factor
 
 # %% ../../nbs/pretrained/00_diffusers.ipynb #b97da103
-def _to_pictures(
-    autoencoder: nn.Module,
-    latents: Tensor,        # (n, c, h, w)
-) -> Tensor: # (n, C, H, W), about [-1, 1]
+def _to_pictures(autoencoder: nn.Module, latents: Tensor) -> Tensor:
+    # latents (n, c, h, w) -> (n, C, H, W), about [-1, 1]
     "Pictures of latents; differentiable."
     shift, factor = _scaling_of(autoencoder)
     raw = (latents / factor + shift).to(autoencoder.dtype)
@@ -146,9 +144,33 @@ def _picture_shape(unet: nn.Module, autoencoder: nn.Module | None) -> tuple[int,
     halvings = len(autoencoder.config.block_out_channels) - 1
     return autoencoder.config.in_channels, _side_of(unet) * 2**halvings
 
+# %% ../../nbs/pretrained/00_diffusers.ipynb #572296c5
+def _run_unet(denoiser: DiffusersDenoiser, y_t: Tensor, t: int | Tensor) -> Any: # with .sample
+    "What the network returns for noisy images at times 1..T, with the prompt if there is one."
+    t, known = torch.as_tensor(t, device=y_t.device).expand(len(y_t)), {}
+    if denoiser.prompt is not None:
+        known["encoder_hidden_states"] = denoiser.prompt.to(denoiser.unet.dtype).expand(len(y_t), -1, -1)
+    return denoiser.unet(y_t.to(denoiser.unet.dtype), t - 1, **known)
+
+# %% ../../nbs/pretrained/00_diffusers.ipynb #c2300c21
+class _Middle(Exception):
+    "Ends a pass through a U-Net at its middle, which is the argument."
+
+# %% ../../nbs/pretrained/00_diffusers.ipynb #34dc7520
+def _middle_of(denoiser: DiffusersDenoiser, y_t: Tensor, t: int | Tensor) -> Tensor: # (B, c, h, w)
+    "What comes out of the middle block."
+    def stop(block: nn.Module, inputs: Any, output: Tensor) -> None: raise _Middle(output)
+    hook = denoiser.unet.mid_block.register_forward_hook(stop)
+    try: _run_unet(denoiser, y_t, t)
+    except _Middle as reached: return reached.args[0].to(y_t)
+    finally: hook.remove()
+    raise ValueError("the network has no middle block; use critics with encoder='conv'")
+
 # %% ../../nbs/pretrained/00_diffusers.ipynb #8affe976
 class DiffusersDenoiser(nn.Module):
-    "eps(y_t, t) by a network of diffusers, with its schedule, its kind of prediction and its autoencoder."
+    "eps(y_t, t) by a network of diffusers, with its schedule, kind of prediction and autoencoder."
+    n_condition = 0 # edits give it no condition but its own prompt
+
     def __init__(
         self,
         unet: nn.Module,                      # `UNet2DModel` or `UNet2DConditionModel`
@@ -162,28 +184,30 @@ class DiffusersDenoiser(nn.Module):
         self.schedule, self.prediction = schedule, prediction
         self.prompt = None if prompt is None else nn.Parameter(prompt, requires_grad=False)
         self.image_size, self.channels = _side_of(unet), unet.config.in_channels
-        self.latent = autoencoder is not None
+        self.latent, self.grey = autoencoder is not None, False # grey: `decode` averages channels
         self.picture_shape = _picture_shape(unet, autoencoder)
 
     def forward(self, y_t: Tensor, t: int | Tensor) -> Tensor: # (B, C, H, W); 1..T -> (B, C, H, W)
         "Estimate the noise in `y_t`."
-        t, known = torch.as_tensor(t, device=y_t.device).expand(len(y_t)), {}
-        if self.prompt is not None:
-            known["encoder_hidden_states"] = self.prompt.to(self.unet.dtype).expand(len(y_t), -1, -1)
-        out = self.unet(y_t.to(self.unet.dtype), t - 1, **known).sample[:, :self.channels]
-        return _TO_EPS[self.prediction](self.schedule, y_t, out.to(y_t.dtype), t)
+        t, out = torch.as_tensor(t, device=y_t.device).expand(len(y_t)), _run_unet(self, y_t, t)
+        return _TO_EPS[self.prediction](self.schedule, y_t, out.sample[:, :self.channels].to(y_t), t)
 
-    def encode(self, images: Any, batch_size: int = 32) -> Tensor: # (n, C, H, W) in [0, 1] -> y_0
+    def middle(self, y_t: Tensor, t: int | Tensor) -> Tensor: # (B, channels, h, w)
+        "The middle of the U-Net, whose second half does not run."
+        return _middle_of(self, y_t, t)
+
+    def encode(self, images: Any, batch_size: int = 8) -> Tensor: # (n, C, H, W) in [0, 1] -> y_0
         "Images as this model diffuses them: from -1 to 1, or latents."
-        pictures = _as_pictures(self, images).to(self.unet.device)
-        if not self.latent: return pictures
-        return torch.cat([_to_latents(self.autoencoder, part) for part in pictures.split(batch_size)])
+        pictures, device = _as_pictures(self, images), self.unet.device
+        if not self.latent: return pictures.to(device)
+        parts = pictures.split(batch_size)
+        return torch.cat([_to_latents(self.autoencoder, part.to(device)) for part in parts])
 
-    def decode(self, y0: Tensor, batch_size: int = 32) -> Tensor: # y_0 -> (n, C, H, W), about [0, 1]
+    def decode(self, y0: Tensor, batch_size: int = 8) -> Tensor: # y_0 -> (n, C, H, W), about [0, 1]
         "Images of what `encode` makes; differentiable."
-        if not self.latent: return (y0 + 1) / 2
-        parts = [_to_pictures(self.autoencoder, part) for part in y0.split(batch_size)]
-        return (torch.cat(parts) + 1) / 2
+        if self.latent: y0 = torch.cat([_to_pictures(self.autoencoder, x) for x in y0.split(batch_size)])
+        images = (y0 + 1) / 2
+        return images.mean(1, keepdim=True) if self.grey else images
 
 # %% ../../nbs/pretrained/00_diffusers.ipynb #411f574f
 def from_diffusers(
@@ -211,10 +235,16 @@ def from_diffusers(
     return denoiser.to(unet.device).eval().requires_grad_(False)
 
 # %% ../../nbs/pretrained/00_diffusers.ipynb #513ca4f2
-def _at_times(settings: EditSettings, scale: float, steps: int) -> EditSettings:
-    "Settings for a schedule with `scale` times as many times, in as many steps as before."
+def _at_times(settings: EditSettings, scale: float, t_edit: int) -> EditSettings:
+    "Settings for a schedule with `scale` times as many times, in as many steps as before if there are."
     interval = settings.interval and tuple(round(t * scale) for t in settings.interval)
-    return replace(settings, interval=interval, steps=settings.steps or steps)
+    steps = min(settings.steps or t_edit, round(t_edit * scale))
+    return replace(settings, interval=interval, steps=steps)
+
+# %% ../../nbs/pretrained/00_diffusers.ipynb #f5ff5460
+def _picture_shape_of(denoiser: Any) -> tuple[int, int]:
+    "Channels and side of the pictures a denoiser takes: those it works on, if it has no `encode`."
+    return getattr(denoiser, "picture_shape", (denoiser.channels, denoiser.image_size))
 
 # %% ../../nbs/pretrained/00_diffusers.ipynb #553dc451
 def preset_for(
@@ -223,36 +253,43 @@ def preset_for(
 ) -> Preset:
     "A preset for the images and times of a denoiser."
     old = get_preset(preset) if isinstance(preset, str) else preset
-    T, size = denoiser.schedule.T, denoiser.image_size
+    T, (_, side) = denoiser.schedule.T, _picture_shape_of(denoiser)
     scale = T / old.denoiser.T
     edits = {name: _at_times(getattr(old, name), scale, old.t_edit) for name in ("edits", "paper_edits")}
-    return replace(old, image_size=size, t_edit=round(old.t_edit * scale), **edits,
-                   critic=replace(old.critic, encoder="conv"),
-                   denoiser=replace(old.denoiser, image_size=size, T=T))
+    return replace(old, image_size=side, t_edit=round(old.t_edit * scale), **edits,
+                   denoiser=replace(old.denoiser, image_size=side, T=T))
 
 # %% ../../nbs/pretrained/00_diffusers.ipynb #ac74d5a7
-def _as_own(denoiser: DiffusersDenoiser) -> Denoiser:
-    "The same as a `Denoiser`. Raises ValueError for one that has more parts than that."
-    stds, config = {"epsilon": None, "v_prediction": 1.0}, denoiser.unet.config
-    if denoiser.latent or denoiser.prompt is not None or denoiser.prediction not in stds:
-        raise ValueError("a run takes a denoiser of pixels, without a prompt, that predicts noise or v; "
-                         "use this one with an Editor of your own")
-    if config.in_channels != config.out_channels:
-        raise ValueError("a run takes a denoiser without learned variances; use this one with an Editor "
-                         "of your own")
-    std = stds[denoiser.prediction]
-    return Denoiser(denoiser.unet, denoiser.schedule, data_std=std, first_time=0).eval()
+def _identify(denoiser: nn.Module) -> str:
+    "What a denoiser answers by: digest of its weights and, of one that is not ours, its schedule and kind."
+    weights = digest_weights(denoiser)
+    if isinstance(denoiser, Denoiser): return weights
+    prediction = getattr(denoiser, "prediction", "epsilon")
+    return f"{weights} {prediction} {digest(denoiser.schedule.alpha_bar)}"
+
+# %% ../../nbs/pretrained/00_diffusers.ipynb #6746428e
+def _with_channels(denoiser: nn.Module, theirs: int, channels: int | None) -> nn.Module:
+    "The denoiser for images of so many channels; a model of colours takes grey ones. Raises ValueError."
+    if channels is None: return denoiser
+    if hasattr(denoiser, "grey") and (theirs, channels) == (3, 1):
+        denoiser = copy.copy(denoiser) # shares the network
+        denoiser.grey = True
+    elif theirs != channels:
+        raise ValueError(f"the denoiser is for images of {theirs} channels, and the recording's have "
+                         f"{channels}; take a model for these, or images of {theirs}")
+    return denoiser
 
 # %% ../../nbs/pretrained/00_diffusers.ipynb #58aca757
-def _fitting_denoiser(denoiser: Any, preset: Preset) -> Denoiser | None:
-    "A denoiser for a run of this preset. Raises TypeError or ValueError for one that does not fit."
+def _fitting_denoiser(denoiser: Any, preset: Preset, channels: int | None) -> nn.Module | None:
+    "A denoiser for a run on images of so many channels. Raises TypeError or ValueError for another."
     if denoiser is None: return None
-    own = _as_own(denoiser) if isinstance(denoiser, DiffusersDenoiser) else denoiser
-    if not isinstance(own, Denoiser):
-        raise TypeError("denoiser must be a Denoiser, or one of from_diffusers, got "
-                        f"{type(denoiser).__name__}")
-    sizes, needed = ((1, p.image_size, p.denoiser.T) for p in (preset_for(own, preset), preset))
-    if own.n_condition or own.channels != 1 or sizes != needed:
-        raise ValueError(f"the preset needs an unconditional denoiser with (channels, side, T) = {needed}, "
-                         f"got {(own.channels, *sizes[1:])}; use MIGVis(preset_for(denoiser, preset))")
-    return own
+    needed = ("schedule", "image_size", "channels")
+    if not isinstance(denoiser, nn.Module) or not all(hasattr(denoiser, name) for name in needed):
+        raise TypeError("denoiser must be a Denoiser, one of from_diffusers, or a module with "
+                        f"{', '.join(needed)}, got {type(denoiser).__name__}")
+    (theirs, side), T = _picture_shape_of(denoiser), denoiser.schedule.T
+    wanted = preset.image_size, preset.denoiser.T
+    if getattr(denoiser, "n_condition", 0) or (side, T) != wanted:
+        raise ValueError(f"the preset needs an unconditional denoiser with (side, T) = {wanted}, got "
+                         f"{(side, T)}; use MIGVis(preset_for(denoiser, preset))")
+    return _with_channels(denoiser, theirs, channels)

@@ -5,18 +5,20 @@
 # %% ../../nbs/recordings/03_brainscore.ipynb #ae2fac86
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from ..data import Recording
-from .pictures import _text_column, _variation_names
-from .reading import (_check_counting, _group_trials, _import_for,
-                                       _labels_of_images, _need_fields, recording_from_trials)
-from ..support.checks import _check_columns
+from ..data import Recording, _check_unique
+from .pictures import _text_column, _variation_names, read_pictures
+from .reading import (_check_counting, _check_hdf5, _group_trials, _import_for,
+                                       _labels_of_images, _need_fields, _Options, _Raw, _reading,
+                                       fetch_files, recording_from_trials)
+from ..support.checks import _check_columns, _real
 from ..support.files import _check_bytes
 
 # %% auto #0
@@ -89,23 +91,33 @@ def read_assembly(
 # %% ../../nbs/recordings/03_brainscore.ipynb #5a1f0c33
 def _average_bins(assembly: Any, window: Sequence[float]) -> Any: # the same, with one time bin
     "Average the time bins that follow on one another from the start of a window to its end."
+    name = _window_name(window)
     _need_fields(assembly.dims, ["time_bin"], "dimensions")
     _need_fields(assembly.coords, ["time_bin_start", "time_bin_end"], "coordinates")
     starts, ends = (assembly[f"time_bin_{side}"].values.astype(float) for side in ("start", "end"))
     chosen = _tile(starts, ends, window)
     part = assembly.isel(time_bin=chosen)
-    _check_bytes(part.nbytes, f"the window {tuple(window)}")
-    averages = np.average(part.values, axis=part.dims.index("time_bin"),
-                          weights=(ends - starts)[chosen])
-    averages = averages.astype(np.result_type(assembly.dtype, np.float32)) # of whole numbers, too
+    _check_bytes(part.nbytes, f"the window{name}")
+    axis, lengths = part.dims.index("time_bin"), (ends - starts)[chosen]
+    values = _real(part.values, "the responses")
+    kind = np.result_type(values, np.float32) # of whole numbers, too
+    averages = np.tensordot(values.astype(kind, copy=False),
+                            (lengths / lengths.sum()).astype(kind), (axis, 0))
     first = part.isel(time_bin=[0])
-    return first.copy(data=np.expand_dims(averages, part.dims.index("time_bin")))
+    return first.copy(data=np.expand_dims(averages, axis))
+
+# %% ../../nbs/recordings/03_brainscore.ipynb #a1c0f3d5
+def _window_name(window: Sequence[float] | None) -> str: # " 70-170 ms", or nothing
+    "How a name tells a window. Raises ValueError for one that cannot be."
+    if window is None: return ""
+    numbers = np.asarray(window)
+    if numbers.shape != (2,) or numbers.dtype.kind not in "iuf" or not numbers[0] < numbers[1]:
+        raise ValueError(f"window must be (from, to) in ms with from < to, not {window!r}")
+    return f" {numbers[0]:g}-{numbers[1]:g} ms"
 
 # %% ../../nbs/recordings/03_brainscore.ipynb #5a1f0c34
 def _tile(starts: np.ndarray, ends: np.ndarray, window: Sequence[float]) -> list[int]: # numbers
     "Find time bins that fill a window without gap or overlap."
-    if len(window) != 2 or not window[0] < window[1]:
-        raise ValueError(f"window must be (from, to) in ms with from < to, not {window}")
     chosen, time = [], window[0]
     while time < window[1]:
         fits = np.flatnonzero((starts == time) & (ends > time) & (ends <= window[1]))
@@ -131,8 +143,7 @@ def _brainscore_labels(table: pd.DataFrame) -> pd.DataFrame: # with the column n
     if "stimulus_id" in table and "image_id" in table:
         table = table.drop(columns="image_id")
     table = _rename(table, {new: old for old, new in _BRAINSCORE_NAMES.items()})
-    if "variation" not in table:
-        return table
+    if "variation" not in table: return table
     return table.assign(variation=_variation_names(table["variation"]))
 
 # %% ../../nbs/recordings/03_brainscore.ipynb #07b20fa4
@@ -165,3 +176,104 @@ def from_xarray(
     name, keep = assembly.attrs.get("name", ""), trials.shape[1] > 1
     recording = recording_from_trials(images, trials, labels, sites, name, missing, keep)
     return replace(recording, simulated=bool(assembly.attrs.get("simulated", False)))
+
+# %% ../../nbs/recordings/03_brainscore.ipynb #a1c0f3d4
+_STORE = "https://brainscore-storage.s3.amazonaws.com"
+
+# %% ../../nbs/recordings/03_brainscore.ipynb #a1c0f3d3
+def _fetch_brainscore(name: str, address: str, files: dict[str, str]) -> Path: # the folder
+    "Fetch public files of Brain-Score into the user's cache and verify them by their SHA-1."
+    from platformdirs import user_cache_path
+
+    folder = user_cache_path("migvis") / name
+    return fetch_files(files, f"{_STORE}/{address}", folder, max_bytes=10**10, seconds=6 * 3600)
+
+# %% ../../nbs/recordings/03_brainscore.ipynb #76b41897
+def _one_file(folder: Path, patterns: list[str], what: str) -> Path:
+    "Find a file by its possible names."
+    matches = [path for pattern in patterns for path in sorted(folder.glob(pattern))]
+    if not matches:
+        raise FileNotFoundError(f"{folder} holds no {what} ({' or '.join(patterns)}); name the "
+                                "folder with the files, or none to fetch them")
+    return matches[0]
+
+# %% ../../nbs/recordings/03_brainscore.ipynb #76b41896
+_FILE_NAMES = ["filename", "image_file_name"]
+_TEXT_COLUMNS = ["stimulus_id", "image_id", "category_name", "object_name", "category", "object",
+                 "background_id", *_FILE_NAMES]
+
+# %% ../../nbs/recordings/03_brainscore.ipynb #8684f50f
+def _read_stimulus_table(path: Path) -> tuple[pd.DataFrame, list[str]]: # labels, file names
+    "Read the table of stimuli of Brain-Score."
+    others = [c for c in pd.read_csv(path, nrows=0) if c not in _TEXT_COLUMNS]
+    missing = dict.fromkeys(others, ["", "NA", "NaN", "nan", "None", "null"])
+    kinds = dict.fromkeys(_TEXT_COLUMNS, str)
+    labels = pd.read_csv(path, dtype=kinds, keep_default_na=False, na_values=missing)
+    names = next((labels[c] for c in _FILE_NAMES if c in labels), None)
+    labels = _brainscore_labels(labels).drop(columns=["id", *_FILE_NAMES], errors="ignore")
+    _need_fields(labels, ["image_id"], "columns (stimulus_id or image_id)")
+    return labels, list(labels["image_id"] + ".png" if names is None else names)
+
+# %% ../../nbs/recordings/03_brainscore.ipynb #5a1f0c35
+def _check_stimuli(labels: pd.DataFrame) -> pd.DataFrame: # the same
+    "Refuse a table of stimuli without names, or with one image twice."
+    _need_fields(labels, ["image_id", "category", "object"], "columns (stimulus_id or image_id, "
+                                                             "category_name, object_name)")
+    for column in ("image_id", "category", "object"):
+        if (labels[column] == "").any():
+            raise ValueError(f"{column} is empty in row {int((labels[column] == '').argmax())} of "
+                             "the table; complete it")
+    _check_unique(labels, "image_id", "stimuli")
+    return labels
+
+# %% ../../nbs/recordings/03_brainscore.ipynb #76b418a3
+def _read_netcdf(path: Path, window: Sequence[float] | None = None, # ms, averaged
+                 ) -> tuple[np.ndarray, pd.DataFrame, pd.DataFrame]:
+    "Read an assembly from a netCDF file."
+    packages = ("xarray", "h5py", "h5netcdf")
+    xarray, h5py, _ = (_import_for(name, "reading assemblies") for name in packages)
+    with h5py.File(path, "r") as file:
+        _check_hdf5(file, ("",) if window is None else ())
+    with xarray.open_dataset(path, engine="h5netcdf") as dataset:
+        values, shown, sites = read_assembly(dataset, window)
+    _need_fields(shown, ["image_id"], "coordinates (stimulus_id or image_id)")
+    _need_fields(sites, ["site_id"], "coordinates (neuroid_id)")
+    shown = shown.assign(image_id=shown["image_id"].astype(str)) # as in the table of stimuli
+    if "repetition" in shown and shown.duplicated(["image_id", "repetition"]).any():
+        raise ValueError("an image has the same repetition twice in 'presentation'; remove the "
+                         "duplicate presentations")
+    return values, shown, sites
+
+# %% ../../nbs/recordings/03_brainscore.ipynb #b80e0956
+def _read_stimuli(
+    folder: Path, options: _Options,
+    colour: str = "average", # where the options name none
+    relabel: Callable[[pd.DataFrame], pd.DataFrame] | None = None, # completes the table
+    stimuli: str = "*", # pattern of the names of table and archive
+    pictures: Path | None = None, # archive or folder; None: the archive beside the table
+) -> tuple[pd.DataFrame, np.ndarray]: # labels, (n, C, H, W)
+    "Labels and images from the table and the archive of Brain-Score."
+    kinds = [f"stimulus_{stimuli}", f"image_{stimuli}"]
+    with _reading(_one_file(folder, [f"{kind}.csv" for kind in kinds], "stimulus table"),
+                  "the stimulus table of Brain-Score", "fetch it again") as path:
+        labels, names = _read_stimulus_table(path)
+        labels = _check_stimuli(labels if relabel is None else relabel(labels))
+    pictures = pictures or _one_file(folder, [f"{k}.zip" for k in kinds], "archive of pictures")
+    with _reading(pictures, "the zip archive of pictures", "fetch it again") as path:
+        return labels, read_pictures(path, names, options.reading_size,
+                                     colour=options.colour or colour)
+
+# %% ../../nbs/recordings/03_brainscore.ipynb #1b6336b3
+def _read_brainscore(
+    folder: Path, options: _Options, name: str,
+    assembly: list[str], # patterns of its name, the best one first
+    window: Sequence[float] | None = None, # ms, averaged
+    **stimuli: Any, # of `_read_stimuli`
+) -> _Raw:
+    "A recording from the three files of Brain-Score."
+    labels, images = _read_stimuli(folder, options, **stimuli)
+    with _reading(_one_file(folder, assembly, "assembly"),
+                  "a netCDF assembly of Brain-Score", "fetch it again") as path:
+        values, shown, sites = _read_netcdf(path, window)
+        trials = _group_trials(values, shown["image_id"], labels["image_id"], options.missing)
+    return _Raw(images, trials, labels, sites, name)

@@ -61,8 +61,8 @@ def _blur(x: Tensor, sigma: float) -> Tensor: # x (b, c, h, w) -> (b, c, h, w)
 def _make_scene(images: np.ndarray, labels: pd.DataFrame, aperture: float | None) -> _Scene:
     "Pictures and labels as tensors. Without s it is 1, without ryz 0."
     _need_fields(labels, ["ty", "tz"], "labels")
-    values = pd.DataFrame({"s": 1.0, "ryz": 0.0}, index=labels.index).assign(**{
-        name: labels[name] for name in ("ty", "tz", "s", "ryz") if name in labels})
+    values = pd.DataFrame({"s": 1.0, "ryz": 0.0}, index=labels.index).assign(
+        **{name: labels[name] for name in ("ty", "tz", "s", "ryz") if name in labels})
     values = {name: torch.tensor(values[name].to_numpy(np.float32)) for name in values}
     grey = torch.from_numpy(check_images(images).mean(1))
     codes = torch.cat([_appearance_codes(part) for part in grey.split(64)])
@@ -213,8 +213,7 @@ def _changed_region(one: np.ndarray, other: np.ndarray, inside: np.ndarray) -> n
         gain, offset = np.polyfit(one[agree], other[agree], 1)
         difference = np.abs(gain * one + offset - other)
         agree = inside & (difference <= np.quantile(difference[inside], 0.6))
-    if not 1 / 3 < gain < 3:
-        return np.zeros_like(inside)
+    if not 1 / 3 < gain < 3: return np.zeros_like(inside)
     threshold = max(0.04, 2.5 * 1.48 * np.median(difference[inside]))
     smooth = ndimage.gaussian_filter(difference, 0.7 * one.shape[-1] / 112)
     changed = (smooth > threshold) & (difference > 0.5 * threshold) & inside

@@ -48,8 +48,7 @@ def _read_hdf5_sites(file: Any, n_units: int) -> pd.DataFrame: # N rows: site_id
         name = f"{area}_NEURONS"
         region[_as_indices(meta[name][:], n_units, f"neural_meta/{name}")] = area
     sites = pd.DataFrame({"site_id": [f"site{i:03d}" for i in range(n_units)], "region": region})
-    if "ANIMAL_INFO" not in meta:
-        return sites
+    if "ANIMAL_INFO" not in meta: return sites
     _need_shape(meta["ANIMAL_INFO"], (n_units,), "neural_meta/ANIMAL_INFO")
     animal = pd.Series(_text_column(meta["ANIMAL_INFO"][:])).astype(str)
     for name in ("Chabo", "Tito"):

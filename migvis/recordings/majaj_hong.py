@@ -5,112 +5,38 @@
 # %% ../../nbs/recordings/04_majaj_hong.ipynb #b6e357d3
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-import numpy as np
-import pandas as pd
-
-from ..data import _check_unique
-from .brainscore import _brainscore_labels, read_assembly
-from .pictures import read_pictures
-from .reading import (_check_hdf5, _group_trials, _import_for, _need_fields,
-                                       _Options, _Raw, _reading, fetch_files)
+from .brainscore import _fetch_brainscore, _read_brainscore, _window_name
+from .reading import _Options, _Raw
 
 # %% auto #0
 __all__ = []
 
 # %% ../../nbs/recordings/04_majaj_hong.ipynb #5c2e6c1d
-_URL = "https://brainscore-storage.s3.amazonaws.com/brainio-brainscore/"
-_SHA1 = {
-    "assy_dicarlo_MajajHong2015_public.nc": "13d28ca0ce88ee550b54db3004374ae19096e9b9",
+_STIMULI = {
     "stimulus_hvm-public.csv": "5ca7a3da00d8e9c694a9cd725df5ba0ad6d735af",
     "stimulus_hvm-public.zip": "8aa44e038d7b551efa8077467622f9d48d72e473",
 }
+_AVERAGE = {"assy_dicarlo_MajajHong2015_public.nc": "13d28ca0ce88ee550b54db3004374ae19096e9b9"}
+_OVER_TIME = {
+    "assy_dicarlo_MajajHong2015_temporal_public.nc": "093ac35b3e8464c676d24cf38238415d4d6a9448",
+}
 
 # %% ../../nbs/recordings/04_majaj_hong.ipynb #5c2e6c20
-def _fetch_majaj_hong() -> Path: # the folder
-    "Fetch the public files (variations 0 and 3) into the user's cache and verify them."
-    from platformdirs import user_cache_path
-
-    return fetch_files(_SHA1, _URL, user_cache_path("migvis") / "majaj_hong_public")
-
-# %% ../../nbs/recordings/04_majaj_hong.ipynb #76b41897
-def _one_file(folder: Path, patterns: list[str], what: str) -> Path:
-    "Find a file by its possible names."
-    matches = [path for pattern in patterns for path in sorted(folder.glob(pattern))]
-    if not matches:
-        raise FileNotFoundError(f"{folder} holds no {what} ({' or '.join(patterns)}); name the "
-                                "folder with the files, or none to fetch them")
-    return matches[0]
-
-# %% ../../nbs/recordings/04_majaj_hong.ipynb #76b41896
-_FILE_NAMES = ["filename", "image_file_name"]
-_TEXT_COLUMNS = ["stimulus_id", "image_id", "category_name", "object_name", "category", "object",
-                 "background_id", *_FILE_NAMES]
-
-# %% ../../nbs/recordings/04_majaj_hong.ipynb #8684f50f
-def _read_stimulus_table(path: Path) -> tuple[pd.DataFrame, list[str]]: # labels, file names
-    "Read the table of stimuli of Brain-Score."
-    others = [c for c in pd.read_csv(path, nrows=0) if c not in _TEXT_COLUMNS]
-    missing = dict.fromkeys(others, ["", "NA", "NaN", "nan", "None", "null"])
-    kinds = dict.fromkeys(_TEXT_COLUMNS, str)
-    labels = pd.read_csv(path, dtype=kinds, keep_default_na=False, na_values=missing)
-    names = next((labels[c] for c in _FILE_NAMES if c in labels), None)
-    labels = _brainscore_labels(labels).drop(columns=["id", *_FILE_NAMES], errors="ignore")
-    _need_fields(labels, ["image_id"], "columns (stimulus_id or image_id)")
-    return labels, list(labels["image_id"] + ".png" if names is None else names)
-
-# %% ../../nbs/recordings/04_majaj_hong.ipynb #5a1f0c35
-def _check_stimuli(labels: pd.DataFrame) -> pd.DataFrame: # the same
-    "Refuse a table of stimuli without names, or with one image twice."
-    _need_fields(labels, ["image_id", "category", "object"], "columns (stimulus_id or image_id, "
-                                                             "category_name, object_name)")
-    for column in ("image_id", "category", "object"):
-        if (labels[column] == "").any():
-            raise ValueError(f"{column} is empty in row {int((labels[column] == '').argmax())} of "
-                             "the table; complete it")
-    _check_unique(labels, "image_id", "stimuli")
-    return labels
-
-# %% ../../nbs/recordings/04_majaj_hong.ipynb #76b418a3
-def _read_netcdf(path: Path, window: Sequence[float] | None = None, # ms, averaged
-                 ) -> tuple[np.ndarray, pd.DataFrame, pd.DataFrame]:
-    "Read an assembly from a netCDF file."
-    packages = ("xarray", "h5py", "h5netcdf")
-    xarray, h5py, _ = (_import_for(name, "reading assemblies") for name in packages)
-    with h5py.File(path, "r") as file:
-        _check_hdf5(file, ("",) if window is None else ())
-    with xarray.open_dataset(path, engine="h5netcdf") as dataset:
-        values, shown, sites = read_assembly(dataset, window)
-    _need_fields(shown, ["image_id"], "coordinates (stimulus_id or image_id)")
-    _need_fields(sites, ["site_id"], "coordinates (neuroid_id)")
-    shown = shown.assign(image_id=shown["image_id"].astype(str)) # as in the table of stimuli
-    if "repetition" in shown and shown.duplicated(["image_id", "repetition"]).any():
-        raise ValueError("an image has the same repetition twice in 'presentation'; remove the "
-                         "duplicate presentations")
-    return values, shown, sites
-
-# %% ../../nbs/recordings/04_majaj_hong.ipynb #1b6336b3
-def _read_brainscore(folder: Path, options: _Options, assembly: list[str], name: str,
-                     window: Sequence[float] | None = None, colour: str = "average",
-                     relabel: Callable[[pd.DataFrame], pd.DataFrame] | None = None) -> _Raw:
-    "A recording from the three files of Brain-Score: stimuli, pictures, assembly."
-    with _reading(_one_file(folder, ["stimulus_*.csv", "image_*.csv"], "stimulus table"),
-                  "the stimulus table of Brain-Score", "fetch it again") as path:
-        labels, names = _read_stimulus_table(path)
-        labels = _check_stimuli(labels if relabel is None else relabel(labels))
-    with _reading(_one_file(folder, ["stimulus_*.zip", "image_*.zip"], "archive of pictures"),
-                  "the zip archive of pictures", "fetch it again") as path:
-        images = read_pictures(path, names, options.reading_size, colour=colour)
-    with _reading(_one_file(folder, assembly, "assembly"),
-                  "a netCDF assembly of Brain-Score", "fetch it again") as path:
-        values, shown, sites = _read_netcdf(path, window)
-        trials = _group_trials(values, shown["image_id"], labels["image_id"], options.missing)
-    return _Raw(images, trials, labels, sites, name)
+def _fetch_majaj_hong(which: dict[str, Any]) -> Path: # the folder
+    "Fetch the public files (variations 0 and 3); for a window those over time."
+    over_time = _window_name(which.get("window")) # refuses a wrong one before fetching
+    files = _STIMULI | (_OVER_TIME if over_time else _AVERAGE)
+    return _fetch_brainscore("majaj_hong_public", "brainio-brainscore", files)
 
 # %% ../../nbs/recordings/04_majaj_hong.ipynb #5a1f0c36
-def _read_majaj_hong(folder: Path, options: _Options) -> _Raw:
+def _read_majaj_hong(folder: Path, options: _Options,
+                     window: Sequence[float] | None = None) -> _Raw:
     "Majaj, Hong, Solomon & DiCarlo 2015 from the files of Brain-Score."
+    name = f"MajajHong2015{_window_name(window)}"
     patterns = ["assy_dicarlo_MajajHong2015*.nc", "assy*.nc"]
-    return _read_brainscore(folder, options, patterns, "MajajHong2015")
+    over_time = [] if window is None else ["assy*temporal*.nc"]
+    return _read_brainscore(folder, options, name, over_time + patterns, window)

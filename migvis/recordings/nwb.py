@@ -8,17 +8,15 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from ..data import _check_unique
 from .reading import (_check_counting, _check_hdf5, _group_trials, _import_for,
-                                       _labels_of_images, _need_fields, _Options, _Raw, _reading)
-from ..support.checks import _keep_index
-from ..support.images import _grey, prepare_images
+                                       _labels_of_images, _need_fields, _Options, _Raw,
+                                       _read_labels, _reading)
+from ..support.images import prepare_images
 
 # %% auto #0
 __all__ = []
@@ -99,19 +97,23 @@ def _nwb_images(nwb: Any, name: str | None, numbered: bool = False) -> dict[Any,
     else:
         pictures = {k: v.data[:] for k, v in container.images.items()}
     full = 2.0 ** (getattr(container, "bits_per_pixel", None) or 16) - 1
-    return {k: _grey(v / full if v.dtype == np.uint16 else v) for k, v in pictures.items()}
+    return {k: v / full if v.dtype == np.uint16 else v for k, v in pictures.items()}
+
+# %% ../../nbs/recordings/08_nwb.ipynb #edc5483a
+def _check_window(window: Sequence[float]) -> None: # seconds
+    "Raise ValueError unless a window runs from an earlier to a later time."
+    if len(window) != 2 or not window[0] < window[1]:
+        raise ValueError(f"window must be (from, to) in seconds with from < to, not {window}")
 
 # %% ../../nbs/recordings/08_nwb.ipynb #a28d88e9
-def _nwb_labels(shown: pd.DataFrame, labels: pd.DataFrame | None,
-                pictures: Mapping[Any, np.ndarray], missing: str) -> pd.DataFrame:
+def _nwb_labels(shown: pd.DataFrame, labels: Any, pictures: Mapping[Any, np.ndarray],
+                missing: str) -> pd.DataFrame:
     "Labels of the images, checked against presentations and pictures."
     if labels is None:
         _need_fields(shown, ["category"], "columns of the trials table (or pass labels= with "
                                           "image_id and category)")
         labels = _labels_of_images(shown.drop(columns=["start_time", "stop_time"], errors="ignore"))
-    labels = _keep_index(labels, "image_id", "labels")
-    _need_fields(labels, ["image_id", "category"], "columns of labels")
-    _check_unique(labels, "image_id", "labels")
+    labels = _read_labels(labels, shown["image_id"])
     _check_counting(shown["image_id"], pictures, "pictures")
     _check_counting(shown["image_id"], labels["image_id"], "labels")
     lacking = ~labels["image_id"].isin(list(pictures)).to_numpy()
@@ -121,24 +123,19 @@ def _nwb_labels(shown: pd.DataFrame, labels: pd.DataFrame | None,
     return labels[~lacking]
 
 # %% ../../nbs/recordings/08_nwb.ipynb #4f81b379
-def _read_nwb(
-    path: Path,
-    options: _Options,
-    images: Mapping[Any, Any] | None = None, # picture of each id; None takes those in the file
-    labels: pd.DataFrame | None = None, # with image_id and category; None takes the trials table
-    image_column: str | None = None, # column of the trials table with the id of the image
-    image_container: str | None = None, # which images of the file
-    window: Sequence[float] = (0.07, 0.17), # seconds after the onset
-    onset_column: str = "start_time", # column of the trials table with the onset, seconds
-) -> _Raw:
+def _read_nwb(path: Any, options: _Options, images: Mapping[Any, Any] | None = None,
+              labels: Any = None, image_column: str | None = None,
+              image_container: str | None = None, window: Sequence[float] = (0.07, 0.17),
+              onset_column: str = "start_time") -> _Raw:
     "Spike counts from an NWB file with a trials table (image ids) and a units table (spike times)."
+    _check_window(window)
     _import_for("pynwb", "load_recording('nwb')")
-    if not window[0] < window[1]:
-        raise ValueError(f"window must be (from, to) in seconds with from < to, not {window}")
     with _reading(path, "an NWB file", "copy or export it again") as path, _open_nwb(path) as nwb:
         if nwb.trials is None or nwb.units is None:
             raise ValueError("a trials table and a units table are needed; add them with "
-                             "nwbfile.add_trial and nwbfile.add_unit")
+                             "nwbfile.add_trial and nwbfile.add_unit, or, if the file has averaged "
+                             f"responses (its scratch: {list(nwb.scratch)[:5]}), load it with "
+                             "load_recording('kar-nwb')")
         shown, onsets = _nwb_presentations(nwb, image_column, onset_column)
         counts, sites = _nwb_units(nwb, onsets, window)
         numbered = pd.api.types.is_numeric_dtype(shown["image_id"])
@@ -146,19 +143,48 @@ def _read_nwb(
         labels = _nwb_labels(shown, labels, pictures, options.missing)
         trials = _group_trials(counts, shown["image_id"], labels["image_id"], options.missing)
         images = [pictures[i] for i in labels["image_id"]]
-        images = prepare_images(images, size=options.reading_size)
-        return _Raw(images, trials, labels, sites, f"NWB {nwb.session_id or path.stem}")
+        images = prepare_images(images, options.colour or "average", size=options.reading_size)
+        return _Raw(images, trials, labels, sites, f"NWB {nwb.session_id or nwb.identifier}")
 
 # %% ../../nbs/recordings/08_nwb.ipynb #5cf89bdd
 @contextmanager
-def _open_nwb(path: Path) -> Iterator[Any]: # an open NWBFile
-    "Open an NWB file, after a look at what it declares."
-    pynwb, h5py = (_import_for(name, "load_recording('nwb')") for name in ("pynwb", "h5py"))
-    with h5py.File(path, "r") as file:
-        _check_hdf5(file, ("units", "intervals", "stimulus"))
+def _open_nwb(place: Any, parts: tuple[str, ...] = ("units", "intervals",
+                                                    "stimulus")) -> Iterator[Any]: # an NWBFile
+    "Open an NWB file at a path, at an address or in an open file, after a look at its sizes."
+    pynwb, h5py = (_import_for(name, "reading NWB files") for name in ("pynwb", "h5py"))
+    place = _open_address(place) if isinstance(place, str) else place
+    with h5py.File(place, "r") as file:
+        _check_hdf5(file, parts)
+        try:
+            nwb = pynwb.NWBHDF5IO(file=file, mode="r").read()
+        except ConnectionError:
+            raise
+        except Exception as error: # whatever is wrong with it
+            raise OSError(str(error)) from error
+        yield nwb
+
+# %% ../../nbs/recordings/08_nwb.ipynb #79dcd01c
+def _open_address(address: str) -> Any: # can read and seek
+    "A file at an address, of which parts are fetched as they are needed."
+    if not address.startswith(("https://", "http://")):
+        raise ValueError("only addresses with https:// or http:// are read; open others with "
+                         "fsspec.open and hand over the file")
+    remfile = _import_for("remfile", "reading from an address")
+
+    class Remote(remfile.File):
+        def read(self, size: int | None = None) -> bytes:
+            with _fetching(address):
+                return super().read(size)
+
+    with _fetching(address):
+        return Remote(address)
+
+# %% ../../nbs/recordings/08_nwb.ipynb #f6affaa0
+@contextmanager
+def _fetching(address: str) -> Iterator[None]:
+    "Make every error of a connection one that names the address and the remedy."
     try:
-        file = pynwb.NWBHDF5IO(str(path), "r")
-    except Exception as error: # whatever is wrong with it
-        raise OSError(str(error)) from error
-    with file as opened:
-        yield opened.read()
+        yield
+    except Exception as error: # remfile has no kind of its own
+        raise ConnectionError(f"{address} cannot be fetched ({error}); look whether the address "
+                              "is right, or download the file and name it") from error

@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from .reading import _need_fields
-from ..support.images import _grey, _pixels, _resize, _square
+from ..support.images import (_pixels, _planes, _resize, _square, _stack, prepare_images)
 
 # %% auto #0
 __all__ = ['read_pictures']
@@ -57,33 +57,32 @@ def read_pictures(
     size: int, # pixels
     fit: str = "crop", # or "pad", for pictures that are not square
     max_bytes: int = 64 * 2**20, # larger files are refused
-    colour: str = "average", # or "luminance"
-) -> np.ndarray: # (n, 1, size, size) float32, in the order of `names`
-    "Read grey pictures out of a folder, or out of a zip archive without unpacking it to disk."
+    colour: str = "average", # or "luminance"; "keep" for three channels
+) -> np.ndarray: # (n, C, size, size) float32, in the order of `names`
+    "Read pictures out of a folder, or out of a zip archive without unpacking it to disk."
     from tqdm.auto import tqdm
 
     images, n_clear = [], 0
     with _open_pictures(path) as (infos, read):
         members = _find_members(infos, names)
         quiet = len(names) < 500 or None
-        for name, member in zip(names, tqdm(members, desc="reading "
-                                                          "images", unit="image", disable=quiet)):
+        for name, member in zip(names,
+                                tqdm(members, desc="reading images", unit="image", disable=quiet)):
             if member.file_size > max_bytes:
                 raise ValueError(f"the picture {name!r} is {member.file_size} bytes large; more "
                                  f"than {max_bytes} are refused")
             pixels = _decode(_unlocked(read, member), name)
             n_clear += pixels.ndim == 3 and pixels.shape[2] == 4
-            images.append(_resize(_square(_grey(pixels, colour), fit)[None, None], size))
+            images.append(_resize(_square(_planes(pixels, colour), fit)[None], size))
     if n_clear:
         warnings.warn(f"{n_clear} of {len(names)} pictures have transparent parts, which became "
                       "black", stacklevel=3)
-    return np.concatenate(images)
+    return _stack(images)
 
 # %% ../../nbs/recordings/01_pictures.ipynb #5a1f0c31
 @contextmanager
-def _open_pictures(
-    path: str | Path,
-) -> Iterator[tuple[list[zipfile.ZipInfo], Callable[[zipfile.ZipInfo], bytes]]]:
+def _open_pictures(path: str | Path) -> Iterator[tuple[list[zipfile.ZipInfo],
+                                                       Callable[[zipfile.ZipInfo], bytes]]]:
     "The files of a zip archive or a folder, and the function that reads one."
     if not Path(path).is_dir():
         with zipfile.ZipFile(path) as archive:
@@ -120,12 +119,19 @@ def _decode(content: bytes, name: str) -> np.ndarray: # (H, W), (H, W, 3) or (H,
         raise ValueError(f"the picture {name!r} cannot be read ({error}); save it as "
                          "PNG") from error
 
+# %% ../../nbs/recordings/01_pictures.ipynb #f6e30ac8
+def _prepare_eight_bit(pictures: list[np.ndarray], size: int | None,
+                       fit: str = "crop") -> np.ndarray:
+    "Pictures (n, 1, size, size) of a source whose floats run to 255, so without a warning of it."
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        return prepare_images(pictures, fit=fit, size=size)
+
 # %% ../../nbs/recordings/01_pictures.ipynb #82516cd5
 def _text_column(values: Any) -> np.ndarray: # the same, bytes decoded
     "Decode text that HDF5 hands out as bytes."
     values = np.asarray(values)
-    if values.dtype.kind not in "SO":
-        return values
+    if values.dtype.kind not in "SO": return values
     return np.array([v.decode() if isinstance(v, bytes) else v for v in values])
 
 # %% ../../nbs/recordings/01_pictures.ipynb #82516cd6

@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ..data import Recording, noise_ceiling
-from ..support.checks import _real
+from ..data import Recording, _check_unique, noise_ceiling
+from ..support.checks import _keep_index, _real
 from ..support.files import _check_bytes
 from ..support.images import check_images
 
@@ -36,15 +36,23 @@ def _import_for(module: str, why: str) -> Any: # the module
         raise ImportError(f"{why} needs the package {module.split('.')[0]}: pip install "
                           "'migvis[data]'") from error
 
+# %% ../../nbs/recordings/00_reading.ipynb #19c5a83f
+def _as_place(place: Any) -> Any: # a Path; addresses and open files stay what they are
+    "Where a recording lies."
+    address = isinstance(place, str) and "://" in place
+    return place if address or hasattr(place, "read") else Path(place).expanduser()
+
 # %% ../../nbs/recordings/00_reading.ipynb #24bf3ef8
 @contextmanager
-def _reading(path: str | Path, what: str, remedy: str) -> Iterator[Path]:
+def _reading(path: Any, what: str, remedy: str) -> Iterator[Any]: # a Path, as a rule
     "Make errors met while reading a file name the file and the remedy."
-    path = Path(path).expanduser()
-    if not path.exists():
+    path = _as_place(path)
+    if isinstance(path, Path) and not path.exists():
         raise FileNotFoundError(f"{path} does not exist; it should be {what}: {remedy}")
     try:
         yield path
+    except ConnectionError:
+        raise
     except (OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(f"{path} is truncated, damaged or not {what} ({error}); "
                          f"{remedy}") from error
@@ -78,8 +86,7 @@ def _check_hdf5(file: Any, parts: tuple[str, ...] = ("",)) -> None:
         return name if isinstance(link, h5py.ExternalLink) else None
 
     def outside_storage(name: str, item: Any) -> str | None:
-        if not isinstance(item, h5py.Dataset):
-            return None
+        if not isinstance(item, h5py.Dataset): return None
         sizes.append(item.nbytes if name.startswith(parts) else 0)
         sources = item.virtual_sources() if item.is_virtual else []
         return name if item.external or any(s.file_name != "." for s in sources) else None
@@ -118,8 +125,7 @@ def _check_counting(shown: pd.Series, known: Any, what: str) -> None: # shown (P
     "Refuse presentations that count images from 1; warn if they may."
     known, shown = pd.Index(list(known)), pd.Index(shown).dropna()
     numeric = all(pd.api.types.is_numeric_dtype(ids) and len(ids) for ids in (known, shown))
-    if not numeric or set(known) != set(range(len(known))) or (shown < 1).any():
-        return
+    if not numeric or set(known) != set(range(len(known))) or (shown < 1).any(): return
     message = (f"no presentation shows image 0, and the numbers run from {shown.min()} to "
                f"{shown.max()}, while {what} count from 0 to {len(known) - 1}")
     if len(known) in shown:
@@ -142,6 +148,34 @@ def _labels_of_images(shown: pd.DataFrame) -> pd.DataFrame:
         warnings.warn(f"{differing} differ between presentations of one image, so they are no "
                       "labels of images and are left out", stacklevel=4)
     return shown.drop(columns=differing).drop_duplicates("image_id")
+
+# %% ../../nbs/recordings/00_reading.ipynb #2a8455da
+def _read_labels(labels: Any, image_ids: Any = ()) -> pd.DataFrame: # image_id and category
+    "Labels of images from a table or a CSV file."
+    if not isinstance(labels, pd.DataFrame):
+        with _reading(labels, "a table of labels (CSV)", "save it again") as path:
+            labels = pd.read_csv(path, dtype={"image_id": str}, keep_default_na=False,
+                                 na_values=[""])
+        if pd.api.types.is_numeric_dtype(pd.Index(image_ids)) and "image_id" in labels:
+            labels["image_id"] = pd.to_numeric(labels["image_id"], errors="coerce")
+    labels = _keep_index(labels, "image_id", "labels")
+    _need_fields(labels, ["image_id", "category"], "columns of labels")
+    _check_unique(labels, "image_id", "labels")
+    return labels
+
+# %% ../../nbs/recordings/00_reading.ipynb #662e0831
+def _labels_of(image_ids: Any, labels: Any, missing: str,
+               category: str = "natural image") -> pd.DataFrame: # a row an image that has labels
+    "Labels of the images of a recording; without a table, one category for all."
+    ids = pd.Index(image_ids)
+    if labels is None: return pd.DataFrame({"category": category, "image_id": ids})
+    labels = _read_labels(labels, ids)
+    _check_counting(labels["image_id"], ids, "the images")
+    lacking = ids[~ids.isin(labels["image_id"])]
+    if len(lacking) == len(ids) or len(lacking) and missing == "error":
+        raise ValueError(f"{len(lacking)} of {len(ids)} images have no row in labels, for example "
+                         f"{lacking[0]!r}; add them, or pass missing='drop' to leave images out")
+    return labels[labels["image_id"].isin(ids)].reset_index(drop=True)
 
 # %% ../../nbs/recordings/00_reading.ipynb #077c1373
 def _find_holes(measured: np.ndarray, missing: str) -> tuple[np.ndarray, np.ndarray]: # (n,)
@@ -194,6 +228,7 @@ class _Options:
     reliability: float | int | None = None # least noise ceiling of a unit; None: all units
     size: int | None = None # of the images, pixels; None: as in the files
     background: str = "keep" # "remove" puts the object on black
+    colour: str | None = None # "average" or "luminance": grey; "keep"; None: the source's grey
     trials: bool = True # keep single trials
     missing: str = "error" # "drop" leaves out images and units with holes
 

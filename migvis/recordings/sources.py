@@ -6,23 +6,32 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, get_type_hints
 
 import numpy as np
+import pandas as pd
 
 from ..data import Recording
 from .authors import _read_authors
+from .bashivan import _read_bashivan
 from .cowley import _read_cowley
 from .foreground import _without_background
+from .freeman_ziemba import _fetch_freeman_ziemba, _read_freeman_ziemba
 from .hvm_hdf5 import _read_hvm_hdf5
+from .kar import _read_kar
 from .majaj_hong import _fetch_majaj_hong, _read_majaj_hong
 from .nwb import _read_nwb
-from .reading import _need_fields, _Options, _Raw, _reading, recording_from_trials
+from .reading import (_as_place, _need_fields, _Options, _Raw, _reading,
+                                       recording_from_trials)
+from .sensorium import _read_sensorium
 from .stringer import _read_stringer
+from .triple_n import _fetch_triple_n, _read_triple_n
 from .tvsd import _read_tvsd
+from ..support.checks import _real
 from ..support.images import resize_images
 
 # %% auto #0
@@ -36,7 +45,8 @@ class Source:
     reference: str # where it was published
     read: Callable[..., _Raw] # (path, options, and what only this source knows)
     defaults: _Options = field(default_factory=_Options)
-    fetch: Callable[[], Path] | None = None # gives the folder with the files; None: not public
+    fetch: Callable[..., Path] | None = None # (options of its own) -> folder; None: not public
+    streams: bool = False # reads addresses and open files, too
 
 # %% ../../nbs/recordings/10_sources.ipynb #ff6d9017
 SOURCES = {
@@ -54,23 +64,40 @@ SOURCES = {
         "macaque V4, objects on photographs", "Cowley, Stan, Pillow & Smith 2023", _read_cowley),
     "nwb": Source(
         "spike times in Neurodata Without Borders", "Ruebel and others 2022",
-        _read_nwb, _Options(size=128)),
+        _read_nwb, _Options(size=128), streams=True),
+    "kar-nwb": Source(
+        "macaque IT, averaged responses in NWB files", "Kar laboratory, DANDI 000788 and 000781",
+        _read_kar, _Options(size=128), streams=True),
     "stringer": Source(
         "mouse V1, natural images", "Stringer and others 2019", _read_stringer),
+    "sensorium": Source(
+        "mouse V1, photographs, one file a trial", "Willeke and others 2022", _read_sensorium),
+    "bashivan": Source(
+        "macaque V4, natural and synthetic images", "Bashivan, Kar & DiCarlo 2019",
+        _read_bashivan, _Options(subject="n", size=128)),
     "tvsd": Source(
         "macaque V1, V4 and IT, photographs of THINGS", "Papale, Wang, Self & Roelfsema 2025",
         _read_tvsd, _Options(subject="F", area="IT", reliability=0.3, size=128, trials=False)),
+    "triple-n": Source(
+        "macaque V1, V2, V4 and IT, photographs of NSD", "Li and others 2026",
+        _read_triple_n, _Options(area="IT", reliability=0.4, size=128, trials=False),
+        _fetch_triple_n),
+    "freeman-ziemba": Source(
+        "macaque V1 and V2, textures and noise",
+        "Freeman, Ziemba, Heeger, Simoncelli & Movshon 2013",
+        _read_freeman_ziemba, _Options(area="V2", size=128, trials=False), _fetch_freeman_ziemba),
 }
 
 # %% ../../nbs/recordings/10_sources.ipynb #5e1b8c58
 def load_recording(
     name: str, # of the source, such as "majaj-hong"; `SOURCES` has all
-    folder: str | Path | None = None, # folder or file; None fetches what is public into the cache
+    folder: Any = None, # folder or file; NWB: also an address or an open file; None: fetch it
     subject: str | None = None, # None: the source's default; "all"
     area: str | None = None, # None: the source's default; "all"
     reliability: float | None = None, # least noise ceiling of a unit, 0 to 1
     size: int | None = None, # of the images, pixels; None: the source's default
     background: str | None = None, # "remove" or "keep"; None: the source's default
+    colour: str | None = None, # "keep", or "average" or "luminance"; None: the source's grey
     trials: bool | None = None, # keep single trials; None: the source's default
     missing: str = "error", # or "drop": leave out images and units with holes
     **which: Any, # options that only this source has
@@ -78,11 +105,9 @@ def load_recording(
     "Load a recording of a known source."
     source = _find_source(name)
     given = {"subject": subject, "area": area, "reliability": reliability, "size": size,
-             "background": background, "trials": trials, "missing": missing}
+             "background": background, "colour": colour, "trials": trials, "missing": missing}
     options = _check_options(source, given, which)
-    if folder is None and source.fetch is None:
-        raise ValueError(f"{name} cannot be fetched; give folder= with its files")
-    folder = source.fetch() if folder is None else Path(folder).expanduser()
+    folder = _find_place(name, source, folder, which)
     raw = source.read(folder, options, **which)
     with _reading(folder, source.what, "choose other options"):
         raw = _choose_units(raw, options)
@@ -91,12 +116,32 @@ def load_recording(
         recording = _choose_reliable(recording, options.reliability)
     return _finish(recording, options)
 
+# %% ../../nbs/recordings/10_sources.ipynb #5a7d34df
+_GATED = ("Kar2018hvm", "Kar2019", "Rajalingham2020", "BashivanKar2019", "Sanghavi2020",
+          "Cadena2017", "Allen2022_fmri") # by their names in Brain-Score
+
 # %% ../../nbs/recordings/10_sources.ipynb #6ed378ed
 def _find_source(name: str) -> Source:
     "A source by its name. Raises ValueError for others."
-    if name not in SOURCES:
-        raise ValueError(f"there is no source {name!r}; the sources are {', '.join(SOURCES)}")
-    return SOURCES[name]
+    if name in SOURCES: return SOURCES[name]
+    plain = re.sub(r"[\W_]", "", str(name)).lower()
+    for gated in _GATED:
+        if plain.endswith(gated.replace("_", "").lower()):
+            raise ValueError(f"{gated} is gated: Brain-Score gives its files to nobody without "
+                             "the laboratory's leave; ask for it, and read the files with "
+                             "recordings.brainscore.from_xarray")
+    raise ValueError(f"there is no source {name!r}; the sources are {', '.join(SOURCES)}")
+
+# %% ../../nbs/recordings/10_sources.ipynb #936f53e8
+def _find_place(name: str, source: Source, folder: Any, which: dict) -> Any: # a Path, as a rule
+    "Where the files of a source are, fetched if they must be."
+    if folder is None and source.fetch is None:
+        raise ValueError(f"{name} cannot be fetched; give folder= with its files")
+    place = source.fetch(which) if folder is None else _as_place(folder)
+    if not (source.streams or isinstance(place, Path)):
+        raise ValueError(f"{name} is read from a folder or a file, not from {place!r}; download "
+                         "it and give its path")
+    return place
 
 # %% ../../nbs/recordings/10_sources.ipynb #91cb5532
 def _check_options(source: Source, given: dict[str, Any], which: dict[str, Any]) -> _Options:
@@ -115,9 +160,11 @@ def _check_options(source: Source, given: dict[str, Any], which: dict[str, Any])
         if not isinstance(value, kind):
             raise ValueError(f"{name} must be of type "
                              f"{kind.__name__ if isinstance(kind, type) else kind}, not {value!r}")
-    for name, allowed in {"background": ("remove", "keep"), "missing": ("error", "drop")}.items():
-        if getattr(options, name) not in allowed:
-            raise ValueError(f"{name} must be {allowed[0]!r} or {allowed[1]!r}, not "
+    choices = {"background": ("remove", "keep"), "missing": ("error", "drop"),
+               "colour": ("average", "luminance", "keep")}
+    for name, allowed in choices.items():
+        if getattr(options, name) not in (None, *allowed):
+            raise ValueError(f"{name} must be {' or '.join(map(repr, allowed))}, not "
                              f"{getattr(options, name)!r}")
     return options
 
@@ -129,8 +176,7 @@ def _choose_units(raw: _Raw, options: _Options) -> _Raw:
     "The units of a subject and an area. Raises ValueError if there are none."
     keep, names = np.ones(len(raw.sites), dtype=bool), [raw.name]
     for column, wanted in (("animal", options.subject), ("region", options.area)):
-        if wanted in (None, "all"):
-            continue
+        if wanted in (None, "all"): continue
         _need_fields(raw.sites, [column], "columns of the sites")
         values = raw.sites[column].astype(str)
         keep &= values.isin([wanted, _SUBJECTS.get(wanted, wanted)]).to_numpy()
@@ -138,23 +184,24 @@ def _choose_units(raw: _Raw, options: _Options) -> _Raw:
     if not keep.any():
         present = {column: sorted(raw.sites[column].astype(str).unique())
                    for column in ("animal", "region") if column in raw.sites}
+        names = " (M1 is Chabo, M2 is Tito)" if "Chabo" in str(present) else ""
         raise ValueError(f"no unit of subject {options.subject!r} in area {options.area!r}; there "
-                         f"are {present} (M1 is Chabo, M2 is Tito)")
+                         f"are {present}{names}")
     return replace(raw, trials=raw.trials[:, :, keep], sites=raw.sites[keep], name=" ".join(names))
 
 # %% ../../nbs/recordings/10_sources.ipynb #c9a54023
 def _choose_reliable(recording: Recording, reliability: float | None) -> Recording:
     "The units that answer alike when an image is shown again."
-    if reliability is None:
-        return recording
+    if reliability is None: return recording
     column = next((c for c in ("reliability", "noise_ceiling") if c in recording.sites), None)
     if column is None:
         raise ValueError("the reliability of units is not known, since there are no repeats; leave "
                          "reliability= out")
-    reliable = recording.sites[column].to_numpy() >= reliability
+    known = _real(recording.sites[column].to_numpy(), f"the column {column!r} of the sites")
+    reliable = known >= reliability
     if not reliable.any():
         raise ValueError(f"no unit has a reliability of {reliability:g}; the highest is "
-                         f"{recording.sites[column].max():.2f}: ask for less")
+                         f"{pd.Series(known).max():.2f}: ask for less")
     return recording.select(sites=reliable)
 
 # %% ../../nbs/recordings/10_sources.ipynb #67d23673
@@ -162,6 +209,5 @@ def _finish(recording: Recording, options: _Options) -> Recording:
     "Cut objects out at full resolution if asked, then resize, which gives masks soft edges."
     if options.background == "remove":
         recording = _without_background(recording)
-    if options.size is None:
-        return recording
+    if options.size is None: return recording
     return replace(recording, images=resize_images(recording.images, options.size))

@@ -5,13 +5,15 @@
 # %% ../../nbs/recordings/11_tvsd.ipynb #7d000003
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from .brainscore import _read_brainscore
 from .pictures import read_pictures
 from .reading import (_check_hdf5, _import_for, _need_fields, _need_shape,
                                        _Options, _Raw, _reading)
@@ -48,8 +50,8 @@ def _tvsd_responses(path: Path, split: str, monkey: str) -> tuple[np.ndarray, pd
     "Responses (n, repeats, 1024) of one animal, and its electrodes."
     h5py = _import_for("h5py", "load_recording('tvsd')")
     field = {"train": "train_MUA", "test": "test_MUA_reps"}[split]
-    with _reading(path, "the file THINGS_normMUA.mat of TVSD", "fetch it again") as path, \
-            h5py.File(path, "r") as file:
+    with _reading(path, "the file THINGS_normMUA.mat of TVSD",
+                  "fetch it again") as path, h5py.File(path, "r") as file:
         _check_hdf5(file, (field, "reliab", "SNR_max", "oracle"))
         _need_fields(file, [field, "reliab"])
         shape = (None, 1024) if split == "train" else (None, None, 1024)
@@ -61,13 +63,13 @@ def _tvsd_responses(path: Path, split: str, monkey: str) -> tuple[np.ndarray, pd
 def _tvsd_photographs(path: Path, split: str) -> pd.DataFrame: # n rows: image_id, object
     "The photograph of each row of responses."
     h5py, group = _import_for("h5py", "load_recording('tvsd')"), f"{split}_imgs"
-    with _reading(path, "the file _logs/things_imgs.mat of TVSD", "fetch it again") as path, \
-            h5py.File(path, "r") as file:
+    with _reading(path, "the file _logs/things_imgs.mat of TVSD",
+                  "fetch it again") as path, h5py.File(path, "r") as file:
         _need_fields(file, [group])
         _check_hdf5(file[group])
         _need_fields(file[group], ["class", "things_path"], f"fields of {group}")
-        names, paths = (_matlab_texts(file, file[group][field]) for field in
-                        ("class", "things_path"))
+        names, paths = (_matlab_texts(file, file[group][field])
+                        for field in ("class", "things_path"))
         if len(names) != len(paths):
             raise ValueError(f"{group} has {len(names)} times 'class' and {len(paths)} times "
                              "'things_path'; fetch the file again")
@@ -80,69 +82,69 @@ def _matlab_texts(file: Any, references: Any) -> list[str]:
     name = references.name
     if references.dtype != _import_for("h5py", "load_recording('tvsd')").ref_dtype:
         raise ValueError(f"{name} holds {references.dtype}, but references to text are expected")
-    codes = [file[reference][:] if reference else np.zeros(0) for reference in
-             references[:].ravel()]
+    codes = [file[reference][:] if reference else np.zeros(0)
+             for reference in references[:].ravel()]
     wrong = [k for k, code in enumerate(codes) if code.dtype != np.uint16 or not code.size]
     if wrong:
         raise ValueError(f"{name} has no text in row {wrong[0]}; is it the file of TVSD, complete?")
     return [code.ravel().tobytes().decode("utf-16-le") for code in codes]
 
+# %% ../../nbs/recordings/11_tvsd.ipynb #ffac5e6b
+_THINGS_KEYS = dict.fromkeys(["uniqueID", "object", "concept", "Word"], "object")
+
 # %% ../../nbs/recordings/11_tvsd.ipynb #7d000014
-def _read_categories(categories: Any) -> dict[str, str]:
-    "The category of each object, from a dictionary, a table or its file."
+def _read_categories(categories: Any, keys: Sequence[str]) -> tuple[str, dict[str, str]]:
+    "The column of names, and the category of each, from a dictionary, a table or its file."
     if isinstance(categories, Mapping):
-        return {str(name): str(category) for name, category in categories.items()}
+        return keys[0], {str(name): str(category) for name, category in categories.items()}
     table = categories
     if not isinstance(table, pd.DataFrame):
-        with _reading(table, "a table of categories", "get it from THINGSplus") as path:
+        with _reading(table, "a table of categories", "name another file") as path:
             table = pd.read_csv(path, sep="," if path.suffix == ".csv" else "\t", dtype=str,
                                 keep_default_na=False)
-    name = next((c for c in ("uniqueID", "object", "concept", "Word") if c in table), None)
+    name = next((c for c in keys if c in table), None)
     if name is None:
-        raise ValueError("the table of categories needs a column uniqueID with names of objects, "
-                         f"but has {list(table)[:10]}")
+        raise ValueError(f"the table of categories needs a column {' or '.join(keys)}, but has "
+                         f"{list(table)[:10]}")
     if "category" not in table: # wide
         table = table.melt(name, var_name="category", value_name="member")
         table = table[table["member"].astype(str).isin(["1", "1.0", "True"])]
+    table = table[~table["category"].isin(["", None, np.nan])]
     if table.empty:
         raise ValueError("the table of categories has neither a column category nor columns of 0 "
                          "and 1")
     size = table["category"].map(table["category"].value_counts())
     table = table.assign(size=size).sort_values(["size", "category"], ascending=[False, True])
-    return dict(zip(table[name][::-1].astype(str), table["category"][::-1].astype(str)))
+    return name, dict(zip(table[name][::-1].astype(str), table["category"][::-1].astype(str)))
 
 # %% ../../nbs/recordings/11_tvsd.ipynb #7d000015
-def _categorise(objects: pd.Series, categories: Any) -> pd.Series: # (n,)
-    "Categories of objects; the objects themselves without a table."
-    if categories is None:
-        return objects
-    category = objects.map(_read_categories(categories))
+def _categorise(labels: pd.DataFrame, categories: Any,
+                keys: Mapping[str, str], # column of the table of categories -> of the labels
+                ) -> pd.Series: # (n,)
+    "Categories of images."
+    key, known = _read_categories(categories, list(keys))
+    names = labels[keys[key]].astype(str)
+    category = names.map(known)
     if category.isna().all():
-        raise ValueError(f"none of the objects ({objects.iloc[0]}, ...) has a category; is it the "
-                         "right table?")
+        raise ValueError(f"none of the images ({key} {names.iloc[0]}, ...) has a category; is it "
+                         "the right table?")
     return category.fillna("other")
 
 # %% ../../nbs/recordings/11_tvsd.ipynb #7d000017
-def _find_things(folder: Path, images: str | Path | None) -> Path:
+def _find_things(folder: Path, images: str | Path | None) -> Path | None: # None: nowhere
     "Where the photographs are."
     usual = ["object_images", "images_THINGS", "images_THINGS.zip"]
     places = [Path(images).expanduser()] if images is not None else [folder / p for p in usual]
-    for place in places:
-        if place.exists():
-            return place
-    raise FileNotFoundError(f"the photographs of THINGS are not at {places[0]}; get "
-                            "images_THINGS.zip from https://osf.io/jum2f, unpack it, and name the "
-                            "folder with images=")
+    place = next((place for place in places if place.exists()), None)
+    if place is None and (images is not None or not list(folder.glob("assy_*TVSD*.nc"))):
+        raise FileNotFoundError(f"the photographs of THINGS are not at {places[0]}; get "
+                                "images_THINGS.zip from https://osf.io/jum2f, unpack it, and name "
+                                "the folder with images=")
+    return place
 
 # %% ../../nbs/recordings/11_tvsd.ipynb #7d000018
-def _read_tvsd(
-    folder: Path,
-    options: _Options,
-    split: str = "train", # 22,248 photographs shown once; or "test", 100 shown 30 times
-    images: str | Path | None = None, # folder or archive of THINGS; None: beside the responses
-    categories: Any = None, # table of THINGSplus, or dictionary object -> category
-    snr: float | None = None, # least signal-to-noise ratio of an electrode
-) -> _Raw:
+def _read_tvsd(folder: Path, options: _Options, split: str = "train", images: str | Path
+               | None = None, categories: Any = None, snr: float | None = None) -> _Raw:
     "Multi-unit activity of Papale and others 2025, photographs of THINGS."
     if split not in ("train", "test"):
         raise ValueError(f"split must be 'train' or 'test', not {split!r}")
@@ -150,17 +152,27 @@ def _read_tvsd(
     monkeys = list(_AREAS) if options.subject in (None, "all") else [options.subject]
     if monkeys[0] not in _AREAS:
         raise ValueError(f"subject must be 'F', 'N' or 'all', not {options.subject!r}")
-    labels = _tvsd_labels(folder, split, monkeys).assign(variation="photograph")
-    labels["category"] = _categorise(labels["object"], categories)
+    packed = any(folder.glob("assy_*TVSD*.nc"))
+    read = _tvsd_of_brainscore if packed else _tvsd_of_authors
+    raw = read(folder, options, split, monkeys, _find_things(folder, images))
+    if categories is not None:
+        category = _categorise(raw.labels, categories, _THINGS_KEYS)
+        raw = replace(raw, labels=raw.labels.assign(category=category))
+    if snr is None: return raw
+    _need_fields(raw.sites, ["snr"], "signal-to-noise ratios (SNR_max)")
+    loud = (raw.sites["snr"] >= snr).to_numpy()
+    return replace(raw, trials=raw.trials[:, :, loud], sites=raw.sites[loud].reset_index(drop=True))
+
+# %% ../../nbs/recordings/11_tvsd.ipynb #d1fe542a
+def _tvsd_of_authors(folder: Path, options: _Options, split: str, monkeys: list[str],
+                     things: Path) -> _Raw:
+    "The files of the authors."
+    labels = _tvsd_labels(folder, split, monkeys)
+    labels = labels.assign(variation="photograph", category=labels["object"])
     trials, sites = _tvsd_population(folder, split, monkeys, len(labels))
-    if snr is not None:
-        _need_fields(sites, ["snr"], "signal-to-noise ratios (SNR_max)")
-        loud = (sites["snr"] >= snr).to_numpy()
-        trials, sites = trials[:, :, loud], sites[loud].reset_index(drop=True)
-    things = _find_things(folder, images)
     with _reading(things, "a folder or archive of THINGS", "fetch it again"):
         pictures = read_pictures(things, list(labels["image_id"]), options.reading_size,
-                                 colour="luminance")
+                                 colour=options.colour or "luminance")
     return _Raw(pictures, trials, labels, sites, f"TVSD {split}")
 
 # %% ../../nbs/recordings/11_tvsd.ipynb #7d000019
@@ -188,3 +200,40 @@ def _tvsd_population(folder: Path, split: str, monkeys: list[str],
         parts.append((trials, sites))
     trials, sites = zip(*parts)
     return np.concatenate(trials, axis=2), pd.concat(sites, ignore_index=True)
+
+# %% ../../nbs/recordings/11_tvsd.ipynb #efb20cdc
+def _tvsd_of_brainscore(folder: Path, options: _Options, split: str, monkeys: list[str],
+                        things: Path | None) -> _Raw:
+    "The copies of Brain-Score."
+    def relabel(labels: pd.DataFrame) -> pd.DataFrame:
+        _need_fields(labels, ["object"], "columns (object_name)")
+        return labels.drop(columns=["label", "label_idx"], errors="ignore").assign(
+            category=labels["object"], variation="photograph")
+
+    raw = _read_brainscore(folder, options, f"TVSD {split}", [f"assy_*TVSD*{split}*.nc"],
+                           colour="luminance", relabel=relabel, pictures=things,
+                           stimuli=f"*TVSD*{split}*")
+    sites = _number_electrodes(raw.sites.rename(columns={"SNR_max": "snr", "subject": "animal"}))
+    chosen = sites["animal"].isin(monkeys).to_numpy()
+    return replace(raw, trials=raw.trials[:, :, chosen], sites=sites[chosen])
+
+# %% ../../nbs/recordings/11_tvsd.ipynb #9ad44195
+def _number_electrodes(sites: pd.DataFrame) -> pd.DataFrame: # 2048 rows
+    "Names and numbers of electrodes as the authors have them."
+    _need_fields(sites, ["animal", "region"], "coordinates (subject, region)")
+    rows = [(monkey, area, electrode) for monkey, areas in _AREAS.items()
+            for area in ("V1", "V4", "IT") for electrode in range(*areas[area])]
+    known = pd.DataFrame(rows, columns=["animal", "region", "electrode"])
+    known = known.assign(number=known.groupby("animal").cumcount())
+    animal = sites["animal"].astype(str).str.removeprefix("monkey")
+    sites = sites.assign(animal=animal, number=pd.to_numeric(sites["site_id"], errors="coerce"))
+    numbered = sites.merge(known, "left", ["animal", "region", "number"])
+    wrong = (numbered["electrode"].isna() | numbered.duplicated(["animal", "number"])).to_numpy()
+    if wrong.any() or len(sites) != len(known):
+        where = sites.iloc[wrong.argmax()]
+        raise ValueError(f"each animal should have 1024 electrodes, V1, V4 and IT in turn, but "
+                         f"there are {len(sites)}, and number {where['site_id']} of monkey "
+                         f"{where['animal']} is in {where['region']}; fetch the whole file again")
+    electrode = numbered["electrode"].astype(int)
+    names = [f"{monkey}{k:04d}" for monkey, k in zip(animal, electrode)]
+    return numbered.assign(site_id=names, electrode=electrode).drop(columns="number")

@@ -80,29 +80,28 @@ class FrameCache:
                              "another cache for them")
         self.made = self.made or made
 
-    def put(self, key: FrameKey, frame: np.ndarray) -> None: # frame: (1, H, W) in [0, 1]
+    def put(self, key: FrameKey, frame: np.ndarray) -> None: # frame: (C, H, W) in [0, 1]
         "Keep a frame."
         self._frames[key.simplest] = np.asarray(frame, np.float32)
         while len(self._frames) > self.max_frames: del self._frames[next(iter(self._frames))]
 
 # %% ../../nbs/show/00_frames.ipynb #bd85f77e
-_FrameSource = Callable[[Sequence[FrameKey]], np.ndarray] # n keys -> (n, 1, H, W) in [0, 1]
+_FrameSource = Callable[[Sequence[FrameKey]], np.ndarray] # n keys -> (n, C, H, W) in [0, 1]
 
 # %% ../../nbs/show/00_frames.ipynb #992ba739
 def _checked(images: Any, n: int) -> np.ndarray:
     "What a source returned. Raises ValueError unless it is n pictures."
     images = np.asarray(images)
-    if images.ndim != 4 or images.shape[:2] != (n, 1) or not np.isfinite(images).all():
-        raise ValueError(f"a source must return finite pictures of shape ({n}, 1, H, W) for {n} "
-                         f"keys, got shape {images.shape}")
+    shape = (n, 1), (n, 3)
+    if images.ndim != 4 or images.shape[:2] not in shape or not np.isfinite(images).all():
+        raise ValueError(f"a source must return finite pictures of shape ({n}, 1 or 3, H, W) for "
+                         f"{n} keys, got shape {images.shape}")
     return images.clip(0, 1).astype(np.float32)
 
 # %% ../../nbs/show/00_frames.ipynb #61d1554d
-def _frames(
-    keys: Sequence[FrameKey],
-    source: _FrameSource | None = None,  # of the frames that the cache does not have
-    cache: FrameCache | None = None,     # is filled
-) -> np.ndarray: # (n, 1, H, W) in [0, 1]
+def _frames(keys: Sequence[FrameKey], source: _FrameSource | None = None,
+            cache: FrameCache | None = None) -> np.ndarray:
+    # source: of the frames that the cache does not have; cache: is filled -> (n, C, H, W) in [0, 1]
     "Frames from the cache; missing ones come in one call of the source. Raises ValueError without."
     cache = FrameCache() if cache is None else cache
     cache.claim(source)
@@ -138,11 +137,9 @@ def _edit_calls(
     return [(rows, groups, gammas) for (_, groups, gammas), rows in calls.items()]
 
 # %% ../../nbs/show/00_frames.ipynb #8d63f8a0
-def _choice_latents(
-    z: torch.Tensor,             # (n, D) latents of the recording
-    row: _Row,
-    group_dims: Sequence[Sequence[int]],  # latent dimensions of each group that is edited
-) -> torch.Tensor: # (D,)
+def _choice_latents(z: torch.Tensor, row: _Row,
+                    group_dims: Sequence[Sequence[int]]) -> torch.Tensor:
+    # z (n, D); group_dims: latent dimensions of each group that is edited -> (D,)
     "The target's latents; of single dimensions the point that the strengths name."
     original, target, dims, strengths = row
     wanted = z[target].clone()
@@ -152,12 +149,9 @@ def _choice_latents(
     return wanted
 
 # %% ../../nbs/show/00_frames.ipynb #23543cd5
-def _edit_rows(
-    source: "ModelFrames",
-    rows: Sequence[_Row],
-    groups: Sequence[int],
-    gammas: Sequence[float],
-) -> np.ndarray: # (row, group, gamma, 1, H, W)
+def _edit_rows(source: "ModelFrames", rows: Sequence[_Row], groups: Sequence[int],
+               gammas: Sequence[float]) -> np.ndarray:
+    # -> (row, group, gamma, C, H, W)
     "All groups and strengths of some originals and targets, in one call of the model's editor."
     model, dims = source.model, rows[0][2]
     z, images = model.latents(), model.recording.images
@@ -197,7 +191,7 @@ class ModelFrames:
         "Whether a row of frames costs little more than one, as on a GPU."
         return self.model.device.type != "cpu"
 
-    def __call__(self, keys: Sequence[FrameKey]) -> np.ndarray: # (n, 1, H, W) in [0, 1]
+    def __call__(self, keys: Sequence[FrameKey]) -> np.ndarray: # (n, C, H, W) in [0, 1]
         "Edit, in as few batches as the keys allow."
         frames: dict[FrameKey, np.ndarray] = {}
         for rows, groups, gammas in _edit_calls(keys):
@@ -213,16 +207,16 @@ class ModelFrames:
 class _Album:
     "Images under their numbers in the recording. Raises ValueError if these do not match."
     numbers: tuple[int, ...]
-    images: np.ndarray         # (n, 1, H, W) in [0, 1]
+    images: np.ndarray         # (n, C, H, W) in [0, 1]
     names: tuple[str, ...]     # shown beside the images
 
     def __post_init__(self) -> None:
         lengths = {len(set(self.numbers)), len(self.numbers), len(self.images), len(self.names)}
         if len(lengths) > 1 or self.images.ndim != 4:
-            raise ValueError("an album needs distinct numbers with one image (1, H, W) and one name "
+            raise ValueError("an album needs distinct numbers with one image (C, H, W) and one name "
                              f"each: got {self.numbers}, {self.images.shape}, {self.names}")
 
-    def image(self, number: int) -> np.ndarray: # (1, H, W)
+    def image(self, number: int) -> np.ndarray: # (C, H, W)
         "The image with this number."
         return self.images[self.numbers.index(number)]
 
@@ -353,14 +347,10 @@ def _other_images(model: MIGVis, originals: Sequence[int], n: int = 3) -> list[i
     return first + [i for i in others if i not in first][: n - len(first)]
 
 # %% ../../nbs/show/00_frames.ipynb #c0f212de
-def _guidance_choices(
-    model: MIGVis,
-    originals: int | Sequence[int] | None = None,   # image numbers; None: three test images
-    targets: int | Sequence[int] | None = None,     # None: three others, of other categories
-    groups: str | int | Sequence[int | str] = "all",
-    gammas: float | Sequence[float] | None = None,  # None: the settings'
-    settings: EditSettings | str | None = None,     # how edits are made
-) -> Choices:
+def _guidance_choices(model: MIGVis, originals: int | Sequence[int] | None = None,
+                      targets: int | Sequence[int] | None = None, groups: str | int
+                      | Sequence[int | str] = "all", gammas: float | Sequence[float] | None = None,
+                      settings: EditSettings | str | None = None) -> Choices:
     "Every original with every target, group and strength. Raises ValueError for unknown ones."
     settings, n = model.edit_settings(settings), len(model.recording)
     originals = _varied_images(model, 3) if originals is None else originals
@@ -378,7 +368,7 @@ def _guidance_choices(
 class FrameGrid:
     "Every frame that an explorer offers. Raises ValueError if there are more or fewer."
     choices: Choices
-    frames: np.ndarray      # (K, 1, H, W) in [0, 1], in the order of choices.keys()
+    frames: np.ndarray      # (K, C, H, W) in [0, 1], in the order of choices.keys()
     made: str | None = None # how, as sources say it; None: not known
 
     def __post_init__(self) -> None:
@@ -404,7 +394,7 @@ class FrameGrid:
             cache.put(key, image)
         return cache
 
-    def at(self, key: FrameKey) -> np.ndarray: # (1, H, W)
+    def at(self, key: FrameKey) -> np.ndarray: # (C, H, W)
         "One frame. Raises ValueError if it is not on offer."
         return _frames([key], None, self.cache())[0]
 
@@ -423,11 +413,12 @@ def _grid_of_edits(edits: Edits) -> FrameGrid:
     if edits.target_index is None:
         raise ValueError("these edits have no target images, between which an explorer lets one "
                          "choose; use .plot()")
-    numbers = edits.original_index + edits.target_index
-    images = dict(zip(numbers, [*edits.originals, *edits.targets]))
-    names = tuple(f"image {i}" for i in images)
+    new = tuple(range(-1, -len(edits.originals) - 1, -1)) # numbers of images not in the recording
+    originals = edits.original_index or new
+    images = dict(zip(originals + edits.target_index, [*edits.originals, *edits.targets]))
+    names = tuple(f"image {i}" if i >= 0 else f"new image {-i}" for i in images)
     album = _Album(tuple(images), np.stack(list(images.values())), names)
-    pairs, groups = tuple(zip(edits.original_index, edits.target_index)), edits.group_index
+    pairs, groups = tuple(zip(originals, edits.target_index)), edits.group_index
     choices = Choices(album, pairs, groups, edits.group_names, edits.gammas, caption=edits.caption)
     return FrameGrid(choices, edits.images.reshape(-1, *edits.images.shape[3:]))
 
@@ -442,7 +433,7 @@ def _as_grid(what: Edits | FrameGrid) -> FrameGrid:
 # %% ../../nbs/show/00_frames.ipynb #2dcaa356
 def precompute(
     choices: Choices,
-    source: Callable[[Sequence[FrameKey]], np.ndarray], # n keys -> (n, 1, H, W) in [0, 1]
+    source: Callable[[Sequence[FrameKey]], np.ndarray], # n keys -> (n, C, H, W) in [0, 1]
     cache: FrameCache | None = None,  # of frames that are there already; is filled
 ) -> FrameGrid:
     "Compute every frame on offer, in one call of the source."
@@ -468,9 +459,8 @@ def _css_palette() -> list[str]: # CSS colours
     return ["currentColor" if c == "#000000" else c for c in figures._palette()]
 
 # %% ../../nbs/show/00_frames.ipynb #c42e7533
-def _label_colours(
-    values: pd.Series,
-) -> tuple[list[str], str]: # CSS colour of each value, and a legend as HTML
+def _label_colours(values: pd.Series) -> tuple[list[str], str]:
+    # -> CSS colour of each value, and a legend as HTML
     "Colours of a label: one for each category, a scale for numbers."
     if pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values):
         return _scale_colours(values)
@@ -529,22 +519,16 @@ def _svg_way(ends: np.ndarray, now: np.ndarray, accent: str) -> str: # places in
     went = f'<line class="mv-went" x1="{x0}" y1="{y0}" x2="{x}" y2="{y}" stroke='
     return (f'<line class="mv-way" x1="{x0}" y1="{y0}" x2="{x1}" y2="{y1}" stroke="currentColor" '
             f'stroke-width="1.5" stroke-dasharray="3 4"/>{went}"white" stroke-width="7" '
-            f'stroke-linecap="round"/>{went}"{accent}" stroke-width="4"/>'
-            f'<circle class="mv-from" cx="{x0}" cy="{y0}" r="7" fill="white" stroke="#111" '
-            f'stroke-width="2.5"/><circle class="mv-to" cx="{x1}" cy="{y1}" r="7" fill="#111" '
-            f'stroke="white" stroke-width="2"/><circle class="mv-now" cx="{x}" cy="{y}" r="7" '
-            f'fill="{accent}" stroke="white" stroke-width="2.5"/>')
+            f'stroke-linecap="round"/>{went}"{accent}" stroke-width="4"/><circle class="mv-from" '
+            f'cx="{x0}" cy="{y0}" r="7" fill="white" stroke="#111" stroke-width="2.5"/><circle '
+            f'class="mv-to" cx="{x1}" cy="{y1}" r="7" fill="#111" stroke="white" '
+            f'stroke-width="2"/><circle class="mv-now" cx="{x}" cy="{y}" r="7" fill="{accent}" '
+            'stroke="white" stroke-width="2.5"/>')
 
 # %% ../../nbs/show/00_frames.ipynb #404e0623
-def _manifold_svg(
-    points: np.ndarray,            # (n, 2) latents of the images
-    colours: Sequence[str],        # (n,) CSS colours
-    ends: np.ndarray,              # (4,) places of original and target
-    now: np.ndarray,               # (2,) the place asked for
-    limit: float,                  # half the side of the square, in latent units
-    names: tuple[str, str],        # of the dimensions
-    accent: str = "#0072b2",
-) -> str: # <svg>, without anything from elsewhere
+def _manifold_svg(points: np.ndarray, colours: Sequence[str], ends: np.ndarray, now: np.ndarray,
+                  limit: float, names: tuple[str, str], accent: str = "#0072b2") -> str:
+    # points (n, 2); colours (n,); ends (4,); now (2,) -> <svg>, without anything from elsewhere
     "Images as points in the plane of two latent dimensions, with the path of the edit (Fig. 7B)."
     dots = "".join(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="{colour}"/>'
                    for (x, y), colour in zip(_to_svg(points, limit), colours))
@@ -552,20 +536,15 @@ def _manifold_svg(
     way = _svg_way(*places, accent)
     label = html.escape(f"{names[0]} and {names[1]} of {len(points)} images, and the edit's path")
     return (f'<svg viewBox="0 0 340 340" role="img" aria-label="{label}" font-family="inherit" '
-            f'font-size="11" fill="currentColor">{_svg_axes(limit, names)}'
-            f'<g class="mv-points" opacity=".6">{dots}</g>{way}</svg>')
+            f'font-size="11" fill="currentColor">{_svg_axes(limit, names)}<g class="mv-points" '
+            f'opacity=".6">{dots}</g>{way}</svg>')
 
 # %% ../../nbs/show/00_frames.ipynb #e95a7c9e
 def _dimension_choices(
-    model: MIGVis,
-    original: int | Sequence[int] | None = None,   # image numbers; None: a test image
-    target: int | Sequence[int] | None = None,     # None: one of another category
-    group: int | str | Sequence[int | str] = 3,    # numbers from 1, or names
-    dims: Sequence[tuple[int, int]] | None = None, # pairs within the group; None: active neighbours
-    strengths: Sequence[float] = (0.0, 0.25, 0.5, 0.75, 1.0),  # how far each dimension goes
-    gamma: float | Sequence[float] | None = None,  # None: the settings' largest
-    settings: EditSettings | str | None = None,    # how edits are made
-) -> Choices:
+    model: MIGVis, original: int | Sequence[int] | None = None, target: int | Sequence[int]
+    | None = None, group: int | str | Sequence[int | str] = 3, dims: Sequence[tuple[int, int]]
+    | None = None, strengths: Sequence[float] = (0.0, 0.25, 0.5, 0.75, 1.0), gamma: float
+    | Sequence[float] | None = None, settings: EditSettings | str | None = None) -> Choices:
     "Two dimensions of a group, each at every strength. Raises ValueError for wrong dimensions."
     settings = model.edit_settings(settings)
     original = _varied_images(model, 1) if original is None else original

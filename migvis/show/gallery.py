@@ -7,12 +7,14 @@ __all__ = ['FIGURES', 'make_scores', 'make_information', 'draw_figure', 'make_fi
 
 # %% ../../nbs/show/03_gallery.ipynb #927b7be3
 import ast
+import re
 import shlex
 import shutil
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from io import BytesIO
 from operator import methodcaller
 from pathlib import Path
 from typing import Any
@@ -20,22 +22,25 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+import PIL.Image
 import torch
 from matplotlib.figure import Figure
+from scipy.optimize import linear_sum_assignment
 
 from .. import figures
 from ..compare.ablations import Ablations, ablation
 from ..compare.methods import Comparison
-from ..ddim_guidance import MIGuide, _draw_negatives, invert, sample
+from ..ddim_guidance import MIGuide, _draw_negatives, _to_diffusion, invert, sample
+from ..denoiser import _pixel_limit, _to_images
 from ..infonce import held_out_mi
 from ..measure.consistency import ConsistencyResult
 from ..measure.edits import SelectivityResult
 from ..measure.latents import score_members, subspace_table, table_1, table_2, table_3, table_4
 from ..measure.null import NullResult
 from ..measure.units import unit_scores
-from ..model import MIGVis, _to_model_range
+from ..model import MIGVis
 from ..partial_correlation import GroupPenalty
-from ..support.files import atomic_write, read_csv, write_csv
+from ..support.files import atomic_write, digest_weights, read_csv, write_csv
 from ..support.presets import EditSettings
 from ..support.records import load_record, save_record
 from ..support.training import progress_bar
@@ -47,6 +52,16 @@ def _turned(labels: pd.DataFrame) -> np.ndarray: # (n,) degrees; NaN where no an
     columns = [c for c in ("rxy", "rxz", "ryz") if c in labels]
     if not columns: return np.full(len(labels), np.nan)
     return np.sqrt((labels[columns].to_numpy(float) ** 2).sum(1))
+
+# %% ../../nbs/show/03_gallery.ipynb #f0142a7d
+def _is_clear(labels: pd.DataFrame) -> np.ndarray: # (n,) bool; all True where nothing is known
+    "Which objects are large and in the middle, beside the other images."
+    clear = np.full(len(labels), True)
+    if "s" in labels: clear &= (labels["s"] >= labels["s"].median()).to_numpy()
+    if {"ty", "tz"} <= set(labels):
+        away = np.hypot(labels["ty"].to_numpy(float), labels["tz"].to_numpy(float))
+        clear &= away <= np.nanmedian(away)
+    return clear
 
 # %% ../../nbs/show/03_gallery.ipynb #59e396af
 def _stand_in(
@@ -72,6 +87,8 @@ def _find_image(
     taken = labels["category"].iloc[list(others)]
     category = _stand_in(category, labels["category"].iloc[test], taken)
     members = test[(labels["category"].iloc[test] == category).to_numpy()]
+    clear = members[_is_clear(labels)[members]]
+    members = clear if len(clear) else members
     away = np.abs(_turned(labels.iloc[members]) - (0 if frontal else 45))
     return int(members[np.nan_to_num(away, nan=np.inf).argmin()])
 
@@ -92,11 +109,16 @@ def _described(model: MIGVis) -> str:
     "Data, preset and seed of a run, for captions."
     return model.caption("").rsplit(";", 1)[0]
 
-# %% ../../nbs/show/03_gallery.ipynb #51aa16a2
+# %% ../../nbs/show/03_gallery.ipynb #c4b965f7
+def _quickly(model: MIGVis) -> EditSettings:
+    "How the edits of figures are made."
+    return EditSettings(steps=min(45, model.preset.t_edit), precision="auto")
+
+# %% ../../nbs/show/03_gallery.ipynb #0d530c74
 def _draw_pairs(model: MIGVis, run: Path | None, originals: Sequence[str], target: str) -> Figure:
     "Edits of some originals (categories) toward one target, by group and strength."
-    edits = model.edit(*_find_pair(model, originals, target), progress=False)
-    return edits.plot()
+    pair = _find_pair(model, originals, target)
+    return model.edit(*pair, settings=_quickly(model), progress=False).plot()
 
 # %% ../../nbs/show/03_gallery.ipynb #e50ed75b
 def _draw_overview(model: MIGVis, run: Path | None, n: int = 4) -> Figure:
@@ -110,7 +132,8 @@ def _draw_overview(model: MIGVis, run: Path | None, n: int = 4) -> Figure:
         pose = "" if np.isnan(angle) else f", turned {angle:.0f}°" if angle else ", from the front"
         words = f"{recording.labels['category'].iloc[row]}{pose}"
         recorded.append((recording.images[row], np.asarray(responses[row]), words))
-    edits = model.edit(*_find_pair(model, ["Faces"], "Chairs"), progress=False)
+    pair = _find_pair(model, ["Faces"], "Chairs")
+    edits = model.edit(*pair, settings=_quickly(model), progress=False)
     shown = edits.originals[0], edits.targets[0], edits.images[0]
     return figures.plot_overview(recorded, *shown, edits.gammas, edits.group_names, edits.caption)
 
@@ -120,13 +143,59 @@ def _draw_units(model: MIGVis, run: Path | None) -> Figure:
     train = model.recording.select(images=model.split.train)
     scores = unit_scores(train, shuffles=20, seed=model.seed)
     z = scores.pivot(index="unit", columns="attribute", values="z")
-    return figures.plot_mixed_selectivity(z, model.recording.name)
+    return figures.plot_mixed_selectivity(z, _described(model))
+
+# %% ../../nbs/show/03_gallery.ipynb #17272d90
+_ATTRIBUTES = {"rxy": "rotation xy", "rxz": "rotation xz", "ryz": "rotation yz", "ty": "position y",
+               "tz": "position z", "s": "size"} # labels of HvM images
+
+# %% ../../nbs/show/03_gallery.ipynb #9bd90dde
+def _along(
+    standard: pd.DataFrame,     # (images, labels) of one object, in standard deviations
+    column: str,                # the label that varies
+    n: int,
+) -> tuple[list[int], float]: # n different rows, and how far they are from what was wanted
+    "Images whose one label rises evenly while the others stay near the middle."
+    wanted = np.linspace(*standard[column].quantile([0.03, 0.97]), n)
+    away = pd.DataFrame({k: 9 * (standard[column] - value) ** 2 for k, value in enumerate(wanted)})
+    cost = away.add(standard.drop(columns=column).pow(2).sum(axis=1), axis=0)
+    rows, columns = linear_sum_assignment(cost)
+    return cost.index[rows[columns.argsort()]].tolist(), float(cost.to_numpy()[rows, columns].sum())
+
+# %% ../../nbs/show/03_gallery.ipynb #1a989f2a
+def _draw_variations(model: MIGVis, run: Path | None, n: int = 6) -> Figure:
+    "Images along each attribute (paper Fig. 1B). Raises ValueError without labels that are numbers."
+    labels, images = model.recording.labels.reset_index(drop=True), model.recording.images
+    numbers = labels[[c for c in _ATTRIBUTES if c in labels and labels[c].nunique() > n]].dropna()
+    if numbers.shape[1] < 2:
+        raise ValueError("images along attributes need two of the label columns "
+                         f"{list(_ATTRIBUTES)}; the recording has {list(labels)}")
+    standard = (numbers - numbers.mean()) / numbers.std()
+    kinds = [part for column in ("object", "category") if column in labels
+             for _, part in standard.groupby(labels[column]) if len(part) >= n]
+    if not kinds: raise ValueError(f"images along attributes need {n} images of an object or a category")
+    found = [{c: _along(part, c, n) for c in numbers} for part in kinds]
+    best = min(found, key=lambda rows: sum(cost for _, cost in rows.values()))
+    rows = [(_ATTRIBUTES[c], images[chosen]) for c, (chosen, _) in best.items()]
+    first = standard.pow(2).sum(axis=1).groupby(labels["category"]).idxmin().to_numpy()[:n]
+    if len(first) == n: rows.insert(0, ("category", images[first]))
+    return figures.plot_rows(rows, ["low", *[""] * (n - 2), "high"], caption=_described(model))
 
 # %% ../../nbs/show/03_gallery.ipynb #87c5d5e8
+def _draw_recorded(model: MIGVis, run: Path | None, n: int = 7) -> Figure:
+    "Images and the responses of all units to them (paper Fig. 3A)."
+    rows = _varied(model, n)
+    responses = model.vae.standardizer.transform(model.recording.responses[rows])
+    names = [str(name) for name in model.recording.labels["category"].iloc[rows]]
+    return figures._plot_recorded(model.recording.images[rows], np.asarray(responses), names,
+                                  _described(model))
+
+# %% ../../nbs/show/03_gallery.ipynb #20c55193
 def _draw_examples(model: MIGVis, run: Path | None) -> Figure:
     "Images of every category."
-    categories, name = model.recording.labels["category"], model.recording.name
-    return figures.plot_examples(model.recording.images, categories, seed=model.seed, caption=name)
+    categories = model.recording.labels["category"]
+    return figures.plot_examples(model.recording.images, categories, seed=model.seed,
+                                 caption=_described(model))
 
 # %% ../../nbs/show/03_gallery.ipynb #f23d4a34
 @torch.no_grad()
@@ -143,8 +212,22 @@ def _score_landscape(
     axis = torch.linspace(-reach, reach, n)
     z = at.repeat(n * n, 1)
     z[:, dims[0]], z[:, dims[1]] = axis.repeat(n), axis.repeat_interleave(n)
-    y = _to_model_range(model.recording.images[[image]]).to(model.device)
+    y = _to_diffusion(model.recording.images[[image]], model.denoiser).to(model.device)
     return model.critics.scores(z.to(model.device), y)[group, 0].view(n, n).cpu().numpy()
+
+# %% ../../nbs/show/03_gallery.ipynb #85c6475a
+def _held_goal(
+    model: MIGVis, original: int, target: int, group: int
+) -> tuple[torch.Tensor, torch.Tensor]: # (1, D) latents, (1, G) weights of the groups
+    "What one edit climbs toward: the target's latents in one group, the original's in the others."
+    goal, end = model.latents()[[original]].clone(), sum(model.vae.groups[:group + 1])
+    own, n_groups = slice(end - model.vae.groups[group], end), len(model.vae.groups)
+    goal[:, own] = model.latents()[target, own]
+    hold = np.asarray(model.edit_settings().hold, np.float32)
+    table = np.broadcast_to(hold[:, None] if hold.ndim == 1 else hold, (n_groups, n_groups))
+    weights = torch.tensor(table[[group]])
+    weights[0, group] = 1
+    return goal.to(model.device), weights.to(model.device)
 
 # %% ../../nbs/show/03_gallery.ipynb #ae396d11
 def _guided_way(
@@ -153,32 +236,37 @@ def _guided_way(
     target: int,
     times: Sequence[int],  # noise levels to show, rising from 0
     group: int,
-) -> tuple[np.ndarray, np.ndarray]: # (k, 1, H, W) on the way down and back up, in [-1, 1]
-    "An image on its way into noise, and back under the guidance of one group."
-    z, schedule = model.latents().to(model.device), model.denoiser.schedule
-    y0 = _to_model_range(model.recording.images[[original]]).to(model.device)
-    down = [y0] + [invert(y0, model.denoiser, schedule, t, fixed_point=2) for t in times[1:]]
+    gamma: float,          # strength
+) -> tuple[np.ndarray, np.ndarray]: # (k, C, H, W) on the way down and back up, in [-1, 1]
+    "An image on its way into noise, and back under the guidance of one group: deterministic."
+    z, (denoiser, schedule) = model.latents().to(model.device), (model.denoiser, model.denoiser.schedule)
+    y0 = _to_diffusion(model.recording.images[[original]], denoiser).to(model.device)
+    steps, t_edit, seen = min(45, times[-1]), times[-1], {}
+    down = [y0] + [invert(y0, denoiser, schedule, t, 2, max(1, round(steps * t / t_edit)))
+                   for t in times[1:]]
     negatives = _draw_negatives(z[model.split.train], 63, model.seed, z[[original, target]])
-    weights = torch.eye(len(model.vae.groups), device=model.device)[[group]]
-    guide = MIGuide(model.critics, z[[target]], negatives, weights, noisy=model.critics.noise_aware)
-    gamma, seen = max(model.edit_settings().gammas), {}
-    edited = sample(down[-1], model.denoiser, schedule, times[-1], guide, gamma,
-                    settings=EditSettings("paper", scale="eps"),
+    goal, weights = _held_goal(model, original, target, group)
+    guide = MIGuide(model.critics, goal, negatives, weights, noisy=model.critics.noise_aware)
+    edited = sample(down[-1], denoiser, schedule, t_edit, guide, gamma, steps,
+                    EditSettings("paper", scale="eps"),
                     callback=lambda t, rows, y_t, y0_hat: seen.update({t: y_t}))
-    up = [seen.get(t, edited) for t in reversed(times)]
-    return torch.cat(down).cpu().numpy(), torch.cat(up).cpu().numpy()
+    up = [seen[min(seen, key=lambda s: abs(s - t))] if t else edited for t in reversed(times)]
+    down, up = (_to_images(denoiser, torch.cat(way)).cpu().numpy() for way in (down, up))
+    return 2 * down - 1, 2 * up - 1
 
 # %% ../../nbs/show/03_gallery.ipynb #13dc2563
 def _draw_method(model: MIGVis, run: Path | None, columns: int = 6, group: int = 0) -> Figure:
     "The editing procedure on one image, and the landscape of a real critic that guides it."
     (original,), target = _find_pair(model, ["Cars"], "Chairs")
     times = [round(model.preset.t_edit * k / (columns - 1)) for k in range(columns)]
-    down, up = _guided_way(model, original, target, times, group)
+    gamma = sorted({0.1, *model.edit_settings().gammas})[-2] # the strongest but one
+    down, up = _guided_way(model, original, target, times, group, gamma)
     first, z = sum(model.vae.groups[:group]), model.latents().cpu()
     dims, names = (first, first + 1), tuple(f"z{group + 1}.{k}" for k in (1, 2))
     reach = 1.2 * float(z[:, dims].abs().max())
     landscape = _score_landscape(model, original, z[target], dims, group, reach)
-    way, caption = z[[original, target]][:, dims].numpy(), model.caption("selective")
+    caption = f"{_described(model)}; {model.group_names[group]} at γ = {gamma:g}, the others held, deterministic"
+    way = z[[original, target]][:, dims].numpy()
     return figures.plot_method(down, up, times, landscape, reach, way, names, caption)
 
 # %% ../../nbs/show/03_gallery.ipynb #deb9cdd8
@@ -194,7 +282,7 @@ def _draw_dimension_pairs(
     image, aim = _find_pair(model, [original], target)
     rows = []
     for pair in pairs:
-        edits = model.edit(image, aim, groups=[group + 1], dims=pair, progress=False)
+        edits = model.edit(image, aim, [group + 1], None, _quickly(model), pair, progress=False)
         rows.append((", ".join(f"z{group + 1}.{d + 1}" for d in pair), edits.images[0, 0]))
     before, after = [("original", edits.originals[0])], [("target", edits.targets[0])]
     idle = size - len({d for pair in pairs for d in pair})
@@ -210,7 +298,8 @@ def _draw_manifolds(model: MIGVis, run: Path | None) -> Figure:
     colours = [c for c in ("category", "rxy", "ty") if c in table and table[c].nunique() > 1][:2]
     pairs = [tuple(variance.filter(regex=rf"^z{g + 1}\.").nlargest(2).index)
              for g in range(len(model.vae.groups))]
-    return figures.plot_manifolds(table, pairs, colours, _described(model))
+    named = table.rename(columns=_ATTRIBUTES)
+    return figures.plot_manifolds(named, pairs, [_ATTRIBUTES.get(c, c) for c in colours], _described(model))
 
 # %% ../../nbs/show/03_gallery.ipynb #446a95da
 def _draw_responses(model: MIGVis, run: Path | None, n: int = 4) -> Figure:
@@ -222,17 +311,18 @@ def _draw_responses(model: MIGVis, run: Path | None, n: int = 4) -> Figure:
     trials = pd.DataFrame({"image": image, "unit": unit, "raw": np.ravel(raw)})
     trials["reconstruction"] = np.ravel(reconstruction)
     names = shown.labels["object" if "object" in shown.labels else "category"]
-    return figures.plot_reconstructions(trials, dict(enumerate(names)), _described(model))
+    titles = dict(enumerate(str(name).replace("_", " ") for name in names))
+    return figures.plot_reconstructions(trials, titles, _described(model))
 
 # %% ../../nbs/show/03_gallery.ipynb #81ee3f93
 def _draw_information(model: MIGVis, run: Path | None, n_times: int = 6) -> Figure:
     "Held-out information of each group over the noise level."
     test = model.recording.select(images=model.split.test)
-    images, posterior = _to_model_range(test.images), model.vae.posterior(test)
+    y0, posterior = _to_diffusion(test.images, model.denoiser), model.vae.posterior(test)
     times, rows = np.linspace(0, model.preset.t_edit, n_times).round().astype(int).tolist(), []
     for t in times if model.critics.noise_aware else [0]:
-        how = {"t": t or None, "repeats": 2, "seed": model.seed}
-        bounds = held_out_mi(model.critics, images, posterior, **how)
+        how = {"t": t or None, "repeats": 2, "seed": model.seed, "limit": _pixel_limit(model.denoiser)}
+        bounds = held_out_mi(model.critics, y0, posterior, **how)
         rows += [(name, t, b.value, *b.interval()) for name, b in zip(model.group_names, bounds)]
     table = pd.DataFrame(rows, columns=["group", "t", "value", "low", "high"])
     return figures.plot_information(table, _described(model))
@@ -327,10 +417,12 @@ _TABLES = { # number -> what makes it, its title, the variants it compares
     4: (table_4, "Variance explained from the groups without labels", {"migvis"})}
 
 # %% ../../nbs/show/03_gallery.ipynb #8126195f
-def _draw_table(model: MIGVis, run: Path | None, number: int) -> Figure:
+def _make_table(
+    model: MIGVis, run: Path | None, number: int
+) -> tuple[pd.DataFrame, str, str]: # the table, its title, data and members
     "A table of the paper beside its numbers. Raises ValueError for variants that are missing."
     scores = _member_scores(model, run)
-    (make, title), compared = _TABLES[number][:2], _TABLES[number][2]
+    make, title, compared = _TABLES[number]
     if missing := sorted(compared - set(scores["variant"])):
         again = " --again" if run is not None and (run / "scores.csv").is_file() else ""
         raise ValueError(f"Table {number} compares variants of the VAE, and the run has no "
@@ -339,7 +431,22 @@ def _draw_table(model: MIGVis, run: Path | None, number: int) -> Figure:
     ours = "simulated" if model.recording.simulated else "run"
     members = scores.groupby("variant").size().max()
     caption = f"{_described(model)}; mean ± s.d. over {members} members"
-    return figures.plot_table(make(scores, ours), f"Table {number}. {title}", caption)
+    return make(scores, ours), f"Table {number}. {title}", caption
+
+# %% ../../nbs/show/03_gallery.ipynb #5e0e5209
+def _draw_table(model: MIGVis, run: Path | None, number: int) -> Figure:
+    "A table as a figure."
+    return figures.plot_table(*_make_table(model, run, number))
+
+# %% ../../nbs/show/03_gallery.ipynb #5ea385e0
+def _save_table(model: MIGVis, run: Path | None, name: str, folder: Path) -> list[Path]:
+    "Write a table as CSV and as HTML, atomically."
+    table, title, caption = _make_table(model, run, int(name.removeprefix("table_")))
+    page = table.to_html(border=0).replace("<thead>", f"<caption>{title}. {caption}</caption><thead>", 1)
+    with atomic_write(folder / f"{name}.html") as temporary:
+        temporary.write_text(f"<!doctype html><meta charset=utf-8><title>{title}</title>{page}",
+                             encoding="utf-8")
+    return [write_csv(table, folder / f"{name}.csv", index=True), folder / f"{name}.html"]
 
 # %% ../../nbs/show/03_gallery.ipynb #5fab6a63
 def _draw_stored(
@@ -366,8 +473,8 @@ def _draw_ablation(ablations: Ablations, name: str) -> Figure:
 @dataclass(frozen=True)
 class _PixelInformation:
     "What each group tells about some images and their pixels."
-    images: np.ndarray                               # (n, 1, H, W) in [0, 1]
-    maps: dict[str, tuple[np.ndarray, np.ndarray]]   # group -> maps (n, 1, H, W), totals (n,)
+    images: np.ndarray                               # (n, C, H, W) in [0, 1]
+    maps: dict[str, tuple[np.ndarray, np.ndarray]]   # group -> maps (n, C, H, W), totals (n,)
     unit: str
     caption: str = ""                                # data, preset, seed
 
@@ -449,24 +556,34 @@ def make_information(
     return learned.bound, results
 
 # %% ../../nbs/show/03_gallery.ipynb #9fba6c59
+_EDITED = { # name -> where it is in the paper, categories of the originals, of the target
+    "figure_4a": ("Edits of a face and a table toward a fruit", ("Faces", "Tables"), "Fruits"),
+    "figure_4b": ("Edits of a car and an animal toward a plane", ("Cars", "Animals"), "Planes"),
+    "figure_11a": ("Edits of two fruits toward a face", ("Fruits", "Fruits"), "Faces"),
+    "figure_11b": ("Edits of a boat and a plane toward a fruit", ("Boats", "Planes"), "Fruits"),
+    "figure_12a": ("Edits of a face and a fruit toward a table", ("Faces", "Fruits"), "Tables"),
+    "figure_12b": ("Edits of a chair and a boat toward a car", ("Chairs", "Boats"), "Cars")}
+
+# %% ../../nbs/show/03_gallery.ipynb #6b3f7e56
+_PAIRED = { # name -> what it shows, original, target, group (from 0)
+    "figure_6a": ("Pairs of dimensions of the third group, from a face", "Faces", "Cars", 2),
+    "figure_6b": ("Pairs of dimensions of the third group, from a table", "Tables", "Cars", 2),
+    "figure_7a": ("Pairs of dimensions of the second group, from a table", "Tables", "Planes", 1)}
+
+# %% ../../nbs/show/03_gallery.ipynb #d9b05478
 _FROM_RUN = { # name -> what it shows, how it is drawn
-    "figure_1": ("What single units tell (paper Fig. 1A)", _draw_units),
-    "figure_2": ("The editing procedure and the landscape that guides it (Fig. 2)", _draw_method),
-    "figure_3": ("Images of every category (Fig. 3B)", _draw_examples),
-    "figure_4": ("Edits of a face and a table toward a fruit (Fig. 4A)",
-                 partial(_draw_pairs, originals=("Faces", "Tables"), target="Fruits")),
-    "figure_6": ("Pairs of dimensions of the third group, from a face (Fig. 6A)",
-                 partial(_draw_dimension_pairs, original="Faces", target="Cars", group=2)),
-    "figure_7a": ("Pairs of dimensions of the second group, from a table (Fig. 7A)",
-                  partial(_draw_dimension_pairs, original="Tables", target="Planes", group=1)),
-    "figure_7b": ("The widest pair of dimensions of every group (Fig. 7B)", _draw_manifolds),
-    "figure_8": ("Raw and reconstructed responses (Fig. 8)", _draw_responses),
-    "figure_11": ("Edits of a car and an animal toward a plane (Figs. 4B, 11)",
-                  partial(_draw_pairs, originals=("Cars", "Animals"), target="Planes")),
-    "figure_12": ("Edits of a chair and a boat toward a car (Fig. 12B)",
-                  partial(_draw_pairs, originals=("Chairs", "Boats"), target="Cars")),
-    **{f"table_{k}": (f"{title} (Table {k})", partial(_draw_table, number=k))
-       for k, (_, title, _) in _TABLES.items()},
+    "figure_1a": ("What single units tell", _draw_units),
+    "figure_1b": ("Images along each attribute", _draw_variations),
+    "figure_2": ("The editing procedure, and the landscape that guides it", _draw_method),
+    "figure_3a": ("Images, and the responses of all units to them", _draw_recorded),
+    "figure_3b": ("Images of every category", _draw_examples),
+    **{name: (shows, partial(_draw_pairs, originals=originals, target=target))
+       for name, (shows, originals, target) in _EDITED.items()},
+    **{name: (shows, partial(_draw_dimension_pairs, original=original, target=target, group=group))
+       for name, (shows, original, target, group) in _PAIRED.items()},
+    "figure_7b": ("The widest pair of dimensions of every group", _draw_manifolds),
+    "figure_8": ("Raw and reconstructed responses", _draw_responses),
+    **{f"table_{k}": (title, partial(_draw_table, number=k)) for k, (_, title, _) in _TABLES.items()},
     "overview": ("What goes in and what comes out", _draw_overview),
     "information": ("Held-out information of each group over the noise level", _draw_information),
     "subspaces": ("Overlap of the groups with the true subspaces", _draw_subspaces)}
@@ -480,13 +597,13 @@ _MEASURED = "selectivity --run RUN --out RUN/selectivity"
 
 # %% ../../nbs/show/03_gallery.ipynb #d0c768c3
 _FROM_RESULTS = { # name -> what it shows, how it is drawn
-    "figure_5": ("Every method on the same pair (Fig. 5)",
+    "figure_5": ("Every method on the same pair",
                  partial(_METHODS, draw=methodcaller("figure_5"))),
-    "figure_9": ("Different numbers of groups (Fig. 9)",
+    "figure_9": ("Different numbers of groups",
                  partial(_ABLATIONS, draw=partial(_draw_ablation, name="groups"))),
-    "figure_10": ("Different numbers of negatives (Fig. 10)",
+    "figure_10": ("Different numbers of negatives",
                   partial(_ABLATIONS, draw=partial(_draw_ablation, name="negatives"))),
-    "trade_off": ("What every method reaches against what it keeps", _METHODS),
+    "methods": ("What every method reaches and what it keeps", _METHODS),
     "ablations": ("What is reached and kept with one choice changed at a time", _ABLATIONS),
     "selectivity": ("What each group changed and kept", partial(
         _draw_stored, place="selectivity", load=SelectivityResult.load, command=_MEASURED)),
@@ -503,12 +620,14 @@ _FROM_RESULTS = { # name -> what it shows, how it is drawn
 FIGURES = _FROM_RUN | _FROM_RESULTS # name -> what it shows, how it is drawn
 
 # %% ../../nbs/show/03_gallery.ipynb #14dcb160
-def _figure_name(figure: str) -> str:
-    "The name of a figure: 'figure_7a' for '7A'. Raises ValueError for one that does not exist."
+def _figure_names(figure: str) -> list[str]: # of `FIGURES`
+    "Names of a figure: 'figure_7a' for '7A', two for '7'. Raises ValueError if there is none."
     name = str(figure).lower().replace(" ", "_")
-    chosen = next((known for known in (name, f"figure_{name}") if known in FIGURES), None)
-    if chosen is None: raise ValueError(f"there is no figure {figure!r}; there are {list(FIGURES)}")
-    return chosen
+    found = [known for known in FIGURES if re.fullmatch(rf"(figure_)?{re.escape(name)}", known)]
+    parts = [known for known in FIGURES if re.fullmatch(rf"(figure_)?{re.escape(name)}[a-z]", known)]
+    if not found + parts:
+        raise ValueError(f"there is no figure {figure!r}; there are {list(FIGURES)}")
+    return found or parts
 
 # %% ../../nbs/show/03_gallery.ipynb #ee52c431
 def draw_figure(
@@ -517,8 +636,27 @@ def draw_figure(
     run: str | Path | None = None,   # folder of the run, with results of other commands
 ) -> Figure:
     "One figure of a run. Raises ValueError, or FileNotFoundError for results that are not there."
-    run = None if run is None else Path(run).expanduser()
-    return FIGURES[_figure_name(figure)][1](model, run)
+    run, names = None if run is None else Path(run).expanduser(), _figure_names(figure)
+    if len(names) > 1:
+        raise ValueError(f"figure {figure!r} has the parts {names}; ask for one of them")
+    return FIGURES[names[0]][1](model, run)
+
+# %% ../../nbs/show/03_gallery.ipynb #a4c1d87c
+def _captioned(
+    model: MIGVis, figure: str, run: str | Path | None = None
+) -> tuple[bytes, str]: # a PNG, and its caption as Markdown
+    "A figure for a page, with its caption below it and not in it."
+    name, drawn, small = _figure_names(figure)[0], BytesIO(), BytesIO()
+    shown = draw_figure(model, figure, run)
+    made = " ".join(shown.get_supxlabel().split())
+    shown.supxlabel("")
+    shown.savefig(drawn, bbox_inches="tight")
+    plt.close(shown)
+    few = PIL.Image.open(drawn).convert("RGB").quantize(256, PIL.Image.Quantize.MAXCOVERAGE, dither=0)
+    few.save(small, "PNG", optimize=True)
+    digest = f"weights of the denoiser {digest_weights(model.denoiser)}"
+    title = re.sub(r"figure_(\d+)(\w?)", lambda m: f"Figure {m[1]}{m[2].upper()}", name)
+    return small.getvalue(), f"**{title}.** {FIGURES[name][0]}. *{made}; {digest}.*"
 
 # %% ../../nbs/show/03_gallery.ipynb #659ce5ab
 def _run_around(folder: Path) -> Path | None:
@@ -545,9 +683,9 @@ def make_figures(
     progress: bool = True,
     run: str | Path | None = None,              # folder of the run; None: `folder`, or around it
 ) -> dict[str, list[Path] | str]: # files of each figure, or why it could not be made
-    "Make and write the figures of a run. Raises ValueError for an unknown name or format."
+    "Write the figures of a run, tables also as CSV and HTML. Raises ValueError for a wrong name."
     only, formats = ([x] if isinstance(x, str) else list(x or ()) for x in (only, formats))
-    names, folder = [_figure_name(figure) for figure in only], Path(folder).expanduser()
+    names, folder = sum(map(_figure_names, only), []), Path(folder).expanduser()
     known = Figure().canvas.get_supported_filetypes()
     if not formats or set(formats) - set(known):
         raise ValueError(f"formats must be among {sorted(known)}, at least one, got {formats}")
@@ -557,5 +695,7 @@ def make_figures(
         except (ValueError, FileNotFoundError) as reason:
             if only: raise
             made[name] = f"left out: {reason}"
-        else: made[name] = _save_figure(figure, folder / name, formats)
+            continue
+        made[name] = _save_figure(figure, folder / name, formats)
+        if name.startswith("table_"): made[name] += _save_table(model, run, name, folder)
     return made

@@ -41,72 +41,75 @@ class _Sheet:
 
 # %% ../../nbs/show/02_page.ipynb #c6fa7ae5
 def _encode(picture: np.ndarray, name: str, how: dict[str, Any]) -> tuple[str, bytes]:
-    "A grey picture as a file: its MIME type and content."
+    "A picture as a file: its MIME type and content."
     buffer = io.BytesIO()
     Image.fromarray(picture).save(buffer, name, **how)
     return f"image/{name.lower()}", buffer.getvalue()
 
 # %% ../../nbs/show/02_page.ipynb #b78e225c
-def _smallest_encoding(
-    picture: np.ndarray,       # (H, W) uint8
-    cell: tuple[int, int],
-    tolerance: float,
-) -> tuple[str, bytes]: # MIME type, file
+def _smallest_encoding(picture: np.ndarray, cell: tuple[int, int],
+                       tolerance: float) -> tuple[str, bytes]:
+    # picture (H, W) or (H, W, 3) uint8 -> MIME type, file
     "The smallest of PNG, WebP and JPEG whose worst cell is within the tolerance."
     lossy = ["JPEG", "WEBP"] if features.check("webp") else ["JPEG"]
     encodings = [_encode(picture, "PNG", {"optimize": True})]
     if "WEBP" in lossy: encodings.append(_encode(picture, "WEBP", {"lossless": True}))
-    cells = (-1, cell[0], picture.shape[1] // cell[1], cell[1])
+    cells = (-1, cell[0], picture.shape[1] // cell[1], cell[1], *picture.shape[2:])
+    mode, within = ("L", (1, 3)) if picture.ndim == 2 else ("RGB", (1, 3, 4))
     for name in lossy:
         for quality in (50, 60, 70, 80, 88, 94):
             mime, content = _encode(picture, name, {"quality": quality})
-            decoded = np.asarray(Image.open(io.BytesIO(content)).convert("L"), float)
+            decoded = np.asarray(Image.open(io.BytesIO(content)).convert(mode), float)
             error = ((decoded - picture) / 255) ** 2
-            if error.reshape(cells).mean((1, 3)).max() <= tolerance ** 2:
+            if error.reshape(cells).mean(within).max() <= tolerance ** 2:
                 encodings.append((mime, content))
                 break
     return min(encodings, key=lambda encoding: len(encoding[1]))
 
 # %% ../../nbs/show/02_page.ipynb #150f83cb
-def _make_sheet(
-    images: np.ndarray,        # (n, 1, H, W) in [0, 1]
-    tolerance: float = 0.006,  # RMSE of the worst picture; pixels are in [0, 1]
-) -> _Sheet:
+def _make_sheet(images: np.ndarray, tolerance: float = 0.006) -> _Sheet:
+    # images (n, 1 or 3, H, W) in [0, 1]; tolerance: RMSE of the worst picture; pixels are in [0, 1]
     "Pictures side by side, each once, as the smallest file that looks right."
-    pixels = (np.clip(images[:, 0], 0, 1) * 255).round().astype(np.uint8)
+    pixels = (np.clip(images, 0, 1) * 255).round().astype(np.uint8)
+    pixels = pixels[:, 0] if pixels.shape[1] == 1 else np.moveaxis(pixels, 1, -1)
     first: dict[bytes, int] = {}
     cells = tuple(first.setdefault(picture.tobytes(), len(first)) for picture in pixels)
     unique = pixels[[cells.index(i) for i in range(len(first))]]
-    n, (h, w) = len(unique), unique.shape[1:]
+    n, (h, w), colours = len(unique), unique.shape[1:3], unique.shape[3:]
     columns = int(np.ceil(np.sqrt(n)))
-    padded = np.pad(unique, ((0, -n % columns), (0, -h % 16), (0, -w % 16)), mode="edge")
-    cell = padded.shape[1:]
-    whole = padded.reshape(-1, columns, *cell).swapaxes(1, 2).reshape(-1, columns * cell[1])
+    margins = ((0, -n % columns), (0, -h % 16), (0, -w % 16), *[(0, 0)] * len(colours))
+    padded = np.pad(unique, margins, mode="edge")
+    cell = padded.shape[1:3]
+    whole = padded.reshape(-1, columns, *cell, *colours).swapaxes(1, 2)
+    whole = whole.reshape(-1, columns * cell[1], *colours)
     mime, content = _smallest_encoding(whole, cell, tolerance)
     return _Sheet(mime, content, columns, cell, cells)
+
+# %% ../../nbs/show/02_page.ipynb #dc6d6e29
+_DIFFERENCE = { # what it shows, by the number of channels
+    1: "Red in the difference is brighter than the original, blue darker",
+    3: "The difference has the colour that was added to the original, white is brighter"}
 
 # %% ../../nbs/show/02_page.ipynb #1ff3bd60
 def _explorer_texts(choices: Choices) -> dict[str, str]:
     "What is written on the page."
     both = ("The edit starts from the original and is guided until the critics say that it carries "
-            "the latents that were asked for. Red in the difference is brighter than the original, "
-            "blue darker, in full colour from half of the whole range. ")
-    if choices.dims: return {
-        "title": "What do two dimensions of a group encode?",
-        "matrix": "Every combination of the two strengths",
-        "hint": "Both strengths are 0. Turn one up. ",
-        "lead": "Each slider moves one latent dimension from the original's value (0) to the "
-                "target's (1). The map shows where that is.",
-        "help": both + "Points on the map are images of the recording; the white one is the "
-                "original, the black one the target, and the coloured one the latents asked for."}
-    return {
-        "title": "What does each latent group encode?",
-        "matrix": "Every group and strength",
-        "hint": "There is no guidance yet. Turn \u03b3 up. ",
-        "lead": "Turn up γ, and the original changes towards the target in one latent group of the "
-                "neural population. What changes is what that group encodes.",
-        "help": both + "At γ = 0 there is no guidance: the edit is the round trip through noise and "
-                "back and should be the original."}
+            "the latents that were asked for. ")
+    both += _DIFFERENCE[choices.album.images.shape[1]] + ", opaque from half of the whole range. "
+    if choices.dims: return {"title": "What do two dimensions of a group encode?",
+                             "matrix": "Every combination of the two strengths",
+                             "hint": "Both strengths are 0. Turn one up. ",
+                             "lead": "Each slider moves one latent dimension from the original's "
+                                     "value (0) to the target's (1). The map shows where that is.",
+                             "help": both + "Points on the map are images of the recording; the "
+                                            "white one is the original, the black one the target, "
+                                            "and the coloured one the latents asked for."}
+    return {"title": "What does each latent group encode?", "matrix": "Every group and strength",
+            "hint": "There is no guidance yet. Turn \u03b3 up. ",
+            "lead": "Turn up γ, and the original changes towards the target in one latent group of "
+                    "the neural population. What changes is what that group encodes.",
+            "help": both + "At γ = 0 there is no guidance: the edit is the round trip through "
+                           "noise and back and should be the original."}
 
 # %% ../../nbs/show/02_page.ipynb #8a2a896f
 def _manifold_data(choices: Choices) -> dict[str, Any]: # JSON-able
@@ -139,7 +142,7 @@ def _explorer_data(grid: FrameGrid, tolerance: float = 0.006) -> dict[str, Any]:
     groups = zip(choices.group_names, choices.groups)
     data = {
         "sprite": sheet.uri, "size": list(grid.frames.shape[2:]), "cell": list(sheet.cell),
-        "columns": sheet.columns, "cells": sheet.cells[:n],
+        "columns": sheet.columns, "cells": sheet.cells[:n], "colour": grid.frames.shape[1] == 3,
         "images": [{"name": name, "cell": cell} for name, cell in zip(album.names, sheet.cells[n:])],
         "groups": [{"name": name, "color": colours[g % len(colours)]} for name, g in groups],
         "axes": list(values), "values": values, "start": choices.start(),
@@ -158,12 +161,9 @@ _WAIT = ("This explorer is a small program. If nothing else appears here, allow 
          "Jupyter, trust the notebook or run the cell.")
 
 # %% ../../nbs/show/02_page.ipynb #1ab38bfb
-def _explorer_html(
-    what: Edits | FrameGrid,
-    title: str | None = None,        # None: a question
-    lead: str | None = None,         # a sentence below the title
-    tolerance: float = 0.006,        # RMSE that compression may cost the worst frame
-) -> str: # HTML to put into a page, or into IPython.display.HTML
+def _explorer_html(what: Edits | FrameGrid, title: str | None = None, lead: str | None = None,
+                   tolerance: float = 0.006) -> str:
+    # -> HTML to put into a page, or into IPython.display.HTML
     "The explorer as a piece of a page. Raises TypeError for anything else than edits or frames."
     grid, text = _as_grid(what), html.escape
     choices, texts = grid.choices, _explorer_texts(grid.choices)
@@ -189,8 +189,7 @@ def _explorer_html(
 
 # %% ../../nbs/show/02_page.ipynb #16bbec6d
 def to_html(
-    what: Edits | FrameGrid,
-    path: str | Path,
+    what: Edits | FrameGrid, path: str | Path,
     title: str | None = None,        # None: a question
     lead: str | None = None,         # a sentence below the title
     tolerance: float = 0.006,        # RMSE that compression may cost the worst frame

@@ -28,35 +28,29 @@ from .frames import (Choices, FrameCache, FrameGrid, FrameKey, ModelFrames, _as_
 from ..support.presets import EditSettings
 
 # %% ../../nbs/show/01_widgets.ipynb #e1290dc6
-def _png_uri(
-    image: np.ndarray,   # (1, H, W) in [0, 1], or (H, W, 4) uint8
-) -> str:
+def _png_uri(image: np.ndarray) -> str: # image (1 or 3, H, W) in [0, 1], or (H, W, 4) uint8
     "A picture as a data URI."
     if image.dtype != np.uint8:
-        image = (image.reshape(image.shape[-2:]).clip(0, 1) * 255).round().astype(np.uint8)
+        image = (image.clip(0, 1) * 255).round().astype(np.uint8)
+        image = image[0] if len(image) == 1 else np.moveaxis(image, 0, -1)
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, "PNG")
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 # %% ../../nbs/show/01_widgets.ipynb #9f76849f
-def _difference_image(
-    image: np.ndarray,   # (1, H, W)
-    other: np.ndarray,
-) -> np.ndarray: # (H, W, 4) uint8: red where the image is brighter, blue where it is darker
-    "What changed, clear where the two agree; full colour from a difference of a half."
-    change = (image - other).reshape(image.shape[-2:])
-    colour = np.where(change[..., None] > 0, [201, 52, 36], [23, 96, 176])
-    alpha = (np.abs(change) * 510).clip(0, 255)[..., None]
+def _difference_image(image: np.ndarray, other: np.ndarray) -> np.ndarray:
+    # -> (H, W, 4) uint8: red where a grey image is brighter, blue where it is darker
+    "What changed (of colours: what was added), clear where the two agree; opaque from a half on."
+    change = np.moveaxis(image - other, 0, -1)
+    most = np.abs(change).max(-1, keepdims=True)
+    if change.shape[-1] == 1: colour = np.where(change > 0, [201, 52, 36], [23, 96, 176])
+    else: colour = 127.5 * (1 + change / np.maximum(most, 1 / 255))
+    alpha = (most * 510).clip(0, 255)
     return np.concatenate([colour, alpha], -1).astype(np.uint8)
 
 # %% ../../nbs/show/01_widgets.ipynb #3aa42a51
-def _picture_html(
-    title: str,
-    image: np.ndarray,     # (1, H, W) in [0, 1], or (H, W, 4) uint8
-    width: int,            # on the screen, in pixels
-    alt: str,              # the text in place of the picture
-    accent: str = "",      # CSS colour of a frame
-) -> str: # HTML
+def _picture_html(title: str, image: np.ndarray, width: int, alt: str, accent: str = "") -> str:
+    # image (1 or 3, H, W) in [0, 1], or (H, W, 4) uint8; width: on the screen, in pixels -> HTML
     "A captioned picture; few pixels are drawn as squares."
     look = f"width:{width}px;border-radius:8px;background:rgba(128,128,128,.15);"
     if image.shape[-2] < 64: look += "image-rendering:pixelated;"
@@ -97,15 +91,8 @@ def _make_controls(choices: Choices) -> dict[str, ipywidgets.Widget]: # in the o
 # %% ../../nbs/show/01_widgets.ipynb #ce003bd9
 class _FrameWorker:
     "Computes first the frame on display, then, if all are wanted, the others."
-    def __init__(
-        self,
-        choices: Choices,
-        source: _FrameSource | None,
-        cache: FrameCache,                 # is filled
-        changed: Callable[[], None],       # is called whenever there is something new to show
-        ahead: bool = False,               # compute a whole row of gammas at once
-        background: bool = True,           # in a thread
-    ) -> None:
+    def __init__(self, choices: Choices, source: _FrameSource | None, cache: FrameCache,
+                 changed: Callable[[], None], ahead: bool = False, background: bool = True) -> None:
         self.choices, self.source, self.cache = choices, source, cache
         self.changed, self.ahead, self.background = changed, ahead, background
         self.wanted: FrameKey | None = None
@@ -185,13 +172,9 @@ def _plane_html(choices: Choices, key: FrameKey, colour: str, width: int, accent
     return f'<div style="width:{int(width * 1.1)}px">{svg}{below}</div>'
 
 # %% ../../nbs/show/01_widgets.ipynb #6c84fcd1
-def _explorer_picture(
-    choices: Choices,
-    key: FrameKey,
-    image: np.ndarray | None,    # (1, H, W) the edit; None: none yet
-    width: int,                  # of the edit on the screen, in pixels
-    colour: str | None = None,   # label that colours the manifold; None: no manifold
-) -> str: # HTML
+def _explorer_picture(choices: Choices, key: FrameKey, image: np.ndarray | None, width: int,
+                      colour: str | None = None) -> str:
+    # image (C, H, W) the edit; None: none yet; width: of the edit on the screen, in pixels -> HTML
     "Original, edit, target and difference, and the manifold where there is one."
     album, accent = choices.album, _css_palette()[key.group % 20]
     original, target = album.name(key.original), album.name(key.target)
@@ -210,7 +193,7 @@ def _explorer_picture(
             f"<div>{column}</div>{plane}</div>")
 
 # %% ../../nbs/show/01_widgets.ipynb #4f2b86d0
-def _describe_frame(choices: Choices, key: FrameKey, image: np.ndarray) -> str: # image: (1, H, W)
+def _describe_frame(choices: Choices, key: FrameKey, image: np.ndarray) -> str: # image: (C, H, W)
     "A frame in a sentence, read out when a slider moves; at the start a hint what to turn."
     original = choices.album.image(key.original)
     moved, whole = (float(np.sqrt(((other - original) ** 2).mean()))
@@ -229,11 +212,8 @@ def _hint(choices: Choices, key: FrameKey) -> str: # empty: none
     return ""
 
 # %% ../../nbs/show/01_widgets.ipynb #6f50463d
-def _explorer_status(
-    worker: _FrameWorker,
-    key: FrameKey,               # on display
-    image: np.ndarray | None,    # (1, H, W) the edit; None: not there yet
-) -> str: # HTML
+def _explorer_status(worker: _FrameWorker, key: FrameKey, image: np.ndarray | None) -> str:
+    # key: on display; image (C, H, W) the edit; None: not there yet -> HTML
     "What the picture shows, what is being computed, or what went wrong."
     if key in worker.failed:
         error = worker.failed[key]
@@ -268,8 +248,7 @@ def _explorer_parts(explorer: "Explorer", live: bool) -> list[ipywidgets.Widget]
 class Explorer(ipywidgets.VBox):
     "Sliders over frames: stored ones at once, others computed while one waits."
     def __init__(
-        self,
-        choices: Choices,
+        self, choices: Choices,
         source: Callable[[Sequence[FrameKey]], np.ndarray] | None = None, # of frames not in the cache
         cache: FrameCache | None = None,     # is filled
         ahead: bool | None = None,           # compute rows of gammas; None: as the source says

@@ -47,8 +47,7 @@ def _sample_poses(level: np.ndarray, rng: np.random.Generator) -> np.ndarray: # 
 
 # %% ../../nbs/simulate/02_images.ipynb #e4d00883
 def sample_labels(
-    n_images: int = 5760,
-    seed: int = 0,
+    n_images: int = 5760, seed: int = 0,
 ) -> pd.DataFrame: # image_id, category, object, variation, rxy, rxz, ryz, ty, tz, s
     "Labels of n images: objects in turn, variation levels in HvM's proportion, uniform poses."
     if n_images < 1: raise ValueError(f"n_images must be at least 1, not {n_images}")
@@ -84,11 +83,8 @@ def _natural_background(size: int, rng: np.random.Generator) -> np.ndarray: # (s
     return np.clip(np.where(row < horizon, sky, ground), 0, 1).astype(np.float32)
 
 # %% ../../nbs/simulate/02_images.ipynb #22ebcd83
-def _aperture(
-    size: int,
-    radius: float = 0.44, # share of the picture's side
-    fade: float = 0.05, # width of the edge, as a share of the side
-) -> np.ndarray: # (size, size) float32: 1 inside, 0 outside
+def _aperture(size: int, radius: float = 0.44, fade: float = 0.05) -> np.ndarray:
+    # -> (size, size) float32: 1 inside, 0 outside
     "HvM's round window."
     grid = (np.arange(size) + 0.5) / size - 0.5
     inside = np.clip((radius - np.hypot(grid[:, None], grid[None])) / fade + 0.5, 0, 1)
@@ -144,11 +140,21 @@ def render_labels(
         images[rows.index], masks[rows.index] = results
     return images, masks
 
+# %% ../../nbs/simulate/02_images.ipynb #12b34465
+def _with_hues(labels: pd.DataFrame, seed: int) -> pd.DataFrame: # with a column `hue`, degrees
+    "Hues of objects, drawn independently of everything else."
+    return labels.assign(hue=np.random.default_rng([seed, 5]).uniform(0, 360, len(labels)))
+
+# %% ../../nbs/simulate/02_images.ipynb #ba7fe4e1
+def _tint(images: np.ndarray, masks: np.ndarray, hue: np.ndarray) -> np.ndarray:
+    # grey images and masks (n, 1, H, W) in [0, 1], hue (n,) degrees -> (n, 3, H, W) float32 in [0, 1]
+    "Colour objects as much as stays in [0, 1]: c = v + min(v, 1 - v) cos(hue - 0, 120, 240 degrees)."
+    angle = np.deg2rad(np.asarray(hue)[:, None] - np.array([0, 120, 240]))
+    reach = np.minimum(images, 1 - images) * masks
+    return images + reach * np.cos(angle).astype(np.float32)[:, :, None, None]
+
 # %% ../../nbs/simulate/02_images.ipynb #4a9d2f03
-def _cached(
-    arguments: dict, # everything the images depend on
-    make: Callable[[], np.ndarray],
-) -> np.ndarray:
+def _cached(arguments: dict, make: Callable[[], np.ndarray]) -> np.ndarray:
     "Images from the cache, made and stored on the first call; an unreadable file is made again."
     key = hashlib.sha256(json.dumps(arguments, sort_keys=True).encode()).hexdigest()[:20]
     path = cache_folder() / "simulated" / f"hvm-{key}.npy"
@@ -167,12 +173,12 @@ def render_hvm(
     size: int = 128, # side of the pictures in pixels
     seed: int = 0, # another seed gives other poses
     background: str = "none", # "none" (black) or "natural"
-    supersample: int = 2,
-    workers: int | None = None,
+    supersample: int = 2, workers: int | None = None,
     cache: bool = False, # keep the images on disk
     return_mask: bool = False, # also return the objects' masks
     progress: bool = True,
-) -> tuple: # images (n, 1, size, size) float32 in [0, 1], labels DataFrame[, masks like the images]
+    colour: bool = False, # each object in a hue of its own: C = 3, and a label `hue`
+) -> tuple: # images (n, C, size, size) float32 in [0, 1], labels DataFrame[, masks (n, 1, size, size)]
     "Fresh pictures of the simulated HvM, with labels."
     labels = sample_labels(n_images, seed)
     arguments = dict(n_images=n_images, size=size, seed=seed, background=background, supersample=supersample)
@@ -182,4 +188,8 @@ def render_hvm(
 
     pair = _cached(arguments | {"renderer": _RENDERER}, make) if cache else make()
     images, masks = (pair[:, i:i + 1].astype(np.float32) / 255 for i in (0, 1))
+    if colour:
+        labels, visible = _with_hues(labels, seed), masks
+        if background == "natural": visible = masks * _aperture(size)
+        images = _tint(images, visible, labels["hue"].to_numpy())
     return (images, labels, masks) if return_mask else (images, labels)

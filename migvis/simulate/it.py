@@ -7,7 +7,7 @@ __all__ = ['SUBJECTS', 'object_features', 'simulate_hvm']
 
 # %% ../../nbs/simulate/03_it.ipynb #4d6dabac
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -15,7 +15,7 @@ import pandas as pd
 import trimesh
 
 from ..data import Recording
-from .images import render_hvm, sample_labels
+from .images import render_hvm, sample_labels, _with_hues
 from .objects import CATEGORIES, make_object, object_names
 from .renderer import rotation_matrix
 
@@ -60,7 +60,7 @@ def _factor_features(labels: pd.DataFrame) -> dict[str, np.ndarray]: # factor ->
     category = category - 1 / len(CATEGORIES)
     content = object_features().loc[labels["object"]]
     by_category = np.einsum("nr,nc->ncr", rotation - _mean_rotation(), category)
-    return {
+    features = {
         "rotation": rotation,
         "rotation_by_category": by_category.reshape(len(labels), -1),
         "category": category,
@@ -69,12 +69,15 @@ def _factor_features(labels: pd.DataFrame) -> dict[str, np.ndarray]: # factor ->
         "position": labels[["ty", "tz"]].to_numpy(),
         "size": np.log(labels[["s"]].to_numpy()),
     }
+    if "hue" not in labels: return features
+    hue = np.deg2rad(labels["hue"].to_numpy())
+    return features | {"hue": np.column_stack([np.cos(hue), np.sin(hue)])}
 
 # %% ../../nbs/simulate/03_it.ipynb #07daa1b1
 @lru_cache(maxsize=None)
 def _reference() -> pd.DataFrame:
     "Labels on which features, tuning and rates are standardised."
-    return sample_labels(5760, seed=2**31)
+    return _with_hues(sample_labels(5760, seed=2**31), seed=2**31)
 
 # %% ../../nbs/simulate/03_it.ipynb #391fd93a
 @lru_cache(maxsize=None)
@@ -113,6 +116,11 @@ class _Population:
     slope: float = 1.1 # b: depth of modulation
     threshold: float = -0.1 # theta
 
+    @property
+    def factors(self) -> tuple: # F names
+        "What the units encode: the last factor, hue, only where there is a share for it."
+        return (*_FACTORS, "hue")[:len(self.shares)]
+
 # %% ../../nbs/simulate/03_it.ipynb #e0ac5fcd
 SUBJECTS = {"M1": _Population(58, seed=101, mean_rate=3.7), "M2": _Population(110, seed=102)}
 
@@ -137,10 +145,10 @@ def _make_tuning(population: _Population) -> _Tuning:
     rng, features = np.random.default_rng(population.seed), _standard_features(_reference())
     mean, n = np.array(population.shares) / sum(population.shares), population.n_units
     shares, weights = rng.dirichlet(mean * population.concentration * len(mean), n), {}
-    for f, factor in enumerate(_FACTORS):
+    for f, factor in enumerate(population.factors):
         w = rng.standard_normal((n, features[factor].shape[1]))
         weights[factor] = w * (np.sqrt(shares[:, f]) / (features[factor] @ w.T).std(0))[:, None]
-    rectified = _rectify(sum(features[factor] @ weights[factor].T for factor in _FACTORS), population)
+    rectified = _rectify(sum(features[factor] @ w.T for factor, w in weights.items()), population)
     rate = population.mean_rate * np.exp(population.rate_spread * rng.standard_normal(n))
     return _Tuning(shares, weights, rate, rectified.mean(0))
 
@@ -148,20 +156,14 @@ def _make_tuning(population: _Population) -> _Tuning:
 def _firing_rates(labels: pd.DataFrame, population: _Population) -> np.ndarray: # (n, N) spikes/s
     "Noiseless rates of a population's units for the stimuli that labels describe."
     tuning, features = _make_tuning(population), _standard_features(labels)
-    drive = sum(features[factor] @ tuning.weights[factor].T for factor in _FACTORS)
+    drive = sum(features[factor] @ w.T for factor, w in tuning.weights.items())
     return tuning.mean_rate * _rectify(drive, population) / tuning.norm
 
 # %% ../../nbs/simulate/03_it.ipynb #0f3d4b61
-def _spike_trials(
-    rates: np.ndarray, # (n, N) spikes/s
-    repeats: int = 40,
-    window: float = 0.1, # seconds
-    shared_gain: float = 0.0, # s.d. of the log gain that all units share in a trial
-    session_drift: float = 0.0, # s.d. of each unit's log gain over sessions
-    sessions: int = 4,
-    keep: bool = False, # return single trials too
-    seed: int = 0,
-) -> tuple: # averages (n, N) in spikes/s, trials (n, repeats, N) or None, session of each image (n,)
+def _spike_trials(rates: np.ndarray, repeats: int = 40, window: float = 0.1,
+                  shared_gain: float = 0.0, session_drift: float = 0.0, sessions: int = 4,
+                  keep: bool = False, seed: int = 0) -> tuple:
+    # -> averages (n, N) in spikes/s, trials (n, repeats, N) or None, session of each image (n,)
     "Poisson spike counts in repeated trials, with optional shared and slow gains."
     rng, (n, units) = np.random.default_rng([seed, 3]), rates.shape
     session = rng.permutation(np.arange(n) * sessions // n)
@@ -186,24 +188,23 @@ def _leading_directions(part: np.ndarray, variance: float = 0.95) -> np.ndarray:
 
 # %% ../../nbs/simulate/03_it.ipynb #b0000401
 @lru_cache(maxsize=None)
-def _ground_truth(
-    population: _Population,
-    repeats: int = 40,
-    window: float = 0.1,
-) -> dict[str, np.ndarray]: # drive_fraction and fraction (N, F), weights and basis of each factor
+def _ground_truth(population: _Population, repeats: int = 40,
+                  window: float = 0.1) -> dict[str, np.ndarray]:
+    # -> drive_fraction and fraction (N, F), weights and basis of each factor
     "What each unit, and which subspace of z-scored responses, encodes."
     tuning, features = _make_tuning(population), _standard_features(_reference())
+    factors = population.factors
     rates = _firing_rates(_reference(), population)
     scale = np.sqrt(rates.var(0) + rates.mean(0) / (repeats * window))
-    design = np.column_stack([features[factor] for factor in _FACTORS])
+    design = np.column_stack([features[factor] for factor in factors])
     coefficients = np.linalg.lstsq(design, (rates - rates.mean(0)) / scale, rcond=1e-8)[0]
-    ends = np.cumsum([features[factor].shape[1] for factor in _FACTORS])
-    blocks = zip(_FACTORS, np.split(coefficients, ends[:-1]))
+    ends = np.cumsum([features[factor].shape[1] for factor in factors])
+    blocks = zip(factors, np.split(coefficients, ends[:-1]))
     parts = {factor: features[factor] @ block for factor, block in blocks}
     explained = np.stack([part.var(0) / (rates.var(0) / scale**2) for part in parts.values()], 1)
     return {
-        "factors": np.array(_FACTORS), "drive_fraction": tuning.shares, "mean_rate": tuning.mean_rate,
-        **{f"weights_{factor}": tuning.weights[factor] for factor in _FACTORS},
+        "factors": np.array(factors), "drive_fraction": tuning.shares, "mean_rate": tuning.mean_rate,
+        **{f"weights_{factor}": tuning.weights[factor] for factor in factors},
         **{f"basis_{factor}": _leading_directions(part) for factor, part in parts.items()},
         "fraction": explained,
     }
@@ -216,17 +217,17 @@ def _population(subject: str | _Population) -> _Population:
     raise ValueError(f"subject must be {' or '.join(map(repr, SUBJECTS))}, or one of `SUBJECTS` with "
                      f"other parameters (`dataclasses.replace`), not {subject!r}")
 
+# %% ../../nbs/simulate/03_it.ipynb #54c0ca2f
+def _with_hue(population: _Population, share: float = 0.12) -> _Population:
+    "The population with units that encode hue, too: other units than those for grey images."
+    if "hue" in population.factors: return population
+    return replace(population, shares=(*population.shares, share))
+
 # %% ../../nbs/simulate/03_it.ipynb #51610faa
-def _respond(
-    labels: pd.DataFrame, # as of `sample_labels` or `render_hvm`
-    subject: str | _Population = "M1",
-    seed: int = 0, # of the noise
-    repeats: int = 40,
-    window: float = 0.1, # seconds in which spikes are counted
-    shared_gain: float = 0.0, # s.d. of the log gain shared by all units in a trial
-    session_drift: float = 0.0, # s.d. of each unit's log gain over four sessions
-    trials: bool = False,
-) -> tuple: # responses (n, N) spikes/s, trials (n, repeats, N) or None, truth
+def _respond(labels: pd.DataFrame, subject: str | _Population = "M1",
+             seed: int = 0, repeats: int = 40, window: float = 0.1, shared_gain: float = 0.0,
+             session_drift: float = 0.0, trials: bool = False) -> tuple:
+    # -> responses (n, N) spikes/s, trials (n, repeats, N) or None, truth
     "Responses of a simulated subject to any labelled images, and what they are made of."
     if repeats < 1 or window <= 0 or shared_gain < 0 or session_drift < 0:
         raise ValueError("need repeats >= 1, window > 0, shared_gain >= 0 and session_drift >= 0; got "
@@ -254,15 +255,18 @@ def simulate_hvm(
     cache: bool = True, # keep rendered images on disk
     workers: int | None = None, # processes for rendering
     progress: bool = True,
+    colour: bool = False, # coloured objects, with a label `hue` that the units encode, too
 ) -> Recording: # its `truth` says what every unit encodes
     "Simulate a recording: HvM-like images and the responses of an IT population whose tuning is known."
     population = _population(subject)
+    if colour: population = _with_hue(population)
     images, labels = render_hvm(n_images, size, seed, background, workers=workers, cache=cache,
-                                progress=progress)
+                                progress=progress, colour=colour)
     average, single, truth = _respond(labels, population, seed, repeats, window, shared_gain, session_drift,
                                       trials)
     name = subject if isinstance(subject, str) else f"population {population.seed}"
     units = [f"sim_{name}_{i:03d}" for i in range(population.n_units)]
     sites = pd.DataFrame({"site_id": units, "subject": name, "region": "IT (simulated)",
                           "mean_rate": truth["mean_rate"]})
-    return Recording(images, average, labels, sites, single, f"simulated HvM, {name}", truth, simulated=True)
+    title = f"simulated HvM{' in colour' if colour else ''}, {name}"
+    return Recording(images, average, labels, sites, single, title, truth, simulated=True)

@@ -33,10 +33,8 @@ def object_names() -> pd.DataFrame: # 64 rows: category, object
     return pd.DataFrame(rows, columns=["category", "object"])
 
 # %% ../../nbs/simulate/00_objects.ipynb #e816afe6
-def _vertex_normals(
-    vertices: np.ndarray, # (v, 3)
-    faces: np.ndarray, # (f, 3)
-) -> np.ndarray: # (v, 3) unit length
+def _vertex_normals(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
+    # vertices (v, 3); faces (f, 3) -> (v, 3) unit length
     "Normals at the vertices: the mean of the adjoining faces' normals, weighted by area."
     corners = vertices[faces]
     face = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])

@@ -23,9 +23,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..data import Recording
-from ..denoiser import (
-    Denoiser, NoiseSchedule, _describe_denoiser, _loss_weights, _pixel_statistics, _training_fingerprint,
-    build_denoiser, load_denoiser, save_denoiser, validation_loss)
+from ..denoiser import (Denoiser, NoiseSchedule, _describe_denoiser, _loss_weights,
+                             _pixel_statistics, _training_fingerprint, build_denoiser,
+                             load_denoiser, save_denoiser, validation_loss)
 from ..support.images import resize_images
 from .images import _POSE, _RENDERER, render_labels, sample_labels
 from .objects import object_names
@@ -49,8 +49,7 @@ def _weights_file(name: str = "demo") -> Path:
 
 # %% ../../nbs/simulate/05_pretrained.ipynb #3a1c9172
 def load_pretrained(
-    name: str = "demo",
-    device: str | torch.device = "auto",
+    name: str = "demo", device: str | torch.device = "auto",
 ) -> tuple[Denoiser, dict[str, Any]]: # in evaluation mode; its card
     "A shipped denoiser and its card. Raises ValueError for a name that does not exist."
     return load_denoiser(_weights_file(name), device)
@@ -63,9 +62,10 @@ def _load_weak(name: str = "demo", device: str | torch.device = "auto") -> Denoi
 
 # %% ../../nbs/simulate/05_pretrained.ipynb #567c9cc0
 def _describe_renders(recording: Recording) -> bool:
-    "Whether the labels name simulated objects and their poses."
+    "Whether the images are grey, and the labels name simulated objects and their poses."
     labels, objects = recording.labels, set(object_names()["object"])
-    if not {"category", "object", *_POSE} <= set(labels) or recording.images.shape[-1] < 8: return False
+    channels, size = recording.images.shape[1], recording.images.shape[-1]
+    if channels != 1 or size < 8 or not {"category", "object", *_POSE} <= set(labels): return False
     poses = labels[list(_POSE)].apply(pd.to_numeric, errors="coerce").to_numpy(float)
     return set(labels["object"]) <= objects and bool(np.isfinite(poses).all())
 
@@ -172,15 +172,10 @@ def _label_targets(labels: pd.DataFrame) -> tuple[Tensor, Tensor]: # (n,), (n, 1
     return torch.as_tensor(objects.astype(np.int64)), torch.as_tensor(values).float()
 
 # %% ../../nbs/simulate/05_pretrained.ipynb #80be5994
-def _time_density(
-    schedule: NoiseSchedule,
-    centre: float = 0.5,        # noise level around which times are drawn
-    spread: float = 1.3,        # s.d. of its logarithm
-    even: float = 0.5,          # share of the times drawn evenly
-) -> Tensor: # (T,) probability of t = 1..T
+def _time_density(schedule: NoiseSchedule, even: float = 0.5) -> Tensor: # (T,) of t = 1..T
     "Times at which the denoiser is trained: partly even, partly log-normal in the noise level."
     level = ((1 - schedule.alpha_bar[1:]) / schedule.alpha_bar[1:]).sqrt().double().log()
-    density = torch.exp(-0.5 * ((level - math.log(centre)) / spread) ** 2) * torch.gradient(level)[0]
+    density = torch.exp(-0.5 * ((level - math.log(0.5)) / 1.3) ** 2) * torch.gradient(level)[0]
     return even / schedule.T + (1 - even) * density / density.sum()
 
 # %% ../../nbs/simulate/05_pretrained.ipynb #e11c8166
@@ -211,7 +206,7 @@ def _labelled_loss(images: Tensor, labels: pd.DataFrame, schedule: NoiseSchedule
 def _fit_labelled(denoiser: Denoiser, images: Tensor, labels: pd.DataFrame, held_out: Tensor,
                   config: DenoiserConfig, checkpoint: str | Path | None, seed: int,
                   device: str | torch.device = "auto", ready: Callable[[], int] | None = None,
-                  **options: Any) -> Fit:
+                  options: Mapping[str, Any] | None = None) -> Fit:
     "Train a denoiser with a label head; a checkpoint of other images, weights or settings is refused."
     device, steps = resolve_device(device), config.steps
     check = validation_loss(held_out.to(device), denoiser.schedule)
@@ -225,7 +220,7 @@ def _fit_labelled(denoiser: Denoiser, images: Tensor, labels: pd.DataFrame, held
     model = _WithLabelHead(denoiser, len(object_names()) + 12)
     return fit(model, loss, len(images), checkpoint=checkpoint, seed=seed, device=device, fingerprint=marks,
                validate=lambda model: check(model.denoiser),
-               **{name: getattr(config, name) for name in names}, **(defaults | options))
+               **{name: getattr(config, name) for name in names}, **(defaults | dict(options or {})))
 
 # %% ../../nbs/simulate/05_pretrained.ipynb #903bd613
 def _commit() -> str | None:
@@ -271,8 +266,8 @@ def train_pretrained(
     held_out, tests = (_pool(part, config.image_size, n_images)[0] for part in ("validation", "test"))
     denoiser = copy.deepcopy(start)
     if start is None: denoiser = build_denoiser(config, *_pixel_statistics(images, checkpoint), seed)
-    run = _fit_labelled(denoiser, images, labels, held_out, config, checkpoint, seed, device, compile=compile,
-                        progress=progress, **options)
+    run = _fit_labelled(denoiser, images, labels, held_out, config, checkpoint, seed, device,
+                        options={"compile": compile, "progress": progress} | options)
     place = next(denoiser.parameters()).device
     test_loss = float(validation_loss(tests.to(place), denoiser.schedule, n=1024)(denoiser.eval()))
     card = _make_card(config, len(labels), seed, run, test_loss, start)

@@ -14,11 +14,7 @@ from embreex.mesh_construction import TriangleMesh
 from embreex.rtcore_scene import EmbreeScene
 
 # %% ../../nbs/simulate/01_renderer.ipynb #b5fdfacf
-def _plane_rotation(
-    a: int, # axis that is turned, 0, 1 or 2
-    b: int, # axis it is turned towards
-    degrees: float | np.ndarray, # any shape (...)
-) -> np.ndarray: # (..., 3, 3)
+def _plane_rotation(a: int, b: int, degrees: float | np.ndarray) -> np.ndarray: # (..., 3, 3)
     "Rotation R_ab that turns axis `a` towards axis `b`."
     angle = np.deg2rad(np.asarray(degrees, dtype=float))
     rotation = np.zeros(angle.shape + (3, 3))
@@ -37,9 +33,8 @@ def rotation_matrix(
     return _plane_rotation(1, 2, ryz) @ _plane_rotation(0, 2, rxz) @ _plane_rotation(1, 0, rxy)
 
 # %% ../../nbs/simulate/01_renderer.ipynb #6c414143
-def _standard_size(
-    vertices: np.ndarray, # (v, 3)
-) -> np.ndarray: # (v, 3) centred on the bounding box
+def _standard_size(vertices: np.ndarray) -> np.ndarray:
+    # vertices (v, 3) -> (v, 3) centred on the bounding box
     "Centre vertices and scale them so that compact and slender objects look equally large."
     vertices = vertices - (vertices.max(0) + vertices.min(0)) / 2
     reach = np.linalg.norm(vertices, axis=1).max()
@@ -73,12 +68,9 @@ def _sky_directions(n: int) -> np.ndarray:
     return np.stack([side * np.cos(angle), side * np.sin(angle), height], 1)
 
 # %% ../../nbs/simulate/01_renderer.ipynb #1e5329f0
-def _ambient_occlusion(
-    vertices: np.ndarray, # (v, 3)
-    normals: np.ndarray, # (v, 3)
-    faces: np.ndarray, # (f, 3)
-    n_rays: int = 20,
-) -> np.ndarray: # (v,) 1 where the whole hemisphere is open, 0 where nothing is
+def _ambient_occlusion(vertices: np.ndarray, normals: np.ndarray, faces: np.ndarray,
+                       n_rays: int = 20) -> np.ndarray:
+    # -> (v,) 1 where the whole hemisphere is open, 0 where nothing is
     "Share of the hemisphere above each vertex from which light can come."
     size = np.ptp(vertices, axis=0).max()
     across = np.where(np.abs(normals[:, :1]) < 0.6, [[1.0, 0, 0]], [[0, 1.0, 0]])
@@ -141,11 +133,8 @@ class _Views:
         return replace(self, pose=self.pose[rows], shift=self.shift[rows], scale=self.scale[rows])
 
 # %% ../../nbs/simulate/01_renderer.ipynb #b0000018
-def _covered(
-    vertices: np.ndarray, # (v, 3) float32
-    views: _Views,
-    grid: np.ndarray, # (side,) places of rays along a side of the picture
-) -> np.ndarray: # (r,) index of rays into (n, side, side)
+def _covered(vertices: np.ndarray, views: _Views, grid: np.ndarray) -> np.ndarray:
+    # vertices (v, 3); grid (side,) -> (r,) index of rays into (n, side, side)
     "Rays within the rectangle that the object covers in each picture."
     pose, shift, scale = (np.asarray(a, np.float32) for a in (views.pose, views.shift, views.scale))
     seen = np.einsum("vj,nij->nvi", vertices, pose) * scale[:, None, None]
@@ -180,26 +169,17 @@ def _unit(vectors: np.ndarray, least: float = 0.0) -> np.ndarray:
     return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), least)
 
 # %% ../../nbs/simulate/01_renderer.ipynb #b0000022
-def _towards_light(
-    pose: np.ndarray, # (h, 3, 3) float32
-    jitter: np.ndarray, # (h, 2) place on the key light, -1 to 1
-    light: Light,
-) -> np.ndarray: # (h, 3) in the object's frame, not normalised
+def _towards_light(pose: np.ndarray, jitter: np.ndarray, light: Light) -> np.ndarray:
+    # pose (h, 3, 3); jitter (h, 2) -> (h, 3) in the object's frame, not normalised
     "Directions from points to the key light."
     key = (np.asarray(light.key) / np.linalg.norm(light.key)).astype(np.float32)
     aim = key + np.float32(light.spread) * np.pad(jitter.astype(np.float32), ((0, 0), (1, 0)))
     return np.einsum("hij,hi->hj", pose, aim)
 
 # %% ../../nbs/simulate/01_renderer.ipynb #e62cfc21
-def _shade(
-    points: np.ndarray, # (h, 3) hits, in the object's frame
-    looks: np.ndarray, # (h, 6) normal, albedo, gloss, occlusion there
-    ahead: np.ndarray, # (h, 3) directions of the rays
-    pose: np.ndarray, # (h, 3, 3) float32
-    jitter: np.ndarray, # (h, 2) place on the key light that each ray looks at
-    scene: EmbreeScene,
-    light: Light,
-) -> np.ndarray: # (h,) grey values, 0 to 1
+def _shade(points: np.ndarray, looks: np.ndarray, ahead: np.ndarray, pose: np.ndarray,
+           jitter: np.ndarray, scene: EmbreeScene, light: Light) -> np.ndarray:
+    # -> (h,) grey values, 0 to 1
     "Light at points of the surface: sky, key light with soft shadows, highlight."
     normal = _unit(looks[:, :3], 1e-6)
     normal = normal * np.where(_dot(normal, ahead) > 0, -1, 1)[:, None] # towards the viewer

@@ -68,11 +68,8 @@ def _draw_cells(population: V1Population) -> pd.DataFrame: # N rows
     })
 
 # %% ../../nbs/simulate/04_v1.ipynb #7b859e20
-def _gabor_pairs(
-    cells: pd.DataFrame,     # N rows, as from `_draw_cells`
-    size: int,               # side of the image in pixels
-    bandwidth: float = 1.5,  # octaves
-) -> np.ndarray: # (N, 2, size, size) float32, two phases a quarter cycle apart
+def _gabor_pairs(cells: pd.DataFrame, size: int, bandwidth: float = 1.5) -> np.ndarray:
+    # -> (N, 2, size, size) float32, two phases a quarter cycle apart
     "Gabor functions; a cell's best grating of full contrast, in [0, 1], has a product of 1 with them."
     columns = ("frequency", "orientation", "phase", "x", "y")
     frequency, orientation, phase, x, y = (cells[name].to_numpy()[:, None, None] for name in columns)
@@ -89,17 +86,14 @@ def _gabor_pairs(
     return np.stack([4 * window * wave for wave in waves], 1).astype(np.float32)
 
 # %% ../../nbs/simulate/04_v1.ipynb #784b38b3
-def _cell_drive(
-    images: np.ndarray,      # (n, 1, size, size) in [0, 1]
-    cells: pd.DataFrame,     # N rows, as from `_draw_cells`
-    bandwidth: float = 1.5,  # octaves
-) -> np.ndarray: # (n, N) float32, not negative; 1 for a cell's best grating at full contrast
+def _cell_drive(images: np.ndarray, cells: pd.DataFrame, bandwidth: float = 1.5) -> np.ndarray:
+    # -> (n, N) float32, not negative; 1 for a cell's best grating at full contrast
     "Output of the linear stage: rectified for simple cells, energy for complex ones (Adelson & Bergen 1985)."
     images = check_images(images)
     if images.shape[2] != images.shape[3]:
         raise ValueError(f"images must be square, got {images.shape[2:]}; crop or pad them")
     pairs = _gabor_pairs(cells, images.shape[-1], bandwidth).reshape(len(cells), 2, -1)
-    pixels = images.reshape(len(images), -1) - np.float32(0.5)
+    pixels = images.mean(1).reshape(len(images), -1) - np.float32(0.5) # colours are averaged
     first, second = pixels @ pairs[:, 0].T, pixels @ pairs[:, 1].T
     return np.where(cells["complex"].to_numpy(), np.hypot(first, second), np.maximum(first, 0))
 
@@ -113,12 +107,9 @@ def _event_rates(images: np.ndarray, population: V1Population) -> np.ndarray: # 
     return (cells["max_rate"].to_numpy() * share).astype(np.float32)
 
 # %% ../../nbs/simulate/04_v1.ipynb #ff7da410
-def _calcium_trials(
-    rates: np.ndarray,           # (n, N) mean number of events per presentation
-    repeats: int,                # presentations of each image
-    population: V1Population,
-    seed: int = 0,               # of the noise
-) -> np.ndarray: # (n, repeats, N) float32, summed size of events
+def _calcium_trials(rates: np.ndarray, repeats: int, population: V1Population,
+                    seed: int = 0) -> np.ndarray:
+    # rates (n, N) -> (n, repeats, N) float32, summed size of events
     "Poisson events of gamma-distributed size under a shared gain; the mean is the rate."
     rng, (n, units) = np.random.default_rng([seed, population.seed, 4]), rates.shape
     slope = population.shared_gain * _draw_cells(population)["loading"].to_numpy()
@@ -132,12 +123,9 @@ def _calcium_trials(
     return trials
 
 # %% ../../nbs/simulate/04_v1.ipynb #3915e1a4
-def _respond_v1(
-    images: np.ndarray,                        # (n, 1, size, size) in [0, 1]
-    population: V1Population = V1Population(),
-    seed: int = 0,                             # of the noise
-    repeats: int = 2,
-) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]: # averages (n, N), trials (n, repeats, N), truth
+def _respond_v1(images: np.ndarray, population: V1Population = V1Population(), seed: int = 0,
+                repeats: int = 2) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
+    # images (n, C, size, size) in [0, 1] -> averages (n, N), trials (n, repeats, N), truth
     "Answers of simulated V1 cells to any images, and what they are made of."
     if repeats < 1: raise ValueError(f"repeats must be at least 1, got {repeats}")
     rates, noise_seed = _event_rates(images, population), zlib.crc32(f"{seed}/{population.seed}".encode())

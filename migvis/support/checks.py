@@ -19,12 +19,10 @@ def to_numpy(
     values: Any, # array, tensor on any device, list, or None
 ) -> np.ndarray | None:
     "Turn arrays and tensors into NumPy arrays; `None` stays `None`."
-    if values is None:
-        return None
+    if values is None: return None
     if isinstance(values, np.ma.MaskedArray): # as netCDF files give
         return values.astype(float).filled(np.nan) if np.ma.is_masked(values) else values.data
-    if not hasattr(values, "detach"):
-        return np.asarray(values)
+    if not hasattr(values, "detach"): return np.asarray(values)
     values = values.detach().cpu()
     values = values.float() if str(values.dtype) == "torch.bfloat16" else values # unknown to NumPy
     return values.numpy()
@@ -42,8 +40,7 @@ _DIMENSIONS = {
 # %% ../../nbs/support/00_checks.ipynb #d3cdbd53
 def _in_order(values: Any, order: tuple[str, ...], what: str) -> Any: # the same, transposed
     "Bring named dimensions into the order expected. Raises ValueError for others."
-    if not hasattr(values, "to_pandas"):
-        return values
+    if not hasattr(values, "to_pandas"): return values
     known = {name: kind for kind, names in _DIMENSIONS.items() for name in names}
     kind = {d: known.get(str(d).lower(), str(d)) for d in values.dims}
     if sorted(kind.values()) != sorted(order):
@@ -91,8 +88,7 @@ def _check_responses(responses: Any, n: int) -> np.ndarray: # responses (n, N) -
 # %% ../../nbs/support/00_checks.ipynb #f02a7962
 def _check_trials(trials: Any, shape: tuple[int, int]) -> np.ndarray | None: # (n, repeats, N)
     "Check that trials fit the responses; NaN is a missing repeat, infinity an error."
-    if trials is None:
-        return None
+    if trials is None: return None
     trials = _real(trials, "trials", ("image", "repeat", "unit"))
     trials = np.ascontiguousarray(trials, dtype=np.float32)
     if trials.ndim != 3 or (trials.shape[0], trials.shape[2]) != shape:
@@ -111,16 +107,14 @@ def _constant(x: np.ndarray) -> np.ndarray: # x (n, N) -> (N,) bool
 # %% ../../nbs/support/00_checks.ipynb #7720e7eb
 def _centred(responses: Any, trials: Any) -> tuple[Any, Any]:
     "Subtract the mean of units so far from 0 that 32 bits would round their variation away. Warns."
-    if responses is None:
-        return responses, trials
+    if responses is None: return responses, trials
     x = _real(responses, "responses", ("image", "unit"))
     if x.ndim != 2 or x.dtype.itemsize < 8 or not x.size or not np.isfinite(x).all():
         return responses, trials
     with np.errstate(over="ignore"):
         rounding = np.abs(x - x.astype(np.float32)).max(0)
     lost = (rounding > 1e-3 * x.std(0)) & ~_constant(x.astype(np.float64))
-    if not lost.any():
-        return responses, trials
+    if not lost.any(): return responses, trials
     warnings.warn(f"units {np.flatnonzero(lost)[:10].tolist()} vary too little around their mean "
                   "for 32-bit numbers; it was subtracted from their responses and "
                   "trials", stacklevel=5)
@@ -138,13 +132,10 @@ def _plain_column(column: pd.Series) -> pd.Series:
     present = column.dropna() if column.dtype == object else []
     if len(present) and all(type(v) in (int, float) or isinstance(v, np.number) for v in present):
         return pd.to_numeric(column.where(column.notna(), np.nan))
-    if column.dtype.kind in "mM":
-        return column.astype(str).where(column.notna(), None)
+    if column.dtype.kind in "mM": return column.astype(str).where(column.notna(), None)
     nullable = isinstance(column.dtype, pd.api.extensions.ExtensionDtype)
-    if not nullable or not pd.api.types.is_numeric_dtype(column):
-        return column
-    if not column.isna().any():
-        return column.astype(column.dtype.numpy_dtype)
+    if not nullable or not pd.api.types.is_numeric_dtype(column): return column
+    if not column.isna().any(): return column.astype(column.dtype.numpy_dtype)
     if pd.api.types.is_bool_dtype(column):
         return column.astype(object).where(column.notna(), None).map(str, na_action="ignore")
     return column.astype("float64")
@@ -177,8 +168,7 @@ def _check_labels(labels: Any, n: int) -> pd.DataFrame:
     if column.isna().any():
         raise ValueError(f"category is missing for {column.isna().sum()} images, "
                          f"first for image {column.isna().to_numpy().argmax()}")
-    if not pd.api.types.is_numeric_dtype(column):
-        return labels.assign(category=column.astype(str))
+    if not pd.api.types.is_numeric_dtype(column): return labels.assign(category=column.astype(str))
     values = column.to_numpy(float)
     wrong = values[np.isinf(values) | (values % 1 != 0)]
     if len(wrong):
@@ -209,8 +199,7 @@ _ID_COLUMNS = {"labels": "image_id", "sites": "site_id"}
 def _names(index: pd.Index, what: str) -> pd.Index | None:
     "What the rows of a table are called. Refuses 0, 1, ... in another order."
     numbers = pd.RangeIndex(len(index))
-    if index.equals(numbers):
-        return None
+    if index.equals(numbers): return None
     if pd.api.types.is_integer_dtype(index) and index.sort_values().equals(numbers):
         raise ValueError(f"{what} are numbered 0 to {len(index) - 1}, but begin with {index[0]}: "
                          "which order holds is not clear; sort them by these numbers (sort_index), "
@@ -222,9 +211,9 @@ def _names(index: pd.Index, what: str) -> pd.Index | None:
 def _keep_index(table: pd.DataFrame, column: str, what: str) -> pd.DataFrame: # index 0..n-1
     "Number the rows of a table; an index that says more than numbers do becomes a column."
     index = table.index
-    has_names = _names(index, "the rows of "
-                              f"{what}") is not None and not pd.api.types.is_numeric_dtype(index)
-    if has_names and index.nlevels == 1 and index.name is None and column not in table:
+    named = _names(index, f"the rows of {what}") is not None
+    if (named and not pd.api.types.is_numeric_dtype(index) and index.nlevels == 1
+            and index.name is None and column not in table):
         index = index.rename(column)
     table = table.reset_index(drop=True)
     for name in [name for name in index.names if name is not None]:
@@ -240,11 +229,9 @@ def _check_same(names: pd.Index | None, table: pd.DataFrame, what: str) -> None:
     "Refuse a table that calls its rows otherwise than the responses do."
     called = (_names(table.index, f"the rows of {what}"), table.get(_ID_COLUMNS[what]))
     known = [pd.Index(ids).map(str) for ids in called if ids is not None]
-    if names is None or not known or len(table) != len(names):
-        return
+    if names is None or not known or len(table) != len(names): return
     same = [ids == names.map(str) for ids in known]
-    if any(rows.all() for rows in same):
-        return
+    if any(rows.all() for rows in same): return
     row = int(same[-1].argmin())
     raise ValueError(f"{what} and responses are not in the same order, or not of the same things: "
                      f"number {row} is {known[-1][row]!r} in {what} but {names[row]!r} in "
@@ -256,15 +243,13 @@ def _with_names(responses: Any, labels: Any, sites: Any) -> pd.DataFrame: # resp
     "Check that responses, labels and sites call their rows alike."
     labels, responses = pd.DataFrame(labels), _in_order(responses, ("image", "unit"), "responses")
     responses = responses.to_pandas() if hasattr(responses, "to_pandas") else responses
-    if not isinstance(responses, pd.DataFrame):
-        return labels
+    if not isinstance(responses, pd.DataFrame): return labels
     rows = _names(responses.index, "the rows of responses")
     _check_same(rows, labels, "labels")
     if sites is not None:
-        _check_same(_names(responses.columns, "the columns of "
-                                              "responses"), pd.DataFrame(sites), "sites")
+        columns = _names(responses.columns, "the columns of responses")
+        _check_same(columns, pd.DataFrame(sites), "sites")
     named_already = "image_id" in labels or _names(labels.index, "labels") is not None
-    if rows is None or rows.nlevels > 1 or named_already:
-        return labels
+    if rows is None or rows.nlevels > 1 or named_already: return labels
     only_numbers = pd.api.types.is_numeric_dtype(rows) and rows.name != "image_id"
     return labels if only_numbers else labels.assign(image_id=rows)

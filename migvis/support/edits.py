@@ -116,9 +116,7 @@ def _check_groups(
     return [int(g) for g in groups]
 
 # %% ../../nbs/support/10_edits.ipynb #90a86ca6
-def _check_gamma(
-    gamma: float | Sequence[float] | Tensor, n: int, signed: bool = False
-) -> Tensor: # (n,)
+def _check_gamma(gamma: float | Sequence[float] | Tensor, n: int, signed: bool = False) -> Tensor:
     "Strength of every image. Raises ValueError unless finite, not negative (or signed), 1 or n."
     gamma = torch.as_tensor(gamma, dtype=torch.float64).reshape(-1)
     if len(gamma) not in (1, n):

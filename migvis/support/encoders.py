@@ -44,11 +44,12 @@ def _modulate(x: Tensor, layer: nn.Linear, level: Tensor) -> Tensor: # (B, C, H,
 # %% ../../nbs/support/05_encoders.ipynb #6fbd259b
 class _ConvBlock(nn.Module):
     "Lower the resolution: convolution, normalisation, modulation by the noise level, SiLU."
-    def __init__(self, n_in: int, n_out: int, noise_aware: bool, stride: int = 2) -> None:
+    def __init__(self, n_in: int, n_out: int, noise_aware: bool, stride: int = 2,
+                 first: bool = False) -> None:
         super().__init__()
         self.conv = nn.Conv2d(n_in, n_out, 2 * stride, stride=stride, padding=stride // 2)
         self.norm = nn.Identity() # of the first block: brightness and contrast must survive
-        if n_in > 1: self.norm = nn.GroupNorm(math.gcd(8, n_out), n_out)
+        if not first: self.norm = nn.GroupNorm(math.gcd(8, n_out), n_out)
         self.modulate = _level_layer(n_out) if noise_aware else None
 
     def forward(self, x: Tensor, level: Tensor | None) -> Tensor: # (B, c', H / stride, W / stride)
@@ -65,6 +66,7 @@ class ConvEncoder(nn.Module):
         n_features: int = 128,
         noise_aware: bool = False, # take the noise level, too
         stem: int | None = None,   # stride of the first convolution; None: 4 from 64 pixels on
+        channels: int = 1,         # C of the images
     ) -> None:
         super().__init__()
         stem = stem or (4 if image_size >= 64 else 2)
@@ -73,16 +75,18 @@ class ConvEncoder(nn.Module):
             raise ValueError("image_size must be 8, 16, 32, 64, 128, ... (4 times a power of two) "
                              f"and stem 2 or 4, got {image_size}, {stem}")
         self.image_size, self.n_features, self.noise_aware = image_size, n_features, noise_aware
+        self.channels = channels
         self.config = {"kind": "conv", "image_size": image_size, "width": width,
                        "n_features": n_features, "noise_aware": noise_aware, "stem": stem}
-        channels = [1] + [width * min(2**i, 4) for i in range(halvings + 1)]
-        self.blocks = nn.ModuleList(_ConvBlock(a, b, noise_aware, stem if a == 1 else 2)
-                                    for a, b in zip(channels, channels[1:]))
-        self.out = nn.Linear(16 * channels[-1], n_features)
+        if channels != 1: self.config["channels"] = channels
+        widths = [width * min(2**i, 4) for i in range(halvings + 1)]
+        self.blocks = nn.ModuleList([_ConvBlock(channels, widths[0], noise_aware, stem, True)])
+        self.blocks.extend(_ConvBlock(*pair, noise_aware) for pair in zip(widths, widths[1:]))
+        self.out = nn.Linear(16 * widths[-1], n_features)
 
     def forward(
         self,
-        y: Tensor,                        # (B, 1, H, W) in [-1, 1] if clean
+        y: Tensor,                        # (B, C, H, W) in [-1, 1] if clean
         alpha_bar: Tensor | None = None,  # (B,) signal level, if noise-aware; None: clean
     ) -> Tensor: # (B, n_features)
         "Features of images."
@@ -126,16 +130,18 @@ def _load_dino(weights: str | Path | None = None) -> nn.Module: # frozen, in eva
     return backbone.requires_grad_(False).eval()
 
 # %% ../../nbs/support/05_encoders.ipynb #3ab62187
-class _FrozenEncoder(nn.Module):
-    "An encoder whose `backbone` stays in evaluation mode."
-    def train(self, mode: bool = True) -> "_FrozenEncoder":
+class _Frozen(nn.Module):
+    "A network with one part that stays in evaluation mode."
+    frozen_part = "backbone"
+
+    def train(self, mode: bool = True) -> "_Frozen":
         "Training mode, for all but the frozen network."
         super().train(mode)
-        self.backbone.eval()
+        getattr(self, self.frozen_part).eval()
         return self
 
 # %% ../../nbs/support/05_encoders.ipynb #530d5136
-class DINOEncoder(_FrozenEncoder):
+class DINOEncoder(_Frozen):
     "Frozen DINO ViT-S/16, and a trained convolutional network on its tokens (paper Section 4.1)."
     noise_aware = False
 
@@ -148,13 +154,14 @@ class DINOEncoder(_FrozenEncoder):
         super().__init__()
         self.config = {"kind": "dino", "image_size": image_size, "n_features": n_features}
         self.image_size, self.n_features = image_size, n_features
+        self.channels = None # grey or in colour
         self.backbone = _load_dino(weights)
         self.register_buffer("norm", torch.tensor(_IMAGENET).view(2, 1, 3, 1, 1), persistent=False)
-        self.out = nn.Sequential(
-            nn.Conv2d(768, 128, 1), nn.SiLU(), nn.Conv2d(128, 128, 3, 2, 1), nn.SiLU(),
-            nn.Conv2d(128, 64, 3, 2, 1), nn.SiLU(), nn.Flatten(), nn.Linear(64 * 16, n_features))
+        self.out = nn.Sequential(nn.Conv2d(768, 128, 1), nn.SiLU(), nn.Conv2d(128, 128, 3, 2, 1),
+                                 nn.SiLU(), nn.Conv2d(128, 64, 3, 2, 1), nn.SiLU(), nn.Flatten(),
+                                 nn.Linear(64 * 16, n_features))
 
-    def preprocess(self, y: Tensor) -> Tensor: # (B, 1, H, W) in [-1, 1] -> (B, 3, 224, 224)
+    def preprocess(self, y: Tensor) -> Tensor: # (B, 1 or 3, H, W) in [-1, 1] -> (B, 3, 224, 224)
         "What DINO was trained on: three channels of ImageNet's mean and scale; differentiable."
         y = F.interpolate((y + 1) / 2, (224, 224), mode="bicubic", antialias=True)
         return (y.expand(-1, 3, -1, -1) - self.norm[0]) / self.norm[1]
@@ -168,6 +175,7 @@ class DINOEncoder(_FrozenEncoder):
 # %% ../../nbs/support/05_encoders.ipynb #69208cd9
 def _middle_features(denoiser: nn.Module, y_t: Tensor, t: Tensor) -> Tensor: # (B, channels, h, w)
     "The middle of a denoiser's U-Net, whose second half does not run; t: (B,)."
+    if hasattr(denoiser, "middle"): return denoiser.middle(y_t, t)
     unet = denoiser.unet
     x = F.pixel_unshuffle(denoiser.centre(y_t, t), denoiser.patch).to(unet.conv_in.weight.dtype)
     embedding = unet.time_embedding(unet.time_proj(t + (denoiser.first_time - 1)).to(x.dtype))
@@ -182,12 +190,11 @@ def _check_backbone(denoiser: nn.Module, weights: str | None) -> str: # digest o
     if weights not in (None, digest):
         raise ValueError(f"these critics look through another denoiser (weights {weights}) than "
                          f"this one ({digest}); give the one they were trained with")
-    if denoiser.channels != 1 or denoiser.n_condition:
-        raise ValueError("the denoiser must be unconditional and of grey images")
+    if denoiser.n_condition: raise ValueError("the denoiser must be unconditional")
     return digest
 
 # %% ../../nbs/support/05_encoders.ipynb #deddf1b0
-class DenoiserEncoder(_FrozenEncoder):
+class DenoiserEncoder(_Frozen):
     "The first half of a frozen denoiser, at any noise level, read by a linear layer."
     noise_aware = True
 
@@ -203,13 +210,15 @@ class DenoiserEncoder(_FrozenEncoder):
         self.config = {"kind": "denoiser", "width": width, "n_features": n_features,
                        "weights": _check_backbone(denoiser, weights)}
         self.image_size, self.n_features = denoiser.image_size, n_features
+        self.channels = denoiser.channels
         self.backbone = copy.deepcopy(denoiser).requires_grad_(False).eval()
-        channels, n_levels = shape.block_out_channels[-1], len(shape.block_out_channels)
+        middle, n_levels = shape.block_out_channels[-1], len(shape.block_out_channels)
         self.side = min(4, shape.sample_size // 2**(n_levels - 1))
-        self.norm = nn.GroupNorm(math.gcd(8, channels), channels)
-        self.modulate = _level_layer(channels)
-        self.out = nn.Linear(channels * self.side**2, n_features)
-        self.conv = ConvEncoder(self.image_size, width, n_features, True) if width else None
+        self.norm = nn.GroupNorm(math.gcd(8, middle), middle)
+        self.modulate = _level_layer(middle)
+        self.out = nn.Linear(middle * self.side**2, n_features)
+        beside = {"noise_aware": True, "channels": self.channels}
+        self.conv = ConvEncoder(self.image_size, width, n_features, **beside) if width else None
         self.looks_once = self.conv is None # `look` returns all that it sees of an image
 
     def look(self, y: Tensor, alpha_bar: Tensor | None = None) -> Tensor: # (B, c, side, side)
@@ -226,7 +235,7 @@ class DenoiserEncoder(_FrozenEncoder):
         return self.out(_modulate(self.norm(seen), self.modulate, _level_features(level)).flatten(1))
 
     def forward(self, y: Tensor, alpha_bar: Tensor | None = None) -> Tensor: # (B, n_features)
-        "Features of images (B, 1, H, W), in [-1, 1] if clean, at signal levels (B,)."
+        "Features of images (B, C, H, W), in [-1, 1] if clean, at signal levels (B,)."
         features = self.read(self.look(y, alpha_bar), alpha_bar)
         return features if self.conv is None else features + self.conv(y, alpha_bar)
 

@@ -29,8 +29,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 # %% auto #0
-__all__ = ['atomic_write', 'save_tensors', 'load_tensors', 'save_tables', 'load_tables', 'write_csv', 'read_csv', 'digest',
-           'digest_weights']
+__all__ = ['atomic_write', 'save_tensors', 'load_tensors', 'write_csv', 'read_csv', 'digest', 'digest_weights']
 
 # %% ../../nbs/support/01_files.ipynb #3645f8b8
 @contextlib.contextmanager
@@ -53,8 +52,7 @@ def atomic_write(
         with contextlib.suppress(OSError): # some file systems cannot do this to a folder
             _sync(path.parent)
     except OSError as error:
-        if error.errno not in _FULL:
-            raise
+        if error.errno not in _FULL: raise
         raise OSError(error.errno, f"{path} was not written ({os.strerror(error.errno)}); free "
                                    "some space and run the same again") from error
     finally:
@@ -80,20 +78,17 @@ def _remove_unfinished(folder: Path) -> None:
             path.unlink(missing_ok=True)
 
 # %% ../../nbs/support/01_files.ipynb #bfc5dc8b
-def _as_json(content: Any, indent: int | None = None, separators: tuple[str, str] | None = None,
-             default: Callable[[Any], Any] | None = None) -> str:
+def _as_json(content: Any, indent: int | None = None,
+             separators: tuple[str, str] | None = None) -> str:
     "JSON that every reader takes: numbers that are not finite become null."
-    return json.dumps(_plain(content), allow_nan=False, indent=indent, separators=separators,
-                      default=default)
+    return json.dumps(_plain(content), allow_nan=False, indent=indent, separators=separators)
 
 # %% ../../nbs/support/01_files.ipynb #16259da7
 def _plain(content: Any) -> Any:
     "Python's own types, for JSON."
     content = content.item() if isinstance(content, np.generic) else content
-    if isinstance(content, Mapping):
-        return {key: _plain(value) for key, value in content.items()}
-    if isinstance(content, (list, tuple)):
-        return [_plain(value) for value in content]
+    if isinstance(content, Mapping): return {key: _plain(value) for key, value in content.items()}
+    if isinstance(content, (list, tuple)): return [_plain(value) for value in content]
     return None if isinstance(content, float) and not math.isfinite(content) else content
 
 # %% ../../nbs/support/01_files.ipynb #3645f8c1
@@ -133,8 +128,7 @@ def _member_bytes(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> int:
 def _load_arrays(path: str | Path, remedy: str) -> dict[str, np.ndarray]:
     "All arrays of a file, without pickle. Raises ValueError for a damaged file."
     path = Path(path).expanduser()
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no file {path}")
+    if not path.is_file(): raise FileNotFoundError(f"there is no file {path}")
     try:
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()
@@ -149,8 +143,7 @@ def _load_arrays(path: str | Path, remedy: str) -> dict[str, np.ndarray]:
 
 # %% ../../nbs/support/01_files.ipynb #4838eb32
 def save_tensors(
-    path: str | Path,
-    tensors: Mapping[str, Tensor],
+    path: str | Path, tensors: Mapping[str, Tensor],
     meta: Mapping[str, Any], # JSON-able; by convention holds "kind"
 ) -> Path:
     "Write tensors, JSON metadata and the checksum of both as one safetensors file, atomically."
@@ -187,12 +180,10 @@ def _as_os_error(error: SafetensorError) -> OSError:
 def load_tensors(
     path: str | Path,
     kind: str | None = None, # what the file must hold
-    device: str | torch.device = "cpu",
 ) -> tuple[dict[str, Tensor], dict[str, Any]]: # tensors, metadata
     "Read what `save_tensors` wrote. Raises FileNotFoundError, or ValueError for a damaged file."
     path = Path(path).expanduser()
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no file {path}")
+    if not path.is_file(): raise FileNotFoundError(f"there is no file {path}")
     try:
         with safe_open(path, framework="pt") as file:
             meta = json.loads((file.metadata() or {}).get("migvis", "null"))
@@ -201,7 +192,7 @@ def load_tensors(
         raise ValueError(f"{path} is not a readable safetensors file ({error}); it may be "
                          "truncated: fetch or make it again") from error
     _check_header(path, tensors, meta, kind)
-    return {k: v.to(device) for k, v in tensors.items()}, meta
+    return tensors, meta
 
 # %% ../../nbs/support/01_files.ipynb #88ee4b8c
 def _check_header(path: Path, tensors: Mapping[str, Tensor], meta: Any, kind: str | None) -> None:
@@ -254,35 +245,6 @@ def _building_from(path: str | Path) -> Iterator[None]:
                          f"({type(error).__name__}: {error}); make it again, or install the "
                          "version that wrote it") from error
 
-# %% ../../nbs/support/01_files.ipynb #77df18cb
-def save_tables(
-    folder: str | Path,
-    tables: Mapping[str, pd.DataFrame],
-    settings: Mapping[str, Any], # JSON-able
-) -> Path: # the folder
-    "Write tables as .csv and settings.json, each atomically."
-    for name, table in tables.items():
-        write_csv(table, Path(folder) / f"{name}.csv")
-    with atomic_write(Path(folder) / "settings.json") as temporary:
-        temporary.write_text(_as_json(dict(settings), indent=1))
-    return Path(folder)
-
-# %% ../../nbs/support/01_files.ipynb #640f0599
-def load_tables(
-    folder: str | Path,
-    names: tuple[str, ...],
-) -> tuple[dict[str, pd.DataFrame], dict[str, Any]]: # tables by name, settings
-    "Read what `save_tables` wrote. Raises FileNotFoundError or ValueError."
-    paths = {name: Path(folder) / f"{name}.csv" for name in names}
-    paths[""] = Path(folder) / "settings.json"
-    missing = [path.name for path in paths.values() if not path.is_file()]
-    if missing:
-        raise FileNotFoundError(f"{folder} is not a saved result: it has no {', '.join(missing)}")
-    try:
-        return {name: read_csv(paths[name]) for name in names}, json.loads(paths[""].read_text())
-    except (ValueError, pd.errors.ParserError) as error:
-        raise ValueError(f"the result in {folder} is damaged: {error}") from error
-
 # %% ../../nbs/support/01_files.ipynb #f139a59b
 _NUMBER = r"\d*\.?\d+(?: \[[-+\d., ]+\](?: \(\d+ read\))?)?" # perhaps with its interval
 _FORMULA = re.compile(rf"'*(?:[=@\t\r]|[+-](?!$|{_NUMBER}$))") # "-" alone is none, nor is a number
@@ -308,8 +270,7 @@ def _unguard(value: Any) -> Any:
 
 # %% ../../nbs/support/01_files.ipynb #3c1dab30
 def write_csv(
-    table: pd.DataFrame,
-    path: str | Path,
+    table: pd.DataFrame, path: str | Path,
     index: bool = False, # write the names of the rows, too
 ) -> Path:
     "Write a table for people and spreadsheets, atomically; text that would run is guarded."
@@ -329,7 +290,9 @@ def read_csv(
 # %% ../../nbs/support/01_files.ipynb #f61af47b
 def digest(x: Tensor) -> str: # 16 hexadecimal digits
     "Digest of the values of a tensor."
-    return hashlib.sha1(x.cpu().contiguous().numpy().tobytes()).hexdigest()[:16]
+    x = x.cpu().contiguous()
+    if x.dtype == torch.bfloat16: x = x.view(torch.int16) # NumPy has no such numbers
+    return hashlib.sha1(x.numpy().tobytes()).hexdigest()[:16]
 
 # %% ../../nbs/support/01_files.ipynb #8f907a4a
 def digest_weights(model: nn.Module) -> str: # 16 hexadecimal digits

@@ -17,7 +17,7 @@ from .checks import _in_order, to_numpy
 __all__ = ['check_images', 'resize_images', 'prepare_images']
 
 # %% ../../nbs/support/07_images.ipynb #f862a56f
-_CHANNELS = (1,) # how many channels images may have; colour would add 3
+_CHANNELS = (1, 3) # how many channels images may have: grey, or red, green and blue
 
 # %% ../../nbs/support/07_images.ipynb #8a797b9d
 def check_images(
@@ -29,9 +29,9 @@ def check_images(
     images = to_numpy(_in_order(images, axes, "images"))
     images = images[:, None] if images.ndim == 3 else images
     if images.ndim != 4 or images.shape[1] not in _CHANNELS or 0 in images.shape:
-        raise ValueError("images must be grey, (n, H, W) or (n, 1, H, W), but have shape "
-                         f"{images.shape}; Recording.from_images averages colours and brings "
-                         "pictures to one size")
+        raise ValueError("images must be grey, (n, H, W) or (n, 1, H, W), or in colour, "
+                         f"(n, 3, H, W), but have shape {images.shape}; Recording.from_images "
+                         "averages or keeps colours, and brings pictures to one size")
     if images.dtype == np.uint8:
         if images.max() == 1:
             raise ValueError("uint8 images run from 0 to 255, but these hold only 0 and 1, which "
@@ -54,14 +54,26 @@ def _check_range(images: np.ndarray) -> np.ndarray: # float32 in [0, 1]
                       "were they divided by 255 twice?", stacklevel=5)
     return images if low >= 0 and high <= 1 else images.clip(0, 1)
 
+# %% ../../nbs/support/07_images.ipynb #cc46b059
+_KINDS = {1: "grey, (n, 1, H, W)", 3: "in colour, (n, 3, H, W)"}
+_REMEDIES = {1: 'average their colours with prepare_images or colour="average"',
+             3: 'load them with colour="keep", or use what was made for grey images'}
+
+# %% ../../nbs/support/07_images.ipynb #fa9d59bb
+def _check_channels(found: int, wanted: int | None) -> None:
+    "Raise ValueError for grey images where images in colour are expected, or the other way round."
+    if wanted in (None, found): return
+    kinds = [_KINDS.get(n, f"of {n} channels") for n in (wanted, found)]
+    raise ValueError(f"images must be {kinds[0]}, as those that this was made for, but are "
+                     f"{kinds[1]}; {_REMEDIES.get(wanted, 'give others')}")
+
 # %% ../../nbs/support/07_images.ipynb #356a0fb8
 def resize_images(
     images: np.ndarray, # (n, C, H, H) in [0, 1]
     size: int, # height and width afterwards, pixels
 ) -> np.ndarray: # (n, C, size, size) float32 in [0, 1]
     "Resize square images, with antialiasing. Raises ValueError for images that are not square."
-    if size < 1:
-        raise ValueError(f"size must be at least 1 pixel, not {size}")
+    if size < 1: raise ValueError(f"size must be at least 1 pixel, not {size}")
     images = check_images(images)
     height, width = images.shape[2:]
     if height != width:
@@ -75,8 +87,7 @@ def _resize(images: np.ndarray, size: int) -> np.ndarray: # (n, C, size, size)
     import torch
     import torch.nn.functional as F
 
-    if images.shape[3] == size:
-        return images
+    if images.shape[3] == size: return images
     resized = [F.interpolate(part, size=(size, size), mode="bilinear", antialias=True)
                for part in torch.from_numpy(np.ascontiguousarray(images)).split(256)]
     return torch.cat(resized).clamp(0, 1).numpy()
@@ -88,20 +99,21 @@ _COLOUR_WEIGHTS = { # of red, green and blue
 }
 
 # %% ../../nbs/support/07_images.ipynb #4d75fc9b
-def _grey(picture: np.ndarray, colour: str = "average") -> np.ndarray: # picture (H, W) -> (H, W)
-    "Grey levels of one picture of bytes, 16 bits or floats in [0, 1]. Transparent parts are black."
-    if colour not in _COLOUR_WEIGHTS:
-        raise ValueError(f"colour must be one of {list(_COLOUR_WEIGHTS)}, not {colour!r}")
+def _planes(picture: np.ndarray, colour: str = "average") -> np.ndarray:
+    # picture (H, W) -> (1, H, W) float32 in [0, 1]; (3, H, W) if colours are kept
+    "Grey levels of one picture, or its red, green and blue. Transparent parts are black."
+    if colour not in (*_COLOUR_WEIGHTS, "keep"):
+        raise ValueError(f"colour must be one of {[*_COLOUR_WEIGHTS, 'keep']}, not {colour!r}")
     if picture.ndim not in (2, 3) or picture.ndim == 3 and picture.shape[2] not in (1, 2, 3, 4):
         raise ValueError("pictures must be (H, W), or (H, W, channels) with 1 to 4 channels, not "
                          f"{picture.shape}")
     full = np.float32(np.iinfo(picture.dtype).max if picture.dtype.kind == "u" else 1)
-    if picture.ndim == 2:
-        return picture.astype(np.float32) / full
+    if picture.ndim == 2: return picture[None].astype(np.float32) / full
     channels = picture.shape[2]
-    weights = np.array(_COLOUR_WEIGHTS[colour] if channels > 2 else [1])
-    grey = (picture[..., : len(weights)] @ weights / weights.sum()).astype(np.float32) / full
-    return grey if channels in (1, 3) else grey * (picture[..., -1].astype(np.float32) / full)
+    weights = np.array([1] if channels < 3 else _COLOUR_WEIGHTS.get(colour, np.eye(3)))
+    mixed = picture[..., : len(weights)] @ weights / weights.sum(0)
+    planes = np.atleast_3d(mixed.astype(np.float32) / full).transpose(2, 0, 1)
+    return planes if channels in (1, 3) else planes * (picture[..., -1].astype(np.float32) / full)
 
 # %% ../../nbs/support/07_images.ipynb #3ff8efbf
 def _pixels(picture: Any) -> np.ndarray: # (H, W), (H, W, 3) or (H, W, 4); uint8 or uint16
@@ -117,19 +129,18 @@ def _pixels(picture: Any) -> np.ndarray: # (H, W), (H, W, 3) or (H, W, 4); uint8
     return np.asarray(picture.convert("L" if picture.mode in ("1", "L") else "RGB"))
 
 # %% ../../nbs/support/07_images.ipynb #2ca82a26
-def _square(picture: np.ndarray, fit: str, border: float = 0.5) -> np.ndarray: # (side, side)
+def _square(picture: np.ndarray, fit: str, border: float = 0.5) -> np.ndarray: # (C, side, side)
     "The square in the middle of a picture, or the picture in the middle of a square."
-    if fit not in ("crop", "pad"):
-        raise ValueError(f"fit must be 'crop' or 'pad', not {fit!r}")
-    height, width = picture.shape
+    if fit not in ("crop", "pad"): raise ValueError(f"fit must be 'crop' or 'pad', not {fit!r}")
+    height, width = picture.shape[1:]
     if fit == "crop":
         side = min(height, width)
         top, left = (height - side) // 2, (width - side) // 2
-        return picture[top : top + side, left : left + side]
+        return picture[:, top : top + side, left : left + side]
     side = max(height, width)
     before = (side - height) // 2, (side - width) // 2
     margins = [(before[0], side - height - before[0]), (before[1], side - width - before[1])]
-    return np.pad(picture, margins, constant_values=border)
+    return np.pad(picture, [(0, 0), *margins], constant_values=border)
 
 # %% ../../nbs/support/07_images.ipynb #763de43c
 def _scale_together(pictures: list[np.ndarray]) -> list[np.ndarray]: # unsigned, or floats in [0, 1]
@@ -146,14 +157,21 @@ def _scale_together(pictures: list[np.ndarray]) -> list[np.ndarray]: # unsigned,
     return [p if p.dtype.kind == "u" else (p.astype(np.float32) / full).clip(0, 1)
             for p in pictures]
 
+# %% ../../nbs/support/07_images.ipynb #40129ceb
+def _stack(pictures: Sequence[np.ndarray]) -> np.ndarray:
+    # pictures (1, C, side, side) each -> (n, C, side, side)
+    "Pictures as one array; grey ones among coloured ones get three equal channels."
+    most = max(picture.shape[1] for picture in pictures)
+    return np.concatenate([picture.repeat(most // picture.shape[1], 1) for picture in pictures])
+
 # %% ../../nbs/support/07_images.ipynb #1303367d
 def prepare_images(
     images: Any, # (n, H, W), (n, H, W, C), (n, C, H, W); or a list of arrays or PIL images
-    colour: str = "average", # or "luminance"
+    colour: str = "average", # or "luminance", or "keep": three channels if any picture has them
     fit: str = "crop", # the square in the middle; or "pad": the whole picture on a grey square
     size: int | None = None, # pixels; None keeps the size, if there is only one
-) -> np.ndarray: # (n, 1, size, size) float32 in [0, 1]
-    "Bring pictures to the form that migvis works on: grey, square, of one size."
+) -> np.ndarray: # (n, C, size, size) float32 in [0, 1]
+    "Bring pictures to the form that migvis works on: grey or in colour, square, of one size."
     if not isinstance(images, Sequence):
         images = to_numpy(images)
         has_channels = [size in (1, 3, 4) for size in images.shape]
@@ -163,9 +181,9 @@ def prepare_images(
     if not pictures or size is not None and size < 1:
         raise ValueError("at least one picture of at least one pixel is needed, not "
                          f"{len(pictures)} of size {size}")
-    squares = [_square(_grey(p, colour), fit) for p in _scale_together(pictures)]
-    sides = sorted({len(square) for square in squares})
+    squares = [_square(_planes(p, colour), fit) for p in _scale_together(pictures)]
+    sides = sorted({square.shape[1] for square in squares})
     if size is None and len(sides) > 1:
         raise ValueError(f"the pictures have sides of {sides[0]} to {sides[-1]} pixels; give size= "
                          "to resize them")
-    return np.concatenate([_resize(square[None, None], size or sides[0]) for square in squares])
+    return _stack([_resize(square[None], size or sides[0]) for square in squares])

@@ -20,10 +20,8 @@ from torch import Tensor
 __all__ = ['Supervision', 'POSE_AND_CATEGORY', 'Continuous', 'Categorical']
 
 # %% ../../nbs/support/08_labels.ipynb #d14d4b2e
-def _circle(
-    values: np.ndarray, # (n, k)
-    period: float, # of the values
-) -> np.ndarray: # (n, 2 k) sines, then cosines
+def _circle(values: np.ndarray, period: float) -> np.ndarray:
+    # values (n, k); period: of the values -> (n, 2 k) sines, then cosines
     "Sine and cosine of circular values."
     angle = np.radians(values * (360 / period))
     return np.concatenate([np.sin(angle), np.cos(angle)], 1)
@@ -35,14 +33,10 @@ def _check_declaration(spec: "Continuous | Categorical") -> None:
         raise ValueError(f"groups are numbered from 1, and weights are not negative, not {spec}")
 
 # %% ../../nbs/support/08_labels.ipynb #7bf9ff47
-def _columns_of(
-    labels: pd.DataFrame,
-    columns: Sequence[str],
-) -> pd.DataFrame: # (n, k)
+def _columns_of(labels: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame: # (n, k)
     "Label columns. Raises ValueError for columns that are not there."
     missing = [column for column in columns if column not in labels]
-    if missing:
-        raise ValueError(f"the labels have no column {', '.join(missing)}")
+    if missing: raise ValueError(f"the labels have no column {', '.join(missing)}")
     return labels[list(columns)]
 
 # %% ../../nbs/support/08_labels.ipynb #6282e5f0
@@ -59,8 +53,7 @@ class Continuous:
         columns = (self.columns,) if isinstance(self.columns, str) else tuple(self.columns)
         object.__setattr__(self, "columns", columns)
         _check_declaration(self)
-        if not columns:
-            raise ValueError("columns must name at least one label column")
+        if not columns: raise ValueError("columns must name at least one label column")
         if self.period is not None and not self.period > 0:
             raise ValueError(f"period must be a positive number or None, not {self.period!r}")
 
@@ -144,17 +137,13 @@ class _LabelCode:
         return self.group, self.width, getattr(self.spec, "aligned", False)
 
 # %% ../../nbs/support/08_labels.ipynb #c3a00003
-def _r2_of_columns(
-    true: np.ndarray, # (n, k), NaN where unknown
-    predicted: np.ndarray, # (n, k)
-    period: float | None, # of circular values
-) -> float | None: # mean over columns; None if nothing varies
+def _r2_of_columns(true: np.ndarray, predicted: np.ndarray, period: float | None) -> float | None:
+    # true (n, k), NaN where unknown; predicted (n, k) -> mean over columns; None if nothing varies
     "R^2; on a circle, the same of the distance 1 - cos from the mean direction."
     known = np.isfinite(true).all(1)
     true, predicted = true[known], predicted[known]
     varies = np.ptp(true, axis=0) > 0 if len(true) else np.zeros(true.shape[1], bool)
-    if not varies.any():
-        return None
+    if not varies.any(): return None
     if period is None:
         r2 = 1 - ((true - predicted) ** 2).mean(0)[varies] / true.var(0)[varies]
     else:
@@ -190,8 +179,7 @@ class _ContinuousCode(_LabelCode):
     def decode(self, output: Tensor) -> np.ndarray: # (..., width) -> (..., columns)
         "Predicted labels in their own units; circular ones from 0 to their period."
         values = output.detach().cpu().numpy() * np.array(self.scale) + np.array(self.mean)
-        if self.spec.period is None:
-            return values
+        if self.spec.period is None: return values
         turns = np.arctan2(*np.split(values, 2, axis=-1)) / (2 * np.pi)
         return np.mod(turns, 1) * self.spec.period
 
@@ -241,11 +229,8 @@ _KINDS = {
 }
 
 # %% ../../nbs/support/08_labels.ipynb #80b067ec
-def _check_supervision(
-    labels: pd.DataFrame,
-    supervision: Supervision,
-    n_groups: int, # G
-) -> tuple[Continuous | Categorical, ...]: # as a tuple
+def _check_supervision(labels: pd.DataFrame, supervision: Supervision,
+                       n_groups: int) -> tuple[Continuous | Categorical, ...]:
     "Raise ValueError for groups or labels that are not there; the default's labels may be missing."
     single = isinstance(supervision, (Continuous, Categorical))
     supervision = (supervision,) if single else tuple(supervision)
@@ -260,11 +245,8 @@ def _check_supervision(
     return supervision
 
 # %% ../../nbs/support/08_labels.ipynb #b647e930
-def _label_codes(
-    labels: pd.DataFrame, # training labels
-    supervision: Supervision, # what is wanted
-    n_groups: int, # G
-) -> tuple[_LabelCode, ...]: # what is possible
+def _label_codes(labels: pd.DataFrame, supervision: Supervision,
+                 n_groups: int) -> tuple[_LabelCode, ...]:
     "Codes of the labels that can supervise; a warning names the others and the free groups."
     codes, problems = [], []
     for spec in _check_supervision(labels, supervision, n_groups):
@@ -275,9 +257,8 @@ def _label_codes(
     names = [code.name for code in codes]
     if repeated := sorted({name for name in names if names.count(name) > 1}):
         raise ValueError(f"two label heads have the same columns ({', '.join(repeated)}), and "
-                         f"their "
-                         "terms could not be told apart: give each column to one group, or add a "
-                         "copy of it to the labels under another name")
+                         "their terms could not be told apart: give each column to one group, or "
+                         "add a copy of it to the labels under another name")
     free = sorted(set(range(n_groups)) - {code.group for code in codes})
     if problems:
         warnings.warn(f"{'; '.join(problems)}: fitting without; unsupervised groups: "
@@ -291,26 +272,19 @@ def _prior_sizes(codes: Sequence[_LabelCode]) -> tuple[tuple[int, int], ...]:
     return tuple((g, sum(code.width for code in codes if code.group == g)) for g in groups)
 
 # %% ../../nbs/support/08_labels.ipynb #c3a00007
-def _group_names(
-    codes: Sequence[_LabelCode],
-    n_groups: int, # G
-) -> tuple[str, ...]: # "Group 1 (pose)", ...
+def _group_names(codes: Sequence[_LabelCode], n_groups: int) -> tuple[str, ...]:
     "What each group is called: its number and its labels."
     titles = [", ".join(code.title for code in codes if code.group == g) or "no labels"
               for g in range(n_groups)]
     return tuple(f"Group {g + 1} ({title})" for g, title in enumerate(titles))
 
 # %% ../../nbs/support/08_labels.ipynb #c3a00008
-def _find_group(
-    group: int | str, # a number from 1, or a name
-    codes: Sequence[_LabelCode],
-    names: Sequence[str], # of the groups
-) -> int: # index from 0
+def _find_group(group: int | str, codes: Sequence[_LabelCode], names: Sequence[str]) -> int:
+    # group: a number from 1, or a name; names: of the groups -> index from 0
     "Which group a person means. Raises ValueError for none, or a label of several."
     asked = str(group).strip().lower()
     for g, name in enumerate(names):
-        if asked in (str(g + 1), f"group {g + 1}", name.lower()):
-            return g
+        if asked in (str(g + 1), f"group {g + 1}", name.lower()): return g
     labelled = {code.group for code in codes
                 if asked in map(str.lower, (code.name, code.title, *code.spec.columns))}
     if len(labelled) != 1:
@@ -320,10 +294,8 @@ def _find_group(
     return labelled.pop()
 
 # %% ../../nbs/support/08_labels.ipynb #fbbf8495
-def _hold_by_labels(
-    codes: Sequence[Any],  # label codes of the VAE
-    n_groups: int,
-) -> list[list[float]]: # (G, G) weights: row, the edited group; column, the held one
+def _hold_by_labels(codes: Sequence[Any], n_groups: int) -> list[list[float]]:
+    # codes: label codes of the VAE -> (G, G) weights: row, the edited group; column, the held one
     "How strongly each group is held while another one is edited, by what their labels are."
     kinds = ["free"] * n_groups
     for code in codes:
@@ -341,10 +313,7 @@ def _write_codes(codes: Sequence[_LabelCode]) -> list[dict[str, Any]]:
     return [{"kind": type(code.spec).__name__.lower(), **asdict(code)} for code in codes]
 
 # %% ../../nbs/support/08_labels.ipynb #c3a00024
-def _read_codes(
-    entries: Sequence[dict[str, Any]], # as from `_write_codes`
-    first_group: int, # number of the first group: 0 in files of before
-) -> tuple[_LabelCode, ...]:
+def _read_codes(entries: Sequence[dict[str, Any]], first_group: int) -> tuple[_LabelCode, ...]:
     "Codes from a file; files of before number groups from 0 and say `angles` instead of `period`."
     codes = []
     for entry in entries:

@@ -72,8 +72,7 @@ def _mode_defaults(mode: str) -> dict[str, Any]:
     paper = {"gammas": (0.0, 2.0, 5.0, 10.0), "hold": 0.0, "scale": "none", "gradient": "through",
              "noisy": False, "eta": 0.0, "autoguidance": 1.0}
     selective = {"gammas": (0.0, 0.05, 0.1, 0.2), "hold": 1.0, "scale": "eps",
-                 "gradient": "detached",
-                 "noisy": True, "eta": 1.0, "autoguidance": 1.0}
+                 "gradient": "detached", "noisy": True, "eta": 1.0, "autoguidance": 1.0}
     modes = {"selective": selective, "paper": paper}
     if mode in modes: return modes[mode]
     raise ValueError(f"mode must be one of {sorted(modes)}, got {mode!r}")
@@ -158,61 +157,61 @@ def _flat(value: Any) -> tuple[Any, ...]:
     return tuple(x for part in value for x in _flat(part)) if isinstance(value, tuple) else (value,)
 
 # %% ../../nbs/support/02_presets.ipynb #4bdc89dd
+_RULES = { # what a number must be, in words and as a test
+    "whole": ("a whole number of at least 1", lambda v: isinstance(v, Integral) and v >= 1),
+    "natural": ("0, or a positive whole number", lambda v: isinstance(v, Integral) and v >= 0),
+    "finite": ("finite", math.isfinite),
+    "positive": ("positive and finite", lambda v: 0 < v < math.inf),
+    "weight": ("0 or more, and finite", lambda v: 0 <= v < math.inf),
+    "factor": ("finite and at least 1", lambda v: 1 <= v < math.inf),
+    "part": ("between 0 and 1", lambda v: 0 <= v <= 1),
+    "share": ("from 0 to below 1", lambda v: 0 <= v < 1),
+}
+
+# %% ../../nbs/support/02_presets.ipynb #9183ddd5
+def _check_numbers(get: Callable[[str], Any], rules: Mapping[str, str],
+                   several: Sequence[str]) -> None:
+    # get: value of a name; rules: of `_RULES` -> names; several: names of tuples of numbers
+    "Raise ValueError for numbers that cannot be meant; None: something else decides."
+    for name, rule in ((name, rule) for rule, names in rules.items() for name in names.split()):
+        if (value := get(name)) is None: continue
+        words, fits = _RULES[rule]
+        numbers = _flat(_as_tuples(value)) if name in several else (value,)
+        if not numbers or not all(isinstance(v, Real) and not isinstance(v, bool) and fits(v)
+                                  for v in numbers):
+            raise ValueError(f"{name} must be {words}, got {value!r}")
+
+# %% ../../nbs/support/02_presets.ipynb #64c48e1d
+_EDIT_RULES = {"whole": "t_edit steps candidates recurrence n_negatives batch_size",
+               "natural": "copies fixed_point seed noise_seed", "finite": "gammas", "weight": "hold",
+               "positive": "limit", "factor": "autoguidance", "part": "eta"}
+
 def _check_edit_settings(settings: "EditSettings") -> None:
     "Raise ValueError for values that cannot be meant."
     choices = {"scale": ("none", "eps", "clip"), "gradient": ("through", "detached"),
                "renoise": ("guided", "unguided"),
                "precision": ("float32", "bfloat16", "auto", "float64")}
-    least = {"t_edit": 1, "steps": 1, "candidates": 1, "recurrence": 1, "n_negatives": 1,
-             "batch_size": 1,
-             "copies": 0, "fixed_point": 0, "seed": 0, "noise_seed": 0}
     default = _mode_defaults(settings.mode)
     value = {name: default.get(name) if given is None else given
              for name, given in vars(settings).items()}
     for name, known in choices.items():
         if value[name] not in known:
             raise ValueError(f"{name} must be one of {known}, got {value[name]!r}")
-    for name, low in least.items():
-        if value[name] is not None and not _is_whole(value[name], low):
-            raise ValueError(f"{name} must be a whole number of at least {low}, got "
-                             f"{value[name]!r}")
-    _check_edit_numbers(value)
-
-# %% ../../nbs/support/02_presets.ipynb #b86322f6
-def _check_edit_numbers(value: Mapping[str, Any]) -> None: # setting -> value
-    "Raise ValueError for numbers out of range, and for settings that exclude each other."
-    numbers = {"limit": (value["limit"],), "hold": _flat(value["hold"]),
-               "gammas": _flat(value["gammas"])}
-    for name, row in numbers.items():
-        if not row or not all(isinstance(x, Real) and math.isfinite(x) for x in row):
-            raise ValueError(f"{name} must be finite, got {value[name]!r}")
-    if value["limit"] <= 0: raise ValueError(f"limit must be positive, got {value['limit']}")
-    if min(numbers["hold"]) < 0: raise ValueError(f"hold must not be negative, got {value['hold']}")
-    if not 0 <= value["eta"] <= 1:
-        raise ValueError(f"eta must be between 0 and 1, got {value['eta']}")
-    if not (math.isfinite(value["autoguidance"]) and value["autoguidance"] >= 1):
-        raise ValueError(f"autoguidance must be finite and at least 1 (none), got "
-                         f"{value['autoguidance']}")
+    _check_numbers(value.get, _EDIT_RULES, ("gammas", "hold"))
     _check_interval(value["interval"])
     if value["project"] and value["scale"] != "eps":
-        raise ValueError(f"project=True adds directions that have no length, so scale must be "
+        raise ValueError("project=True adds directions that have no length, so scale must be "
                          f"'eps', got {value['scale']!r}")
     if value["candidates"] > 1 and not value["eta"]:
         raise ValueError(f"candidates={value['candidates']} would all be the same without noise; "
-                         f"set eta > 0")
-
-# %% ../../nbs/support/02_presets.ipynb #b16a756a
-def _is_whole(value: Any, least: int) -> bool:
-    "Whether a value is a whole number of at least so much."
-    return isinstance(value, Integral) and not isinstance(value, bool) and value >= least
+                         "set eta > 0")
 
 # %% ../../nbs/support/02_presets.ipynb #35273b23
 def _check_interval(interval: Any) -> None:
     "Raise ValueError unless an interval is None, or two times of which the first is larger."
     if interval is None: return
-    if not (isinstance(interval,
-                       tuple) and len(interval) == 2 and all(_is_whole(t, 0) for t in interval)
-            and interval[0] > interval[1]):
+    if not (isinstance(interval, tuple) and len(interval) == 2
+            and all(isinstance(t, Integral) and t >= 0 for t in interval) and interval[0] > interval[1]):
         raise ValueError(f"interval must be (start, stop), two times with start > stop >= 0, got "
                          f"{interval!r}")
 
@@ -260,9 +259,8 @@ class Preset:
                  "edits": EditSettings, "paper_edits": EditSettings}
         try:
             entries = {name: _as_tuples(value) for name, value in _with_edits(entries).items()}
-            built = {name: parts[name](**{k: _as_tuples(v)
-                                          for k, v in value.items()}) if name in parts else value
-                     for name, value in entries.items()}
+            built = {name: parts[name](**{k: _as_tuples(v) for k, v in value.items()})
+                     if name in parts else value for name, value in entries.items()}
             return cls(**built)
         except (TypeError, AttributeError) as e:
             raise ValueError("these entries do not make a preset of this version of migvis: "
@@ -292,9 +290,9 @@ def _demo_preset() -> Preset:
     "What two CPU cores do in minutes."
     vae = VAEConfig(seeds=2, steps=3000, batch_size=256, lr=3e-3)
     critic = CriticConfig("denoiser", 0, 64, steps=3000, lr=4e-3, dropout=0.3, views=16)
-    denoiser = DenoiserConfig(
-        image_size=64, width=64, multipliers=(1, 2, 1.5), layers=2, patch=4, attention_levels=2,
-        steps=4000, batch_size=32, lr=1e-3, ema=0.995, precision="bfloat16")
+    denoiser = DenoiserConfig(image_size=64, width=64, multipliers=(1, 2, 1.5), layers=2, patch=4,
+                              attention_levels=2, steps=4000, batch_size=32, lr=1e-3, ema=0.995,
+                              precision="bfloat16")
     edits = EditSettings(gammas=(0.0, 0.03, 0.1, 0.3), interval=(150, 45))
     return Preset("demo", 64, 5760, vae, critic, denoiser, t_edit=135, edits=edits)
 
@@ -302,21 +300,19 @@ def _demo_preset() -> Preset:
 def _sharp_preset() -> Preset:
     "The demo at twice the resolution, with a wider denoiser, which is shipped."
     demo = _demo_preset()
-    denoiser = DenoiserConfig(
-        image_size=128, width=128, multipliers=(1, 2, 2), layers=2, patch=4, attention_levels=2,
-        steps=10_839, batch_size=256, lr=1e-3, ema=0.9995, precision="bfloat16", flips=False)
-    return replace(demo, name="sharp", image_size=128, denoiser=denoiser,
-                   vae=replace(demo.vae, beta=0.0, prior_weight=1.0),
-                   critic=replace(demo.critic, views=4))
+    denoiser = DenoiserConfig(image_size=128, width=128, multipliers=(1, 2, 2), layers=2, patch=4,
+                              attention_levels=2, steps=10_839, batch_size=256, lr=1e-3, ema=0.9995,
+                              precision="bfloat16", flips=False)
+    vae, critic = replace(demo.vae, beta=0.0, prior_weight=1.0), replace(demo.critic, views=4)
+    return replace(demo, name="sharp", image_size=128, denoiser=denoiser, vae=vae, critic=critic)
 
 # %% ../../nbs/support/02_presets.ipynb #0834d096
 def _tiny_preset() -> Preset:
     "As small as can be."
     vae = VAEConfig(seeds=2, steps=300, batch_size=128, lr=3e-3)
     critic = CriticConfig(width=16, features=32, steps=150, batch_size=64, lr=4e-3)
-    denoiser = DenoiserConfig(
-        image_size=32, width=16, multipliers=(1, 2), layers=1, patch=2, attention=False, T=50,
-        steps=100, batch_size=32, lr=2e-3)
+    denoiser = DenoiserConfig(image_size=32, width=16, multipliers=(1, 2), layers=1, patch=2,
+                              attention=False, T=50, steps=100, batch_size=32, lr=2e-3)
     paper_edits = EditSettings("paper", gammas=(0.0, 2.0, 10.0))
     return Preset("tiny", 32, 400, vae, critic, denoiser, t_edit=45, paper_edits=paper_edits)
 
@@ -348,47 +344,35 @@ def _check_critics(preset: Preset) -> None:
         raise ValueError(f"critic.width must be positive, got {config.width!r}")
     frozen = config.encoder == "denoiser" and not config.width and config.noise_aware
     if config.views < 0 or config.views and not frozen:
-        raise ValueError("critic.views must be 0, or positive with encoder='denoiser', width=0 "
-                         "and noise_aware=True: only what "
-                         f"is frozen can be looked at ahead; got views={config.views!r} with "
-                         f"{config.encoder!r}, "
-                         f"{config.width}, {config.noise_aware}")
+        raise ValueError("critic.views must be 0, or positive with encoder='denoiser', width=0 and "
+                         "noise_aware=True: only what is frozen can be looked at ahead; got "
+                         f"views={config.views!r} with {config.encoder!r}, {config.width}, "
+                         f"{config.noise_aware}")
     if config.batch_size < 2:
         raise ValueError("the critics' batch_size must be at least 2: the others of a batch are "
-                         "the negatives, "
-                         f"got {config.batch_size}")
+                         f"the negatives, got {config.batch_size}")
 
 # %% ../../nbs/support/02_presets.ipynb #e4d70700
-def _setting_rules() -> dict[str, tuple[str, Callable[[Any], bool]]]: # name -> words, test
-    "What the numbers of a preset may be."
-    whole = ("a whole number of at least 1", lambda v: isinstance(v, Integral) and v >= 1)
-    natural = ("0, or a positive whole number", lambda v: isinstance(v, Integral) and v >= 0)
-    positive = ("positive and finite", lambda v: 0 < v < math.inf)
-    weight = ("0 or more, and finite", lambda v: 0 <= v < math.inf)
-    share = ("from 0 to below 1", lambda v: 0 <= v < 1)
-    names = {
-        whole: "image_size n_images t_edit vae.groups vae.hidden vae.seeds vae.steps "
-               "vae.batch_size critic.features critic.steps critic.batch_size denoiser.width "
-               "denoiser.layers denoiser.patch denoiser.T denoiser.steps denoiser.batch_size",
-        natural: "critic.width critic.views denoiser.attention_levels",
-        positive: "vae.lr critic.lr denoiser.lr denoiser.clip denoiser.multipliers",
-        weight: "vae.beta vae.label_weight vae.prior_weight vae.free_weight vae.leak_weight "
-                "edits.gammas paper_edits.gammas",
-        share: "critic.dropout denoiser.betas denoiser.ema"}
-    return {name: rule for rule, listed in names.items() for name in listed.split()}
+_PRESET_RULES = {
+    "whole": "image_size n_images t_edit vae.groups vae.hidden vae.seeds vae.steps vae.batch_size "
+             "critic.features critic.steps critic.batch_size denoiser.width denoiser.layers "
+             "denoiser.patch denoiser.T denoiser.steps denoiser.batch_size",
+    "natural": "critic.width critic.views denoiser.attention_levels",
+    "positive": "vae.lr critic.lr denoiser.lr denoiser.clip denoiser.multipliers",
+    "weight": "vae.beta vae.label_weight vae.prior_weight vae.free_weight vae.leak_weight "
+              "edits.gammas paper_edits.gammas",
+    "share": "critic.dropout denoiser.betas denoiser.ema",
+}
 
 # %% ../../nbs/support/02_presets.ipynb #81f6cc1f
 def _check_settings(preset: Preset) -> None:
     "Raise ValueError for a number of a preset that cannot be meant."
     several = ("vae.groups", "denoiser.multipliers", "denoiser.betas", "edits.gammas",
                "paper_edits.gammas")
-    for name, (rule, fits) in _setting_rules().items():
+    for name in several:
         value = attrgetter(name)(preset)
-        if value is None: continue # as the mode says
-        if name in several and (not isinstance(value, (tuple, list)) or not value):
+        if value is not None and (not isinstance(value, (tuple, list)) or not value):
             raise ValueError(f"{name} must be a tuple of numbers, got {value!r}")
-        numbers = value if name in several else [value]
-        if not all(isinstance(v, Real) and not isinstance(v, bool) and fits(v) for v in numbers):
-            raise ValueError(f"{name} must be {rule}, got {value!r}")
+    _check_numbers(lambda name: attrgetter(name)(preset), _PRESET_RULES, several)
     if len(preset.denoiser.betas) != 2:
         raise ValueError(f"denoiser.betas must be two numbers, got {preset.denoiser.betas!r}")

@@ -17,25 +17,22 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from .checks import _check_columns
 from .files import _as_json, _checksum, _load_arrays, atomic_write, write_csv
 
 # %% auto #0
-__all__ = ['save_record', 'load_record', 'save_result']
+__all__ = ['save_record', 'load_record', 'Result']
 
 # %% ../../nbs/support/06_records.ipynb #5bf3c311
 def _encode(value: Any, name: str, arrays: dict[str, np.ndarray]) -> Any: # JSON
     "Take a value apart. Raises TypeError for what a record cannot hold."
     value = value.item() if isinstance(value, np.generic) else value
-    if value is None or isinstance(value, (str, int)):
-        return value
-    if isinstance(value, float):
-        return value if math.isfinite(value) else {"float": repr(value)}
-    if isinstance(value, np.ndarray):
-        return _encode_array(value, name, arrays)
+    if value is None or isinstance(value, (str, int)): return value
+    if isinstance(value, float): return value if math.isfinite(value) else {"float": repr(value)}
+    if isinstance(value, np.ndarray): return _encode_array(value, name, arrays)
     if isinstance(value, Tensor):
         return {"tensor": _encode(value.detach().cpu().numpy(), name, arrays)}
-    if isinstance(value, pd.DataFrame):
-        return {"table": _encode_table(value, name, arrays)}
+    if isinstance(value, pd.DataFrame): return {"table": _encode_table(value, name, arrays)}
     if isinstance(value, Mapping):
         return {"dict": [[_encode(k, name, arrays), _encode(v, f"{name}/{k}", arrays)]
                          for k, v in value.items()]}
@@ -72,12 +69,10 @@ def _encode_array(value: np.ndarray, name: str, arrays: dict[str, np.ndarray]) -
 # %% ../../nbs/support/06_records.ipynb #4341a076
 def _as_levels(images: np.ndarray) -> np.ndarray | None:
     "Grey levels of pictures in [0, 1] as whole numbers."
-    if images.min() < 0 or not images.max() <= 1:
-        return None
+    if images.min() < 0 or not images.max() <= 1: return None
     for kind in (np.uint8, np.uint16):
         levels = np.rint(images * np.float32(np.iinfo(kind).max)).astype(kind)
-        if np.array_equal(_as_pictures(levels), images):
-            return levels
+        if np.array_equal(_as_pictures(levels), images): return levels
     return None
 
 # %% ../../nbs/support/06_records.ipynb #6a811091
@@ -88,10 +83,7 @@ def _as_pictures(levels: np.ndarray) -> np.ndarray: # float32 in [0, 1]
 # %% ../../nbs/support/06_records.ipynb #128b2367
 def _encode_table(table: pd.DataFrame, name: str, arrays: dict[str, np.ndarray]) -> dict[str, Any]:
     "Columns of numbers become arrays, other columns lists."
-    if not table.columns.is_unique:
-        raise ValueError(f"{name} has several columns "
-                         f"{table.columns[table.columns.duplicated()][0]!r}; rename or drop all "
-                         "but one")
+    _check_columns(table, name)
     columns = [[_encode(c, name, arrays), _encode_column(table[c], f"{name}/{c}", arrays)]
                for c in table]
     classes = [k for k, dtype in enumerate(table.dtypes) if isinstance(dtype, pd.CategoricalDtype)]
@@ -106,8 +98,7 @@ def _encode_table(table: pd.DataFrame, name: str, arrays: dict[str, np.ndarray])
 def _encode_column(column: pd.Series, name: str, arrays: dict[str, np.ndarray]) -> Any:
     "Numbers as an array; text, truth values and what is missing as a list."
     values = column.to_numpy()
-    if values.dtype.kind in "biufc":
-        return _encode_array(values, name, arrays)
+    if values.dtype.kind in "biufc": return _encode_array(values, name, arrays)
     plain = values.astype(object)
     plain[pd.isna(column).to_numpy()] = None
     return [v if v is None or isinstance(v, (str, int)) else str(v) for v in plain.tolist()]
@@ -115,20 +106,15 @@ def _encode_column(column: pd.Series, name: str, arrays: dict[str, np.ndarray]) 
 # %% ../../nbs/support/06_records.ipynb #a1f4fec9
 def _decode(node: Any, arrays: Mapping[str, np.ndarray], classes: Mapping[str, type]) -> Any:
     "Put a value together again."
-    if isinstance(node, list):
-        return [_decode(item, arrays, classes) for item in node]
-    if not isinstance(node, dict):
-        return node
+    if isinstance(node, list): return [_decode(item, arrays, classes) for item in node]
+    if not isinstance(node, dict): return node
     (kind, content), = node.items()
     if kind in ("array", "picture"):
         return arrays[content] if kind == "array" else _as_pictures(arrays[content])
-    if kind == "float":
-        return float(content)
-    if kind == "table":
-        return _decode_table(content, arrays)
+    if kind == "float": return float(content)
+    if kind == "table": return _decode_table(content, arrays)
     content = _decode(content, arrays, classes)
-    if kind == "record":
-        return classes[content[0]](**dict(content[1]))
+    if kind == "record": return classes[content[0]](**dict(content[1]))
     return {"tuple": tuple, "dict": dict, "tensor": torch.tensor}[kind](content)
 
 # %% ../../nbs/support/06_records.ipynb #8735fe34
@@ -173,7 +159,7 @@ _HEADER = "migvis.json" # the name under which the JSON is stored
 _Record = TypeVar("_Record")
 
 def load_record(
-    path: str | Path, # a file of `save_record`, or a folder of `save_result`
+    path: str | Path, # a file of `save_record`, or a folder of a result's `save`
     kind: type[_Record], # the dataclass that it must hold
     remedy: str = "save it again",
 ) -> _Record:
@@ -196,19 +182,23 @@ def load_record(
         raise ValueError(f"{path} is not {what} of this version ({error}); {remedy}") from error
 
 # %% ../../nbs/support/06_records.ipynb #691f0219
-def save_result(
-    folder: str | Path,
-    record: Any, # a dataclass
-) -> Path: # the folder
-    "Write a record and, for people, its tables as .csv and its dictionaries as .json."
-    folder = Path(folder).expanduser()
-    for field in fields(record):
-        value = getattr(record, field.name)
-        if isinstance(value, pd.DataFrame):
-            named = not isinstance(value.index, pd.RangeIndex)
-            write_csv(value, folder / f"{field.name}.csv", index=named)
-        elif isinstance(value, Mapping):
-            with atomic_write(folder / f"{field.name}.json") as temporary:
-                temporary.write_text(_as_json(dict(value), indent=1))
-    save_record(folder / "record.npz", record)
-    return folder
+class Result:
+    "A frozen dataclass that is kept as a folder: `save` and `load`."
+    def save(self, folder: str | Path) -> Path: # the folder
+        "Write record.npz and, for people, tables as .csv and settings as .json."
+        folder = Path(folder).expanduser()
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, pd.DataFrame):
+                named = not isinstance(value.index, pd.RangeIndex)
+                write_csv(value, folder / f"{field.name}.csv", index=named)
+            elif field.name == "settings":
+                with atomic_write(folder / "settings.json") as temporary:
+                    temporary.write_text(_as_json(value, indent=1))
+        save_record(folder / "record.npz", self)
+        return folder
+
+    @classmethod
+    def load(cls: type[_Record], folder: str | Path) -> _Record:
+        "Read what `save` wrote. Raises FileNotFoundError or ValueError."
+        return load_record(folder, cls)

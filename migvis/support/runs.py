@@ -31,8 +31,7 @@ from .presets import Preset
 def run_stage(
     path: Path,                                  # file of the finished stage
     train: Callable[[Path], tuple[Any, pd.DataFrame]], # gets the folder for checkpoints -> result, history
-    save: Callable[[Path, Any], object],
-    load: Callable[[Path], Any],
+    save: Callable[[Path, Any], object], load: Callable[[Path], Any],
 ) -> Any:
     "Load a finished stage, or train it from its last checkpoint and write it, with its losses as a .csv."
     checkpoints = path.with_suffix(".checkpoints")
@@ -95,14 +94,13 @@ def _check_noted(*paths: Path) -> None: # of one folder
     for path in paths:
         if path.name in noted and noted[path.name] != _digest(path):
             raise ValueError(f"{path} is not the file that this run wrote, but damaged or of "
-                             f"another run; "
-                             "restore it, or delete it and fit again. To use another network, set it on a "
-                             "loaded model and save that into a new folder")
+                             "another run; restore it, or delete it and fit again. To use another "
+                             "network, set it on a loaded model and save that into a new folder")
     if unknown := [path.name for path in paths if path.name not in noted]:
         warnings.warn(f"{folder} has no digests of {', '.join(unknown)}, so it is not known "
-                      f"whether this run "
-                      "wrote them: an earlier version of migvis did, or the writing was interrupted; saving "
-                      "the run there again notes them", stacklevel=3)
+                      "whether this run wrote them: an earlier version of migvis did, or the "
+                      "writing was interrupted; saving the run there again notes them",
+                      stacklevel=3)
 
 # %% ../../nbs/support/04_runs.ipynb #ee598ef3
 def claim_folder(
@@ -138,16 +136,16 @@ def _run_entries(folder: Path) -> dict[str, Any]: # of its run.json
     "What a run notes of itself. Raises ValueError."
     if not (folder / "run.json").is_file():
         raise FileNotFoundError(f"{folder} is not a run: it has no run.json; make one with "
-                                f"MIGVis.fit(..., out=folder) or "
-                                "`migvis fit`")
+                                "MIGVis.fit(..., out=folder) or `migvis fit`")
     entries = _read_run(folder)
-    needed = ("vae.safetensors", "critics.safetensors", "denoiser.safetensors", "recording.npz")
-    names = dict.fromkeys((*needed,
-                           *(name for name in entries.get("files", {}) if name != "report.json")))
+    noted = [name for name in entries.get("files", {}) if name != "report.json"]
+    needed = ["vae.safetensors", "critics.safetensors"]
+    if "denoiser" not in entries.get("options", {}): needed.append("denoiser.safetensors")
+    if "recording" not in entries.get("withheld", ()): needed.append("recording.npz")
+    names = dict.fromkeys(needed + noted)
     if missing := [name.split(".")[0] for name in names if not (folder / name).is_file()]:
         raise FileNotFoundError(f"the run in {folder} is not finished: {', '.join(missing)} "
-                                f"missing; fit again with the same "
-                                "folder")
+                                "missing; fit again with the same folder")
     return entries
 
 # %% ../../nbs/support/04_runs.ipynb #236b02e4
@@ -155,13 +153,12 @@ def _check_split(digest: str, noted: str | None, folder: Path) -> None: # noted:
     "Raise ValueError unless the run was fitted with this split; warn if that is not known."
     if noted is None:
         warnings.warn(f"{folder} does not say which images it was trained on, as runs of earlier "
-                      f"versions did not: what is "
-                      "measured on test images may be too kind; fit the recording again", stacklevel=4)
+                      "versions did not: what is measured on test images may be too kind; fit the "
+                      "recording again", stacklevel=4)
     elif noted != digest:
         raise ValueError(f"{folder} was fitted with another split into training and test images "
-                         f"than this version of migvis "
-                         f"{__version__} makes (digest {noted}, not {digest}); fit the recording "
-                         f"again")
+                         f"than this version of migvis {__version__} makes (digest {noted}, not "
+                         f"{digest}); fit the recording again")
 
 # %% ../../nbs/support/04_runs.ipynb #d83ca59e
 def _described(value: Any) -> str:
@@ -195,8 +192,7 @@ def run_lock(
             try: lock.acquire(blocking=False)
             except Timeout:
                 warnings.warn(f"another process works on the run in {folder}; waiting for its run "
-                              f"lock",
-                              stacklevel=5)
+                              "lock", stacklevel=5)
                 lock.acquire(poll_interval=0.2)
     try: yield
     finally: lock.release()

@@ -140,10 +140,7 @@ def _make_batch(n: int, batch_size: int, step: int, seed: int = 0, device: str |
 def progress_bar(
     items: Iterable | None = None, # what to go through; None: call `update` on the bar
     progress: bool = True,  # False shows nothing
-    desc: str | None = None,
-    total: int | None = None,
-    unit: str = "it",
-    initial: int = 0,
+    desc: str | None = None, total: int | None = None, unit: str = "it", initial: int = 0,
 ) -> tqdm:
     "A progress bar with rate and time left."
     silent = not progress or bool(os.environ.get("TQDM_DISABLE"))
@@ -204,11 +201,8 @@ class _Best:
         self.score: Tensor | None = None       # () or (E,), lower is better
         self.weights: dict[str, Tensor] = {}
 
-    def update(
-        self,
-        score: Tensor,                   # () or (E,)
-        weights: Mapping[str, Tensor],   # with a leading dimension E if `score` has one
-    ) -> None:
+    def update(self, score: Tensor, weights: Mapping[str, Tensor]) -> None:
+        # score () or (E,); weights: with a leading dimension E if `score` has one
         "Take over what got better."
         score = score.detach()
         if self.score is None:
@@ -515,7 +509,7 @@ def _finished(run: _Run, keep_best: bool, folder: Path | None) -> nn.Module:
     return run.raw.eval()
 
 # %% ../../nbs/support/03_training.ipynb #fd3f7a9d
-def _check_counts(**counts: int | None) -> None:
+def _check_counts(counts: Mapping[str, int | None]) -> None: # by name
     "Raise ValueError for numbers that must be positive integers, where they are given."
     for name, value in counts.items():
         if value is not None and not (1 <= value < math.inf and int(value) == value):
@@ -556,8 +550,8 @@ def fit(
     desc: str = "training", progress: bool = True,
 ) -> Fit:
     "Train any model with AdamW; resumes exactly, scales with `accelerate launch`."
-    _check_counts(n=n, steps=steps, batch_size=batch_size, keep=keep, log_every=log_every,
-                  checkpoint_every=checkpoint_every, validate_every=validate_every, threads=threads)
+    _check_counts(dict(n=n, steps=steps, batch_size=batch_size, keep=keep, log_every=log_every,
+                       checkpoint_every=checkpoint_every, validate_every=validate_every, threads=threads))
     settings, device = _Optimiser(lr, betas, weight_decay, clip, ema), resolve_device(device)
     watch = _Watch(log_every or steps // 200, validate, validate_every or steps // 20, keep_best, callback)
     run = _Run(model.to(device).train(), settings, _accelerator(device), compile)

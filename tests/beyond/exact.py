@@ -12,15 +12,16 @@ from migvis.beyond.stimulus_information import _check_levels, _Conditional, _Enc
 
 @dataclass(frozen=True)
 class Line:
-    "Stimuli on a line and an encoder with finitely many responses: everything about them can be computed exactly."
+    ("Stimuli on a line and an encoder with finitely many responses: everything about them can be computed "
+     "exactly.")
     x: Tensor          # (M,) evenly spaced stimuli
     prior: Tensor      # (M,) their probabilities
     likelihood: Tensor # (R, M) probability of each response to each stimulus
 
     def __post_init__(self) -> None:
         if self.x.ndim != 1 or self.prior.shape != self.x.shape or self.likelihood.shape[1:] != self.x.shape:
-            raise ValueError(f"need x (M,), prior (M,) and likelihood (R, M), got {tuple(self.x.shape)}, {tuple(self.prior.shape)}, "
-                             f"{tuple(self.likelihood.shape)}")
+            raise ValueError(f"need x (M,), prior (M,) and likelihood (R, M), got {tuple(self.x.shape)}, "
+                             f"{tuple(self.prior.shape)}, {tuple(self.likelihood.shape)}")
         for name, p in (("the prior", self.prior), ("each stimulus's likelihood", self.likelihood)):
             if not torch.allclose(p.sum(0), torch.ones((), dtype=p.dtype), atol=1e-6) or (p < 0).any():
                 raise ValueError(f"{name} must be probabilities that add up to 1")
@@ -56,7 +57,9 @@ def _expected_gain(
 def _check_grid(line: Line, levels: Tensor) -> None:
     "Raise ValueError if a level is finer than the grid resolves."
     step, finest = float(line.x[1] - line.x[0]), math.sqrt(_check_levels(levels)[0])
-    if finest < 0.7 * step: raise ValueError(f"the noise s.d. {finest:.3g} of the first level is finer than the grid's step {step:.3g}; refine the grid")
+    if finest < 0.7 * step:
+        raise ValueError(f"the noise s.d. {finest:.3g} of the first level is finer than the grid's step "
+                         f"{step:.3g}; refine the grid")
 
 
 def _line_curve(
@@ -68,8 +71,8 @@ def _line_curve(
     "Integrand of I_local(x), exact. Raises ValueError for an unknown draw, or levels finer than the grid."
     _check_grid(line, levels)
     z, w = (torch.from_numpy(a) for a in np.polynomial.hermite_e.hermegauss(nodes))
-    laws = {"posterior": lambda p_x: p_x @ line.likelihood.T, "estimate": lambda p_x: line.answers(p_x @ line.x),
-            "stimulus": lambda p_x: line.answers(line.x)[:, None]}
+    laws = {"posterior": lambda p_x: p_x @ line.likelihood.T, "estimate": lambda p_x: line.answers(
+                p_x @ line.x), "stimulus": lambda p_x: line.answers(line.x)[:, None]}
     if draw not in laws: raise ValueError(f"draw must be one of {sorted(laws)}, got {draw!r}")
     columns = []
     for c in levels.tolist():
@@ -92,7 +95,8 @@ def _both(
     second: Line, # another response to the same stimuli, independent of the first given the stimulus
 ) -> Line: # R1 x R2 responses
     "The two responses as one. Raises ValueError if the stimuli differ."
-    if first.x.shape != second.x.shape or not torch.equal(first.x, second.x) or not torch.allclose(first.prior, second.prior):
+    if first.x.shape != second.x.shape or not torch.equal(first.x, second.x) or not torch.allclose(
+        first.prior, second.prior):
         raise ValueError("the two responses are to different stimuli: x and prior must be the same")
     return Line(first.x, first.prior, (first.likelihood[:, None] * second.likelihood[None]).flatten(0, 1))
 
@@ -114,16 +118,16 @@ def _line_information_given(
         gain = 0
         for r, likelihood in enumerate(first.likelihood):
             known = p_x * likelihood / p_first[..., r, None]
-            laws = {"posterior": (p_first[..., r], known @ line.likelihood.T), "stimulus": (likelihood[:, None], line.answers(line.x)[:, None])}
+            laws = {"posterior": (p_first[..., r], known @ line.likelihood.T),
+                    "stimulus": (likelihood[:, None], line.answers(line.x)[:, None])}
             if draw not in laws: raise ValueError(f"draw must be one of {sorted(laws)}, got {draw!r}")
             gain = gain + laws[draw][0] * _expected_gain(line, known, laws[draw][1])
         columns.append(gain @ (w / w.sum()) / (2 * c))
     return integrate(torch.stack(columns, 1), levels).value
 
 
-def _line_estimates(
-    line: Line,
-) -> tuple[_Estimate, _Conditional, _Encoder, _Posterior]: # responses are numbers of rows of the likelihood, (B, 1)
+# responses are numbers of rows of the likelihood, (B, 1)
+def _line_estimates(line: Line,) -> tuple[_Estimate, _Conditional, _Encoder, _Posterior]:
     "Exact guesses, encoder and posterior sampler of stimuli on a line, in the form that `information` takes."
     def estimate(x_c: Tensor, c: float) -> Tensor:
         return (line.posterior(x_c.double()[:, 0], c) @ line.x)[:, None].to(x_c)
@@ -152,7 +156,8 @@ class LNP:
     def drive(self, x: Tensor) -> Tensor: # (B, 1, H, W) -> (B, N)
         "What the filters see."
         if x.shape[-2:] != self.filters.shape[-2:]:
-            raise ValueError(f"the neurons look at images of shape {tuple(self.filters.shape[-2:])}, got {tuple(x.shape)}")
+            raise ValueError(f"the neurons look at images of shape {tuple(self.filters.shape[-2:])}, got "
+                             f"{tuple(x.shape)}")
         return x.flatten(1) @ self.filters.flatten(1).T.to(x) + self.bias
 
     def rates(self, x: Tensor) -> Tensor: # (B, N)

@@ -55,7 +55,8 @@ def test_loss_equals_a_slow_loop():
     scores = torch.randn(6, 6, generator=torch.Generator().manual_seed(0)).double()
     slow = 0.0
     for i in range(6):
-        row, column = sum(math.exp(scores[i, j]) for j in range(6)), sum(math.exp(scores[j, i]) for j in range(6))
+        row, column = sum(math.exp(scores[i, j]) for j in range(6)), sum(math.exp(scores[j, i])
+                                                                         for j in range(6))
         slow -= (math.log(math.exp(scores[i, i]) / row) + math.log(math.exp(scores[i, i]) / column)) / 12
     assert dina_module.alignment_loss(scores).item() == pytest.approx(slow, rel=1e-10)
     assert dina_module.alignment_loss(torch.zeros(7, 7)).item() == pytest.approx(math.log(7))
@@ -89,7 +90,8 @@ def test_resampling_equals_a_loop_and_skips_missing_repeats():
 def test_resampling_has_the_mean_of_the_repeats():
     trials = torch.randn(1, 4, 3, generator=torch.Generator().manual_seed(0))
     draws = torch.randint(4, (20_000, 4), generator=torch.Generator().manual_seed(1))
-    found = dina_module._resample_trials(trials.expand(20_000, -1, -1), draws, trials.mean(1).expand(20_000, -1))
+    found = dina_module._resample_trials(trials.expand(20_000, -1, -1), draws,
+                                         trials.mean(1).expand(20_000, -1))
     assert torch.allclose(found.mean(0), trials[0].mean(0), atol=0.02)
     assert torch.allclose(found.var(0), trials[0].var(0, correction=0) / 4, rtol=0.05)
 
@@ -102,8 +104,10 @@ def test_towers_meet_for_any_image(shape):
 
 def test_paper_configuration_has_the_reported_maps():
     config = DINAConfig()
-    with torch.no_grad(): assert dina_module._ImageTower(config)(torch.rand(1, 1, 64, 64)).shape == (1, 64, 32, 32)
-    assert dina_module._ResponseTower(10, replace(config, rank=4))(torch.zeros(1, 10)).shape == (1, 64, 32, 32)
+    with torch.no_grad():
+        assert dina_module._ImageTower(config)(torch.rand(1, 1, 64, 64)).shape == (1, 64, 32, 32)
+    assert dina_module._ResponseTower(10,
+                                      replace(config, rank=4))(torch.zeros(1, 10)).shape == (1, 64, 32, 32)
     assert get_dina_config("paper") == config and get_dina_config(TINY) is TINY
 
 
@@ -118,8 +122,9 @@ def test_separable_toy_is_retrieved_without_error(fitted, parts):
 
 def test_embeddings_have_length_one_and_do_not_depend_on_the_batch(fitted, parts):
     images, responses = parts[2].images, parts[2].responses
-    for embed, features, taken, values in ((fitted.embed_images, fitted.image_features, fitted.pixels, images),
-                                           (fitted.embed_responses, fitted.response_features, fitted.standardize, responses)):
+    for embed, features, taken, values in ((fitted.embed_images, fitted.image_features, fitted.pixels,
+                                            images), (fitted.embed_responses, fitted.response_features,
+                                                      fitted.standardize, responses)):
         found = embed(values)
         assert torch.allclose(found.norm(dim=1), torch.ones(len(found)), atol=1e-5)
         assert torch.allclose(found, fitted.embed(features, taken(values), 7), atol=1e-5)
@@ -141,11 +146,15 @@ def test_an_interrupted_run_goes_on_to_the_same_weights(parts, tmp_path):
     def stop(step, model, row):
         if step == 17: raise Stop
 
-    options = {"checkpoint": tmp_path, "checkpoint_every": 8, "log_every": 1, **QUIET}
-    with pytest.raises(Stop): fit_dina(*parts[:2], config, seed=3, callback=stop, **options)
-    resumed = fit_dina(*parts[:2], config, seed=3, **options)
-    for name, value in whole.state_dict().items(): assert torch.allclose(value, resumed.state_dict()[name], atol=1e-6), name
-    with pytest.raises(ValueError, match="another run"): fit_dina(*parts[:2], replace(config, dropout=0.1), seed=3, **options)
+    often = {"checkpoint_every": 8, "log_every": 1}
+    options = {"checkpoint": tmp_path, **QUIET}
+    with pytest.raises(Stop):
+        fit_dina(*parts[:2], config, seed=3, training=often | {"callback": stop}, **options)
+    resumed = fit_dina(*parts[:2], config, seed=3, training=often, **options)
+    for name, value in whole.state_dict().items():
+        assert torch.allclose(value, resumed.state_dict()[name], atol=1e-6), name
+    with pytest.raises(ValueError, match="another run"):
+        fit_dina(*parts[:2], replace(config, dropout=0.1), seed=3, **options)
 
 
 def test_seeds_decide(parts):
@@ -172,10 +181,10 @@ def test_round_trip(fitted, parts, tmp_path):
 
 # ---------------------------------------------------------------- bad input
 
-@pytest.mark.parametrize("change, word", [
-    ({"channels": 0}, "channels"), ({"batch_size": 1}, "negatives"), ({"dropout": 1.0}, "dropout"), ({"temperature": 0.0}, "temperature"),
-    ({"rank": 0}, "rank"), ({"steps": 0}, "steps"),
-])
+@pytest.mark.parametrize("change, word",
+                         [({"channels": 0}, "channels"), ({"batch_size": 1}, "negatives"),
+                          ({"dropout": 1.0}, "dropout"), ({"temperature": 0.0}, "temperature"),
+                          ({"rank": 0}, "rank"), ({"steps": 0}, "steps"),])
 def test_bad_configurations(change, word):
     with pytest.raises(ValueError, match=word): replace(TINY, **change)
 
@@ -183,9 +192,12 @@ def test_bad_configurations(change, word):
 def test_bad_data(fitted, parts):
     train, validation, test = parts
     with pytest.raises(ValueError, match="paper"): get_dina_config("large")
-    with pytest.raises(ValueError, match="units"): fit_dina(train, validation.select(sites=range(5)), TINY, **QUIET)
-    with pytest.raises(ValueError, match="pixels"): fit_dina(train, replace(validation, images=validation.images[:, :, :6]), TINY, **QUIET)
-    with pytest.raises(ValueError, match="negatives"): fit_dina(train.select(images=[0]), validation, TINY, **QUIET)
+    with pytest.raises(ValueError, match="units"):
+        fit_dina(train, validation.select(sites=range(5)), TINY, **QUIET)
+    with pytest.raises(ValueError, match="pixels"):
+        fit_dina(train, replace(validation, images=validation.images[:, :, :6]), TINY, **QUIET)
+    with pytest.raises(ValueError, match="negatives"):
+        fit_dina(train.select(images=[0]), validation, TINY, **QUIET)
     with pytest.raises(ValueError, match="40.*the units"): fitted.embed_responses(test.responses[:, :7])
     with pytest.raises(ValueError, match="finite"): fitted.embed_responses(np.full((2, 40), np.nan))
     with pytest.raises(ValueError, match="resize"): fitted.embed_images(test.images[:, :, :, :10])
@@ -200,7 +212,9 @@ def test_ranks_equal_a_sort_and_ties_are_chance():
     scores = np.random.default_rng(0).normal(size=(30, 40))
     found = dina._rank_scores(scores)
     rank = np.array([list(np.argsort(-row)).index(i) + 1 for i, row in enumerate(scores)])
-    for k in (1, 3, 10): assert found.accuracy(k) == pytest.approx((rank <= k).mean()) and found.chance(k) == pytest.approx(k / 40)
+    for k in (1, 3, 10):
+        assert found.accuracy(k) == pytest.approx((rank <= k).mean()) and found.chance(
+            k) == pytest.approx(k / 40)
     assert found.mean_reciprocal_rank == pytest.approx((1 / rank).mean())
     constant = dina._rank_scores(torch.zeros(8, 8))
     assert [constant.accuracy(k) for k in (1, 2, 8)] == pytest.approx([1 / 8, 2 / 8, 1])
@@ -213,7 +227,8 @@ def test_wilson_interval_is_scipys(hits, n):
     from scipy.stats import binomtest
 
     expected = binomtest(hits, n).proportion_ci(0.9, method="wilson")
-    assert dina_module._wilson_interval(hits, n, 0.9) == pytest.approx((expected.low, expected.high), abs=1e-9)
+    assert dina_module._wilson_interval(hits, n,
+                                        0.9) == pytest.approx((expected.low, expected.high), abs=1e-9)
 
 
 def test_comparison_is_paired():
@@ -222,13 +237,16 @@ def test_comparison_is_paired():
     same = dina.compare_retrieval(good, good)
     assert (same["ratio"], same["low"], same["high"], same["difference"]) == (1, 1, 1, 0)
     found = dina.compare_retrieval(good, poor)
-    assert found["ratio"] == pytest.approx(2) and 1.6 < found["low"] < 2 < found["high"] < 2.7 and found["difference"] == pytest.approx(0.4)
-    with pytest.raises(ValueError, match="same images"): dina.compare_retrieval(good, _Retrieval(np.zeros(3), np.ones(3), np.full(3, 9)))
+    assert found["ratio"] == pytest.approx(
+        2) and 1.6 < found["low"] < 2 < found["high"] < 2.7 and found["difference"] == pytest.approx(0.4)
+    with pytest.raises(ValueError, match="same images"):
+        dina.compare_retrieval(good, _Retrieval(np.zeros(3), np.ones(3), np.full(3, 9)))
 
 
 def test_retrieval_table_has_chance(fitted, parts):
     table = dina.retrieval_table({"DINA": retrieval(fitted, parts[2])})
-    assert table.loc["DINA", "top-1 %"] == 100 and table.loc["chance", "top-1 %"] == pytest.approx(100 / len(parts[2]))
+    assert table.loc["DINA", "top-1 %"] == 100 and table.loc["chance",
+                                                             "top-1 %"] == pytest.approx(100 / len(parts[2]))
 
 
 # ---------------------------------------------------------------- peers
@@ -258,7 +276,8 @@ def test_cnn_decoder_draws_pictures_and_is_of_the_same_size(parts, fitted):
     mean_image = parts[0].images.mean(0)
     assert np.square(pictures - parts[2].images).mean() < 0.5 * np.square(mean_image - parts[2].images).mean()
     assert retrieval(decoder, parts[2]).accuracy() > 0.3
-    sizes = [sum(p.numel() for p in m.parameters()) for m in (dina._PixelNetwork(40, torch.zeros(1, 12, 12), TINY), fitted)]
+    sizes = [sum(p.numel() for p in m.parameters())
+             for m in (dina._PixelNetwork(40, torch.zeros(1, 12, 12), TINY), fitted)]
     assert sizes[0] / sizes[1] == pytest.approx(1, abs=0.15)
 
 
@@ -266,7 +285,8 @@ def test_cnn_decoder_draws_pictures_and_is_of_the_same_size(parts, fitted):
 
 def test_axes_are_orthonormal_and_aligned(fitted, parts):
     axes = dina.shared_axes(fitted, parts[0], 4)
-    assert torch.allclose(axes.directions.T @ axes.directions, torch.eye(4), atol=1e-4) and (axes.variance.diff() <= 0).all()
+    assert torch.allclose(axes.directions.T @ axes.directions, torch.eye(4),
+                          atol=1e-4) and (axes.variance.diff() <= 0).all()
     assert dina.axis_alignment(fitted, axes, parts[2]).min() > 0.8
     with pytest.raises(ValueError, match="n_axes"): dina.shared_axes(fitted, parts[0], 1000)
 
@@ -284,7 +304,8 @@ def test_saliency_is_where_the_tower_looks_and_equals_differences():
     place = lambda y: axes.project(decoder.double().image_features(torch.tensor(y))).numpy()
     moved = images[:1].copy()
     moved[0, 0, 1, 2] += 1e-4
-    assert np.allclose(np.abs(place(moved) - place(images[:1]))[0] / 1e-4, found[0, :, 1, 2], rtol=1e-2, atol=1e-3)
+    assert np.allclose(np.abs(place(moved) - place(images[:1]))[0] / 1e-4, found[0, :, 1, 2],
+                       rtol=1e-2, atol=1e-3)
 
 
 class Places(nn.Module):
@@ -301,7 +322,8 @@ def pixel_units(n=60, dead=5):
     responses = np.concatenate([images.reshape(n, 9) - 0.5, rng.normal(size=(n, dead))], 1)
     class Centred(nn.Module):
         def forward(self, y): return y.flatten(1) - 0.5
-    return plain(9 + dead, 3, Centred(), tower), Recording(images, responses, pd.DataFrame({"category": [0] * n}))
+    return plain(9 + dead, 3, Centred(), tower), Recording(images, responses,
+                                                           pd.DataFrame({"category": [0] * n}))
 
 
 def test_importance_is_zero_for_unused_units_and_equals_differences():
@@ -355,7 +377,9 @@ def test_band_curve_of_pixels():
     images = np.clip(0.5 + 0.1 * rng.normal(size=(50, 1, 16, 16)), 0, 1).astype(np.float32)
     coarse = dina._band_filter(images, 1.5, "low") - 0.5
     rec = Recording(images, coarse.reshape(50, -1), pd.DataFrame({"category": [0] * 50}))
-    curve = dina.band_curve(plain(256, 16, nn.Sequential(Flat(), nn.LayerNorm(256, elementwise_affine=False))), rec, (0.25, 1, 2, 4))
+    curve = dina.band_curve(plain(256, 16,
+                                  nn.Sequential(Flat(), nn.LayerNorm(256, elementwise_affine=False))), rec,
+                            (0.25, 1, 2, 4))
     low = curve[curve.kind == "low"].set_index("cutoff").accuracy
     assert low[4] == 1 and low[0.25] < 0.9
 
@@ -365,7 +389,11 @@ def test_checkpoints_of_shuffled_responses_are_refused(parts, tmp_path):
     shuffled = replace(train, responses=train.responses[::-1].copy(), trials=None)
     config = replace(TINY, steps=3)
     fit_dina(train, validation, config, checkpoint=tmp_path / "dina", device="cpu", progress=False)
-    with pytest.raises(ValueError, match="another run"): fit_dina(shuffled, validation, config, checkpoint=tmp_path / "dina", device="cpu", progress=False)
-    fit_cnn(train, validation, config, components=(), checkpoint=tmp_path / "cnn", device="cpu", progress=False)
+    with pytest.raises(ValueError, match="another run"):
+        fit_dina(shuffled, validation, config, checkpoint=tmp_path / "dina", device="cpu", progress=False)
+    fit_cnn(train, validation, config, components=(), checkpoint=tmp_path / "cnn", device="cpu",
+            progress=False)
     inverted = replace(train, images=1 - train.images)
-    with pytest.raises(ValueError, match="another run"): fit_cnn(inverted, validation, config, components=(), checkpoint=tmp_path / "cnn", device="cpu", progress=False)
+    with pytest.raises(ValueError, match="another run"):
+        fit_cnn(inverted, validation, config, components=(), checkpoint=tmp_path / "cnn", device="cpu",
+                progress=False)

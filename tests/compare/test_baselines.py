@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from migvis.compare import baselines as bl
-from migvis.ddim_guidance import Editor, _plan_edits, invert, sample
+from migvis.ddim_guidance import Editor, _plan_edits
 from migvis.denoiser import NoiseSchedule, build_denoiser, mixture_denoiser
 from migvis.support.encoders import ConvEncoder, DenoiserEncoder
 from migvis.infonce import Critics
@@ -17,7 +17,8 @@ from migvis.support.training import generator
 SCHEDULE = NoiseSchedule(150)
 SHORT = NoiseSchedule(20)
 GROUPS, SIZES = ((0, 1), (2, 3)), (2, 2)  # two groups of the four pixels of a 2 x 2 image
-SMALL = DenoiserConfig(image_size=16, width=8, multipliers=(1, 2), layers=1, patch=2, attention=False, T=20, steps=60, batch_size=16, lr=2e-3)
+SMALL = DenoiserConfig(image_size=16, width=8, multipliers=(1, 2), layers=1, patch=2, attention=False, T=20,
+                       steps=60, batch_size=16, lr=2e-3)
 
 
 def randn(*shape, seed=0):
@@ -48,7 +49,8 @@ def pixel_readout(weight=None):
 
 
 def shrink(s, t=135):
-    "How much of a shift of a Gaussian's mean an edit from t makes, when its deterministic way back is the shifted Gaussian's."
+    ("How much of a shift of a Gaussian's mean an edit from t makes, when its deterministic way back is the "
+     "shifted Gaussian's.")
     ab = SCHEDULE.alpha_bar[t].item()
     return 1 - s * math.sqrt(ab) / math.sqrt(ab * s**2 + 1 - ab)
 
@@ -57,10 +59,12 @@ def shrink(s, t=135):
 def pictures():
     "16 x 16 pictures in [0, 1] that are linear in four latents, which are known with some error."
     z, maps = randn(300, 4), randn(4, 256, seed=1)
-    return (0.5 + 0.06 * (z @ maps)).clamp(0, 1).view(-1, 1, 16, 16), (z, torch.full_like(z, 2 * math.log(0.1)))
+    return (0.5 + 0.06 * (z @ maps)).clamp(0, 1).view(-1, 1, 16, 16), (z,
+                                                                       torch.full_like(z, 2 * math.log(0.1)))
 
 
-# --- the plan ------------------------------------------------------------------------------------------------------------
+# --- the plan
+# ------------------------------------------------------------------------------------------------------------
 
 def test_plan_wants_the_original_with_the_targets_group():
     z, goals = randn(3, 4), randn(2, 4, seed=1)
@@ -71,7 +75,8 @@ def test_plan_wants_the_original_with_the_targets_group():
         o, m, g = int(plan.rows.original[row]), int(plan.rows.target[row]), int(plan.rows.group[row])
         slow = z[o].clone()
         slow[list(GROUPS[g])] = goals[m][list(GROUPS[g])]
-        assert torch.equal(plan.wanted[row], slow) and torch.equal(plan.z_originals[plan.rows.original[row]], z[o])
+        assert torch.equal(plan.wanted[row],
+                           slow) and torch.equal(plan.z_originals[plan.rows.original[row]], z[o])
     one = _plan_edits(rand(3, 1, 2, 2), goals[0], z, model, "all", (1.0,), dims=[1])
     assert one.shape == (3, 2, 1)
     changed = (one.wanted != z[one.rows.original]).nonzero()[:, 1].reshape(3, 2)
@@ -84,22 +89,27 @@ def test_all_editors_are_called_alike():
     denoiser, encoder = build_denoiser(SMALL, 0.5).eval(), ConvEncoder(16, width=8, noise_aware=True)
     critics = Critics(encoder, SIZES, n_features=8, alpha_bar=SHORT.alpha_bar).eval()
     settings = EditSettings("paper", t_edit=18, fixed_point=1, n_negatives=5, seed=1, steps=4, batch_size=3)
-    editors = [Editor(critics, denoiser, SHORT, randn(9, 4, seed=2), settings), bl.TraversalEditor(bl._ImageDecoder(SIZES, 16, 8), settings),
-               bl.readout_editor(bl._Readout(encoder, SIZES, alpha_bar=SHORT.alpha_bar).eval(), denoiser, SHORT, settings),
+    editors = [Editor(critics, denoiser, SHORT, randn(9, 4, seed=2), settings),
+               bl.TraversalEditor(bl._ImageDecoder(SIZES, 16, 8), settings), bl.readout_editor(
+                   bl._Readout(encoder, SIZES, alpha_bar=SHORT.alpha_bar).eval(), denoiser, SHORT, settings),
                bl.ConditionEditor(build_denoiser(SMALL, 0.5, n_condition=4).eval(), SHORT, SIZES, settings)]
     for editor in editors:
-        out = editor(rand(2, 1, 16, 16), randn(2, 4), "all", (0.0, 0.5), z_originals=randn(2, 4, seed=3), paired=True)
-        assert out.shape == (2, 2, 2, 1, 16, 16) and 0 <= out.min() and out.max() <= 1 and out.device.type == "cpu", editor
+        out = editor(rand(2, 1, 16, 16), randn(2, 4), "all", (0.0, 0.5), z_originals=randn(2, 4, seed=3),
+                     paired=True)
+        assert out.shape == (2, 2, 2, 1, 16,
+                             16) and 0 <= out.min() and out.max() <= 1 and out.device.type == "cpu", editor
 
 
-# --- latent traversal ----------------------------------------------------------------------------------------------------
+# --- latent traversal
+# ----------------------------------------------------------------------------------------------------
 
 def test_traversal_is_a_straight_line():
     class Linear(torch.nn.Module):
         groups, n_latents, image_size = GROUPS, 4, 2
         def forward(self, z): return z.view(-1, 1, 2, 2)
     z, goal = 0.5 * rand(3, 4), -0.5 * rand(4, seed=1)
-    out = bl.TraversalEditor(Linear(), EditSettings("paper", batch_size=4))(rand(3, 1, 2, 2), goal, gammas=(0.0, 0.25, 1.0), z_originals=z)
+    out = bl.TraversalEditor(Linear(), EditSettings("paper", batch_size=4))(
+        rand(3, 1, 2, 2), goal, gammas=(0.0, 0.25, 1.0), z_originals=z)
     for g, dims in enumerate(map(list, GROUPS)):
         for k, gamma in enumerate((0.0, 0.25, 1.0)):
             wanted = z.clone()
@@ -109,22 +119,26 @@ def test_traversal_is_a_straight_line():
 
 def test_decoder_learns_a_linear_world(pictures):
     images, z = pictures
-    fitted = bl.train_decoder(images, z, SIZES, width=8, steps=250, held_out=(images[250:], (z[0][250:], z[1][250:])), device="cpu", progress=False)
+    fitted = bl.train_decoder(images, z, SIZES, width=8, steps=250,
+                              held_out=(images[250:], (z[0][250:], z[1][250:])), device="cpu", progress=False)
     with torch.no_grad(): error = (fitted.model(z[0][250:]) - (2 * images[250:] - 1)).square().mean()
     assert error < 0.3 * (2 * images[250:] - 1).var(0).mean()
     torch.testing.assert_close(fitted.model.center, z[0].mean(0))
     torch.testing.assert_close(fitted.model.scale, (z[0].var(0) + 0.01).sqrt())
 
 
-# --- readouts ------------------------------------------------------------------------------------------------------------
+# --- readouts
+# ------------------------------------------------------------------------------------------------------------
 
 def test_linear_readout_is_ridge_regression():
     images, strength = rand(80, 1, 2, 2), 3.0
-    z = 5 + (2 * images.flatten(1) - 1) @ randn(4, 4) * torch.tensor([1.0, 10.0, 0.1, 1.0]) + 0.1 * randn(80, 4, seed=1)
+    z = 5 + (2 * images.flatten(1) - 1) @ randn(4, 4) * torch.tensor([1.0, 10.0, 0.1,
+                                                                      1.0]) + 0.1 * randn(80, 4, seed=1)
     readout = bl.fit_linear_readout(Flat(), images, z, SIZES, strengths=(strength,))
     x = (2 * images.flatten(1) - 1).double()
     x, goal = (x - x.mean(0)) / x.std(0), ((z - z.mean(0)) / z.std(0)).double()
-    slow = x @ torch.linalg.solve(x.T @ x + strength * torch.eye(4).double(), x.T @ (goal - goal.mean(0))) + goal.mean(0)
+    slow = x @ torch.linalg.solve(x.T @ x + strength * torch.eye(4).double(),
+                                  x.T @ (goal - goal.mean(0))) + goal.mean(0)
     torch.testing.assert_close(readout(2 * images - 1), slow.float(), atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(readout.standardise(z), goal.float(), atol=1e-4, rtol=1e-4)
     assert not any(p.requires_grad for p in readout.parameters())
@@ -150,33 +164,42 @@ def test_linear_readout_chooses_its_strength():
 @pytest.mark.parametrize("schedule", [None, SHORT], ids=["clean", "noise-aware"])
 def test_regressor_learns_and_is_saved(pictures, schedule, tmp_path):
     images, z = pictures
-    fitted = bl.train_regressor(images, z, SIZES, schedule, CriticConfig(width=8, features=32, steps=150, batch_size=64, lr=4e-3),
+    fitted = bl.train_regressor(images, z, SIZES, schedule,
+                                CriticConfig(width=8, features=32, steps=150, batch_size=64, lr=4e-3),
                                 device="cpu", progress=False, pixel_noise=0.0, shift=0)
     model, y = fitted.model, 2 * images - 1
     with torch.no_grad(): error = (model(y) - model.standardise(z[0])).square().mean(0)
     assert (error < 0.5).all() and model.noise_aware == (schedule is not None)
     if schedule is not None:
-        with torch.no_grad(): noisy = (model(schedule.add_noise(y, randn(*y.shape), 15), 15) - model.standardise(z[0])).square().mean(0)
-        assert (noisy > error).all() and (noisy < 1.6).all()  # noise hides the latents; predictions fall back to the mean
+        with torch.no_grad():
+            noisy = (model(schedule.add_noise(y, randn(*y.shape), 15),
+                           15) - model.standardise(z[0])).square().mean(0)
+        # noise hides the latents; predictions fall back to the mean
+        assert (noisy > error).all() and (noisy < 1.6).all()
     again = bl._load_baseline(bl._save_baseline(model, tmp_path / "regressor.safetensors"), "cpu")
     with torch.no_grad(): assert torch.equal(again(y[:4]), model(y[:4]))
     assert again.groups == model.groups and again.noise_aware == model.noise_aware
 
 
 @pytest.mark.parametrize("other", ["images", "mean", "log_var", "held-out images"])
-@pytest.mark.parametrize("train", [
-    lambda *data, **options: bl.train_regressor(*data, SIZES, None, CriticConfig(width=8, features=8, steps=3, batch_size=8), **options),
-    lambda *data, **options: bl.train_decoder(*data, SIZES, width=8, steps=3, batch_size=8, **options),
-], ids=["regressor", "decoder"])
+@pytest.mark.parametrize(
+    "train", [lambda *data, **options: bl.train_regressor(
+                  *data, SIZES, None, CriticConfig(width=8, features=8, steps=3, batch_size=8),
+                  **options), lambda *data, **options: bl.train_decoder(
+                  *data, SIZES, width=8, steps=3, batch_size=8, **options),], ids=["regressor", "decoder"])
 def test_checkpoint_of_other_data_is_refused(pictures, tmp_path, train, other):
     images, (mean, log_var) = pictures
-    data = {"images": images[:40].numpy(), "mean": mean[:40], "log_var": log_var[:40] + mean[:40], "held-out images": images[40:50]}
+    data = {"images": images[:40].numpy(), "mean": mean[:40], "log_var": log_var[:40] + mean[:40],
+            "held-out images": images[40:50]}
     def call(images, mean, log_var, held_images):
-        return train(images, (mean, log_var), held_out=(held_images, z), checkpoint=tmp_path, device="cpu", progress=False)
+        return train(images, (mean, log_var), held_out=(held_images, z), checkpoint=tmp_path, device="cpu",
+                     progress=False)
     z = mean[40:50]
     call(*data.values())
     assert call(*data.values()).resumed_from == 3
-    with pytest.raises(ValueError, match="another run"): call(*(data | {other: data[other][::-1].copy() if other == "images" else data[other].flip(0)}).values())
+    with pytest.raises(ValueError, match="another run"):
+        call(*(data | {other: data[other][::-1].copy() if other == "images"
+                       else data[other].flip(0)}).values())
 
 
 def test_saved_decoder_decodes_the_same(tmp_path):
@@ -186,11 +209,13 @@ def test_saved_decoder_decodes_the_same(tmp_path):
     assert torch.equal(again(randn(3, 4)), decoder(randn(3, 4))) and isinstance(again, bl._ImageDecoder)
 
 
-# --- guides --------------------------------------------------------------------------------------------------------------
+# --- guides -------------------------------------------------------------------------------------------------
+# -------------
 
 @pytest.mark.parametrize("objective", ["activation", "distance"])
 def test_readout_guide_against_one_row_and_latent_at_a_time(objective):
-    readout, y, wanted, weights = pixel_readout(randn(4, 4)), randn(5, 1, 2, 2), randn(5, 4, seed=1), rand(5, 2)
+    readout, y, wanted, weights = pixel_readout(randn(4, 4)), randn(5, 1, 2, 2), randn(5, 4,
+                                                                                       seed=1), rand(5, 2)
     guide, slow = bl._ReadoutGuide(readout, wanted, weights, objective), torch.zeros(5)
     for i in range(5):
         for g, dims in enumerate(GROUPS):
@@ -198,7 +223,8 @@ def test_readout_guide_against_one_row_and_latent_at_a_time(objective):
                 z, z_hat = wanted[i, d], readout(y[i:i + 1])[0, d]
                 slow[i] += weights[i, g] * (z * z_hat if objective == "activation" else -(z - z_hat)**2 / 2)
     torch.testing.assert_close(guide(y, None, 3), slow, atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(guide.rows(torch.tensor([3, 0]))(y[[3, 0]], None, 3), slow[[3, 0]], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(guide.rows(torch.tensor([3, 0]))(y[[3, 0]], None, 3), slow[[3, 0]],
+                               atol=1e-5, rtol=1e-5)
 
 
 def test_readout_sees_what_it_should():
@@ -217,10 +243,12 @@ def test_readout_sees_what_it_should():
 
 
 def test_activation_guidance_shifts_a_gaussian_world_by_its_covariance():
-    "p(y) exp(gamma <a, y>) is a Gaussian with its mean moved by gamma s^2 a; <a, y0_hat(y_t)> is its exact guide."
+    ("p(y) exp(gamma <a, y>) is a Gaussian with its mean moved by gamma s^2 a; <a, y0_hat(y_t)> is its exact "
+     "guide.")
     s, gamma, z = 0.2, 1.5, torch.tensor([[0.6, -0.4, 0.3, 0.8]])
     exact, y0 = mixture_denoiser(torch.zeros(1, 4), s, SCHEDULE), 0.2 * randn(6, 4).clamp(-2, 2)
-    editor = bl.readout_editor(pixel_readout(), exact, SCHEDULE, EditSettings("paper", t_edit=135, fixed_point=5))
+    editor = bl.readout_editor(pixel_readout(), exact, SCHEDULE,
+                               EditSettings("paper", t_edit=135, fixed_point=5))
     out = editor(y0.view(-1, 1, 2, 2) / 2 + 0.5, z, gammas=(0.0, gamma), z_originals=torch.zeros(6, 4))[:, 0]
     moved = 2 * out.flatten(3) - 1 - y0[:, None, None]
     assert moved[:, :, 0].abs().max() < 0.01  # the round trip
@@ -235,10 +263,12 @@ def test_selective_mode_holds_the_other_latents():
     class Correlated:
         "Posterior mean of a Gaussian with correlated pixels 0 and 2, exact at every noise level."
         groups, n_latents, noise_aware = GROUPS, 4, True
-        covariance = 0.09 * (torch.eye(4) + 0.9 * torch.tensor([[0, 0, 1, 0], [0, 0, 0, 1], [1, 0, 0, 0], [0, 1, 0, 0.0]]))
+        covariance = 0.09 * (torch.eye(4) + 0.9 * torch.tensor([[0, 0, 1, 0], [0, 0, 0, 1], [1, 0, 0, 0],
+                                                                [0, 1, 0, 0.0]]))
         def gain(self, t):
             ab = SCHEDULE.alpha_bar[t].item()
-            return ab**0.5 * self.covariance @ torch.linalg.inv(ab * self.covariance + (1 - ab) * torch.eye(4))
+            return ab**0.5 * self.covariance @ torch.linalg.inv(ab * self.covariance
+                                                                + (1 - ab) * torch.eye(4))
         def standardise(self, z): return z
         def __call__(self, y, t): return y.flatten(1) @ self.gain(t).T
         def eps(self, y, t):
@@ -246,13 +276,17 @@ def test_selective_mode_holds_the_other_latents():
             return ((y.flatten(1) - ab**0.5 * self(y, t)) / (1 - ab)**0.5).view_as(y)
     world, y0 = Correlated(), torch.zeros(1, 1, 2, 2)
     def call(hold):
-        editor = bl.readout_editor(world, world.eps, SCHEDULE, EditSettings(hold=hold, scale="none"), "distance")
-        return editor(y0 + 0.5, torch.full((4,), 0.6), [0], (20.0,), z_originals=torch.zeros(1, 4))[0, 0, 0].flatten() * 2 - 1
+        editor = bl.readout_editor(world, world.eps, SCHEDULE,
+                                   EditSettings(hold=hold, scale="none"), "distance")
+        return editor(y0 + 0.5, torch.full((4,), 0.6), [0], (20.0,),
+                      z_originals=torch.zeros(1, 4))[0, 0, 0].flatten() * 2 - 1
     free, held = call(0.0), call(3.0)
-    assert free[0] > 0.4 and (free[2:] > 0.9 * free[:2]).all() and held[0] > 0.15 and (held[2:] < 0.6 * held[:2]).all()
+    assert free[0] > 0.4 and (free[2:] > 0.9 * free[:2]).all() and held[0] > 0.15 and (held[2:]
+                                                                                       < 0.6 * held[:2]).all()
 
 
-# --- classifier-free guidance ------------------------------------------------------------------------------------------------
+# --- classifier-free guidance
+# ------------------------------------------------------------------------------------------------
 
 class Conditional:
     "y | z ~ N(z, s^2), z ~ N(0, tau^2): the exact conditional and unconditional denoiser."
@@ -269,13 +303,15 @@ class Conditional:
 def cfg(y0, z_targets, gammas, z_originals, reference="none", paired=False, mode="paper", **how):
     settings = EditSettings(mode, t_edit=135, fixed_point=5, **how)
     editor = bl.ConditionEditor(Conditional(), SCHEDULE, SIZES, settings, reference)
-    out = editor(y0.view(-1, 1, 2, 2) / 2 + 0.5, z_targets, gammas=gammas, z_originals=z_originals, paired=paired)
+    out = editor(y0.view(-1, 1, 2, 2) / 2 + 0.5, z_targets, gammas=gammas, z_originals=z_originals,
+                 paired=paired)
     return 2 * out.flatten(-3) - 1
 
 
 def test_conditional_model_follows_the_flow_of_the_wanted_gaussian():
     "gamma = 1: up the unconditional flow, down the conditional one, both known in closed form."
-    y0, z, goal = 0.3 * randn(5, 4).clamp(-1.5, 1.5), 0.3 * randn(5, 4, seed=1), torch.tensor([0.3, -0.3, 0.2, -0.2])
+    y0, z, goal = 0.3 * randn(5, 4).clamp(-1.5, 1.5), 0.3 * randn(5, 4, seed=1), torch.tensor([0.3, -0.3, 0.2,
+                                                                                               -0.2])
     out, ab, c = cfg(y0, goal, (0.0, 1.0), z), SCHEDULE.alpha_bar[135].item(), Conditional()
     free, own = (math.sqrt(ab * v + 1 - ab) for v in (c.s**2 + c.tau**2, c.s**2))
     assert (out[:, :, 0] - y0[:, None]).abs().max() < 0.01
@@ -287,7 +323,8 @@ def test_conditional_model_follows_the_flow_of_the_wanted_gaussian():
 
 
 def test_guidance_between_two_conditions_moves_only_what_is_exchanged():
-    y0, z, goal = 0.3 * randn(5, 4).clamp(-1.5, 1.5), 0.2 * randn(5, 4, seed=1), torch.tensor([0.3, -0.3, 0.2, -0.2])
+    y0, z, goal = 0.3 * randn(5, 4).clamp(-1.5, 1.5), 0.2 * randn(5, 4, seed=1), torch.tensor([0.3, -0.3, 0.2,
+                                                                                               -0.2])
     out = cfg(y0, goal, (0.0, 1.0, 1.7), z, reference="original")
     for g, dims in enumerate(map(list, GROUPS)):
         for k, gamma in enumerate((0.0, 1.0, 1.7)):
@@ -300,12 +337,16 @@ def test_guidance_between_two_conditions_moves_only_what_is_exchanged():
 def test_batches_do_not_change_conditional_edits(reference):
     y0, z, goals = 0.2 * randn(3, 4), randn(3, 4, seed=1), 0.3 * randn(3, 4, seed=2)
     whole = cfg(y0, goals, (0.0, 0.5, 2.0), z, reference=reference, paired=True, steps=10)
-    torch.testing.assert_close(cfg(y0, goals, (0.0, 0.5, 2.0), z, reference=reference, paired=True, steps=10, batch_size=2), whole, atol=1e-5, rtol=0)
-    torch.testing.assert_close(cfg(y0[1:2], goals[1:2], (2.0,), z[1:2], reference=reference, paired=True, steps=10)[0, :, 0], whole[1, :, 2], atol=1e-5, rtol=0)
+    torch.testing.assert_close(cfg(y0, goals, (0.0, 0.5, 2.0), z, reference=reference, paired=True, steps=10,
+                                   batch_size=2), whole, atol=1e-5, rtol=0)
+    torch.testing.assert_close(cfg(y0[1:2], goals[1:2], (2.0,), z[1:2], reference=reference, paired=True,
+                                   steps=10)[0, :, 0], whole[1, :, 2], atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("lever", [dict(eta=0.5), dict(interval=(150, 9)), dict(renoise="unguided"), dict(recurrence=2), dict(clamp=True), dict(scale="eps"),
-                                   dict(limit=2.0), dict(gradient="detached"), dict(noisy=True), dict(hold=1.0), dict(copies=2)], ids=lambda d: next(iter(d)))
+@pytest.mark.parametrize("lever", [dict(eta=0.5), dict(interval=(150, 9)), dict(renoise="unguided"),
+                                   dict(recurrence=2), dict(clamp=True), dict(scale="eps"), dict(limit=2.0),
+                                   dict(gradient="detached"), dict(noisy=True), dict(hold=1.0),
+                                   dict(copies=2)], ids=lambda d: next(iter(d)))
 def test_levers_that_a_conditional_edit_cannot_honour_are_refused(lever):
     y0, z = 0.2 * randn(2, 4), randn(2, 4, seed=1)
     with pytest.raises(ValueError, match=next(iter(lever))): cfg(y0, z[0], (1.0,), z, **lever)
@@ -317,7 +358,8 @@ def test_levers_that_a_conditional_edit_cannot_honour_are_refused(lever):
 def test_conditional_training_uses_the_latents(pictures):
     images, (z, _) = pictures
     base = build_denoiser(SMALL, 0.3).eval()
-    fitted = bl.train_conditional(images, z, base, replace(SMALL, lr=1e-2, steps=150), device="cpu", progress=False)
+    fitted = bl.train_conditional(images, z, base, replace(SMALL, lr=1e-2, steps=150), device="cpu",
+                                  progress=False)
     assert fitted.model.n_condition == 4 and base.n_condition == 0
     noise = randn(300, 1, 16, 16)
     y = SHORT.add_noise(2 * images - 1, noise, 5)
@@ -325,36 +367,46 @@ def test_conditional_training_uses_the_latents(pictures):
     assert given < 0.98 * free
 
 
-# --- bad input -----------------------------------------------------------------------------------------------------------
+# --- bad input
+# -----------------------------------------------------------------------------------------------------------
 
-@pytest.mark.parametrize("change, message", [
-    (dict(z_originals=randn(3, 4)), "3 in z_originals"), (dict(z_originals=randn(2, 5)), "4 latents"), (dict(groups=[2]), "0..1"),
-    (dict(gammas=(-1.0,)), "not negative"), (dict(gammas=(math.nan,)), "finite"), (dict(z_targets=torch.full((4,), math.nan)), "finite"),
-    (dict(originals=rand(2, 2, 2)), "shape"), (dict(originals=2 + rand(2, 1, 2, 2)), r"\[0, 1\]"), (dict(dims=[2]), "dims"),
-    (dict(z_targets=randn(3, 4), paired=True), "paired=True"),
-])
+@pytest.mark.parametrize(
+    "change, message",
+    [(dict(z_originals=randn(3, 4)), "3 in z_originals"), (dict(z_originals=randn(2, 5)), "4 latents"),
+     (dict(groups=[2]), "0..1"), (dict(gammas=(-1.0,)), "not negative"), (dict(gammas=(math.nan,)), "finite"),
+     (dict(z_targets=torch.full((4,), math.nan)), "finite"), (dict(originals=rand(2, 2, 2)), "shape"),
+     (dict(originals=2 + rand(2, 1, 2, 2)), r"\[0, 1\]"), (dict(dims=[2]), "dims"),
+     (dict(z_targets=randn(3, 4), paired=True), "paired=True"),])
 @pytest.mark.parametrize("editor", ["readout", "condition", "traversal"])
 def test_bad_edits_are_refused(editor, change, message):
     exact = mixture_denoiser(torch.zeros(1, 4), 0.5, SCHEDULE)
-    call = {"readout": bl.readout_editor(pixel_readout(), exact, SCHEDULE), "condition": bl.ConditionEditor(Conditional(), SCHEDULE, SIZES),
+    call = {"readout": bl.readout_editor(pixel_readout(), exact, SCHEDULE),
+            "condition": bl.ConditionEditor(Conditional(), SCHEDULE, SIZES),
             "traversal": bl.TraversalEditor(bl._ImageDecoder(SIZES, 8, 8))}[editor]
     size = 8 if editor == "traversal" else 2
-    arguments = dict(originals=rand(2, 1, size, size), z_targets=randn(4), groups="all", gammas=(0.0, 1.0), z_originals=randn(2, 4)) | change
-    if size == 8 and "originals" in change: arguments["originals"] = change["originals"].repeat_interleave(4, -1).repeat_interleave(4, -2)
-    with pytest.raises(ValueError, match=message): call(arguments.pop("originals"), arguments.pop("z_targets"), **arguments)
+    arguments = dict(originals=rand(2, 1, size, size), z_targets=randn(4), groups="all", gammas=(0.0, 1.0),
+                     z_originals=randn(2, 4)) | change
+    if size == 8 and "originals" in change:
+        arguments["originals"] = change["originals"].repeat_interleave(4, -1).repeat_interleave(4, -2)
+    with pytest.raises(ValueError, match=message):
+        call(arguments.pop("originals"), arguments.pop("z_targets"), **arguments)
 
 
 def test_models_that_do_not_fit_are_refused():
     exact, selective = mixture_denoiser(torch.zeros(1, 4), 0.5, SCHEDULE), EditSettings()
     with pytest.raises(TypeError, match="readout must have"): bl.readout_editor(exact, exact, SCHEDULE)
-    with pytest.raises(ValueError, match="noise-aware"): bl.readout_editor(pixel_readout(), exact, SCHEDULE, selective)
+    with pytest.raises(ValueError, match="noise-aware"):
+        bl.readout_editor(pixel_readout(), exact, SCHEDULE, selective)
     with pytest.raises(ValueError, match="another noise schedule"):
         bl.readout_editor(bl._Readout(Flat(), SIZES, alpha_bar=SHORT.alpha_bar), exact, SCHEDULE, selective)
     for how in (dict(candidates=2, eta=1.0), dict(project=True, scale="eps")):
-        with pytest.raises(ValueError, match="candidates nor project"): bl.readout_editor(pixel_readout(), exact, SCHEDULE, EditSettings("paper", **how))
+        with pytest.raises(ValueError, match="candidates nor project"):
+            bl.readout_editor(pixel_readout(), exact, SCHEDULE, EditSettings("paper", **how))
     for how in (dict(objective="most"), dict(noisy=True, mixed=True)):
-        with pytest.raises(ValueError, match=next(iter(reversed(how)))): bl._ReadoutGuide(pixel_readout(), randn(2, 4), torch.ones(2, 2), **how)
-    with pytest.raises(ValueError, match="reference"): bl.ConditionEditor(Conditional(), SCHEDULE, SIZES, reference="x")
+        with pytest.raises(ValueError, match=next(iter(reversed(how)))):
+            bl._ReadoutGuide(pixel_readout(), randn(2, 4), torch.ones(2, 2), **how)
+    with pytest.raises(ValueError, match="reference"):
+        bl.ConditionEditor(Conditional(), SCHEDULE, SIZES, reference="x")
     with pytest.raises(ValueError, match="length 4"): bl.ConditionEditor(Conditional(), SCHEDULE, (3, 3))
     with pytest.raises(ValueError, match="takes no t"): pixel_readout()(randn(1, 1, 2, 2), 5)
 
@@ -364,7 +416,8 @@ def test_bad_training_data_are_refused(pictures):
     with pytest.raises(ValueError, match="z"): bl._pair_images(images, z[0][:5], "cpu")
     with pytest.raises(ValueError, match="finite"): bl._pair_images(images, z[0] * math.nan, "cpu")
     with pytest.raises(ValueError, match="at least 2"): bl._pair_images(images[:1], z[0][:1], "cpu")
-    with pytest.raises(ValueError, match="too few"): bl._splits(images[:3], z[0][:3], None, 0, torch.device("cpu"))
+    with pytest.raises(ValueError, match="too few"):
+        bl._splits(images[:3], z[0][:3], None, 0, torch.device("cpu"))
     with pytest.raises(ValueError, match="image_size"): bl._ImageDecoder(SIZES, 24)
     with pytest.raises(ValueError, match="4 dimensions"): bl._ImageDecoder(SIZES, 16)(randn(2, 5))
     with pytest.raises(ValueError, match="encoders"): bl._save_baseline(pixel_readout(), "x.safetensors")
@@ -375,8 +428,9 @@ def test_a_regressors_encoder_is_copied_and_tells_checkpoints_apart(tmp_path):
     def encoder(seed):
         torch.manual_seed(seed)
         return ConvEncoder(16, 4, 16, noise_aware=True)
-    train = lambda e: bl.train_regressor(images, z, SIZES, SHORT, CriticConfig(width=4, features=8, steps=2, batch_size=8), encoder=e, checkpoint=tmp_path,
-                                         device="cpu", progress=False)
+    train = lambda e: bl.train_regressor(images, z, SIZES, SHORT,
+                                         CriticConfig(width=4, features=8, steps=2, batch_size=8), encoder=e,
+                                         checkpoint=tmp_path, device="cpu", progress=False)
     own = encoder(0)
     before = [p.detach().clone() for p in own.parameters()]
     train(own)
@@ -386,17 +440,22 @@ def test_a_regressors_encoder_is_copied_and_tells_checkpoints_apart(tmp_path):
 
 def test_a_condition_for_another_denoiser_is_another_run(tmp_path):
     images, z = rand(16, 1, 16, 16), randn(16, 4)
-    train = lambda seed: bl.train_conditional(images, z, build_denoiser(SMALL, 0.4, 0.0, seed), replace(SMALL, steps=2), checkpoint=tmp_path, device="cpu", progress=False)
+    train = lambda seed: bl.train_conditional(images, z, build_denoiser(SMALL, 0.4, 0.0, seed),
+                                              replace(SMALL, steps=2), checkpoint=tmp_path, device="cpu",
+                                              progress=False)
     train(0)
     with pytest.raises(ValueError, match="start"): train(1)
 
 
 def test_a_regressor_learns_from_views_of_a_frozen_encoder():
-    denoiser, random = build_denoiser(DenoiserConfig(image_size=16, width=8, multipliers=(1, 2), layers=1, patch=2, attention=False, T=20), 0.4, -0.8), generator(12)
+    denoiser, random = build_denoiser(DenoiserConfig(image_size=16, width=8, multipliers=(1, 2),
+                                                     layers=1, patch=2, attention=False, T=20), 0.4,
+                                      -0.8), generator(12)
     z = torch.rand(160, 2, generator=random) * 2 - 1
-    images = 0.5 + 0.3 * z[:, :1, None, None].expand(-1, 1, 16, 16)                          # the first latent is the brightness
+    images = 0.5 + 0.3 * z[:, :1, None, None].expand(-1, 1, 16, 16) # the first latent is the brightness
     config = CriticConfig(features=8, steps=150, batch_size=32, lr=1e-2, dropout=0.0, views=3)
-    fitted = bl.train_regressor(images, z, (1, 1), denoiser.schedule, config, encoder=DenoiserEncoder(denoiser, n_features=16), device="cpu", progress=False)
+    fitted = bl.train_regressor(images, z, (1, 1), denoiser.schedule, config, encoder=DenoiserEncoder(
+                                    denoiser, n_features=16), device="cpu", progress=False)
     predicted = fitted.model(images * 2 - 1)
     error = (predicted - fitted.model.standardise(z)).square().mean(0)
     assert error[0] < 0.3 and error[1] > 0.6

@@ -16,14 +16,17 @@ def holes():
 
 def test_counts_are_resamples():
     counts = _bootstrap_counts(13, 500, seed=2)
-    assert (counts[0] == 1).all() and (counts.sum(1) == 13).all() and np.array_equal(counts, _bootstrap_counts(13, 500, seed=2))
-    assert counts[1:].mean() == pytest.approx(1) and counts[1:].var(0).mean() == pytest.approx(12 / 13, rel=0.1)
+    assert (counts[0] == 1).all() and (counts.sum(1) == 13).all() and np.array_equal(
+        counts, _bootstrap_counts(13, 500, seed=2))
+    assert counts[1:].mean() == pytest.approx(1) and counts[1:].var(0).mean() == pytest.approx(12 / 13,
+                                                                                               rel=0.1)
     with pytest.raises(ValueError, match="at least one pair"): _bootstrap_counts(0)
 
 
 def test_weighted_median_and_ratio_against_drawing_rows(holes):
     values, counts = holes
-    top, median, ratio = values**2, _weighted_median(counts, values), _weighted_ratio(counts, values**2, values)
+    top, median, ratio = values**2, _weighted_median(counts, values), _weighted_ratio(counts,
+                                                                                      values**2, values)
     mean = _weighted_ratio(counts, values)
     for b, row in enumerate(counts.astype(int)):
         drawn, over = np.repeat(values, row, 0), np.repeat(top, row, 0)

@@ -1,4 +1,5 @@
-"Which groups come back: against rotated, permuted and unrelated latents, a slow version, and fits to a simulated recording."
+("Which groups come back: against rotated, permuted and unrelated latents, a slow version, and fits to a "
+ "simulated recording.")
 import copy
 from dataclasses import replace
 
@@ -29,20 +30,24 @@ def rotated(z, order, seed=0, noise=0.0):
 def z(): return np.random.default_rng(0).standard_normal((400, 24))
 
 
-# --- matching ------------------------------------------------------------------------------------------------------------
+# --- matching
+# ------------------------------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("order", [(2, 0, 3, 1), (0, 1, 2, 3), (3, 2, 1, 0)])
 def test_rotated_groups_in_another_order_are_found(z, order):
     table, similarity = st.compare_groups(z, rotated(z, order), GROUPS, n_null=10, n_boot=50)
-    assert [order[m - 1] for m in table["matched"]] == [0, 1, 2, 3] and table["group"].tolist() == [1, 2, 3, 4]
+    assert [order[m - 1] for m in table["matched"]] == [0, 1, 2,
+                                                        3] and table["group"].tolist() == [1, 2, 3, 4]
     assert table["value"].to_numpy() == pytest.approx(1, abs=1e-9) and table["back"].all()
-    assert np.diag(similarity) == pytest.approx(np.ones(4)) and (similarity - np.diag(np.diag(similarity)) < 0.05).all()
+    assert np.diag(similarity) == pytest.approx(np.ones(4)) and (similarity
+                                                                 - np.diag(np.diag(similarity)) < 0.05).all()
     assert (table["elsewhere"] < 0.05).all() and (table["chance"] < 0.1).all()
 
 
 def test_noise_of_the_same_variance_halves_what_is_shared(z):
     table, _ = st.compare_groups(z, rotated(z, (1, 0, 2, 3), noise=1.0), GROUPS, n_null=5, n_boot=200)
-    assert table["value"].to_numpy() == pytest.approx(0.5, abs=0.07) and ((table["low"] < 0.5) & (table["high"] > 0.45)).all()
+    assert table["value"].to_numpy() == pytest.approx(0.5, abs=0.07) and ((table["low"] < 0.5)
+                                                                          & (table["high"] > 0.45)).all()
 
 
 def test_unrelated_latents_score_about_0_and_do_not_come_back(z):
@@ -61,7 +66,8 @@ def test_similarity_against_scikit_learn(z):
             for known, wanted in ((a[:, x], b[:, y]), (b[:, y], a[:, x])):
                 error = square = 0
                 for k in range(5):
-                    guess = LinearRegression().fit(known[fold != k], wanted[fold != k]).predict(known[fold == k])
+                    guess = LinearRegression().fit(known[fold != k],
+                                                   wanted[fold != k]).predict(known[fold == k])
                     error += ((wanted[fold == k] - guess) ** 2).sum()
                     square += ((wanted[fold == k] - wanted[fold != k].mean(0)) ** 2).sum()
                 r2.append(1 - error / square)
@@ -72,18 +78,23 @@ def test_dimensions_that_carry_nothing_are_left_out(z):
     faint = z.copy()
     faint[:, :6] *= 0.05                                             # a perfect copy of hardly anything
     table, _ = st.compare_groups(faint, faint, GROUPS, n_null=5, n_boot=20)
-    assert table["value"].tolist() == pytest.approx([0, 1, 1, 1], abs=1e-6) and table["back"].tolist() == [False, True, True, True]
+    assert table["value"].tolist() == pytest.approx([0, 1, 1, 1], abs=1e-6) and table["back"].tolist() == [
+        False, True, True, True]
 
 
-@pytest.mark.parametrize("a, b, groups", [((400, 24), (300, 24), GROUPS), ((400, 24), (400, 24), (6, 6)), ((30, 24), (30, 24), GROUPS)])
+@pytest.mark.parametrize("a, b, groups", [((400, 24), (300, 24), GROUPS), ((400, 24), (400, 24), (6, 6)),
+                                          ((30, 24), (30, 24), GROUPS)])
 def test_latents_that_cannot_be_compared_are_refused(a, b, groups):
-    with pytest.raises(ValueError, match="same 40 images or more"): st._similarity_parts(np.zeros(a), np.zeros(b), groups)
+    with pytest.raises(ValueError, match="same 40 images or more"):
+        st._similarity_parts(np.zeros(a), np.zeros(b), groups)
 
 
-# --- fits ----------------------------------------------------------------------------------------------------------------
+# --- fits ---------------------------------------------------------------------------------------------------
+# -------------
 
 @pytest.fixture(scope="module")
-def recordings(recording): return [recording, simulate_hvm(n_images=240, size=32, subject="M2", seed=3, progress=False)]
+def recordings(recording):
+    return [recording, simulate_hvm(n_images=240, size=32, subject="M2", seed=3, progress=False)]
 
 
 @pytest.fixture(scope="module")
@@ -92,50 +103,87 @@ def tiny(): return replace(get_preset("tiny"), vae=replace(get_preset("tiny").va
 
 def test_fits_in_pairs(recordings, tiny, tmp_path):
     out = st.stability(recordings, tiny, n_null=5, progress=False)
-    assert {k: len(rows) for k, rows in out.table.groupby("kind", sort=False)} == {"seeds": 4, "units": 8, "images": 8, "subjects": 8}
+    assert {k: len(rows) for k, rows in out.table.groupby("kind", sort=False)} == {"seeds": 4, "units": 8,
+                                                                                   "images": 8, "subjects": 8}
     assert len(out.matrix) == 7 * 16 and out.summary().shape == (16, 6) and isinstance(out.plot(), Figure)
     back = out.summary()["back"]
     assert back.loc[["seeds", "images"], "Group 1"].min() == 1 and back.loc["seeds", "Group 2"] == 1, "what labels name comes back"
-    one = out.matrix[(out.matrix["kind"] == "units") & (out.matrix["pair"] == 1)].pivot(index="group", columns="other", values="value")
+    one = out.matrix[(out.matrix["kind"] == "units")
+                     & (out.matrix["pair"] == 1)].pivot(index="group", columns="other", values="value")
     rows = out.table[(out.table["kind"] == "units") & (out.table["pair"] == 1)]
     assert np.diag(one) == pytest.approx(rows["value"].to_numpy()), "matched groups are on the diagonal"
     assert out.settings["caption"].startswith("simulated recording")
     pd.testing.assert_frame_equal(out.save(tmp_path) and st.StabilityResult.load(tmp_path).table, out.table)
-    pd.testing.assert_frame_equal(st.stability(recordings[0], tiny, over=("seeds",), n_null=5, progress=False).table, out.table[:4])
+    pd.testing.assert_frame_equal(st.stability(recordings[0], tiny, over=("seeds",), n_null=5,
+                                               progress=False).table, out.table[:4])
 
 
 def test_only_what_was_asked_for_is_fitted(recordings, tiny, monkeypatch):
     asked, fit = [], vae_module.fit_vae
-    monkeypatch.setattr(st, "fit_vae", lambda train, *a, **kw: asked.append((len(train), train.responses.shape[1], tuple(kw["seeds"]))) or fit(train, *a, **kw))
-    st.stability(recordings[0], tiny, over=("units", "images"), seeds=1, n_null=2, progress=False, vae={"steps": 5})
+    monkeypatch.setattr(
+        st, "fit_vae", lambda train, *a, **kw: asked.append((len(train), train.responses.shape[1],
+                                                             tuple(kw["seeds"]))) or fit(train, *a, **kw))
+    st.stability(recordings[0], tiny, over=("units", "images"), seeds=1, n_null=2, progress=False,
+                 vae={"steps": 5})
     n, units = 168, recordings[0].responses.shape[1]
-    assert asked == [(n, units // 2, (0,)), (n, units // 2, (1,)), (n // 2, units, (0,)), (n // 2, units, (1,))]
+    assert asked == [(n, units // 2, (0,)), (n, units // 2, (1,)), (n // 2, units, (0,)),
+                     (n // 2, units, (1,))]
 
 
-@pytest.mark.parametrize("options, told", [(dict(over=("mice",)), "over must name"), (dict(over=()), "over must name"), (dict(over=("subjects",)), "two subjects"),
-                                           (dict(seeds=1), "at least 2"), (dict(over=("units",), seeds=0), "at least 1")])
+@pytest.mark.parametrize("options, told",
+                         [(dict(over=("mice",)), "over must name"), (dict(over=()), "over must name"),
+                          (dict(over=("subjects",)), "two subjects"), (dict(seeds=1), "at least 2"),
+                          (dict(over=("units",), seeds=0), "at least 1")])
 def test_what_cannot_be_compared_is_told_before_anything_is_fitted(recordings, options, told):
     with pytest.raises(ValueError, match=told): st.stability(recordings[0], "tiny", progress=False, **options)
 
 
 def test_subjects_must_have_seen_the_same_images(recordings):
     other = Recording(recordings[1].images[::-1].copy(), recordings[1].responses, recordings[1].labels)
-    with pytest.raises(ValueError, match="the same images"): st.stability([recordings[0], other], "tiny", progress=False)
+    with pytest.raises(ValueError, match="the same images"):
+        st.stability([recordings[0], other], "tiny", progress=False)
 
 
-# --- edits ---------------------------------------------------------------------------------------------------------------
+# --- edits --------------------------------------------------------------------------------------------------
+# -------------
+
+def test_edits_of_two_fits_are_compared_by_groups_and_by_images():
+    rng, matched, names, others = np.random.default_rng(0), np.array([2, 0, 1]), list("abc"), list("xyz")
+    first, toward_other = rng.standard_normal((2, 40, 3, 50))
+    second = np.empty_like(first)
+    second[:, matched] = first + rng.standard_normal(first.shape) # twice the variance of the first
+    changes = np.stack([first, second, toward_other])
+    table = st._agreement({"pixels": changes, "size": changes}, matched, names, others)
+    shares = table[(table["quantity"] == "common") & (table["attribute"] == "size")]
+    shares = shares.set_index(["kind", "group", "other"])["value"]
+    for group, other in zip(names, ("z", "x", "y")):
+        assert shares["matched group", group, other] == pytest.approx(2 / 3,
+                                                                      abs=0.05), "1 of a mean square of 1.5"
+        assert abs(shares["another image", group, other]) < 0.05
+    unmatched = {(g, o) for kind, g, o in shares.index if kind == "another group" and len(g) == 1}
+    assert unmatched == {(g, o) for g in names for o in others} - {*zip(names, "zxy")}
+    assert shares["another group"].abs().max() < 0.05
+
 
 def test_edits_of_two_fits(run, recording, tmp_path):
     quick = copy.copy(run)
-    quick.preset = replace(run.preset, vae=replace(run.preset.vae, steps=50), critic=replace(run.preset.critic, steps=5))
+    quick.preset = replace(run.preset, vae=replace(run.preset.vae, steps=50),
+                           critic=replace(run.preset.critic, steps=5))
     second = _refit(quick, run.recording, tmp_path / "second", False, {"seeds": [7, 8]})
-    judge, options = NeighbourJudge(recording), dict(n_pairs=8, settings=EditSettings(steps=3), progress=False)
+    judge, options = NeighbourJudge(recording), dict(n_pairs=8, settings=EditSettings(steps=3),
+                                                     progress=False)
     table = st.edits_agree(run, second, judge, folder=tmp_path / "edits", **options)
-    assert sorted(p.stem for p in (tmp_path / "edits").glob("*.npz")) == ["edits-first", "edits-other-target", "edits-second"]
-    together = table[(table["attribute"] == "together") & (table["quantity"] == "common")].set_index("group")
-    assert set(together.index) == {*run.group_names, "all groups"} and together.loc[list(run.group_names), "matched"].nunique() == 4
-    same = st.edits_agree(run, run, judge, **options)                       # the same fit: different noise is all that differs
-    same = same[same["group"] != "all groups"]
-    assert (same["matched"] == same["group"]).all()
+    stems = sorted(p.stem for p in (tmp_path / "edits").glob("*.npz"))
+    assert stems == ["edits-first", "edits-other-target", "edits-second"]
+    together = table[(table["attribute"] == "together") & (table["quantity"] == "common")]
+    kinds = together["kind"].value_counts().to_dict()
+    assert kinds == {"matched group": 5, "another group": 13, "another image": 5}
+    found = together[together["kind"] == "matched group"].set_index("group")
+    assert set(found.index) == {*run.group_names, "all groups"}
+    assert found.loc[list(run.group_names), "other"].nunique() == 4
+    same = st.edits_agree(run, run, judge, **options) # the same fit: different noise is all that differs
+    same, differ = same[same["kind"] == "matched group"], same[same["kind"] == "another group"]
+    assert (same["other"] == same["group"]).all()
+    assert (differ["other"] != differ["group"])[differ["group"] != "all groups"].all()
     second.recording = replace(second.recording, images=second.recording.images[::-1].copy())
     with pytest.raises(ValueError, match="the same images"): st.edits_agree(run, second, judge, **options)

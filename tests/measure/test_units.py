@@ -41,7 +41,8 @@ def test_nearest_mean_scores_agree_with_scikit_learn():
 
 def test_a_silent_unit_scores_chance_when_classes_are_unequal():
     classes = np.repeat([0, 1, 2], [30, 5, 5])
-    assert _nearest_mean_scores(np.full((40, 1), 3.0), classes, _fold_numbers(40))[0] == pytest.approx(0, abs=0.05)
+    assert _nearest_mean_scores(np.full((40, 1), 3.0), classes,
+                                _fold_numbers(40))[0] == pytest.approx(0, abs=0.05)
     labels = {"category": np.repeat(["a", "b"], 20), "object": np.repeat([0, 1, 2, 3], [17, 3, 15, 5])}
     scores = unit_scores(Recording(rng.random((40, 4, 4)), np.zeros((40, 1)), labels), shuffles=3)
     assert scores["score"].abs().max() < 0.05 and not scores["selective"].any()
@@ -85,7 +86,8 @@ def test_stronger_drive_gives_higher_score():
 
 
 def test_only_known_and_varying_columns_are_used():
-    labels = pd.DataFrame({"category": [1, 2] * 5, "s": 1.0, "ty": range(10), "tz": range(10), "object": [None] + ["a"] * 9})
+    labels = pd.DataFrame({"category": [1, 2] * 5, "s": 1.0, "ty": range(10), "tz": range(10),
+                           "object": [None] + ["a"] * 9})
     assert list(_complete_attributes(labels)) == ["category", "position"]
     with pytest.raises(ValueError, match="no attribute is known"): _complete_attributes(labels[["s"]])
     with pytest.raises(ValueError, match="folds must be"): _fold_numbers(3, 5)
@@ -107,15 +109,18 @@ def test_names_that_occur_in_several_categories():
         found = unit_scores(Recording(np.zeros((120, 1, 8, 8), np.float32), responses, labels), shuffles=5)
         return found[found["attribute"] == "identity"]
     repeated, unique = scores([f"{n}" for n in number]), scores([f"{c}{n}" for c, n in zip(category, number)])
-    assert np.allclose(repeated["score"], unique["score"]) and (repeated["score"] > 0.9).all() and repeated["selective"].all()
+    assert np.allclose(repeated["score"],
+                       unique["score"]) and (repeated["score"] > 0.9).all() and repeated["selective"].all()
 
 
 def test_a_circular_variable_is_told_by_its_sine_and_cosine():
-    "A unit tuned to orientation responds alike at 0 and 180 degrees: as a number it is hard to read, as an angle it is not."
+    ("A unit tuned to orientation responds alike at 0 and 180 degrees: as a number it is hard to read, as an "
+     "angle it is not.")
     rng = np.random.default_rng(0)
     orientation = rng.uniform(0, 180, 300)
     response = np.cos(2 * np.radians(orientation)) + 0.1 * rng.standard_normal(300)
-    recording = Recording(rng.random((300, 4, 4)), response[:, None], {"category": "a", "orientation": orientation})
+    recording = Recording(rng.random((300, 4, 4)), response[:, None],
+                          {"category": "a", "orientation": orientation})
     angle = Attribute("orientation", ("orientation",), "angle", period=180)
     score = lambda attribute: unit_scores(recording, attribute, shuffles=5).loc[0]
     assert score(angle)["score"] > 0.4 > 0.1 > score("orientation")["score"] and score(angle)["selective"]

@@ -5,6 +5,7 @@ import warnings
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
 from migvis.data import Recording
 from migvis.recordings.sources import load_recording
@@ -229,6 +230,16 @@ def test_majaj_hong_pictures_in_folders(tmp_path):
     np.testing.assert_allclose(load_majaj(folder).images[:, 0, 0, 0] * 255, 10 * np.arange(N) + 10, atol=1e-4)
 
 
+def test_majaj_hong_pictures_in_colour(tmp_path):
+    folder, _, _ = write_majaj(tmp_path / "d")
+    colours = np.random.default_rng(1).integers(0, 256, (N, 32, 32, 3), dtype=np.uint8)
+    names = pd.read_csv(folder / "stimulus_hvm-public.csv")["filename"]
+    write_zip(folder / "stimulus_hvm-public.zip", dict(zip(names, map(Image.fromarray, colours))))
+    kept = load_majaj(folder, colour="keep").images
+    np.testing.assert_allclose(kept, colours.transpose(0, 3, 1, 2) / 255, atol=1e-6)
+    np.testing.assert_allclose(load_majaj(folder).images[:, 0], kept.mean(1), atol=1e-6)
+
+
 def test_ids_are_read_as_they_are_written(tmp_path):
     ids = ["0001", "NA", "None", "nan", "1e3", "007"] + [f"{i:03d}" for i in range(N - 6)]
 
@@ -263,3 +274,39 @@ def test_ids_that_are_numbers_match(tmp_path):
         tmp_path / "d", change_values=change_values, change_stimuli=lambda t: t.assign(stimulus_id=range(N))
     )
     assert list(load_majaj(folder).labels["image_id"]) == [str(i) for i in range(N)]
+
+
+EDGES = (50, 70, 90, 110, 130, 150, 170, 190)
+
+
+def test_windows_over_time(tmp_path):
+    folder, _, average = write_majaj(tmp_path / "d")
+    _, _, over_time = write_majaj(folder, edges=EDGES)
+    rec = load_majaj(folder, window=(70, 170), area="all", trials=True)
+    np.testing.assert_allclose(np.sort(rec.trials, 1), np.sort(over_time[..., 1:6].mean(-1), 1), atol=1e-6)
+    assert rec.name == "MajajHong2015 70-170 ms"
+    for k, window in enumerate(zip(EDGES, EDGES[1:])): # a recording for each
+        rec = load_majaj(folder, window=window, subject="M1")
+        np.testing.assert_allclose(rec.responses, over_time[:, :, :2, k].mean(1), atol=1e-6)
+    np.testing.assert_allclose(load_majaj(folder, area="all").responses, average.mean(1), atol=1e-6)
+
+
+def test_the_file_of_averages_has_one_window(tmp_path):
+    folder, _, average = write_majaj(tmp_path / "d")
+    np.testing.assert_allclose(load_majaj(folder, window=(70, 170), area="all").responses, average.mean(1), atol=1e-6)
+    with pytest.raises(ValueError, match="cannot be filled: no time bin starts at 70 and ends by 110; there are 70-170"):
+        load_majaj(folder, window=(70, 110))
+    for window in (70, (170, 70), (70, 100, 170), ("a", "b"), "early"):
+        with pytest.raises(ValueError, match="window must be .from, to. in ms with from < to"):
+            load_majaj(folder, window=window)
+
+
+def test_files_over_time_read_by_h5py(tmp_path):
+    h5py = pytest.importorskip("h5py")
+    folder, _, _ = write_majaj(tmp_path / "d", edges=EDGES)
+    with h5py.File(folder / "assy_dicarlo_MajajHong2015_temporal_public.nc") as file:
+        values = file["data"][:2, :, 2:4].mean(2)
+        ids = np.array([i.decode() for i in file["stimulus_id"][:]])
+    rec = load_majaj(folder, window=(90, 130), subject="M1")
+    for image, response in zip(rec.labels["image_id"], rec.responses):
+        np.testing.assert_allclose(response, values[:, ids == image].mean(1), atol=1e-6)

@@ -1,7 +1,7 @@
 """NWB files."""
 
+import io
 from types import SimpleNamespace
-
 
 import numpy as np
 import pandas as pd
@@ -9,7 +9,8 @@ import pytest
 
 from migvis.recordings.sources import load_recording
 from migvis.recordings.nwb import _count_spikes, _nwb_images
-from tests.recordings.made import CATEGORIES, truncate, write_nwb
+from migvis.support.images import prepare_images
+from tests.recordings.made import CATEGORIES, Server, truncate, write_kar, write_nwb
 
 
 @pytest.mark.parametrize("column, in_file", [("stimulus_id", "Images"), ("image_index", "ImageSeries")])
@@ -217,7 +218,20 @@ def test_nwb_pictures_with_16_bits_colour_and_transparency():
         kept[2].data[..., :3].mean(-1) / 255 * (kept[2].data[..., 3] / 255),
         kept[3].data.mean(-1) / 65535,
     ]
-    np.testing.assert_allclose([read[f"picture{i}"] for i in range(4)], expected, atol=1e-6)
+    made = prepare_images([read[f"picture{i}"] for i in range(4)])
+    np.testing.assert_allclose(made[:, 0], expected, atol=1e-6)
+
+
+def test_nwb_pictures_stay_in_colour(tmp_path):
+    image = pytest.importorskip("pynwb.image")
+    colours = np.random.default_rng(1).integers(0, 256, (4, 12, 12, 3), dtype=np.uint8)
+    series = image.ImageSeries(name="shown", data=colours, unit="n.a.", format="raw", rate=1.0)
+    path, _, shown, _ = write_nwb(
+        tmp_path / "a.nwb", in_file=None, change=lambda nwb: nwb.add_stimulus_template(series)
+    )
+    kept = load_recording("nwb", path, size=12, colour="keep").images
+    np.testing.assert_allclose(kept, colours[pd.unique(shown)].transpose(0, 3, 1, 2) / 255, atol=1e-6)
+    np.testing.assert_allclose(load_recording("nwb", path, size=12).images[:, 0], kept.mean(1), atol=1e-6)
 
 
 def test_nwb_columns_that_would_have_one_name_are_both_there(tmp_path):
@@ -248,3 +262,84 @@ def test_an_image_of_two_categories_is_refused(tmp_path):
         ValueError, match=rf"presentations of image picture{shown[0]} differ in category, \['other', '"
     ):
         load_recording("nwb", path, size=12)
+
+
+@pytest.fixture
+def server():
+    pytest.importorskip("remfile")
+    served = Server({})
+    yield served
+    served.close()
+
+
+def test_an_address_is_read_in_parts_and_gives_the_same(tmp_path, server):
+    def change(nwb):
+        nwb.add_acquisition(
+            pynwb.TimeSeries(name="raw", data=np.random.default_rng(0).random(400_000), unit="V", rate=1e4)
+        )
+
+    pynwb = pytest.importorskip("pynwb")
+    path, _, _, _ = write_nwb(tmp_path / "a.nwb", change=change)
+    server.files["a.nwb"] = path.read_bytes()
+    from_address = load_recording("nwb", f"{server.url}a.nwb", size=12)
+    from_path = load_recording("nwb", path, size=12)
+    np.testing.assert_array_equal(from_address.trials, from_path.trials)
+    np.testing.assert_array_equal(from_address.images, from_path.images)
+    assert from_address.name == from_path.name == "NWB s1"
+    assert 0 < sum(server.sent) < path.stat().st_size / 2
+
+
+def test_open_files_of_all_kinds(tmp_path):
+    fsspec = pytest.importorskip("fsspec")
+    path, _, _, _ = write_nwb(tmp_path / "a.nwb")
+    expected = load_recording("nwb", path, size=12).trials
+    for opened in (path.open("rb"), io.BytesIO(path.read_bytes()), fsspec.open(f"file://{path}").open()):
+        with opened:
+            np.testing.assert_array_equal(load_recording("nwb", opened, size=12).trials, expected)
+            assert not opened.closed
+
+
+def test_averaged_responses_at_an_address(tmp_path, server):
+    path, folder, labels, made = write_kar(tmp_path / "b.nwb")
+    server.files["b.nwb"] = path.read_bytes()
+    rec = load_recording("kar-nwb", f"{server.url}b.nwb", images=folder, labels=labels, size=12)
+    np.testing.assert_allclose(rec.trials, made["psth"][:, :, 3:8].mean(2), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "address, error, message",
+    [
+        ("{url}nowhere.nwb", ConnectionError, "nowhere.nwb cannot be fetched .*404.*download the file"),
+        ("s3://bucket/a.nwb", ValueError, "only addresses with https:// or http://.*fsspec.open"),
+        ("{url}text.nwb", ValueError, "text.nwb is truncated, damaged or not an NWB file"),
+    ],
+)
+def test_addresses_that_cannot_be_read(server, address, error, message):
+    server.files["text.nwb"] = b"text" * 100
+    with pytest.raises(error, match=message):
+        load_recording("nwb", address.format(url=server.url))
+
+
+def test_a_server_that_fails_later_is_an_error(tmp_path, server):
+    path, _, _, _ = write_nwb(tmp_path / "a.nwb")
+    server.files["a.nwb"] = path.read_bytes()
+    server.plan["a.nwb"] = ["ok"] + [410] * 50
+    with pytest.raises(ConnectionError, match="a.nwb cannot be fetched .*410"):
+        load_recording("nwb", f"{server.url}a.nwb")
+
+
+def test_what_lies_elsewhere_needs_a_source_that_reads_it():
+    for place in ("https://127.0.0.1/a.h5", io.BytesIO(b"")):
+        with pytest.raises(ValueError, match="bashivan is read from a folder or a file, not from"):
+            load_recording("bashivan", place)
+
+
+def test_labels_from_a_csv_file(tmp_path):
+    path, pictures, _, _ = write_nwb(tmp_path / "a.nwb", "image_index", None)
+    labels = pd.DataFrame({"image_id": [3, 1, 0, 2], "category": ["NA", "None", "b", "a"]})
+    labels.to_csv(tmp_path / "labels.csv", index=False)
+    rec = load_recording(
+        "nwb", path, images=dict(enumerate(pictures)), labels=tmp_path / "labels.csv", size=12
+    )
+    assert list(rec.labels["category"]) == ["NA", "None", "b", "a"]
+    np.testing.assert_allclose(rec.images[:, 0], pictures[[3, 1, 0, 2]] / 255, atol=1e-6)

@@ -3,18 +3,19 @@
 import io
 import zipfile
 import hashlib
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+import importlib
+import shutil
+from http.server import BaseHTTPRequestHandler
 
 import numpy as np
 import pytest
 
 from migvis.data import Recording
 from migvis.recordings.sources import load_recording
-from migvis.recordings import majaj_hong
+from migvis.recordings import brainscore
 from migvis.recordings.brainscore import to_xarray
 from migvis.recordings.reading import _group_trials, fetch_files
-from tests.recordings.made import write_hdf5, write_majaj, write_nwb
+from tests.recordings.made import Server, write_freeman_ziemba, write_hdf5, write_majaj, write_nwb, write_triple_n
 
 
 def test_group_trials_sorts_presentations():
@@ -25,38 +26,6 @@ def test_group_trials_sorts_presentations():
     assert np.isnan(trials[0, 2]).all()
     with pytest.raises(ValueError, match="1 ids have responses but no image, for example c"):
         _group_trials(values, np.array(list("bcbba")), np.array(["a", "b"]))
-
-
-class Server:
-    "Serves files from memory; `plan` says, for each request of a name, how: ok, cut (half, then hang up), or a status."
-
-    def __init__(self, files):
-        self.files, self.plan, self.requests = files, {}, []
-        outer = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self):
-                name = self.path.rsplit("/", 1)[-1]
-                outer.requests.append(name)
-                how = outer.plan.get(name, []).pop(0) if outer.plan.get(name) else "ok"
-                body = outer.files.get(name)
-                if body is None or isinstance(how, int):
-                    return self.send_error(how if isinstance(how, int) else 404)
-                self.send_response(200)
-                self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body[: len(body) // 2] if how == "cut" else body)
-
-            def log_message(self, *args):
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_port}/store/"
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
-
-    def close(self):
-        self.server.shutdown()
-        self.server.server_close()
 
 
 @pytest.fixture
@@ -147,15 +116,56 @@ def test_fetch_into_a_folder_that_cannot_be(server, tmp_path):
         fetch_files(sums(server), server.url, tmp_path / "file")
 
 
-def test_majaj_hong_is_fetched_when_no_folder_is_given(tmp_path, monkeypatch, server):
-    folder, _, trials = write_majaj(tmp_path / "made")
+FETCHED = { # source -> how its files are made, the names of its checksums, options
+    "majaj-hong": (write_majaj, ("_STIMULI", "_AVERAGE"), {"background": "keep"}),
+    "freeman-ziemba": (write_freeman_ziemba, ("_FILES",), {}),
+    "triple-n": (write_triple_n, ("_PHOTOGRAPHS", "_AVERAGE"), {"categories": {2950: "animal"}}),
+}
+
+
+@pytest.mark.parametrize("over_time", [False, True])
+@pytest.mark.parametrize("name", FETCHED)
+def test_public_files_are_fetched_when_no_folder_is_given(tmp_path, monkeypatch, server, name, over_time):
+    write, sums_of, options = FETCHED[name]
+    module = importlib.import_module(f"migvis.recordings.{name.replace('-', '_')}")
+    if over_time and name != "freeman-ziemba":
+        sums_of = (sums_of[0], "_OVER_TIME")
+        folder = write(tmp_path / "made", edges=(70, 80, 100))[0]
+        options = options | {"window": (70, 100)}
+    else:
+        folder = write(tmp_path / "made")[0]
     server.files = contents(folder)
-    monkeypatch.setattr(majaj_hong, "_SHA1", sums(server))
-    monkeypatch.setattr(majaj_hong, "_URL", server.url)
+    assert set(server.files) == {file for part in sums_of for file in getattr(module, part)} # the names in the store
+    for part in sums_of:
+        monkeypatch.setattr(module, part, {k: v for k, v in sums(server).items() if k in getattr(module, part)})
+    monkeypatch.setattr(brainscore, "_STORE", server.url)
     monkeypatch.setattr("platformdirs.user_cache_path", lambda name: tmp_path / "cache" / name)
-    rec = load_recording("majaj-hong", subject="M1", size=32, background="keep")
-    np.testing.assert_allclose(rec.responses, trials[:, :, :2].mean(1), atol=1e-6)
-    assert contents(tmp_path / "cache") == server.files
+    fetched = load_recording(name, size=32, **options)
+    np.testing.assert_array_equal(fetched.responses, load_recording(name, folder, size=32, **options).responses)
+    assert contents(tmp_path / "cache") == server.files and len(server.requests) == 3
+    load_recording(name, size=32, **options)
+    assert len(server.requests) == 3
+    server.files = {file: body + b"x" for file, body in server.files.items()}
+    shutil.rmtree(tmp_path / "cache")
+    with pytest.raises(ValueError, match="does not have the expected SHA-1 .*not kept"):
+        load_recording(name, size=32, **options)
+    assert contents(tmp_path / "cache") == {}
+
+
+@pytest.mark.parametrize(
+    "name, options, message",
+    [
+        ("triple-n", {}, "name no categories"),
+        ("triple-n", {"categories": {1: "a"}, "window": (9, 5)}, "from < to"),
+        ("majaj-hong", {"window": 70}, "from < to"),
+        ("freeman-ziemba", {"window": (9, 5)}, "from < to"),
+    ],
+)
+def test_options_are_checked_before_fetching(monkeypatch, server, name, options, message):
+    monkeypatch.setattr(brainscore, "_STORE", server.url)
+    with pytest.raises(ValueError, match=message):
+        load_recording(name, **options)
+    assert server.requests == []
 
 
 def header(shape, dtype="float32"):

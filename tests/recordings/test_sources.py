@@ -52,7 +52,8 @@ def test_defaults_of_the_source_hold_unless_others_are_given(tmp_path):
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"colour": "red"}, "this source has no option 'colour'; there are subject, area, .*scale"),
+        ({"paint": "red"}, "this source has no option 'paint'; there are subject, area, .*scale"),
+        ({"colour": "red"}, "colour must be 'average' or 'luminance' or 'keep', not 'red'"),
         ({"size": "big"}, "size must be of type .*int.*not 'big'"),
         ({"subject": 1}, "subject must be of type .*str.*not 1"),
         ({"background": "blur"}, "background must be 'remove' or 'keep', not 'blur'"),
@@ -72,6 +73,13 @@ def test_unknown_sources_and_those_that_cannot_be_fetched():
         load_recording("what")
     with pytest.raises(ValueError, match="made cannot be fetched; give folder="):
         load_recording("made")
+
+
+@pytest.mark.parametrize("name", ["Kar2018hvm", "dicarlo.Kar2019", "sanghavi-2020", "Allen2022_fmri"])
+def test_gated_recordings_are_named_as_such(name):
+    plain = name.removeprefix("dicarlo.").replace("-", "")
+    with pytest.raises(ValueError, match=f"(?i){plain} is gated: Brain-Score gives its files to nobody without .*from_xarray"):
+        load_recording(name)
 
 
 def test_reliability_needs_repeats(tmp_path, monkeypatch):

@@ -5,36 +5,8 @@ import pytest
 
 from migvis.data import Recording
 from migvis.recordings.sources import load_recording
-from scipy.io import savemat
-
 from migvis.recordings.stringer import _shrink_images
-
-IMAGES, CELLS = 12, 7
-
-
-def write_stringer(folder, change_stim=None, images=None, med=True, order=0):
-    rng = np.random.default_rng(1)
-    pictures = rng.integers(0, 256, (68, 270, IMAGES), dtype=np.uint8) if images is None else images
-    istim = np.random.default_rng(order).permutation(
-        np.r_[np.tile(np.arange(1, IMAGES + 1), 2), [IMAGES + 1] * 4]
-    )
-    stim = {
-        "resp": rng.normal(size=(len(istim), CELLS)).astype(np.float32),
-        "istim": istim[:, None].astype(float),
-        "spont": rng.normal(size=(9, CELLS)),
-    }
-    if change_stim:
-        stim = change_stim(stim)
-    place = rng.uniform(0, 900, (CELLS, 3))
-    savemat(folder / "natimg2800_M1_MP1_2017-01-01.mat", {"stim": stim} | ({"med": place} if med else {}))
-    savemat(folder / "images_natimg2800_all.mat", {"imgs": pictures})
-    return (
-        folder / "natimg2800_M1_MP1_2017-01-01.mat",
-        folder / "images_natimg2800_all.mat",
-        stim,
-        pictures,
-        place,
-    )
+from tests.recordings.made import CELLS, N as IMAGES, write_stringer
 
 
 def test_a_session(tmp_path):

@@ -5,62 +5,14 @@ import zipfile
 import numpy as np
 import pandas as pd
 import pytest
-from PIL import Image
 
 from migvis.recordings.sources import load_recording
-from migvis.recordings.tvsd import _categorise
-from tests.recordings.made import truncate
+from migvis.recordings.tvsd import _THINGS_KEYS, _categorise
+from tests.recordings.made import COLOURS, THINGS as OBJECTS, TVSD_AREAS as AREAS, things_paths, truncate, write_packed_tvsd, write_tvsd
 
 h5py = pytest.importorskip("h5py")
 
-OBJECTS = ["bat1", "aardvark", "bat1", "coin", "zebra"]
-PATHS = [f"{name}\\{name}_{k:02d}s.jpg" for k, name in enumerate(OBJECTS)]
-REPEATS = 4
-COLOURS = [(250, 20, 30), (10, 240, 20), (30, 10, 220), (128, 128, 128), (0, 90, 250)]
-AREAS = {"F": ["V1"] * 512 + ["IT"] * 320 + ["V4"] * 192, "N": ["V1"] * 512 + ["V4"] * 256 + ["IT"] * 256}
-
-
-def write_texts(file, name, texts):
-    "Text as MATLAB 7.3 has it."
-    references = []
-    for k, text in enumerate(texts):
-        codes = np.array([[ord(letter)] for letter in text], dtype=np.uint16)
-        references.append(file.create_dataset(f"#refs#/{name}/{k}", data=codes).ref)
-    file[name] = np.array(references, dtype=h5py.ref_dtype)[:, None]
-
-
-def write_tvsd(folder, change_responses=lambda file: None, change_images=lambda file: None):
-    "Both monkeys, train and test; gives the arrays."
-    arrays, n = {}, len(OBJECTS)
-    for monkey, seed in (("F", 1), ("N", 2)):
-        rng = np.random.default_rng(seed)
-        arrays[monkey] = {
-            "train_MUA": rng.normal(size=(n, 1024)),
-            "test_MUA": rng.normal(size=(n, 1024)),
-            "test_MUA_reps": rng.normal(size=(REPEATS, n, 1024)),
-            "reliab": rng.uniform(-0.2, 1, (6, 1024)),
-            "SNR": rng.uniform(0, 9, (1024, 3)),
-            "SNR_max": rng.uniform(0, 9, (1, 1024)),
-            "oracle": rng.uniform(0, 1, (1024, 1)),
-            "lats": rng.uniform(30, 90, (1024, 1)),
-            "tb": np.arange(-100.0, 200.0)[:, None],
-        }
-        (folder / f"monkey{monkey}/_logs").mkdir(parents=True)
-        with h5py.File(folder / f"monkey{monkey}/THINGS_normMUA.mat", "w") as file:
-            for name, values in arrays[monkey].items():
-                file[name] = values
-            change_responses(file)
-        with h5py.File(folder / f"monkey{monkey}/_logs/things_imgs.mat", "w") as file:
-            for group, order in (("train_imgs", 1), ("test_imgs", -1)):
-                write_texts(file, f"{group}/class", OBJECTS[::order])
-                write_texts(file, f"{group}/things_path", PATHS[::order])
-                write_texts(file, f"{group}/local_path", [f"D:\\{p}" for p in PATHS[::order]])
-            change_images(file)
-    for path, colour in zip(PATHS, COLOURS):
-        file = folder / "object_images" / path.replace("\\", "/")
-        file.parent.mkdir(parents=True, exist_ok=True)
-        Image.new("RGB", (40, 30), colour).save(file, quality=100, subsampling=0)
-    return arrays
+PATHS = things_paths(OBJECTS)
 
 
 @pytest.fixture(scope="module")
@@ -126,6 +78,12 @@ def test_photographs_from_a_folder_and_an_archive(tvsd, tmp_path):
     np.testing.assert_array_equal(load(folder, images=tmp_path / "things.zip").images, rec.images)
 
 
+def test_photographs_stay_in_colour_or_are_averaged(tvsd):
+    kept = load(tvsd[0], colour="keep").images
+    np.testing.assert_allclose(kept.mean((2, 3)), np.array(COLOURS) / 255, atol=0.015)
+    np.testing.assert_allclose(load(tvsd[0], colour="average").images[:, 0], kept.mean(1), atol=0.005)
+
+
 LONG = pd.DataFrame(
     {
         "uniqueID": ["aardvark", "bat1", "zebra", "coin", "bat1"],
@@ -148,15 +106,19 @@ def test_categories_of_thingsplus(tvsd, tmp_path, table, suffix):
 
 
 def test_categories_of_other_forms():
-    objects = pd.Series(OBJECTS)
-    assert list(_categorise(objects, LONG)) == CATEGORY
-    assert list(_categorise(objects, {"coin": "money"})) == ["other"] * 3 + ["money", "other"]
-    with pytest.raises(ValueError, match="none of the objects .*bat1.* has a category"):
-        _categorise(objects, {"car": "vehicle"})
+    def categorise(table):
+        return list(_categorise(pd.DataFrame({"object": OBJECTS}), table, _THINGS_KEYS))
+
+    assert categorise(LONG) == CATEGORY
+    assert categorise({"coin": "money"}) == ["other"] * 3 + ["money", "other"]
+    unknown = pd.concat([LONG, pd.DataFrame({"uniqueID": ["zebra"] * 9, "category": ["", None, np.nan] * 3})])
+    assert categorise(unknown) == CATEGORY
+    with pytest.raises(ValueError, match="none of the images .*bat1.* has a category"):
+        categorise({"car": "vehicle"})
     with pytest.raises(ValueError, match="needs a column uniqueID"):
-        _categorise(objects, LONG.rename(columns={"uniqueID": "x"}))
+        categorise(LONG.rename(columns={"uniqueID": "x"}))
     with pytest.raises(ValueError, match="neither a column category nor columns of 0 and 1"):
-        _categorise(objects, WIDE.assign(animal=2, money=2))
+        categorise(WIDE.assign(animal=2, money=2))
 
 
 def put(name, values):
@@ -278,3 +240,94 @@ def test_archives_with_a_password_are_refused(tmp_path):
     path.write_bytes(content)
     with pytest.raises(ValueError, match="cannot be unpacked .*password.*name the folder"):
         load(tmp_path, images=path)
+
+
+@pytest.fixture(scope="module")
+def packed(tvsd, tmp_path_factory):
+    "The copies of Brain-Score of the same responses, both splits."
+    folder = tmp_path_factory.mktemp("packed")
+    for split in ("train", "test"):
+        write_packed_tvsd(folder, tvsd[1], split)
+    return folder
+
+
+@pytest.mark.parametrize("subject", ["F", "N", "all"])
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_copies_of_brainscore_give_the_same(tvsd, packed, split, subject):
+    options = {"subject": subject, "area": "IT", "split": split, "reliability": 0.4, "snr": 3, "trials": True, "categories": LONG}
+    ours, theirs = load(tvsd[0], **options), load(packed, **options)
+    columns = ["site_id", "animal", "region", "electrode", "reliability", "snr", "oracle"]
+    ours_sites, theirs_sites = (rec.sites[columns].sort_values("site_id") for rec in (ours, theirs))
+    pd.testing.assert_frame_equal(ours_sites.reset_index(drop=True), theirs_sites.reset_index(drop=True), check_dtype=False)
+    order = theirs.sites.reset_index(drop=True).sort_values("site_id").index
+    np.testing.assert_allclose(theirs.trials[..., order], ours.trials[..., ours.sites.reset_index(drop=True).sort_values("site_id").index], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(theirs.images, ours.images, atol=0.02) # PNG there, JPEG here
+    assert list(theirs.labels["category"]) == list(ours.labels["category"]) and list(theirs.labels["object"]) == list(ours.labels["object"])
+    assert list(theirs.labels["image_id"]) == [i.split("/")[1].removesuffix(".jpg") for i in ours.labels["image_id"]] and theirs.name == ours.name
+
+
+def test_copies_of_brainscore_read_by_h5py(packed):
+    with h5py.File(packed / "assy_THINGS_TVSD_test_Assembly.nc") as file:
+        animal, area = (np.array([v.decode() for v in file[name][:]]) for name in ("subject", "region"))
+        ids = np.array([v.decode() for v in file["stimulus_id"][:]])
+        values = file["data"][:, (animal == "monkeyF") & (area == "V4"), 0]
+    rec = load(packed, subject="F", area="V4", split="test", trials=True)
+    for image, trials in zip(rec.labels["image_id"], rec.trials):
+        np.testing.assert_allclose(trials, values[ids == image], rtol=1e-5, atol=1e-6)
+    assert rec.sites["electrode"].tolist() == list(range(832, 1024))
+
+
+def test_photographs_of_the_user_serve_the_copies(tvsd, packed, tmp_path):
+    write_packed_tvsd(tmp_path, tvsd[1], pictures=False)
+    with pytest.raises(FileNotFoundError, match="holds no archive of pictures"):
+        load(tmp_path)
+    np.testing.assert_array_equal(load(tmp_path, images=tvsd[0] / "object_images").images, load(tvsd[0]).images)
+    with pytest.raises(FileNotFoundError, match="photographs of THINGS are not at .*osf.io/jum2f"):
+        load(tmp_path, images=tmp_path / "nowhere")
+
+
+def change_coordinate(name, change):
+    def changed(values, coords):
+        dimension, old = coords[name]
+        return values, coords | {name: (dimension, change(np.array(old)))}
+
+    return {"change_values": changed}
+
+
+def at(place, value):
+    def change(old):
+        old = old.astype(object)
+        old[place] = value
+        return old.astype(type(value)) if not isinstance(value, str) else old.astype(str)
+
+    return change
+
+
+PACKED = {
+    "no subject": ({"drop_coords": ["subject"]}, r"\['animal'\] are missing"),
+    "no region": ({"drop_coords": ["region"]}, r"\['region'\] are missing"),
+    "no number": ({"drop_coords": ["neuroid_id"]}, r"train_Assembly\.nc.*\['site_id'\] are missing"),
+    "no reliability": ({"drop_coords": ["reliability"]}, "reliability of units is not known"),
+    "no stimulus": ({"drop_coords": ["stimulus_id"]}, r"train_Assembly\.nc.*\['image_id'\] are missing"),
+    "other animal": (change_coordinate("subject", lambda old: np.where(old == "monkeyF", "monkeyG", old)), "1024 electrodes"),
+    "area swapped": (change_coordinate("region", lambda old: np.where(old == "V4", "IT", "V4")), "1024 electrodes, V1, V4 and IT in turn"),
+    "number twice": (change_coordinate("neuroid_id", at(1, 0)), "number 0 of monkey F is in V1"),
+    "number is text": (change_coordinate("neuroid_id", at(3, "x")), "number x of monkey F"),
+    "reliability is text": (change_coordinate("reliability", lambda old: np.full(len(old), "high")), "'reliability' of the sites must be real numbers"),
+    "unknown stimulus": (change_coordinate("stimulus_id", at(0, "apple_01")), "1 ids have responses but no image, for example apple_01"),
+    "fewer units": ({"change_values": lambda v, c: (v[:-1], {k: (d, np.asarray(x)[:-1] if d == "neuroid" else x) for k, (d, x) in c.items()})}, "there are 2047"),
+    "NaN": ({"change_values": lambda v, c: (np.where(np.arange(len(v))[:, None, None] == 900, np.nan, v), c)}, "1 units have no data at all"),
+    "text": ({"change_values": lambda v, c: (v.astype(str), c)}, "must be real numbers"),
+    "no object": ({"change_stimuli": lambda t: t.drop(columns="object_name")}, r"Stimuli\.csv.*\['object'\] are missing"),
+    "empty object": ({"change_stimuli": lambda t: t.assign(object_name="")}, r"Stimuli\.csv.*object is empty in row 0|category is empty in row 0"),
+    "stimulus twice": ({"change_stimuli": lambda t: pd.concat([t, t[:1]])}, r"Stimuli\.csv.*more than once"),
+    "fewer stimuli": ({"change_stimuli": lambda t: t[1:]}, "1 ids have responses but no image"),
+    "no such picture": ({"change_stimuli": lambda t: t.assign(filename=["x.jpg", *t["filename"][1:]])}, r"Stimuli\.zip.*\['x.jpg'\] are missing"),
+}
+
+
+@pytest.mark.parametrize("change, message", PACKED.values(), ids=PACKED)
+def test_broken_copies_are_named(tvsd, tmp_path, change, message):
+    write_packed_tvsd(tmp_path, tvsd[1], **change)
+    with pytest.raises(ValueError, match=message):
+        load(tmp_path, subject="all", area="all")

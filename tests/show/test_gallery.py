@@ -1,5 +1,8 @@
 """Figures from a run: which there are, what they are drawn from, and what is said where results are missing."""
 import copy
+import html
+import io
+import re
 import shutil
 import warnings
 from dataclasses import replace
@@ -11,6 +14,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
 matplotlib.use("Agg")
 from migvis.beyond import group_information
@@ -22,11 +26,13 @@ from migvis.support.edits import Edits
 from migvis.measure.edits import SelectivityResult
 from migvis.partial_correlation import GroupPenalty
 from migvis.show import gallery
+from migvis.support.files import digest_weights
 from migvis.show.gallery import FIGURES, draw_figure, make_figures
 from migvis.support.records import load_record, save_record
 from migvis.vae import fit_vae
 from tests.show.conftest import SMALL
 from tests.test_figures import pictures, texts
+from tools.draw_gallery import draw_missing
 
 GROUPS, GAMMAS = ("Group 1 (pose)", "Group 2 (category)"), (0.0, 1.0, 2.0)
 COMMON = ["--device", "cpu", "--quiet"]
@@ -48,23 +54,27 @@ def own(folder, model, tmp_path):
 # Names
 
 def test_every_figure_and_table_of_the_paper_is_there():
-    paper = {f"figure_{k}" for k in (1, 2, 3, 4, 5, 6, "7a", "7b", 8, 9, 10, 11, 12)} | {f"table_{k}" for k in (1, 2, 3, 4)}
+    parts = {f"figure_{k}{part}" for k in (1, 3, 4, 6, 7, 11, 12) for part in "ab"}
+    paper = parts | {f"figure_{k}" for k in (2, 5, 8, 9, 10)} | {f"table_{k}" for k in (1, 2, 3, 4)}
     assert paper < set(FIGURES)
 
 
 def test_figures_are_found_by_number_and_by_name():
-    asked = ("4", "7A", "7a", "figure_7b", "Table 1", "overview")
-    assert [gallery._figure_name(name) for name in asked] == ["figure_4", "figure_7a", "figure_7a", "figure_7b", "table_1", "overview"]
-    with pytest.raises(ValueError, match="no figure '13'; there are .*figure_1"): draw_figure(None, "13")
+    asked = {"7A": ["figure_7a"], "7a": ["figure_7a"], "figure_7b": ["figure_7b"], "Table 1": ["table_1"], "overview": ["overview"],
+             "1": ["figure_1a", "figure_1b"], "4": ["figure_4a", "figure_4b"], "figure_12": ["figure_12a", "figure_12b"], "10": ["figure_10"]}
+    for name, found in asked.items(): assert gallery._figure_names(name) == found
+    for name in ("13", "figure", "4c", "", "."):
+        with pytest.raises(ValueError, match="no figure .*; there are .*figure_1a"): draw_figure(None, name)
+    with pytest.raises(ValueError, match="figure '4' has the parts .'figure_4a', 'figure_4b'"): draw_figure(None, "4")
 
 
 def test_one_name_is_one_figure_and_formats_are_known_before_it_is_drawn(tmp_path, monkeypatch):
     made = []
-    monkeypatch.setitem(FIGURES, "figure_4", ("a figure", lambda *_: made.append(1) or plt.figure()))
+    for part in "ab": monkeypatch.setitem(FIGURES, f"figure_4{part}", ("a figure", lambda *_: made.append(1) or plt.figure()))
     with pytest.raises(ValueError, match="formats must be among .*png.* got .'gif87'"): make_figures(None, tmp_path, "4", ["gif87"], progress=False)
     with pytest.raises(ValueError, match="at least one"): make_figures(None, tmp_path, "4", [], progress=False)
     assert not made
-    assert make_figures(None, tmp_path, "4", "png", progress=False) == {"figure_4": [tmp_path / "figure_4.png"]}
+    assert make_figures(None, tmp_path, "4", "png", progress=False) == {f"figure_4{part}": [tmp_path / f"figure_4{part}.png"] for part in "ab"}
 
 
 # From a run
@@ -72,10 +82,12 @@ def test_one_name_is_one_figure_and_formats_are_known_before_it_is_drawn(tmp_pat
 def test_figures_of_a_run_are_written_and_others_say_what_they_need(model, own):
     made = make_figures(model, own / "figures", formats="png", progress=False) # the run is around the folder
     assert list(made) == list(FIGURES)
-    missing = {"figure_5", "figure_9", "figure_10", "trade_off", "ablations", "selectivity", "consistency", "null", "pixel_information", "table_1"}
+    missing = {"figure_5", "figure_9", "figure_10", "methods", "ablations", "selectivity", "consistency", "null", "pixel_information", "table_1"}
     for name, files in made.items():
         if name in missing: assert files.startswith("left out: "), (name, files)
-        else: assert [f.name for f in files] == [f"{name}.png"] and plt.imread(files[0]).std() > 0.05, (name, files)
+        else:
+            endings = ["png", "csv", "html"] if name.startswith("table_") else ["png"]
+            assert [f.name for f in files] == [f"{name}.{ending}" for ending in endings] and plt.imread(files[0]).std() > 0.05, (name, files)
     assert f"migvis compare --run {own} --out {own}/comparison" in made["figure_5"] and "--ablations" in made["figure_9"]
     assert f"migvis selectivity --run {own}" in made["selectivity"] and made["pixel_information"].endswith(f"migvis information --run {own}")
     assert "'standard VAE'" in made["table_1"] and made["table_1"].endswith(f"migvis scores --run {own}") and not plt.get_fignums()
@@ -87,14 +99,25 @@ def test_asking_for_what_is_not_there_is_an_error(model, folder, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_images_are_of_the_category_and_turned_as_asked(model):
+def test_images_are_of_the_category_clear_and_turned_as_asked(model):
     labels, test = model.recording.labels, set(np.asarray(model.split.test).tolist())
+    away = np.hypot(labels["ty"], labels["tz"])
+    clear = (labels["s"] >= labels["s"].median()) & (away <= away.median())
     for category in set(labels["category"].iloc[sorted(test)]):
         frontal, oblique = (gallery._find_image(model, category, frontal) for frontal in (True, False))
         members = [i for i in test if labels["category"].iloc[i] == category]
+        members = [i for i in members if clear[i]] or members
         length = {i: float(np.linalg.norm(labels[["rxy", "rxz", "ryz"]].iloc[i])) for i in members}
         assert length[frontal] == min(length.values()) and abs(length[oblique] - 45) == min(abs(v - 45) for v in length.values())
     assert gallery._find_image(model, "no such category") in test
+
+
+def test_images_along_an_attribute_rise_and_the_rest_stays():
+    one = pd.DataFrame({"s": np.linspace(-2, 2, 41), "turn": 0.0})
+    other = one.assign(turn=2.0)
+    rows, cost = gallery._along(pd.concat([one, other], ignore_index=True), "s", 5)
+    assert len(set(rows)) == 5 and max(rows) < 41 and (np.diff(one["s"][rows]) > 0).all()
+    assert 0 <= cost < gallery._along(other, "s", 5)[1]
 
 
 @pytest.mark.parametrize("labels", [lambda n: {"category": ["own"] * n}, lambda n: {"category": np.arange(n) % 3},
@@ -123,10 +146,24 @@ def test_overview_shows_recorded_images_and_edits(model):
 
 def test_guided_way_ends_in_the_original_and_in_an_edit(model):
     original, target = (int(i) for i in model.split.test[[0, 4]])
-    down, up = gallery._guided_way(model, original, target, [0, 5, 10], 0)
+    down, up = gallery._guided_way(model, original, target, [0, 5, 10], 0, 0.3)
     np.testing.assert_allclose(down[0], 2 * model.recording.images[original] - 1, atol=1e-6)
     np.testing.assert_allclose(up[0], down[-1], atol=1e-5)
     assert down.shape == up.shape == (3, 1, 32, 32) and np.abs(up[-1] - down[0]).max() > 1e-3
+
+
+def test_a_figure_for_a_page_has_its_caption_below_it(model, monkeypatch):
+    made = plt.figure(figsize=(3, 1))
+    made.add_subplot().imshow(rng.random((64, 64)), cmap="gray")
+    made.text(0.1, 0.5, "█", color="#0072b2")
+    made.supxlabel("random\npixels; seed 0")
+    monkeypatch.setitem(FIGURES, "figure_4a", ("Edits", lambda *_: made))
+    picture, caption = gallery._captioned(model, "4A")
+    assert caption == f"**Figure 4A.** Edits. *random pixels; seed 0; weights of the denoiser {digest_weights(model.denoiser)}.*"
+    opened = Image.open(io.BytesIO(picture))
+    assert opened.mode == "P" and opened.size[0] > 100 and made.get_supxlabel() == "" and not plt.get_fignums()
+    rare = np.abs(np.asarray(opened.convert("RGB")).astype(int) - (0, 114, 178)).max(-1)
+    assert rare.min() < 20, "a colour of few points among many greys stays what it is"
 
 
 # From results of other commands
@@ -164,7 +201,7 @@ def test_stored_comparison_is_drawn_and_found_by_the_command(comparison, own, tm
     for edits in comparison.examples: # the chosen strength of each group is shown
         for wanted in (*edits.images[0, :, 2, 0], edits.originals[0, 0], edits.targets[0, 0]):
             assert min(np.abs(picture - wanted).max() for picture in shown) < 1e-4
-    assert len(draw_figure(None, "trade_off", tmp_path / "results").axes) == 2
+    assert len(draw_figure(None, "methods", tmp_path / "results").axes) == 2
     command = ["figures", "--run", str(own), "--out", str(tmp_path / "out"), "--only", "5", "--formats", "png", *COMMON]
     assert main(command) == 2 and f"make it with: migvis compare --run {own}" in capsys.readouterr().err
     shutil.copytree(tmp_path / "results" / "comparison", own / "comparison")
@@ -177,7 +214,7 @@ def test_stored_ablations_are_drawn(tmp_path):
     made.save(tmp_path / "comparison" / "ablations")
     figure = draw_figure(None, "9", tmp_path)
     assert {"groups 2", "groups 4"} <= set(texts(figure)) and sum(bool(ax.images) for ax in figure.axes) == 2 * (1 + 2 * 2 + 1)
-    assert len(draw_figure(None, "ablations", tmp_path).axes) == 2 * 2
+    assert len(draw_figure(None, "ablations", tmp_path).axes) == 2
     with pytest.raises(ValueError, match="without 'negatives'"): draw_figure(None, "10", tmp_path)
 
 
@@ -196,6 +233,17 @@ def test_tables_show_the_run_beside_the_paper(model, tmp_path):
         shown = texts(draw_figure(model, f"table_{k}", tmp_path))
         assert mine in shown and paper in shown and any("simulated" in t and "tiny preset" in t for t in shown), k
         assert any("3 members" in t.replace("\n", " ") for t in shown), k
+
+
+def test_tables_are_also_written_as_csv_and_html(model, tmp_path):
+    scores(["standard VAE", "labels", "PC", "full", "migvis"]).to_csv(tmp_path / "scores.csv")
+    made = make_figures(model, tmp_path / "out", ["table_2"], "png", progress=False, run=tmp_path)["table_2"]
+    drawn = gallery._make_table(model, tmp_path, 2)[0]
+    read = pd.read_csv(made[1], header=list(range(drawn.columns.nlevels)), index_col=list(range(drawn.index.nlevels)))
+    assert read.to_numpy().tolist() == drawn.to_numpy().tolist()
+    page = made[2].read_text(encoding="utf-8")
+    cells = [html.unescape(cell) for cell in re.findall("<td>(.*?)</td>", page)]
+    assert cells == drawn.astype(str).to_numpy().ravel().tolist() and "tiny preset" in page
 
 
 def test_scores_are_kept_with_the_run(model, tmp_path):
@@ -338,3 +386,22 @@ def test_mapped_images_are_of_many_categories(model):
     there = set(labels.iloc[model.split.validation])
     assert set(shown) <= set(model.split.validation) and len(set(shown)) == 8 and len(set(labels.iloc[shown])) == min(8, len(there))
     np.testing.assert_array_equal(gallery._varied(model, 3), shown[:3])
+
+
+# All figures by one command
+
+def test_the_gallery_goes_on_with_the_first_figure_that_is_missing(folder, model, tmp_path, monkeypatch, capsys):
+    asked = []
+    def stopped(model, name, run):
+        asked.append(name)
+        if len(asked) == 2: raise KeyboardInterrupt
+        return plt.figure()
+    monkeypatch.setattr(gallery, "draw_figure", stopped)
+    names = ["figure_3b", "figure_8", "subspaces"]
+    with pytest.raises(KeyboardInterrupt): draw_missing(model, tmp_path, names)
+    draw_missing(model, tmp_path, names)
+    assert asked == ["figure_3b", "figure_8", "figure_8", "subspaces"]
+    assert {p.name for p in (tmp_path / "figures").iterdir()} == {f"{name}.png" for name in names}
+    monkeypatch.undo()
+    draw_missing(model, tmp_path, [*names, "figure_5"])
+    assert "figure_5: left out: the run has no folder" in capsys.readouterr().out

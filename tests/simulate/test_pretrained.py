@@ -2,6 +2,7 @@
 
 import math
 import shutil
+import threading
 import warnings
 from dataclasses import replace
 
@@ -29,6 +30,7 @@ from migvis.support.training import _list_checkpoints, _make_batch
 from tools import train_denoiser as clock
 
 QUICK = replace(get_preset("tiny").denoiser, width=8, steps=6, batch_size=8, flips=False)
+SMALLEST = replace(QUICK, image_size=16)
 SIMULATED = {"family": "simulated HvM", "renderer": _RENDERER, "background": "none", "size": 64}
 
 
@@ -214,7 +216,7 @@ def train(folder, checkpoint=None, n_images=96, **options):
     options = {"log_every": 1} | options
     return pt.train_pretrained(
         folder / "d.safetensors",
-        QUICK,
+        SMALLEST,
         checkpoint,
         n_images=n_images,
         device="cpu",
@@ -231,29 +233,29 @@ def test_training_resumes_and_writes_its_card(tmp_path):
     straight, _ = train(tmp_path)
     assert run.resumed_from == 4
     assert all(torch.equal(a, b) for a, b in zip(denoiser.parameters(), straight.parameters()))
-    assert card["images"] == {**SIMULATED, "size": 32} and card["steps"] == 6
+    assert card["images"] == {**SIMULATED, "size": 16} and card["steps"] == 6
     assert math.isfinite(card["test_eps_loss"])
     assert (
         card["data"] == "96 renders (seed 900000), no standard views" and card["seeds"]["train"] == 900_000
     )
-    assert loaded.image_size == 32 and not loaded.n_condition
+    assert loaded.image_size == 16 and not loaded.n_condition
 
 
 def test_going_on_from_weights_leaves_them_as_they_were(tmp_path):
-    start = build_denoiser(QUICK, 0.3, -0.9)
+    start = build_denoiser(SMALLEST, 0.3, -0.9)
     before = digest_weights(start)
     trained, _ = train(tmp_path, start=start)
     assert digest_weights(start) == before != digest_weights(trained)
     assert load_denoiser(tmp_path / "d.safetensors", "cpu")[1]["start"] == before
-    small = build_denoiser(replace(QUICK, image_size=16))
-    with pytest.raises(ValueError, match="side 16"):
-        train(tmp_path, start=small)
+    larger = build_denoiser(QUICK)
+    with pytest.raises(ValueError, match="side 32"):
+        train(tmp_path, start=larger)
 
 
 def test_a_checkpoint_of_other_weights_is_refused_but_not_for_last_digits(tmp_path):
     train(tmp_path, tmp_path / "checkpoints")
     with pytest.raises(ValueError, match="weights"):
-        train(tmp_path, tmp_path / "checkpoints", start=build_denoiser(QUICK, 0.3, -0.9, seed=5))
+        train(tmp_path, tmp_path / "checkpoints", start=build_denoiser(SMALLEST, 0.3, -0.9, seed=5))
     for path in _list_checkpoints(tmp_path / "checkpoints"):
         tensors, header = load_tensors(path)
         header["fingerprint"]["denoiser"]["data_std"] *= 1 + 1e-6
@@ -280,6 +282,27 @@ def test_a_growing_pool_says_why_it_stopped():
     with pytest.raises(RuntimeError, match="after 16 images") as caught:
         clock.GrowingPool(labels, 16, workers=1, chunk=16).wait(40)
     assert caught.value.__cause__ is not None
+
+
+def test_few_processes_render_until_training_has_begun(monkeypatch, capsys):
+    used, rendered = [], threading.Semaphore(0)
+
+    class Parallel:
+        def __init__(self, n, return_as): used.append(n)
+        def __call__(self, jobs):
+            for _, (part, size), _ in jobs:
+                yield np.zeros((len(part), size, size), np.uint8), part
+            rendered.acquire(timeout=10)
+
+    monkeypatch.setattr(clock.joblib, "Parallel", Parallel)
+    growing = clock.GrowingPool(pt._pool_labels("large", 100), 16, workers=8, chunk=2)
+    ready = clock.begun(growing, 0.0)
+    growing.wait(4)
+    assert [ready() for _ in range(3)] == [4, 4, 4] and not growing.hurry.is_set()
+    ready(), rendered.release(5)
+    growing.thread.join(10)
+    assert used[:2] == [2, 8] and set(used[1:]) == {8} and growing.ready() == 100
+    assert "three steps done" in capsys.readouterr().out
 
 
 def test_the_clock_moves_the_learning_rate(monkeypatch):

@@ -29,7 +29,7 @@ def test_images_come_in_many_forms_and_leave_in_one(images):
     "images, message",
     [
         (np.zeros((4, 4)), "have shape"),
-        (np.zeros((2, 3, 4, 4)), "grey.*from_images averages colours"),
+        (np.zeros((2, 2, 4, 4)), "grey.*or in colour.*from_images averages or keeps colours"),
         (np.zeros((2, 4, 4, 1)), "have shape"),
         (np.zeros((0, 4, 4)), "have shape"),
         (np.full((2, 4, 4), 1.5), r"from 1.5 to 1.5.*divide by 255"),
@@ -159,7 +159,7 @@ def test_pictures_of_several_sizes_need_one_size():
     [
         (dict(images=[]), "at least one picture"),
         (dict(images=COLOUR, size=0), "at least one picture of at least one pixel"),
-        (dict(images=COLOUR, colour="red"), r"colour must be one of \['average', 'luminance'\], not 'red'"),
+        (dict(images=COLOUR, colour="red"), r"colour must be one of \['average', 'luminance', 'keep'\], not 'red'"),
         (dict(images=COLOUR, fit="stretch"), "fit must be 'crop' or 'pad', not 'stretch'"),
         (dict(images=np.full((2, 4, 4), 300.0)), "run from 300 to 300"),
         (dict(images=np.full((2, 4, 4), np.nan)), "missing pixels"),

@@ -4,8 +4,8 @@ import pandas as pd
 import pytest
 import torch
 
-from migvis.support.labels import (POSE_AND_CATEGORY, Categorical, Continuous, _check_supervision, _find_group,
-                                   _group_names, _label_codes, _read_codes, _write_codes)
+from migvis.support.labels import (POSE_AND_CATEGORY, Categorical, Continuous, _check_supervision,
+                                   _find_group, _group_names, _label_codes, _read_codes, _write_codes)
 
 
 @pytest.fixture
@@ -36,7 +36,8 @@ def test_continuous_codes_standardise_and_come_back(labels, period, width):
 
 @pytest.mark.parametrize("period, near", [(360, (359.9, 0.1)), (180, (179.9, 0.1)), (24, (23.99, 0.01))])
 def test_a_circle_has_no_jump(period, near):
-    code = Continuous(1, "x", period=period).code(pd.DataFrame({"x": np.linspace(0, period, 8, endpoint=False)}))
+    code = Continuous(1, "x",
+                      period=period).code(pd.DataFrame({"x": np.linspace(0, period, 8, endpoint=False)}))
     first, second = code.encode(pd.DataFrame({"x": near}))
     assert (first - second).abs().max() < 0.02
     quarter = code.encode(pd.DataFrame({"x": [period / 4]}))[0]
@@ -56,11 +57,13 @@ def test_scores_against_their_definitions():
 
 
 def test_the_circular_score_is_1_minus_the_ratio_of_mean_distances():
-    labels, predicted = pd.DataFrame({"x": [0.0, 45.0, 90.0, 170.0]}), np.array([[178.0], [40.0], [100.0], [5.0]])
+    labels, predicted = pd.DataFrame({"x": [0.0, 45.0, 90.0, 170.0]}), np.array([[178.0], [40.0],
+                                                                                 [100.0], [5.0]])
     turn = np.exp(2j * np.pi * labels["x"].to_numpy() / 180)
     error = 1 - np.cos(2 * np.pi * (labels["x"].to_numpy() - predicted[:, 0]) / 180)
     expected = 1 - error.mean() / (1 - abs(turn.mean()))
-    assert Continuous(1, "x", period=180).code(labels).score(labels, predicted)["r2"] == pytest.approx(expected)
+    assert Continuous(1, "x", period=180).code(labels).score(labels,
+                                                             predicted)["r2"] == pytest.approx(expected)
 
 
 def test_categories_unknown_to_training_count_nothing():
@@ -73,7 +76,8 @@ def test_categories_unknown_to_training_count_nothing():
 
 
 def test_one_name_is_one_column_and_one_label_is_a_supervision(labels):
-    assert Continuous(1, "orientation").columns == ("orientation",) and Continuous(1, ["a", "b"]).columns == ("a", "b")
+    assert Continuous(1, "orientation").columns == ("orientation",) and Continuous(
+        1, ["a", "b"]).columns == ("a", "b")
     assert [code.name for code in _label_codes(labels, Continuous(1, "rxy"), 3)] == ["rxy"]
     assert [code.name for code in _label_codes(labels, Categorical(2), 3)] == ["category"]
 
@@ -105,7 +109,8 @@ def test_supervision_that_cannot_be_is_refused(labels, supervision, message):
 def test_of_the_default_labels_may_be_missing():
     labels = pd.DataFrame({"category": ["none"] * 8})
     assert _check_supervision(labels, POSE_AND_CATEGORY, 3) == POSE_AND_CATEGORY
-    with pytest.warns(UserWarning, match="no column rxy, rxz, ryz.*only 1 class.*unsupervised groups: 1, 2, 3"):
+    with pytest.warns(UserWarning,
+                      match="no column rxy, rxz, ryz.*only 1 class.*unsupervised groups: 1, 2, 3"):
         assert _label_codes(labels, POSE_AND_CATEGORY, 3) == ()
 
 

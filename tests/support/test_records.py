@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import torch
 
-from migvis.support.records import load_record, save_record, save_result
+from migvis.support.records import Result, load_record, save_record
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class Inner:
 
 
 @dataclass(frozen=True, eq=False)
-class Outer:
+class Outer(Result):
     values: np.ndarray
     table: pd.DataFrame
     inner: tuple[Inner, ...] = ()
@@ -119,7 +119,7 @@ def test_pictures_are_stored_small_where_nothing_is_lost(tmp_path, levels, store
         (
             dict(table=pd.DataFrame(np.ones((2, 2)), columns=["d", "d"])),
             ValueError,
-            "table has several columns 'd'",
+            "table have several columns 'd'",
         ),
     ],
 )
@@ -165,8 +165,8 @@ def test_a_value_that_changed_in_the_file_is_noticed(tmp_path):
 
 def test_a_result_is_a_folder_for_people(record, tmp_path):
     plain = replace(record, settings={"seed": 3, "rate": np.nan}, table=record.table.reset_index(drop=True))
-    folder = save_result(tmp_path / "out", plain)
+    folder = plain.save(tmp_path / "out")
     assert sorted(p.name for p in folder.iterdir()) == ["record.npz", "settings.json", "table.csv"]
     assert json.loads((folder / "settings.json").read_text()) == {"seed": 3, "rate": None}
     assert pd.read_csv(folder / "table.csv")["text"][0] == "'=1"
-    pd.testing.assert_frame_equal(load_record(folder, Outer).table, plain.table)
+    pd.testing.assert_frame_equal(Outer.load(folder).table, plain.table)

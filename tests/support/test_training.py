@@ -285,9 +285,8 @@ def test_a_cuda_index_that_is_not_there_is_refused(monkeypatch):
 
 
 def test_a_callback_that_returns_true_ends_training_and_the_last_step_is_kept(tmp_path):
-    done = run(
-        10**9, tmp_path, callback=lambda step, model, row: step >= 12, log_every=4, validate=lambda m: m(X).mean()
-    )
+    done = run(10**9, tmp_path, callback=lambda step, model, row: step >= 12, log_every=4,
+               validate=lambda m: m(X).mean())
     assert done.steps == 12 and done.history["step"].tolist() == [4, 8, 12]
     assert done.history["validation"].notna().tolist() == [False, False, True]
     assert load_tensors(_list_checkpoints(tmp_path)[-1], "checkpoint")[1]["step"] == 12

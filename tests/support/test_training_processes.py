@@ -27,7 +27,7 @@ def test_kills_at_random_moments_lose_little_and_change_nothing(tmp_path):
         "--kills",
         "2",
         "--steps",
-        "16",
+        "12",
         "--every",
         "2",
         "--writes",
@@ -35,7 +35,7 @@ def test_kills_at_random_moments_lose_little_and_change_nothing(tmp_path):
         "--full",
         "1",
         "--flips",
-        "6",
+        "3",
     ]
     command = [sys.executable, str(ROOT / "benchmarks" / "kill_resume.py"), *parts, "--json", str(out)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=ENVIRONMENT)
