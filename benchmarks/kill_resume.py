@@ -40,6 +40,7 @@ from migvis.support.files import digest_weights
 from migvis.denoiser import save_denoiser, train_denoiser
 from migvis.model import Edits
 from migvis.data import _recording_fingerprint
+from migvis.support import training
 from migvis.support.training import generator, _list_checkpoints
 from migvis.support.presets import get_preset
 from migvis.support.files import load_tensors
@@ -127,8 +128,9 @@ def fit(folder: Path, recording: Recording, limit: int | None, write: int | None
         put(a, b)
         if count[0] == write: os.kill(os.getpid(), signal.SIGKILL)
     os.replace = replaced
+    training.fit.__kwdefaults__["checkpoint_every"] = 3
     if limit is not None: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
-    try: MIGVis(SMALL, seed=1, device="cpu").fit(recording, out=folder, progress=False, checkpoint_every=3)
+    try: MIGVis(SMALL, seed=1, device="cpu").fit(recording, out=folder, progress=False)
     except Exception as error:
         told.value = f"{type(error).__name__}: {error}".encode()[:500]
         os._exit(2)

@@ -8,6 +8,7 @@ __all__ = ['main']
 # %% ../nbs/08_cli.ipynb #36af6799
 import argparse
 import contextlib
+import inspect
 import json
 import logging
 import os
@@ -18,7 +19,7 @@ import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, get_args, get_origin
 
 # %% ../nbs/08_cli.ipynb #1b9d8630
 def _build_parser() -> argparse.ArgumentParser:
@@ -28,299 +29,123 @@ def _build_parser() -> argparse.ArgumentParser:
         prog="migvis", description="See what a neural population encodes: latent groups, shown by "
                                    "mutual-information-guided diffusion.")
     parser.add_argument("--version", action="version", version=f"migvis {__version__}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for name, (run, describe) in _commands().items():
-        command = commands.add_parser(name, help=run.__doc__.split(".")[0], description=run.__doc__)
-        describe(command)
-        command.set_defaults(run=run)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for name, function in _commands().items():
+        command = commands.add_parser(name, help=function.__doc__.split(".")[0],
+                                      description=function.__doc__)
+        for parameter in inspect.signature(function).parameters.values():
+            _add_option(command, parameter)
+        command.set_defaults(function=function)
     return parser
 
+# %% ../nbs/08_cli.ipynb #40136d69
+def _add_option(parser: argparse.ArgumentParser, parameter: inspect.Parameter) -> None:
+    "An option from a parameter that is annotated with type, help and more for `argparse`."
+    kind, text, *more = get_args(parameter.annotation)
+    options = {"help": text, "default": parameter.default}
+    if kind is bool: options["action"] = "store_true"
+    else:
+        several = get_origin(kind) is list
+        if several: options["nargs"], (kind,) = "+", get_args(kind)
+        options["type"] = _expanded if kind is Path else kind
+    for extra in more: options |= extra
+    if options.get("nargs") == "?": parser.add_argument(parameter.name, **options)
+    else:
+        required = parameter.default is parameter.empty
+        parser.add_argument(f"--{parameter.name.replace('_', '-')}", required=required, **options)
+
+# %% ../nbs/08_cli.ipynb #becb6bde
+def _expanded(path: str) -> Path:
+    "A path, with the home folder for a ~."
+    return Path(path).expanduser()
+
 # %% ../nbs/08_cli.ipynb #e02b346c
-def _commands() -> dict[str, tuple[Callable, Callable]]:
-    "Function and arguments of each command."
-    return {"demo": (_demo, _demo_arguments),
-            "fit": (_fit, _fit_arguments), "edit": (_edit, _edit_arguments),
-            "latents": (_latents, _latents_arguments), "explore": (_explore, _explore_arguments),
-            "selectivity": (_selectivity, _selectivity_arguments), "null": (_null, _null_arguments),
-            "stability": (_stability, _stability_arguments),
-            "compare": (_compare, _compare_arguments), "scores": (_scores, _scores_arguments),
-            "information": (_information, _information_arguments),
-            "figures": (_figures, _figures_arguments), "convert": (_convert, _convert_arguments),
-            "push": (_push, _push_arguments), "info": (_info, _info_arguments)}
-
-# %% ../nbs/08_cli.ipynb #c1100001
-def _run_and_out(parser: argparse.ArgumentParser, out: str) -> None:
-    "The folder of a fitted run, and where to write."
-    parser.add_argument("--run", type=Path, required=True, dest="folder",
-                        help="folder of a fitted run")
-    parser.add_argument("--out", type=Path, required=True, help=out)
-
-# %% ../nbs/08_cli.ipynb #c1100007
-def _pairs_and_steps(parser: argparse.ArgumentParser) -> None:
-    "On how many pairs something is measured, and with how many steps."
-    parser.add_argument("--pairs", type=int, help="held-out pairs of original and target (default "
-                                                  "64, or fewer of few images)")
-    parser.add_argument("--steps", type=int,
-                        help="strided DDIM steps (default: every time is visited)")
+def _commands() -> dict[str, Callable]:
+    "The function of each command."
+    return {"demo": _demo, "fit": _fit, "edit": _edit, "latents": _latents, "explore": _explore,
+            "selectivity": _selectivity, "null": _null, "stability": _stability,
+            "compare": _compare, "scores": _scores, "information": _information,
+            "figures": _figures, "convert": _convert, "push": _push, "info": _info}
 
 # %% ../nbs/08_cli.ipynb #73dc0d19
 _PRESETS = ("tiny", "demo", "sharp", "paper") # of `get_preset`; here, so that torch is not needed
-
-# %% ../nbs/08_cli.ipynb #1ee83a4b
-def _common(parser: argparse.ArgumentParser, preset: bool = True, seed: bool = True) -> None:
-    "Arguments that several commands share."
-    if preset:
-        parser.add_argument("--preset", default="demo", choices=_PRESETS,
-                            help="tiny, demo (default), sharp or paper")
-    if seed:
-        parser.add_argument("--seed", type=int, default=0, help="of everything random (default 0)")
-    parser.add_argument("--device", default="auto",
-                        help="auto (default), cpu, cuda, cuda:<index>, mps")
-    parser.add_argument("--quiet", action="store_true", help="no progress bars")
-
-# %% ../nbs/08_cli.ipynb #952923e7
-def _demo_arguments(parser: argparse.ArgumentParser) -> None:
-    "Arguments of `migvis demo`."
-    parser.add_argument("--out", type=Path, default=Path("migvis-demo"),
-                        help="folder for the results (default migvis-demo)")
-    _common(parser)
-
-# %% ../nbs/08_cli.ipynb #f17ee875
-def _fit_arguments(parser: argparse.ArgumentParser) -> None:
-    "Arguments of `migvis fit`."
-    parser.add_argument("--recording", type=Path, required=True,
-                        help="a recording saved by Recording.save or `migvis convert`")
-    parser.add_argument("--out", type=Path, required=True,
-                        help="folder of the run; an interrupted run there is resumed")
-    parser.add_argument("--supervise", nargs="+", metavar="NAME=COLUMNS",
-                        help="labels of group 1, 2, ...: pose=rxy,rxz,ryz category=category, or "
-                             "with a period stripes=orientation:180; none: no labels (default: "
-                             "pose and category, where they are)")
-    parser.add_argument("--train", action="store_true",
-                        help="train the denoiser anew even where shipped weights fit the images")
-    parser.add_argument("--precision", choices=("float32", "bfloat16"),
-                        help="in which a denoiser is trained (default: the preset's)")
-    parser.add_argument("--compile", action="store_true",
-                        help="compile a denoiser that is trained: pays on GPUs")
-    parser.add_argument("--start", help="train the denoiser on from these shipped weights, such as "
-                                        "demo: for few images of similar things")
-    _common(parser)
-
-# %% ../nbs/08_cli.ipynb #9cd2dade
 _MODES = ("selective", "paper") # of `EditSettings`
 _PICTURES = ("png", "pdf", "svg", "jpg") # what figures can be written as
 
-# %% ../nbs/08_cli.ipynb #22a8f248
-def _careful(parser: argparse.ArgumentParser) -> None:
-    "Arguments of edits that take more time to be better."
-    parser.add_argument("--candidates", type=int,
-                        help="edits from different noise, of which the best is kept (default 1)")
-    parser.add_argument("--hold", type=float, nargs="+",
-                        help="weight of the other groups, held at the original; or one for each "
-                             "group, while it is edited")
-
-# %% ../nbs/08_cli.ipynb #0911e765
-def _edit_arguments(parser: argparse.ArgumentParser) -> None:
-    "Arguments of `migvis edit`."
-    _run_and_out(parser, "picture to write (.png or .pdf)")
-    start = parser.add_mutually_exclusive_group(required=True)
-    start.add_argument("--original", type=int, nargs="+", help="numbers of the images to edit")
-    start.add_argument("--new", type=Path, nargs="+",
-                       help="pictures to edit that the run does not know, with --responses")
-    parser.add_argument("--responses", type=Path, help="responses of the run's units to the new "
-                                                       "pictures, pictures x units (.npy)")
-    parser.add_argument("--target", type=int, nargs="+", required=True,
-                        help="number of the image whose latents guide (one, or one each)")
-    parser.add_argument("--groups", nargs="+", help="latent groups by number (from 1) or name, "
-                                                    "such as category (default: all)")
-    parser.add_argument("--gammas", type=float, nargs="+",
-                        help="guidance scales (default: those of the preset and mode)")
-    parser.add_argument("--mode", choices=_MODES, help="selective (default) or paper")
-    parser.add_argument("--t-edit", type=int, default=None,
-                        help="inversion depth t' (default: the preset's)")
-    parser.add_argument("--steps", type=int,
-                        help="strided DDIM steps (default: every time is visited)")
-    _careful(parser)
-    parser.add_argument("--autoguidance", type=float,
-                        help="how far the denoiser is driven away from a weaker one; 1: not "
-                             "(default: the preset's)")
-    parser.add_argument("--save", type=Path, help="also write the edited images to this .npz")
-    _common(parser, preset=False)
-
-# %% ../nbs/08_cli.ipynb #c1100002
-def _latents_arguments(parser: argparse.ArgumentParser) -> None:
-    "Arguments of `migvis latents`."
-    _run_and_out(parser, "table to write (.csv)")
-    _common(parser, preset=False, seed=False)
-
-# %% ../nbs/08_cli.ipynb #c1100003
-def _explore_arguments(parser: argparse.ArgumentParser) -> None:
-    "Arguments of `migvis explore`."
-    _run_and_out(parser, "page to write (.html)")
-    parser.add_argument("--original", type=int, nargs="+",
-                        help="numbers of the images to edit (default: test images)")
-    parser.add_argument("--target", type=int, nargs="+",
-                        help="numbers of images whose latents guide (default: others)")
-    parser.add_argument("--steps", type=int, default=45, help="strided DDIM steps (default 45)")
-    _common(parser, preset=False)
-
-# %% ../nbs/08_cli.ipynb #065f4334
-def _selectivity_arguments(parser: argparse.ArgumentParser) -> None:
-    "Arguments of `migvis selectivity`."
-    _run_and_out(parser, "folder for tables and figure; resumes what is there")
-    _pairs_and_steps(parser)
-    parser.add_argument("--modes", nargs="+", choices=_MODES, default=["selective"],
-                        help="selective (default), paper, or both")
-    parser.add_argument("--gammas", type=float, nargs="+",
-                        help="guidance scales (default: those of the preset and mode)")
-    parser.add_argument("--consistency", action="store_true",
-                        help="also what of the change is common to draws, steps, negatives and "
-                             "starts")
-    _careful(parser)
-    _common(parser, preset=False)
-
-# %% ../nbs/08_cli.ipynb #b8e4efda
-def _figures_arguments(parser: argparse.ArgumentParser) -> None:
-    "Arguments of `migvis figures`."
-    _run_and_out(parser, "folder for the figures")
-    parser.add_argument("--only", nargs="+", metavar="NAME", help="figures to make (default: all)")
-    parser.add_argument("--formats", nargs="+", choices=_PICTURES, default=["png", "pdf"],
-                        help="file types (default png pdf)")
-    _common(parser, preset=False, seed=False)
-
-# %% ../nbs/08_cli.ipynb #18952a65
-def _compare_arguments(parser: argparse.ArgumentParser) -> None:
-    "Arguments of `migvis compare`."
-    _run_and_out(parser, "folder for tables and figures; resumes what is there")
-    parser.add_argument("--methods", nargs="+", help="methods to compare (default: all)")
-    parser.add_argument("--pairs", type=int, default=64,
-                        help="held-out pairs of original and target, of each seed (default 64)")
-    parser.add_argument("--n-validation", type=int, default=32,
-                        help="validation pairs, which choose the strengths (default 32)")
-    parser.add_argument("--n-ablation", type=int, default=32,
-                        help="pairs of the ablations (default 32)")
-    parser.add_argument("--min-angle", type=float, default=60.0,
-                        help="degrees between the poses of original and target (default 60)")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2],
-                        help="of the pairs (default 0 1 2)")
-    parser.add_argument("--ablations", action="store_true",
-                        help="also vary guidance, negatives, groups (Figs. 9 and 10)")
-    parser.add_argument("--steps", type=int, help="strided DDIM steps")
-    _common(parser, preset=False, seed=False)
-
-# %% ../nbs/08_cli.ipynb #c75b52a1
-def _scores_arguments(parser: argparse.ArgumentParser) -> None:
-    "Arguments of `migvis scores`."
-    parser.add_argument("--run", type=Path, required=True, dest="folder",
-                        help="folder of a fitted run, where scores.csv is written")
-    parser.add_argument("--seeds", type=int, default=5,
-                        help="of each of the four variants (default 5, as in the paper)")
-    parser.add_argument("--steps", type=int, help="training steps (default: the preset's)")
-    parser.add_argument("--again", action="store_true", help="also where scores are already")
-    _common(parser, preset=False)
-
-# %% ../nbs/08_cli.ipynb #ccae479b
-def _information_arguments(parser: argparse.ArgumentParser) -> None:
-    "Arguments of `migvis information`."
-    parser.add_argument("--run", type=Path, required=True, dest="folder",
-                        help="folder of a fitted run, where maps are written")
-    parser.add_argument("--n-images", type=int, default=6,
-                        help="validation images to map (default 6)")
-    parser.add_argument("--steps", type=int, nargs=2, metavar=("DENOISER", "REGRESSION"),
-                        help="training steps of the two networks")
-    parser.add_argument("--again", action="store_true", help="also where maps are already")
-    _common(parser, preset=False)
-
-# %% ../nbs/08_cli.ipynb #e8e01174
-def _convert_arguments(parser: argparse.ArgumentParser) -> None:
-    "Arguments of `migvis convert`."
-    parser.add_argument("source", nargs="?",
-                        help="file, folder or address (default: fetched, if it is public)")
-    parser.add_argument("--format", required=True, choices=_SOURCES, help="what it is")
-    parser.add_argument("--out", type=Path, required=True, help="recording to write (.npz)")
-    parser.add_argument("--option", action="append", default=[], metavar="NAME=VALUE",
-                        help="option of load_recording, such as subject=M1")
-
-# %% ../nbs/08_cli.ipynb #7fcdd27a
-def _push_arguments(parser: argparse.ArgumentParser) -> None:
-    "Arguments of `migvis push`."
-    parser.add_argument("--run", type=Path, required=True, dest="folder", help="folder of a fitted run")
-    parser.add_argument("--repo", required=True, help="owner/name on the Hugging Face Hub")
-    parser.add_argument("--recording", choices=("yes", "no"), required=True,
-                        help="whether images, responses and labels are published with it")
-    parser.add_argument("--public", action="store_true", help="for everybody to see (default: private)")
-
-# %% ../nbs/08_cli.ipynb #e4500b81
-def _info_arguments(parser: argparse.ArgumentParser) -> None:
-    "Arguments of `migvis info`."
-    parser.add_argument("path", type=Path, nargs="?",
-                        help="folder of a run, or a recording (default: this installation)")
-    parser.add_argument("--json", action="store_true",
-                        help="as JSON, of a run with all settings and digests")
+# %% ../nbs/08_cli.ipynb #c1e6456f
+_Run = Annotated[Path, "folder of a fitted run"]
+_Preset = Annotated[str, "tiny, demo (default), sharp or paper", {"choices": _PRESETS}]
+_Seed = Annotated[int, "of everything random (default 0)"]
+_Device = Annotated[str, "auto (default), cpu, cuda, cuda:<index>, mps"]
+_Quiet = Annotated[bool, "no progress bars"]
+_Again = Annotated[bool, "also where there are results already"]
+_Pairs = Annotated[int, "held-out pairs of original and target (default 64, or fewer of few images)"]
+_Steps = Annotated[int, "strided DDIM steps (default: every time is visited)"]
+_Gammas = Annotated[list[float], "guidance scales (default: those of the preset and mode)"]
+_Candidates = Annotated[int, "edits from different noise, of which the best is kept (default 1)"]
+_Hold = Annotated[list[float], "weight of the other groups, held at the original; or one for each "
+                               "group, while it is edited"]
 
 # %% ../nbs/08_cli.ipynb #1bc2ffa3
-def _writable(folder: Path) -> Path: # as it was given; it is made when something is written into it
-    "A folder that can be written, or made. Raises ValueError if it cannot."
+def _writable(folder: Path, name: str = "") -> Path: # as it was given; made when it is written into
+    "A folder that can be written, or made; name: of a file in it. Raises ValueError if it cannot."
     try:
         places = (folder, *folder.absolute().parents)
         existing = next(place for place in places if os.path.lexists(place))
         with tempfile.TemporaryFile(dir=existing): pass
-        with contextlib.suppress(FileNotFoundError): os.lstat(folder) # a name that is too long
+        with contextlib.suppress(FileNotFoundError): os.lstat(folder / name) # a name that is too long
     except OSError as e:
         raise ValueError(f"cannot write into the folder {folder} ({e.strerror}); choose another "
-                         "one") from e
+                         "folder or a shorter name") from e
     return folder
 
 # %% ../nbs/08_cli.ipynb #7f2c2a9d
-def _output(path: Path | None, option: str, kinds: Sequence[str] = ()) -> Path | None:
-    "A file that can be written. Raises ValueError if it cannot."
-    if path is None: return None
+def _output(path: Path | None, option: str, kinds: Sequence[str] = ()) -> None:
+    "Raise ValueError for a file that cannot be written."
+    if path is None: return
     if kinds and path.suffix.lower().lstrip(".") not in kinds:
         raise ValueError(f"{option} must be a file ending in .{' or .'.join(kinds)}, got "
                          f"{path.name}")
-    _writable(path.parent)
-    temporary = path.with_name(f".{path.stem}-{'0' * 12}{path.suffix}") # see `atomic_write`
-    try:
-        with contextlib.suppress(FileNotFoundError): os.lstat(temporary)
-    except OSError as e:
-        raise ValueError(f"cannot write {option} {path} ({e.strerror}); choose a shorter "
-                         "name") from e
     if path.is_dir(): raise ValueError(f"{option} must be a file to write, but {path} is a folder")
-    return path
+    _writable(path.parent, f".{path.stem}-{'0' * 12}{path.suffix}") # see `atomic_write`
 
 # %% ../nbs/08_cli.ipynb #585465d8
 def _save_figure(figure: Any, path: Path) -> Path:
     "Write a figure, atomically."
-    from migvis.support.files import atomic_write
-    with atomic_write(path) as temporary: figure.savefig(temporary)
-    return path
+    from migvis import figures
+    return figures._save_figure(figure, path)
 
 # %% ../nbs/08_cli.ipynb #8b8d6c28
-def _demo(args: argparse.Namespace) -> None:
+def _demo(
+    out: Annotated[Path, "folder for the results (default migvis-demo)"] = Path("migvis-demo"),
+    preset: _Preset = "demo", seed: _Seed = 0, device: _Device = "auto", quiet: _Quiet = False,
+) -> None:
     "Simulated recording -> latents -> edited images; no data, network or GPU needed."
     from migvis import MIGVis, simulate_hvm
     from migvis.show.looking import _choose_pair
+    from migvis.support.files import _as_json, atomic_write
     from migvis.support.presets import EditSettings, get_preset
-    started, out, preset = time.time(), _writable(args.out), get_preset(args.preset)
-    progress = not args.quiet
+    started, out, preset, progress = time.time(), _writable(out), get_preset(preset), not quiet
     print(f"migvis demo, preset {preset.name!r}: a simulated recording, nothing is downloaded. "
           "Ctrl-C stops; the same command goes on.")
     recording = simulate_hvm(n_images=preset.n_images, size=preset.image_size, subject="M1",
-                             seed=args.seed, progress=progress)
-    model = MIGVis(preset, seed=args.seed, device=args.device)
+                             seed=seed, progress=progress)
+    model = MIGVis(preset, seed=seed, device=device)
     model.fit(recording, out=out / "run", progress=progress)
     originals, target = _choose_pair(recording.labels, model.split.test)
     quick = EditSettings(steps=min(45, preset.t_edit), precision="auto")
     edits = model.edit(originals, target, settings=quick, progress=progress)
-    picture = _save_figure(edits.plot(), out / "guidance.png")
-    sliders = _explorer(model, originals, [target], out / "explore.html", progress)
-    measured = _measure(model, out, EditSettings(steps=25, precision="auto"), progress)
-    report = _report_of(out / "run") | {"edits": _describe_edits(edits),
-                                        "seconds": round(time.time() - started)}
-    print(f"\n{picture}   edited images")
+    print(f"\n{_save_figure(edits.plot(), out / 'guidance.png')}   edited images")
+    sliders = _explorer(model, originals, [target], out / "explore.html", quick, progress=progress)
     print(f"{sliders}   the same with sliders, for a browser")
-    print(measured)
-    print(f"{_write_json(out / 'report.json', report)}   what was measured")
+    print(_measure(model, out, EditSettings(steps=25, precision="auto"), progress))
+    change = edits.change().round(4).to_dict("index")
+    report = _report_of(out / "run") | {"seconds": round(time.time() - started), "edits": {
+        "originals": edits.original_index, "targets": edits.target_index, "mode": edits.mode,
+        "round_trip_rmse": edits.round_trip_rmse(), "change_by_group_and_gamma": change}}
+    with atomic_write(out / "report.json") as temporary:
+        temporary.write_text(_as_json(report, indent=1))
+    print(f"{out / 'report.json'}   what was measured")
     print(f"{out / 'run'}   the fitted run: {_edit_command(out / 'run', originals[0], target)}")
 
 # %% ../nbs/08_cli.ipynb #c1100008
@@ -330,17 +155,15 @@ def _edit_command(run: Path, original: int, target: int) -> str:
             "--out edit.png")
 
 # %% ../nbs/08_cli.ipynb #efb67a0c
-def _explorer(model: Any, originals: Any, targets: Any, path: Path, progress: bool, steps: int = 45,
-              seed: int = 0) -> Path:
-    "Sliders over originals, groups and strengths as one HTML file."
-    from migvis.show.frames import precompute_guidance
+def _explorer(model: Any, originals: Any, targets: Any, path: Path, settings: Any, draws: int = 1,
+              progress: bool = True) -> Path:
+    "Sliders over originals, groups, strengths and draws as one HTML file."
+    from migvis.show.frames import guidance_frames
     from migvis.show.page import to_html
-    from migvis.support.presets import EditSettings
-    settings = EditSettings(steps=min(steps, model.preset.t_edit), precision="auto", seed=seed)
     top = max(model.edit_settings().gammas)
     gammas = [round(top * k / 5, 4) for k in range(6)]
-    frames = precompute_guidance(model, originals, targets, "all", gammas, settings, progress)
-    return to_html(frames, path)
+    frames = guidance_frames(model, originals, targets, "all", gammas, settings, draws)
+    return to_html(frames.precompute(progress), path)
 
 # %% ../nbs/08_cli.ipynb #37447093
 def _measure(model: Any, out: Path, settings: Any, progress: bool) -> str:
@@ -354,25 +177,6 @@ def _measure(model: Any, out: Path, settings: Any, progress: bool) -> str:
     result.save(out / "run" / "selectivity") # for `migvis figures`
     return f"{picture}, {table}   what each group changes and keeps"
 
-# %% ../nbs/08_cli.ipynb #7029852f
-def _settings_of(args: argparse.Namespace, mode: str | None = None, seed: int | None = None) -> Any:
-    # -> EditSettings
-    "How edits are made, from the arguments of a command."
-    from migvis.support.presets import EditSettings
-    names = ("mode", "gammas", "t_edit", "autoguidance", "candidates", "hold", "steps")
-    given = {name: getattr(args, name, None) for name in names} | {"seed": seed}
-    if mode is not None: given["mode"] = mode
-    return EditSettings(**{name: value for name, value in given.items() if value is not None})
-
-# %% ../nbs/08_cli.ipynb #9612f096
-def _describe_edits(edits: Any) -> dict[str, Any]: # JSON-able
-    "Numbers about some edits."
-    change = {group: {f"{gamma:g}": round(float(value), 4) for gamma, value in row.items()}
-              for group, row in edits.change().iterrows()}
-    return {"originals": list(edits.original_index), "targets": list(edits.target_index),
-            "mode": edits.mode, "round_trip_rmse": edits.round_trip_rmse(),
-            "change_by_group_and_gamma": change}
-
 # %% ../nbs/08_cli.ipynb #0ae3ad1e
 def _report_of(run: Path) -> dict[str, Any]:
     "What a run measured of itself when it was written."
@@ -380,137 +184,178 @@ def _report_of(run: Path) -> dict[str, Any]:
     _check_noted(run / "report.json")
     return json.loads((run / "report.json").read_text())
 
-# %% ../nbs/08_cli.ipynb #e01affbf
-def _write_json(path: Path, content: dict) -> Path:
-    "Write JSON, atomically."
-    from migvis.support.files import _as_json, atomic_write
-    with atomic_write(path) as temporary: temporary.write_text(_as_json(content, indent=1))
-    return path
-
-# %% ../nbs/08_cli.ipynb #09db0961
-def _preset_of(args: argparse.Namespace) -> Any: # Preset
-    "The named preset, its denoiser trained in the precision that was asked for."
-    from dataclasses import replace
-    from migvis.support.presets import get_preset
-    preset = get_preset(args.preset)
-    if args.precision is None: return preset
-    return replace(preset, denoiser=replace(preset.denoiser, precision=args.precision))
-
 # %% ../nbs/08_cli.ipynb #13bedfce
-def _fit(args: argparse.Namespace) -> None:
+def _fit(
+    recording: Annotated[Path, "a recording saved by Recording.save or `migvis convert`"],
+    out: Annotated[Path, "folder of the run; an interrupted run there is resumed"],
+    supervise: Annotated[list[str], "labels of group 1, 2, ...: pose=rxy,rxz,ryz category=category, "
+                                    "or with a period stripes=orientation:180; none: no labels "
+                                    "(default: pose and category, where they are)",
+                         {"metavar": "NAME=COLUMNS"}] = None,
+    train: Annotated[bool, "train the denoiser anew even where shipped weights fit the images"] = False,
+    precision: Annotated[str, "in which a denoiser is trained (default: the preset's)",
+                         {"choices": ("float32", "bfloat16")}] = None,
+    compile: Annotated[bool, "compile a denoiser that is trained: pays on GPUs"] = False,
+    start: Annotated[str, "train the denoiser on from these shipped weights, such as demo: for few "
+                          "images of similar things"] = None,
+    preset: _Preset = "demo", seed: _Seed = 0, device: _Device = "auto", quiet: _Quiet = False,
+) -> None:
     "Fit latents, critics and denoiser to a saved recording."
     from migvis import MIGVis, Recording
-    out, recording = _writable(args.out), Recording.load(args.recording)
+    out, recording = _writable(out), Recording.load(recording)
     print(recording)
-    labels = {}
-    if args.supervise is not None:
-        labels = {"supervision": _supervision(args.supervise, recording.labels)}
-    model = MIGVis(_preset_of(args), seed=args.seed, device=args.device)
-    model.fit(recording, out=out, progress=not args.quiet, train=args.train, start=args.start,
-              compile=args.compile, **labels)
+    labels = {} if supervise is None else {"supervision": _supervision(supervise, recording.labels)}
+    model = MIGVis(_preset_of(preset, precision), seed=seed, device=device)
+    model.fit(recording, out=out, progress=not quiet, train=train, start=start, compile=compile, **labels)
     print(json.dumps(_report_of(out), indent=1))
     test = model.split.test
     print(f"\n{out}   the fitted run. Test images: {', '.join(map(str, test[:8]))}, ...")
     print(_edit_command(out, test[0], test[1]))
 
-# %% ../nbs/08_cli.ipynb #c1100009
-def _label_term(group: int, text: str, labels: Any) -> Any: # Continuous or Categorical
-    "The label of one group from NAME=COLUMN[,COLUMN][:PERIOD]. Raises ValueError."
-    from migvis.vae import Categorical, Continuous
-    columns, _, period = text.partition("=")[2].partition(":")
-    names = tuple(name.strip() for name in columns.split(",") if name.strip())
-    if missing := [name for name in names if name not in labels] or ([] if names else [text]):
-        raise ValueError("--supervise must be NAME=COLUMN[,COLUMN], with columns of the labels, "
-                         f"{list(labels)}; got {', '.join(missing)}")
-    if all(labels[name].dtype.kind in "iuf" for name in names):
-        return Continuous(group, names, float(period) if period else None)
-    if len(names) > 1:
-        raise ValueError(f"--supervise {text}: classes are one column, or all are numbers")
-    return Categorical(group, names[0])
+# %% ../nbs/08_cli.ipynb #70cf003f
+def _preset_of(name: str, precision: str | None) -> Any: # Preset
+    "A preset by name, its denoiser trained in the precision that was asked for."
+    from dataclasses import replace
+    from migvis.support.presets import get_preset
+    preset = get_preset(name)
+    if precision is None: return preset
+    return replace(preset, denoiser=replace(preset.denoiser, precision=precision))
 
-# %% ../nbs/08_cli.ipynb #c1100004
+# %% ../nbs/08_cli.ipynb #c1100009
 def _supervision(texts: Sequence[str], labels: Any) -> tuple[Any, ...]: # Continuous, Categorical
-    "Labels of groups 1, 2, ... from NAME=COLUMNS: numbers are continuous, text is classes."
-    if list(texts) == ["none"]: return ()
-    return tuple(_label_term(group, text, labels) for group, text in enumerate(texts, 1))
+    "Labels of groups 1, 2, ... from NAME=COLUMN[,COLUMN][:PERIOD]; text is classes. Raises ValueError."
+    from migvis.vae import Categorical, Continuous
+    terms = []
+    for group, text in enumerate([] if list(texts) == ["none"] else texts, 1):
+        columns, _, period = text.partition("=")[2].partition(":")
+        names = tuple(name.strip() for name in columns.split(",") if name.strip())
+        if missing := [name for name in names if name not in labels] or ([] if names else [text]):
+            raise ValueError("--supervise must be NAME=COLUMN[,COLUMN], with columns of the labels, "
+                             f"{list(labels)}; got {', '.join(missing)}")
+        if all(labels[name].dtype.kind in "iuf" for name in names):
+            terms.append(Continuous(group, names, float(period) if period else None))
+        elif len(names) == 1: terms.append(Categorical(group, names[0]))
+        else: raise ValueError(f"--supervise {text}: classes are one column, or all are numbers")
+    return tuple(terms)
 
 # %% ../nbs/08_cli.ipynb #d121715a
-def _edit(args: argparse.Namespace) -> None:
+def _edit(
+    run: _Run,
+    out: Annotated[Path, "picture to write (.png or .pdf)"],
+    target: Annotated[list[int], "number of the image whose latents guide (one, or one each)"],
+    original: Annotated[list[int], "numbers of the images to edit"] = None,
+    new: Annotated[list[Path], "pictures to edit that the run does not know, with --responses"] = None,
+    responses: Annotated[Path, "responses of the run's units to the new pictures, pictures x units "
+                               "(.npy)"] = None,
+    groups: Annotated[list[str], "latent groups by number (from 1) or name, such as category "
+                                 "(default: all)"] = "all",
+    gammas: _Gammas = None,
+    mode: Annotated[str, "selective (default) or paper", {"choices": _MODES}] = "selective",
+    t_edit: Annotated[int, "inversion depth t' (default: the preset's)"] = None,
+    steps: _Steps = None, candidates: _Candidates = 1, hold: _Hold = None,
+    autoguidance: Annotated[float, "how far the denoiser is driven away from a weaker one; 1: not "
+                                   "(default: the preset's)"] = None,
+    save: Annotated[Path, "also write the edited images to this .npz"] = None,
+    seed: _Seed = 0, device: _Device = "auto", quiet: _Quiet = False,
+) -> None:
     "Edit images of a fitted run toward the latents of another image."
-    from migvis import MIGVis
-    _output(args.out, "--out", _PICTURES)
-    _output(args.save, "--save")
-    model = MIGVis.load(args.folder, device=args.device)
-    original, latents = _originals_of(args, model)
-    edits = model.edit(original, args.target, args.groups or "all", latents=latents,
-                       settings=_settings_of(args, seed=args.seed), progress=not args.quiet)
+    from migvis import EditSettings, MIGVis
+    if (original is None) == (new is None):
+        raise ValueError("give --original, images of the run to edit, or --new, other pictures")
+    _output(out, "--out", _PICTURES)
+    _output(save, "--save")
+    settings = EditSettings(mode, gammas, hold, t_edit=t_edit, steps=steps, candidates=candidates,
+                            autoguidance=autoguidance, seed=seed)
+    model, latents = MIGVis.load(run, device), None
+    if new or responses: original, latents = _new_pictures(new, responses, model)
+    edits = model.edit(original, target, groups, latents=latents, settings=settings, progress=not quiet)
     print(edits.change().round(3).to_string())
-    if args.save: print(edits.save(args.save))
-    print(_save_figure(edits.plot(), args.out))
+    if save: print(edits.save(save))
+    print(_save_figure(edits.plot(), out))
 
 # %% ../nbs/08_cli.ipynb #bec0d8c1
-def _originals_of(args: argparse.Namespace, model: Any) -> tuple[Any, Any]:
-    "Where edits begin: numbers and None, or new images and their latents. Raises ValueError."
-    if (args.new is None) != (args.responses is None):
-        raise ValueError("--new and --responses go together: pictures, and the responses of the "
-                         "run's units to them")
-    if args.new is None: return args.original, None
+def _new_pictures(new: Sequence[Path] | None, responses: Path | None, model: Any) -> tuple[Any, Any]:
+    "New images and their latents. Raises ValueError for one without the other."
     import numpy as np
     from PIL import Image
     from migvis.support.images import prepare_images
+    if new is None or responses is None:
+        raise ValueError("--new and --responses go together: pictures, and the responses of the "
+                         "run's units to them")
     channels, side = model.recording.images.shape[1:3]
-    pictures = [Image.open(path) for path in args.new]
+    pictures = [Image.open(path) for path in new]
     images = prepare_images(pictures, "average" if channels == 1 else "keep", size=side)
-    return images, model.transform(np.load(args.responses, allow_pickle=False))
+    return images, model.transform(np.load(responses, allow_pickle=False))
 
 # %% ../nbs/08_cli.ipynb #c1100005
-def _latents(args: argparse.Namespace) -> None:
+def _latents(run: _Run, out: Annotated[Path, "table to write (.csv)"], device: _Device = "auto",
+             quiet: _Quiet = False) -> None:
     "Write the latents of every image of a fitted run beside its labels."
     from migvis import MIGVis
     from migvis.support.files import write_csv
-    _output(args.out, "--out")
-    model = MIGVis.load(args.folder, device=args.device)
+    _output(out, "--out")
+    model = MIGVis.load(run, device)
     table = model.latents(table=True)
     table.insert(0, "split", [model.split.name(i) for i in range(len(table))])
-    print(write_csv(table, args.out))
+    print(write_csv(table, out))
 
 # %% ../nbs/08_cli.ipynb #c1100006
-def _explore(args: argparse.Namespace) -> None:
+def _explore(
+    run: _Run,
+    out: Annotated[Path, "page to write (.html)"],
+    original: Annotated[list[int], "numbers of the images to edit (default: test images)"] = None,
+    target: Annotated[list[int], "numbers of images whose latents guide (default: others)"] = None,
+    steps: Annotated[int, "strided DDIM steps (default 45)"] = 45,
+    draws: Annotated[int, "of every edit, with a slider: what all of them show is robust "
+                          "(default 1)"] = 1,
+    seed: _Seed = 0, device: _Device = "auto", quiet: _Quiet = False,
+) -> None:
     "Write sliders over edits of a fitted run as one page for a browser."
-    from migvis import MIGVis
-    _output(args.out, "--out")
-    model = MIGVis.load(args.folder, device=args.device)
-    print(_explorer(model, args.original, args.target, args.out, not args.quiet, args.steps,
-                    args.seed))
+    from migvis import EditSettings, MIGVis
+    _output(out, "--out")
+    model = MIGVis.load(run, device)
+    settings = EditSettings(steps=min(steps, model.preset.t_edit), precision="auto", seed=seed)
+    print(_explorer(model, original, target, out, settings, draws, not quiet))
 
 # %% ../nbs/08_cli.ipynb #c1100010
-def _consistency(args: argparse.Namespace, model: Any, judge: Any, n_pairs: int,
-                 folder: Path) -> None:
+def _consistency(model: Any, judge: Any, n_pairs: int, settings: Any, folder: Path, seed: int,
+                 progress: bool) -> None:
     "Measure what different versions of the same edits have in common."
     from migvis.measure.consistency import consistency
-    versions = {"steps": _step_counts(args.steps or 45, model.preset.t_edit)}
-    shared = consistency(model, judge, n_pairs, _settings_of(args), folder=folder,
-                         versions=versions, seed=args.seed, progress=not args.quiet)
+    versions = {"steps": _step_counts(settings.steps or 45, model.preset.t_edit)}
+    shared = consistency(model, judge, n_pairs, settings, folder=folder, versions=versions,
+                         seed=seed, progress=progress)
     print(f"\ncommon to versions of the same edits\n{shared.shares().to_string()}")
     print(shared.transition().to_string())
     print(_save_figure(shared.plot(), folder / "consistency.png"))
 
 # %% ../nbs/08_cli.ipynb #f1802795
-def _selectivity(args: argparse.Namespace) -> None:
+def _selectivity(
+    run: _Run,
+    out: Annotated[Path, "folder for tables and figure; resumes what is there"],
+    pairs: _Pairs = None, steps: _Steps = None,
+    modes: Annotated[list[str], "selective (default), paper, or both",
+                     {"choices": _MODES}] = ("selective",),
+    gammas: _Gammas = None,
+    consistency: Annotated[bool, "also what of the change is common to draws, steps, negatives and "
+                                 "starts"] = False,
+    candidates: _Candidates = 1, hold: _Hold = None,
+    seed: _Seed = 0, device: _Device = "auto", quiet: _Quiet = False,
+) -> None:
     "Measure what each latent group of a fitted run changes and keeps."
-    from migvis import MIGVis
+    from migvis import EditSettings, MIGVis
     from migvis.measure.edits import _check_n_pairs
     from migvis.model import _judge_for
-    out, model = _writable(args.out), MIGVis.load(args.folder, device=args.device)
-    n_pairs = _check_n_pairs(model, args.pairs) # before a judge is trained
-    settings = [_settings_of(args, mode) for mode in args.modes]
+    out, model = _writable(out), MIGVis.load(run, device)
+    n_pairs = _check_n_pairs(model, pairs) # before a judge is trained
+    settings = [EditSettings(mode, gammas, hold, steps=steps, candidates=candidates) for mode in modes]
     for one in settings: model.editor(one) # refuses what cannot be meant
-    judge = _judge_for(model, not args.quiet, out / "judge.checkpoints")
-    result = model.selectivity(n_pairs, settings, judge, out, seed=args.seed,
-                               progress=not args.quiet)
+    judge = _judge_for(model, not quiet, out / "judge.checkpoints")
+    result = model.selectivity(n_pairs, settings, judge, out, seed=seed, progress=not quiet)
     print(result.report().to_string())
-    if args.consistency: _consistency(args, model, judge, n_pairs, out / "consistency")
-    print(out)
+    if consistency:
+        _consistency(model, judge, n_pairs, settings[0], out / "consistency", seed, not quiet)
+    print(_save_figure(result.plot(), out / "selectivity.png"))
 
 # %% ../nbs/08_cli.ipynb #a4bbc043
 def _step_counts(steps: int, most: int) -> tuple[int, ...]: # the first one is given
@@ -518,112 +363,122 @@ def _step_counts(steps: int, most: int) -> tuple[int, ...]: # the first one is g
     return tuple(dict.fromkeys(min(s, most) for s in (steps, max(1, steps * 5 // 9), 2 * steps)))
 
 # %% ../nbs/08_cli.ipynb #3aa23a59
-def _compare(args: argparse.Namespace) -> None:
+def _compare(
+    run: _Run,
+    out: Annotated[Path, "folder for tables and figures; resumes what is there"],
+    methods: Annotated[list[str], "methods to compare (default: all)"] = None,
+    pairs: Annotated[int, "held-out pairs of original and target, of each seed (default 64)"] = 64,
+    n_validation: Annotated[int, "validation pairs, which choose the strengths (default 32)"] = 32,
+    n_ablation: Annotated[int, "pairs of the ablations (default 32)"] = 32,
+    min_angle: Annotated[float, "degrees between the poses of original and target (default 60)"] = 60.0,
+    seeds: Annotated[list[int], "of the pairs (default 0 1 2)"] = (0, 1, 2),
+    ablations: Annotated[bool, "also vary guidance, negatives, groups (Figs. 9 and 10)"] = False,
+    steps: Annotated[int, "strided DDIM steps"] = None,
+    device: _Device = "auto", quiet: _Quiet = False,
+) -> None:
     "Compare MIG-Vis with the paper's baselines on a fitted run."
     from migvis.compare.ablations import _main as compare_run
-    options = {} if args.steps is None else {"steps": args.steps}
-    paths = compare_run(args.folder, _writable(args.out), args.methods,
-                        None if args.ablations else (), n_pairs=args.pairs,
-                        n_validation=args.n_validation, n_ablation=args.n_ablation,
-                        min_angle=args.min_angle, seeds=tuple(args.seeds), device=args.device,
-                        progress=not args.quiet, **options)
+    options = {} if steps is None else {"steps": steps}
+    paths = compare_run(run, _writable(out), methods, None if ablations else (), n_pairs=pairs,
+                        n_validation=n_validation, n_ablation=n_ablation, min_angle=min_angle,
+                        seeds=tuple(seeds), device=device, progress=not quiet, **options)
     print("\n".join(map(str, paths)))
 
-# %% ../nbs/08_cli.ipynb #15476398
-def _null_arguments(parser: argparse.ArgumentParser) -> None:
-    "Arguments of `migvis null`."
-    _run_and_out(parser, "folder for runs, tables and figure; resumes what is there")
-    _pairs_and_steps(parser)
-    parser.add_argument("--label-free", action="store_true",
-                        help="without labels, in the real fit and in the permuted one")
-    parser.add_argument("--gamma", type=float,
-                        help="guidance scale (default: the strongest of the preset)")
-    _common(parser, preset=False)
-
 # %% ../nbs/08_cli.ipynb #4417dcc2
-def _null(args: argparse.Namespace) -> None:
+def _null(
+    run: _Run,
+    out: Annotated[Path, "folder for runs, tables and figure; resumes what is there"],
+    pairs: _Pairs = None, steps: _Steps = None,
+    label_free: Annotated[bool, "without labels, in the real fit and in the permuted one"] = False,
+    gamma: Annotated[float, "guidance scale (default: the strongest of the preset)"] = None,
+    seed: _Seed = 0, device: _Device = "auto", quiet: _Quiet = False,
+) -> None:
     "Fit and measure a run again with responses permuted over images: what nothing looks like."
-    from migvis import MIGVis
+    from migvis import EditSettings, MIGVis
     from migvis.measure.edits import _check_n_pairs
     from migvis.measure.null import null
-    model = MIGVis.load(args.folder, device=args.device)
-    n_pairs = _check_n_pairs(model, args.pairs) # before a judge is trained
-    out, vae = _writable(args.out), {"supervision": ()} if args.label_free else None
-    result = null(model, model.judge(not args.quiet), out, n_pairs, _settings_of(args), args.gamma,
-                  args.seed, vae, not args.quiet)
+    model = MIGVis.load(run, device)
+    n_pairs = _check_n_pairs(model, pairs) # before a judge is trained
+    out, vae = _writable(out), {"supervision": ()} if label_free else None
+    result = null(model, model.judge(not quiet), out, n_pairs, EditSettings(steps=steps), gamma, seed,
+                  vae, not quiet)
     print(result.summary().to_string())
     outside, n = result.outside()
     print(f"{outside} of {n} intervals of the permuted fit leave 0 out; chance alone makes that "
           "one in twenty")
     print(_save_figure(result.plot(), out / "null.png"))
 
-# %% ../nbs/08_cli.ipynb #68d38842
-def _stability_arguments(parser: argparse.ArgumentParser) -> None:
-    "Arguments of `migvis stability`."
-    parser.add_argument("--recording", type=Path, nargs="+", required=True,
-                        help="saved recordings of the same images, one a subject")
-    parser.add_argument("--out", type=Path, required=True, help="folder for tables and figure")
-    parser.add_argument("--seeds", type=int, default=2, help="of every fit (default 2)")
-    parser.add_argument("--steps", type=int, help="training steps (default: the preset's)")
-    parser.add_argument("--label-free", action="store_true", help="without labels")
-    parser.add_argument("--edits", type=Path, nargs=2, metavar="RUN",
-                        help="also compare the edits of two fitted runs of the same images")
-    parser.add_argument("--pairs", type=int, default=32,
-                        help="held-out pairs for that (default 32)")
-    _common(parser)
-
 # %% ../nbs/08_cli.ipynb #3d0e7e02
-def _stability(args: argparse.Namespace) -> None:
+def _stability(
+    recording: Annotated[list[Path], "saved recordings of the same images, one a subject"],
+    out: Annotated[Path, "folder for tables and figure"],
+    seeds: Annotated[int, "of every fit (default 2)"] = 2,
+    steps: Annotated[int, "training steps (default: the preset's)"] = None,
+    label_free: Annotated[bool, "without labels"] = False,
+    edits: Annotated[list[Path], "also compare the edits of two fitted runs of the same images",
+                     {"nargs": 2, "metavar": "RUN"}] = (),
+    pairs: Annotated[int, "held-out pairs for that (default 32)"] = 32,
+    preset: _Preset = "demo", seed: _Seed = 0, device: _Device = "auto", quiet: _Quiet = False,
+) -> None:
     "Fit latents again with other seeds and on halves of the data, and match their groups."
     from migvis import MIGVis, Recording
-    from migvis.measure.stability import stability as compare_fits
-    out = _writable(args.out)
-    runs = [MIGVis.load(run, device=args.device) for run in args.edits or ()]
-    options = {"device": args.device}
-    if args.steps is not None: options["steps"] = args.steps
-    if args.label_free: options["supervision"] = ()
-    recordings = [Recording.load(path) for path in args.recording]
-    result = compare_fits(recordings, args.preset, seeds=args.seeds, seed=args.seed,
-                          progress=not args.quiet, vae=options)
+    from migvis.measure.stability import stability
+    out, runs = _writable(out), [MIGVis.load(run, device) for run in edits]
+    options = {"device": device}
+    if steps is not None: options["steps"] = steps
+    if label_free: options["supervision"] = ()
+    recordings = [Recording.load(path) for path in recording]
+    result = stability(recordings, preset, seeds=seeds, seed=seed, progress=not quiet, vae=options)
     print(result.summary().round(3).to_string())
     print(f"{result.save(out)}\n{_save_figure(result.plot(), out / 'stability.png')}")
-    if runs: print(_compare_edits(runs, out, args))
+    if runs: print(_compare_edits(runs, out, pairs, seed, not quiet))
 
 # %% ../nbs/08_cli.ipynb #ad5516f0
-def _compare_edits(runs: Sequence[Any], out: Path, args: argparse.Namespace) -> Path: # the table
+def _compare_edits(runs: Sequence[Any], out: Path, pairs: int, seed: int, progress: bool) -> Path:
+    # -> the table
     "What edits of two runs have in common."
+    from migvis import EditSettings
     from migvis.model import _judge_for
     from migvis.measure.stability import edits_agree
     from migvis.support.files import write_csv
-    from migvis.support.presets import EditSettings
-    judge = _judge_for(runs[0], not args.quiet, out / "judge.checkpoints")
+    judge = _judge_for(runs[0], progress, out / "judge.checkpoints")
     settings = EditSettings(steps=min(45, runs[0].preset.t_edit))
-    table = edits_agree(*runs, judge, args.pairs, settings, folder=out / "edits", seed=args.seed,
-                        progress=not args.quiet)
+    table = edits_agree(*runs, judge, pairs, settings, folder=out / "edits", seed=seed,
+                        progress=progress)
     print(table[table["attribute"] == "together"].round(3).to_string(index=False))
     return write_csv(table, out / "edits.csv")
 
 # %% ../nbs/08_cli.ipynb #ffc0ef25
-def _scores(args: argparse.Namespace) -> None:
+def _scores(
+    run: _Run,
+    seeds: Annotated[int, "of each of the four variants (default 5, as in the paper)"] = 5,
+    steps: Annotated[int, "training steps (default: the preset's)"] = None,
+    again: _Again = False, seed: _Seed = 0, device: _Device = "auto", quiet: _Quiet = False,
+) -> None:
     "Fit the variants of Table 1 on a fitted run's images and score them."
     from migvis import MIGVis
     from migvis.show.gallery import make_scores
-    model = MIGVis.load(args.folder, device=args.device)
-    table = make_scores(model, _writable(args.folder), args.seeds, args.steps, args.again,
-                        args.seed, progress=not args.quiet)
+    model = MIGVis.load(run, device)
+    table = make_scores(model, _writable(run), seeds, steps, again, seed, progress=not quiet)
     columns = [c for c in ("r2", "rmse", "mig", "group_mig") if c in table]
     print(table.groupby("variant", sort=False)[columns].mean().round(3).to_string())
-    print(f"{args.folder / 'scores.csv'}   of {args.seeds} seeds; for the tables: migvis figures "
-          f"--run {shlex.quote(str(args.folder))} --out figures")
+    print(f"{run / 'scores.csv'}   of {seeds} seeds; for the tables: migvis figures "
+          f"--run {shlex.quote(str(run))} --out figures")
 
 # %% ../nbs/08_cli.ipynb #86af252b
-def _information(args: argparse.Namespace) -> None:
+def _information(
+    run: _Run,
+    n_images: Annotated[int, "validation images to map (default 6)"] = 6,
+    steps: Annotated[list[int], "training steps of the two networks",
+                     {"nargs": 2, "metavar": ("DENOISER", "REGRESSION")}] = None,
+    again: _Again = False, seed: _Seed = 0, device: _Device = "auto", quiet: _Quiet = False,
+) -> None:
     "Map how much each latent group of a fitted run tells about images."
     from migvis import MIGVis
     from migvis.show.gallery import make_information
-    model = MIGVis.load(args.folder, device=args.device)
-    bound, results = make_information(model, _writable(args.folder), args.n_images, args.steps,
-                                      args.again, args.seed, progress=not args.quiet)
+    model = MIGVis.load(run, device)
+    bound, results = make_information(model, _writable(run), n_images, steps, again, seed,
+                                      progress=not quiet)
     for name, result in results.items():
         print(f"{name}: maps of {result.total.mean():.2g} bits, mean over images")
     if bound > 0:
@@ -631,20 +486,24 @@ def _information(args: argparse.Namespace) -> None:
     else:
         print("held-out pairs show nothing that the groups tell about an image (bound "
               f"{bound:.2g} nats): more images or more steps would help")
-    print(f"{args.folder / 'information'}   for the figure: migvis figures --run "
-          f"{shlex.quote(str(args.folder))} --out figures --only pixel_information")
+    print(f"{run / 'information'}   for the figure: migvis figures --run "
+          f"{shlex.quote(str(run))} --out figures --only pixel_information")
 
 # %% ../nbs/08_cli.ipynb #36d8239e
-def _figures(args: argparse.Namespace) -> None:
+def _figures(
+    run: _Run,
+    out: Annotated[Path, "folder for the figures"],
+    only: Annotated[list[str], "figures to make (default: all)", {"metavar": "NAME"}] = None,
+    formats: Annotated[list[str], "file types (default png pdf)", {"choices": _PICTURES}] = ("png", "pdf"),
+    device: _Device = "auto", quiet: _Quiet = False,
+) -> None:
     "Make the figures of a fitted run."
     from migvis import MIGVis
     from migvis.show.gallery import make_figures
-    model = MIGVis.load(args.folder, device=args.device)
-    made = make_figures(model, _writable(args.out), args.only, args.formats,
-                        progress=not args.quiet, run=args.folder)
+    model = MIGVis.load(run, device)
+    made = make_figures(model, _writable(out), only, formats, progress=not quiet, run=run)
     for name, files in made.items():
-        reason = files if isinstance(files, str) else None
-        print(f"{name}: {reason or ', '.join(map(str, files))}")
+        print(f"{name}: {files if isinstance(files, str) else ', '.join(map(str, files))}")
 
 # %% ../nbs/08_cli.ipynb #3fa2c70c
 _SOURCES = ("authors", "bashivan", "cowley-v4", "freeman-ziemba", "hvm-hdf5", "kar-nwb",
@@ -661,36 +520,53 @@ def _option(text: str) -> tuple[str, Any]:
     except json.JSONDecodeError: return name, value
 
 # %% ../nbs/08_cli.ipynb #820401ea
-def _convert(args: argparse.Namespace) -> None:
+def _convert(
+    format: Annotated[str, "what it is", {"choices": _SOURCES}],
+    out: Annotated[Path, "recording to write (.npz)"],
+    source: Annotated[str, "file, folder or address (default: fetched, if it is public)",
+                      {"nargs": "?"}] = None,
+    option: Annotated[str, "option of load_recording, such as subject=M1",
+                      {"action": "append", "metavar": "NAME=VALUE"}] = None, # a list: once for each
+) -> None:
     "Read a real recording in one of the known forms and save it for `migvis fit`."
     from migvis.recordings.sources import load_recording
-    _output(args.out, "--out")
-    if args.source and "://" not in args.source and not Path(args.source).exists():
-        raise FileNotFoundError(f"there is no file or folder {args.source}")
-    recording = load_recording(args.format, args.source, **dict(map(_option, args.option)))
+    _output(out, "--out")
+    if source and "://" not in source and not Path(source).exists():
+        raise FileNotFoundError(f"there is no file or folder {source}")
+    recording = load_recording(format, source, **dict(map(_option, option or ())))
     print(recording)
-    print(recording.save(args.out))
+    print(recording.save(out))
 
 # %% ../nbs/08_cli.ipynb #d1d19483
-def _push(args: argparse.Namespace) -> None:
+def _push(
+    run: _Run,
+    repo: Annotated[str, "owner/name on the Hugging Face Hub"],
+    recording: Annotated[str, "whether images, responses and labels are published with it",
+                         {"choices": ("yes", "no")}],
+    public: Annotated[bool, "for everybody to see (default: private)"] = False,
+) -> None:
     "Share a fitted run on the Hugging Face Hub, with a model card."
     from migvis import MIGVis
-    model = MIGVis.load(args.folder, "cpu")
-    print(model.push_to_hub(args.repo, recording=args.recording == "yes", private=not args.public))
+    model = MIGVis.load(run, "cpu")
+    print(model.push_to_hub(repo, recording=recording == "yes", private=not public))
 
 # %% ../nbs/08_cli.ipynb #cf427ae8
-def _info(args: argparse.Namespace) -> None:
+def _info(
+    path: Annotated[Path, "folder of a run, or a recording (default: this installation)",
+                    {"nargs": "?"}] = None,
+    json: Annotated[bool, "as JSON, of a run with all settings and digests"] = False,
+) -> None:
     "What is installed, or what is in a run or a recording."
-    path = args.path
+    from migvis.support.files import _as_json
     if path is None: shown = _installation()
-    elif (path / "run.json").is_file(): shown = _describe_run(path, args.json)
+    elif (path / "run.json").is_file(): shown = _describe_run(path, json)
     elif path.is_file():
         from migvis import Recording
         return print(Recording.load(path))
     else:
         raise FileNotFoundError(f"{path} is neither the folder of a run (it has no run.json) nor "
                                 "a file")
-    print(json.dumps(shown, indent=1) if args.json else "\n".join(_readable(shown)))
+    print(_as_json(shown, indent=1) if json else "\n".join(_readable(shown)))
 
 # %% ../nbs/08_cli.ipynb #3d966a9a
 def _describe_run(path: Path, everything: bool) -> dict[str, Any]: # JSON-able
@@ -755,13 +631,12 @@ def _note_once() -> Callable[..., None]:
 # %% ../nbs/08_cli.ipynb #6acc50f2
 def _run(arguments: Sequence[str] | None) -> int:
     "Parse, run, and tell what went wrong in one line."
-    args = _build_parser().parse_args(arguments)
-    for name, value in vars(args).items():
-        if isinstance(value, Path): setattr(args, name, value.expanduser())
+    options = vars(_build_parser().parse_args(arguments))
+    command = options.pop("function")
     warnings.showwarning = _note_once()
     logging.basicConfig(format="%(message)s")
-    logging.getLogger("migvis").setLevel("WARNING" if getattr(args, "quiet", False) else "INFO")
-    try: args.run(args)
+    logging.getLogger("migvis").setLevel("WARNING" if options.get("quiet") else "INFO")
+    try: command(**options)
     except BrokenPipeError: raise
     except (ValueError, TypeError, OSError, FloatingPointError, ImportError, MemoryError,
             RuntimeError) as e:
@@ -771,7 +646,7 @@ def _run(arguments: Sequence[str] | None) -> int:
         return 2
     except KeyboardInterrupt:
         quick = (_edit, _latents, _explore, _stability, _figures, _convert, _push, _info)
-        again = "begins anew" if args.run in quick else "goes on from the last checkpoint"
+        again = "begins anew" if command in quick else "goes on from the last checkpoint"
         print(f"\nmigvis: interrupted; the same command {again}", file=sys.stderr)
         return 130
     return 0

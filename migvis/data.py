@@ -10,13 +10,15 @@ import hashlib
 import io
 import warnings
 from dataclasses import dataclass, replace
+from html import escape
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 
-from .support.checks import (_centred, _check_labels, _check_responses, _check_table,
+from .support.checks import (_check_labels, _check_responses, _check_table,
                                    _check_trials, _check_truth, _constant, _own, _real, _with_names,
                                    to_numpy)
 from .support.images import check_images, prepare_images
@@ -26,14 +28,12 @@ from .support.records import load_record, save_record
 __all__ = ['Recording', 'noise_ceiling', 'Split', 'Standardizer']
 
 # %% ../nbs/00_data.ipynb #c63832ef
-def _checked_fields(recording: Recording) -> dict[str, Any]:
+def _checked_fields(given: Recording) -> dict[str, Any]:
     "Every field as it is kept: checked, aligned, and not the memory of the caller."
-    given = recording
     images = check_images(given.images)
     labels = _with_names(given.responses, given.labels, given.sites)
-    responses, trials = _centred(given.responses, given.trials)
-    responses = _check_responses(responses, len(images))
-    trials = _check_trials(trials, responses.shape)
+    responses = _check_responses(given.responses, len(images))
+    trials = _check_trials(given.trials, responses.shape)
     n, n_units = responses.shape
     return {
         "images": _own(images, given.images),
@@ -44,16 +44,6 @@ def _checked_fields(recording: Recording) -> dict[str, Any]:
         "truth": _check_truth(given.truth),
     }
 
-# %% ../nbs/00_data.ipynb #82901e29
-class _Shown:
-    "How a recording shows itself, in text and in a notebook."
-
-    def __repr__(self) -> str:
-        return _describe(self)
-
-    def _repr_html_(self) -> str:
-        return _describe_html(self)
-
 # %% ../nbs/00_data.ipynb #f86f33ac
 def _from_images(images: Any, responses: Any, labels: Any, sites: Any = None,
                  trials: Any = None, name: str = "", colour: str = "average", fit: str = "crop",
@@ -62,14 +52,9 @@ def _from_images(images: Any, responses: Any, labels: Any, sites: Any = None,
     images = prepare_images(images, colour, fit, size)
     return Recording(images, responses, labels, sites, trials, name)
 
-# %% ../nbs/00_data.ipynb #3645f8bb
-def _load_recording(path: str | Path) -> Recording: # path: written by `Recording.save`
-    "Read a recording. Raises FileNotFoundError, or ValueError for a damaged or foreign file."
-    return load_record(path, Recording, "save it again, or read it with load_recording")
-
 # %% ../nbs/00_data.ipynb #f36ba5e5
 @dataclass(frozen=True, eq=False, repr=False)
-class Recording(_Shown):
+class Recording:
     "Images, responses and labels of one recording, checked when made."
     images: np.ndarray # (n, C, H, W) float32 in [0, 1]; uint8 and (n, H, W) are converted
     responses: np.ndarray # (n, N) float32 trial averages
@@ -81,13 +66,15 @@ class Recording(_Shown):
     simulated: bool = False # True for anything that no animal produced
 
     def __post_init__(self) -> None:
-        for field, value in _checked_fields(self).items():
-            object.__setattr__(self, field, value)
+        vars(self).update(_checked_fields(self))
 
-    def __len__(self) -> int:
-        return len(self.images)
+    def __len__(self) -> int: return len(self.images)
 
-    from_images, load = staticmethod(_from_images), staticmethod(_load_recording)
+    def __repr__(self) -> str: return _describe(self)
+
+    def _repr_html_(self) -> str: return _describe_html(self)
+
+    from_images = staticmethod(_from_images)
 
     def check(self, silent: str = "warn") -> Recording:
         "The same, after a look for duplicate ids, silent units and images that show nothing."
@@ -97,132 +84,77 @@ class Recording(_Shown):
         "Some of the images and units, by numbers or masks."
         return _select(self, images, sites)
 
-    def split(self, seed: int = 0, test: float = 0.2, validation: float = 0.1,
-              by: str | None = "category") -> tuple[Recording, Recording | None, Recording | None]:
-        "Training, validation and test part; equal images stay together."
-        return _split(self, seed, test, validation, by)
+    def split(self, seed: int = 0, test: float = 0.2,
+              validation: float = 0.1) -> tuple[Recording, Recording | None, Recording | None]:
+        "Training, validation and test part; equal images stay together, a part of 0 is None."
+        return _split(self, seed, test, validation)
 
-    def noise_ceiling(self, method: str = "variance", seed: int = 0) -> np.ndarray: # (N,)
+    def noise_ceiling(self) -> np.ndarray: # (N,)
         "Highest R^2 that a model of the images can reach, per unit."
-        return noise_ceiling(self.trials, method, seed)
-
-    def summary(self) -> dict[str, Any]:
-        "Facts of the recording, as JSON can hold them."
-        return _summarise(self)
+        return noise_ceiling(self.trials)
 
     def save(self, path: str | Path) -> Path:
         "Write everything to one .npz file."
         return save_record(path, self)
 
+    @staticmethod
+    def load(path: str | Path) -> Recording:
+        "Read what `save` wrote. Raises FileNotFoundError, or ValueError for another file."
+        return load_record(path, Recording, "save it again, or read it with load_recording")
+
 # %% ../nbs/00_data.ipynb #60f7a5fe
 def noise_ceiling(
     trials: np.ndarray | None, # (n, repeats, N) with NaN where missing
-    method: str = "variance", # or "split_half"
-    seed: int = 0, # which halves
 ) -> np.ndarray: # (N,) explainable share of the variance of the trial averages; NaN if unknown
     "Highest R^2 that a model of the images can reach on the trial averages, per unit; not clipped."
-    methods = {"variance": _variance_ceiling, "split_half": _split_half_ceiling}
-    if method not in methods:
-        raise ValueError(f"method must be one of {list(methods)}, not {method!r}")
     if trials is None:
         raise ValueError("the noise ceiling needs single trials, and this recording has only "
                          "averages; load it with trials=True")
+    trials = np.asarray(trials, dtype=np.float64)
+    repeats = np.isfinite(trials).sum(1)
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore", RuntimeWarning)
-        return methods[method](np.asarray(trials, dtype=np.float64), np.random.default_rng(seed))
-
-# %% ../nbs/00_data.ipynb #e9a76994
-def _variance_ceiling(trials: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    # trials (n, repeats, N); rng: not used -> (N,)
-    "1 - averaged noise / variance of the trial averages; single repeats take the pooled noise."
-    repeats = np.isfinite(trials).sum(1)
-    noise = np.where(repeats > 1, np.nanvar(trials, axis=1, ddof=1), np.nan)
-    noise = np.where(repeats > 1, noise, np.nanmean(noise, axis=0))
-    error = np.nanmean(np.where(repeats > 0, noise / repeats, np.nan), axis=0)
-    return 1 - error / np.nanvar(np.nanmean(trials, axis=1), axis=0, ddof=1)
-
-# %% ../nbs/00_data.ipynb #9eafcce9
-def _split_half_ceiling(trials: np.ndarray, rng: np.random.Generator,
-                        n_splits: int = 20) -> np.ndarray:
-    # trials (n, repeats, N); n_splits: random halvings to average over -> (N,)
-    "Correlation of the averages of two halves of the repeats, with the Spearman-Brown correction."
-    rhos = []
-    for _ in range(n_splits):
-        order = np.argsort(np.where(np.isfinite(trials), rng.random(trials.shape), np.inf), axis=1)
-        shuffled = np.take_along_axis(trials, order, axis=1)
-        halves = np.nanmean(shuffled[:, 0::2], axis=1), np.nanmean(shuffled[:, 1::2], axis=1)
-        known = np.isfinite(halves[0]) & np.isfinite(halves[1])
-        means = [np.nanmean(np.where(known, half, np.nan), axis=0) for half in halves]
-        one, two = (np.where(known, half - mean, 0) for half, mean in zip(halves, means))
-        rhos.append((one * two).sum(0) / np.sqrt((one**2).sum(0) * (two**2).sum(0)))
-    rho = np.nanmean(rhos, axis=0)
-    return 2 * rho / (1 + rho)
+        noise = np.where(repeats > 1, np.nanvar(trials, axis=1, ddof=1), np.nan)
+        noise = np.where(repeats > 1, noise, np.nanmean(noise, axis=0)) # of one repeat: pooled
+        error = np.nanmean(np.where(repeats > 0, noise / repeats, np.nan), axis=0)
+        return 1 - error / np.nanvar(np.nanmean(trials, axis=1), axis=0, ddof=1)
 
 # %% ../nbs/00_data.ipynb #6081872c
-def _summarise(recording: Recording) -> dict[str, Any]: # plain Python values that JSON can hold
-    "Facts of a recording."
-    labels, trials, truth = recording.labels, recording.trials, recording.truth
-    repeats = None if trials is None else np.isfinite(trials).sum(1)
-    known = trials is not None and repeats.max() > 1
-    ceiling = noise_ceiling(trials) if known else np.array([np.nan])
-    return {
-        "name": recording.name,
-        "simulated": recording.simulated,
-        "n_images": len(recording),
-        "image_size": list(recording.images.shape[2:]),
-        "channels": recording.images.shape[1],
-        "n_units": recording.responses.shape[1],
-        "silent_units": int(_constant(recording.responses).sum()),
-        "categories": _count(labels, "category"),
-        "n_objects": int(labels["object"].nunique()) if "object" in labels else None,
-        "variations": _count(labels, "variation"),
-        "labels": list(map(str, labels.columns)),
-        "repeats": None if trials is None else {"min": int(repeats.min()),
-            "median": float(np.median(repeats)), "max": int(repeats.max())},
-        "noise_ceiling_median": None if np.isnan(ceiling).all() else float(np.nanmedian(ceiling)),
-        "response_mean": float(recording.responses.mean()),
-        "response_std": float(recording.responses.std()),
-        "truth": None if truth is None else sorted(map(str, truth)),
+def _facts(recording: Recording) -> dict[str, str]:
+    "What there is to know of a recording, in short strings."
+    (n, channels, height, width), labels = recording.images.shape, recording.labels
+    names = labels["category"].drop_duplicates().sort_values().astype(str)
+    objects = f", {labels['object'].nunique()} objects" if "object" in labels else ""
+    more = ", ..." if len(names) > 10 else ""
+    silent = _constant(recording.responses).sum()
+    variations = labels["variation"].value_counts().sort_index() if "variation" in labels else {}
+    facts = {
+        "images": f"{n} of {height} x {width}{', in colour' if channels == 3 else ''}",
+        "units": f"{recording.responses.shape[1]}{f' ({silent} silent)' if silent else ''}",
+        "categories": f"{len(names)}{objects}: {', '.join(names[:10])}{more}",
+        "variations": ", ".join(f"{name}: {count}" for name, count in variations.items()),
+        **_trial_facts(recording.trials),
     }
+    return {what: value for what, value in facts.items() if value}
 
 # %% ../nbs/00_data.ipynb #37876ff6
-def _count(labels: pd.DataFrame, column: str) -> dict[str, int] | None: # None without the column
-    "How many images have each value of a label."
-    if column not in labels: return None
-    return {str(k): int(v) for k, v in labels[column].value_counts().sort_index().items()}
-
-# %% ../nbs/00_data.ipynb #e2d43a8f
-def _describe_lines(recording: Recording) -> list[tuple[str, str]]: # (what, value)
-    "Facts of a recording as pairs of short strings."
-    facts = _summarise(recording)
-    (height, width), categories = facts["image_size"], list(facts["categories"])
-    silent = f" ({facts['silent_units']} silent)" if facts["silent_units"] else ""
-    colour = ", in colour" if facts["channels"] == 3 else ""
-    objects = f", {facts['n_objects']} objects" if facts["n_objects"] else ""
-    names = ", ".join(categories[:10]) + (", ..." if len(categories) > 10 else "")
-    lines = [
-        ("images", f"{facts['n_images']} of {height} x {width}{colour}"),
-        ("units", f"{facts['n_units']}{silent}"),
-        ("categories", f"{len(categories)}{objects}: {names}"),
-        ("variations", ", ".join(f"{k}: {v}" for k, v in (facts["variations"] or {}).items())),
-        ("repeats", _describe_repeats(facts["repeats"])),
-        ("noise ceiling", "unknown without repeats" if facts["noise_ceiling_median"] is None
-            else f"median R^2 {facts['noise_ceiling_median']:.2f}"),
-    ]
-    return [(what, value) for what, value in lines if value]
-
-# %% ../nbs/00_data.ipynb #170ec22b
-def _describe_repeats(repeats: dict[str, float] | None) -> str:
-    "How often images were shown."
-    if repeats is None: return "averages only"
-    if repeats["min"] == repeats["max"]: return f"{repeats['min']} per image"
-    return f"{repeats['min']} to {repeats['max']} per image, median {repeats['median']:g}"
+def _trial_facts(trials: np.ndarray | None) -> dict[str, str]: # trials (n, repeats, N)
+    "How often images were shown, and how much of the responses can be explained."
+    unknown = {"repeats": "averages only", "noise ceiling": "unknown without repeats"}
+    if trials is None: return unknown
+    repeats = np.isfinite(trials).sum(1)
+    low, high = repeats.min(), repeats.max()
+    shown = f"{low} to {high} per image, median {np.median(repeats):g}"
+    if low == high: shown = f"{low} per image"
+    ceiling = noise_ceiling(trials) if high > 1 else np.array(np.nan)
+    if np.isnan(ceiling).all(): return unknown | {"repeats": shown}
+    return {"repeats": shown, "noise ceiling": f"median R^2 {np.nanmedian(ceiling):.2f}"}
 
 # %% ../nbs/00_data.ipynb #c2858924
 def _describe(recording: Recording) -> str:
     "The `repr` of a recording: a heading and a line for each fact."
     kind = "simulated" if recording.simulated else "recorded"
-    lines = [f"  {what:<14}{value}" for what, value in _describe_lines(recording)]
+    lines = [f"  {what:<14}{value}" for what, value in _facts(recording).items()]
     return "\n".join([f"Recording {recording.name!r} ({kind})", *lines])
 
 # %% ../nbs/00_data.ipynb #4340d631
@@ -234,36 +166,21 @@ def _spread(groups: np.ndarray, count: int, rng: np.random.Generator) -> np.ndar
     places = (np.arange(count) + rng.random()) * len(order) / max(count, 1) # systematic sampling
     return order[places.astype(int)]
 
-# %% ../nbs/00_data.ipynb #468b8934
-def _image_strip(images: np.ndarray, height: int = 72) -> str:
-    # images (k, C, H, W) in [0, 1] -> the images side by side, as a data URI of a PNG
-    "A strip of images for HTML."
-    from PIL import Image
-
-    gap = max(1, images.shape[3] // 24)
-    padded = np.pad(images, [(0, 0), (0, 0), (0, 0), (0, gap)], constant_values=1)
-    row = np.concatenate(list(padded), axis=2)[..., :-gap] # (C, H, width of all)
-    pixels = np.rint(row * 255).astype(np.uint8)
-    picture = Image.fromarray(pixels[0] if len(pixels) == 1 else np.moveaxis(pixels, 0, -1))
-    width = round(picture.width * height / picture.height)
-    buffer = io.BytesIO()
-    picture.resize((width, height), Image.Resampling.LANCZOS).save(buffer, "PNG", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
-
 # %% ../nbs/00_data.ipynb #e7ee66b1
-def _describe_html(recording: Recording, n_images: int = 10) -> str: # n_images: length of the strip
-    "The HTML `repr`: a strip of images spread over the categories, and the facts."
-    from html import escape
+def _describe_html(recording: Recording, n_images: int = 10, height: int = 72) -> str:
+    "The `repr` in a notebook: a strip of images spread over the categories, and the facts."
+    from torchvision.transforms.functional import to_pil_image
+    from torchvision.utils import make_grid
 
     groups = pd.factorize(recording.labels["category"], sort=True)[0]
     shown = _spread(groups, min(n_images, len(recording)), np.random.default_rng(0))
-    left = "style='text-align:left'"
-    rows = "".join(f"<tr><th {left}>{escape(what)}</th><td {left}>{escape(value)}</td></tr>"
-                   for what, value in _describe_lines(recording))
-    kind = "simulated" if recording.simulated else "recorded"
-    return (f"<div><b>{escape(recording.name) or 'Recording'}</b> ({kind})<br>"
-            f"<img src='{_image_strip(recording.images[shown])}' alt='example images'>"
-            f"<table>{rows}</table></div>")
+    examples = torch.from_numpy(recording.images[shown])
+    strip = to_pil_image(make_grid(examples, n_images, pad_value=1))
+    strip.thumbnail((n_images * 2 * height, height))
+    strip.save(buffer := io.BytesIO(), "PNG")
+    picture = base64.b64encode(buffer.getvalue()).decode()
+    return (f"<img src='data:image/png;base64,{picture}' alt='example images'>"
+            f"<pre>{escape(_describe(recording))}</pre>")
 
 # %% ../nbs/00_data.ipynb #d3667f74
 def _as_indices(which: Any, n: int, what: str) -> np.ndarray: # int64 indices in 0..n-1
@@ -288,20 +205,16 @@ def _select_truth(truth: dict[str, np.ndarray], rows: np.ndarray, columns: np.nd
                   shape: tuple[int, int]) -> dict[str, np.ndarray]:
     # rows: indices of images; columns: indices of units; shape (n, N) before
     "Cut the arrays of `truth` along what they belong to, which their shape tells."
-    n, n_units = shape
-    selected, unclear = {}, []
+    (n, n_units), selected = shape, {}
     for name, values in truth.items():
-        if values.shape[:2] == shape:
-            selected[name] = values[rows][:, columns]
-        elif values.dtype.kind == "U" or values.shape[:1] not in ((n,), (n_units,)):
-            selected[name] = values
-        elif n == n_units:
-            unclear.append(name)
-        else:
-            selected[name] = values[rows if len(values) == n else columns]
-    if unclear:
-        warnings.warn(f"truth {unclear} could belong to the {n} images or to the {n} units and is "
-                      "left out of the selection", stacklevel=4)
+        length = None if values.dtype.kind == "U" or not values.ndim else len(values)
+        if values.shape[:2] == shape: values = values[rows][:, columns]
+        elif length == n == n_units:
+            warnings.warn(f"truth {name!r} could belong to the {n} images or to the {n} units and "
+                          "is left out of the selection", stacklevel=4)
+            continue
+        elif length in shape: values = values[rows if length == n else columns]
+        selected[name] = values
     return selected
 
 # %% ../nbs/00_data.ipynb #eccaf37f
@@ -391,52 +304,28 @@ def _same_image(images: np.ndarray) -> np.ndarray:
     return code if code.max() > 0 else np.arange(len(images))
 
 # %% ../nbs/00_data.ipynb #825949a1
-def _split_images(recording: Recording, seed: int, test: float, validation: float,
-                  by: str | None = "category") -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _split_images(recording: Recording, seed: int, test: float,
+                  validation: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     # -> sorted indices of training, validation and test
     "Split images so that the same image is never in two parts. Warns if recorded images repeat."
-    code, labels = _same_image(recording.images), recording.labels
+    code = _same_image(recording.images)
     first = np.unique(code, return_index=True)[1]
     repeats = len(code) - len(first)
     if repeats and not recording.simulated: # simulated frontal views do repeat
         warnings.warn(f"{repeats} of {len(code)} images are the same as others and stay together "
                       "in the split; if rows are presentations, average those of each image into "
                       "one row, and give them as trials", stacklevel=4)
-    groups = np.zeros(len(labels), int) if by is None else pd.factorize(labels[by])[0]
+    groups = pd.factorize(recording.labels["category"])[0]
     parts = _split_indices(groups[first], seed, test, validation)
     return tuple(np.flatnonzero(np.isin(code, part)) for part in parts)
 
-# %% ../nbs/00_data.ipynb #825949a2
-def _split_objects(recording: Recording, seed: int, test: float,
-                   validation: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    # -> sorted indices of training, validation and test
-    "Hold out whole objects. Warns of equal images of objects in different parts."
-    labels, names = recording.labels, recording.labels["object"].astype(str)
-    _, first, code = np.unique(names, return_index=True, return_inverse=True)
-    parts = _split_indices(pd.factorize(labels["category"])[0][first], seed, test, validation)
-    parts = tuple(np.flatnonzero(np.isin(code, part)) for part in parts)
-    same = _same_image(recording.images)
-    in_parts = pd.concat([pd.Series(np.unique(same[part])) for part in parts])
-    crossing = in_parts[in_parts.duplicated()].nunique()
-    if crossing:
-        warnings.warn(f"{crossing} images belong to several objects, so that parts of the split "
-                      "share them; leave them out", stacklevel=4)
-    return parts
-
 # %% ../nbs/00_data.ipynb #825949a3
-def _split(recording: Recording, seed: int = 0, test: float = 0.2, validation: float = 0.1,
-           by: str | None = "category") -> tuple[Recording, Recording | None, Recording | None]:
+def _split(recording: Recording, seed: int, test: float,
+           validation: float) -> tuple[Recording, Recording | None, Recording | None]:
     # -> training, validation, test
     "Split a recording into training, validation and test; a part of fraction 0 is None."
-    labels = recording.labels
-    if by is not None and by not in labels:
-        raise ValueError(f"labels have no column {by!r} to split by; the columns are "
-                         f"{list(labels.columns)}")
-    if by == "object":
-        parts = _split_objects(recording, seed, test, validation)
-    else:
-        parts = _split_images(recording, seed, test, validation, by)
-    lost = set(labels["category"]) - set(labels["category"].iloc[parts[0]])
+    parts, category = _split_images(recording, seed, test, validation), recording.labels["category"]
+    lost = set(category) - set(category.iloc[parts[0]])
     if lost:
         warnings.warn(f"the training part has no image of {sorted(map(str, lost))}", stacklevel=3)
     return tuple(recording.select(images=part) if len(part) else None for part in parts)

@@ -15,8 +15,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from .denoiser import (NoiseSchedule, _base_denoiser, _check_images, _check_time, _eta_noise,
-                             _pixel_limit, _to_images)
+from .denoiser import (NoiseSchedule, _base_denoiser, _check_images, _eta_noise, _pixel_limit,
+                             _place_of, _to_images)
 from .infonce import _info_nce_rows
 from .support.edits import _check_gamma, _check_groups, _check_rows
 from .support.files import digest
@@ -104,7 +104,8 @@ def noise_maps(
     total = len(parts) * len(noise)
     with progress_bar(total=total, desc="noise maps", unit="step", progress=progress) as bar:
         for rows in parts:
-            keys = [_digest_of(image) for image in y0[rows]]
+            shown = ((y0[rows] + 1) * 127.5).round().to(torch.int32) # what images show, to 8 bits
+            keys = [int(digest(image), 16) for image in shown]
             y = start[rows] = _noised(y0[rows], keys, schedule, times[0], noise_seed)
             for i, (now, after) in enumerate(zip(times[:-1], times[1:])):
                 y_next = _noised(y0[rows], keys, schedule, after, noise_seed)
@@ -114,16 +115,10 @@ def noise_maps(
                 bar.update()
     return start, noise
 
-# %% ../nbs/05_ddim_guidance.ipynb #4aff8401
-def _digest_of(image: Tensor) -> int:
-    "Number that stands for what an image shows, to 8 bits a pixel."
-    return int(digest(((image + 1) * 127.5).round().to(torch.int32)), 16)
-
 # %% ../nbs/05_ddim_guidance.ipynb #3aa4550a
 def _noised(y0: Tensor, keys: Sequence[int], schedule: NoiseSchedule, t: int,
             noise_seed: int) -> Tensor:
     "A draw of q(y_t | y_0), each image with noise of its own."
-    if t == 0: return y0
     noise = [torch.randn(y0.shape[1:], generator=generator(noise_seed, 44, key, t)) for key in keys]
     return schedule.add_noise(y0, torch.stack(noise).to(y0), t)
 
@@ -251,19 +246,16 @@ def _guided_step(
                                       settings.project)
         strength = gamma / settings.recurrence
         eps_guided = guided_eps(eps, grad, strength, a, settings.scale, settings.limit)
-        if settings.clamp: eps_guided = _clamped_eps(eps_guided, y, now, schedule, gamma)
+        if settings.clamp: # of rows that are guided
+            y0 = schedule.y0_hat(y, eps_guided, now).clamp(-1, 1)
+            clamped = schedule.eps_hat(y, y0, now)
+            eps_guided = torch.where(_per_row(gamma > 0, y), clamped, eps_guided)
         renoise = eps if settings.renoise == "unguided" else None
         if repeats_left: # down and up again
             y_next = _noisy_step(y, eps_guided, schedule, now, after, carried=renoise)
             y = ddim_step(y_next, eps, b, a)
     y_next = _noisy_step(y, eps_guided, schedule, now, after, settings.eta, noise, renoise)
     return y_next, schedule.y0_hat(y, eps_guided, now)
-
-# %% ../nbs/05_ddim_guidance.ipynb #d8e07ba6
-def _clamped_eps(eps: Tensor, y: Tensor, t: int, schedule: NoiseSchedule, gamma: Tensor) -> Tensor:
-    "Noise estimate whose clean estimate is within [-1, 1]; rows that are not guided stay."
-    y0 = schedule.y0_hat(y, eps, t).clamp(-1, 1)
-    return torch.where(_per_row(gamma > 0, y), schedule.eps_hat(y, y0, t), eps)
 
 # %% ../nbs/05_ddim_guidance.ipynb #2e9d468c
 def _step(
@@ -388,20 +380,15 @@ class MIGuide:
 # %% ../nbs/05_ddim_guidance.ipynb #e6eefbb9
 def _log_softmax(guide: MIGuide, y: Tensor, t: int | None) -> Tensor: # (G, B)
     "Log softmax of wanted latents; in parts, lest rows are scored for what all others want."
-    wanted = guide.z_target.expand(len(y), -1)
-    return torch.cat([_log_softmax_part(guide, y[rows], wanted[rows], t)
-                      for rows in _row_slices(len(y), 256)], 1)
-
-# %% ../nbs/05_ddim_guidance.ipynb #a0dda8b1
-def _log_softmax_part(guide: MIGuide, y: Tensor, wanted: Tensor, t: int | None) -> Tensor: # (G, b)
-    "The same for some rows. Those that want the same share one column of scores."
-    wanted, column = torch.unique(wanted, dim=0, return_inverse=True)
-    candidates = torch.cat([wanted, guide.z_negatives])
-    scores = guide.critics.scores(candidates, y, *([] if t is None else [t]))
-    scores = scores if scores.ndim == 3 else scores[None]                         # (G, b, U + K)
-    positive = scores.gather(2, column[None, :, None].expand(len(scores), -1, 1))
-    negatives = scores[..., len(wanted):]
-    return -_info_nce_rows(torch.cat([positive, negatives], 2), positive="first")
+    wanted, parts = guide.z_target.expand(len(y), -1), []
+    for rows in _row_slices(len(y), 256): # those that want the same share one column of scores
+        z, column = torch.unique(wanted[rows], dim=0, return_inverse=True)
+        candidates = torch.cat([z, guide.z_negatives])
+        scores = guide.critics.scores(candidates, y[rows], *([] if t is None else [t]))
+        positive = scores.gather(2, column[None, :, None].expand(len(scores), -1, 1))
+        scores = torch.cat([positive, scores[..., len(z):]], 2) # (G, rows, 1 + K)
+        parts.append(-_info_nce_rows(scores, positive="first"))
+    return torch.cat(parts, 1)
 
 # %% ../nbs/05_ddim_guidance.ipynb #5c8ceae6
 @dataclass(frozen=True)
@@ -523,23 +510,6 @@ def _group_weights(
     table = hold if hold.ndim == 2 else hold.reshape(-1, 1)
     return edited + table.expand(n_groups, n_groups)[rows.group] * (1 - edited)
 
-# %% ../nbs/05_ddim_guidance.ipynb #c64bb4a1
-def _both_ways(rows: _EditRows, z_originals: Tensor, direction: Tensor) -> tuple[_EditRows, Tensor]:
-    # -> rows with strengths of one sign; (2 n, D) targets ahead and behind
-    "A direction (D,) as targets: negative strengths aim at the opposite side of the original."
-    target = rows.original + len(z_originals) * (rows.gamma < 0)
-    z_targets = torch.cat([z_originals + direction, z_originals - direction])
-    return replace(rows, target=target, gamma=rows.gamma.abs()), z_targets
-
-# %% ../nbs/05_ddim_guidance.ipynb #c3abcc44
-def _to_noise(
-    y0: Tensor, denoiser: _Denoise, settings: EditSettings, run: Mapping[str, Any]
-) -> tuple[Tensor, Tensor | None]: # y_t' (n, C, H, W); noise of each step, for eta > 0
-    "Originals as noise: with exact noise maps, or for eta = 0 by deterministic inversion."
-    if settings.eta:
-        return noise_maps(y0, denoiser, eta=settings.eta, noise_seed=settings.noise_seed, **run)
-    return invert(y0, denoiser, fixed_point=settings.fixed_point, **run), None
-
 # %% ../nbs/05_ddim_guidance.ipynb #843aade9
 _Target = Tensor | Mapping[int, Sequence[float]] # (D,), (m, D), or a direction {group: vector}
 
@@ -597,7 +567,11 @@ def _plan_edits(
     _check_latents(len(y0), z_targets, z_originals, model.n_latents, paired, needs_originals)
     strengths = _check_gamma(gammas, len(gammas), signed=along).tolist()
     rows = _edit_rows(len(y0), len(z_targets), groups, strengths, paired)
-    if along: rows, z_targets = _both_ways(rows, z_originals, direction.to(z_originals))
+    if along: # strengths of one sign, and targets ahead of each original and behind it
+        target = rows.original + len(y0) * (rows.gamma < 0)
+        rows = replace(rows, target=target, gamma=rows.gamma.abs())
+        direction = direction.to(z_originals)
+        z_targets = torch.cat([z_originals + direction, z_originals - direction])
     place = _place_of(denoiser)
     z_targets = z_targets.to(*place)
     z_originals = None if z_originals is None else z_originals.to(*place)
@@ -617,7 +591,11 @@ def _sample_rows(
     run = {"schedule": schedule, "t_edit": settings.t_edit, "steps": settings.steps,
            "batch_size": settings.batch_size, "progress": progress}
     unguided = denoiser if settings.eta else _base_denoiser(denoiser) # to noise, and for gamma = 0
-    start, noise = _to_noise(plan.y0, unguided, settings, run)
+    if settings.eta:
+        start, noise = noise_maps(plan.y0, unguided, eta=settings.eta,
+                                  noise_seed=settings.noise_seed, **run)
+    else:
+        start, noise = invert(plan.y0, unguided, fixed_point=settings.fixed_point, **run), None
     gamma, original = plan.rows.gamma, plan.rows.original.to(start.device)
     out, zero = start.new_empty(len(gamma), *start.shape[1:]), (gamma == 0).to(start.device)
     if zero.any() and round_trips is None:
@@ -710,7 +688,7 @@ class Editor:
         "Edit all originals, groups and strengths in one batch. Raises ValueError early."
         gammas = self.settings.gammas if gammas is None else gammas
         plan = _plan_edits(originals, target, z_originals, self.critics, groups, gammas, paired,
-                           dims, any(self.settings.holds), self.denoiser)
+                           dims, torch.as_tensor(self.settings.hold or 0.0).any(), self.denoiser)
         return _run_edits(self, plan, progress)
 
 # %% ../nbs/05_ddim_guidance.ipynb #854c68c3
@@ -762,7 +740,7 @@ def _check_editor(editor: Editor) -> None:
 # %% ../nbs/05_ddim_guidance.ipynb #07a08cec
 def _check_times(settings: EditSettings, schedule: NoiseSchedule) -> None:
     "Raise ValueError for a depth outside the schedule, or an interval in which nothing is guided."
-    first = schedule.times(_check_time(settings.t_edit, schedule), settings.steps)[0]
+    first = schedule.times(settings.t_edit, settings.steps)[0]
     if settings.interval is not None and settings.interval[1] >= first:
         raise ValueError(f"nothing would be guided: guidance stops at interval={settings.interval}"
                          f", and edits begin at t_edit={first}; lower the second number")
@@ -805,11 +783,3 @@ def _check_latents(n: int, z_targets: Tensor, z_originals: Tensor | None, n_late
     if paired and len(z_targets) != n:
         raise ValueError(f"paired=True needs one target for each of the {n} originals, "
                          f"got {len(z_targets)}")
-
-# %% ../nbs/05_ddim_guidance.ipynb #09a25356
-def _place_of(denoiser: Any) -> tuple[torch.device, torch.dtype]:
-    "Where a module's parameters are and their type, at least float32; a function's: CPU, float32."
-    is_module = isinstance(denoiser, torch.nn.Module)
-    first = next(denoiser.parameters(), None) if is_module else None
-    if first is None: return torch.device("cpu"), torch.float32
-    return first.device, torch.promote_types(first.dtype, torch.float32)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['NoiseSchedule', 'mixture_denoiser', 'Denoiser', 'build_denoiser', 'validation_loss', 'train_denoiser',
-           'sample_images', 'watch_training', 'Autoguided', 'batch_invariant', 'save_denoiser', 'load_denoiser']
+           'sample_images', 'Autoguided', 'batch_invariant', 'save_denoiser', 'load_denoiser']
 
 # %% ../nbs/03_denoiser.ipynb #16501a1b
 import contextlib
@@ -19,15 +19,13 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from accelerate import PartialState
 from torch import Tensor, nn
 
-from .support.files import (atomic_write, digest, digest_weights, load_tensors, save_tensors,
-                                  _building_from)
+from .support.files import digest, digest_weights, load_tensors, save_tensors, _building_from
 from .support.images import _check_channels
 from .support.presets import DenoiserConfig
-from .support.training import (Batch, Fit, fit, generator, _list_checkpoints, progress_bar,
-                                     resolve_device, warmup_cosine)
+from .support.training import (Batch, Fit, fit, generator, progress_bar, resolve_device,
+                                     warmup_cosine)
 
 # %% ../nbs/03_denoiser.ipynb #c3beaca8
 def _sigmoid_curve(T: int, start: float = -3.0, end: float = 3.0) -> Tensor: # (T + 1,) float64
@@ -71,37 +69,32 @@ def _schedule_table(schedule: "NoiseSchedule", name: str, dtype: torch.dtype = t
     return tables[name].to(dtype).to(device)
 
 # %% ../nbs/03_denoiser.ipynb #19b4e138
-def _check_time(t: int, schedule: "NoiseSchedule", name: str = "t_edit") -> int: # t
+def _check_time(t: int, schedule: "NoiseSchedule") -> int: # t
     "Return `t` if it is a time in 1..T of the schedule; raises ValueError otherwise."
     if isinstance(t, bool) or int(t) != t or not 1 <= t <= schedule.T:
-        raise ValueError(f"{name} must be an integer in 1..{schedule.T} (the schedule has "
+        raise ValueError(f"t_edit must be an integer in 1..{schedule.T} (the schedule has "
                          f"T={schedule.T}), got {t!r}")
     return int(t)
 
 # %% ../nbs/03_denoiser.ipynb #5be0d3a2
-def _check_given(schedule: "NoiseSchedule") -> tuple[float, ...]: # as Python's own numbers
-    "The listed `alpha_bar` of a schedule. Raises ValueError unless there are T that fall from 1 to 0."
+def _check_schedule(schedule: "NoiseSchedule") -> tuple[float, ...]: # `given`, Python's own numbers
+    "Raise ValueError for an unknown kind, a bad T, or a list that does not fall from 1 to 0 in T."
+    if schedule.kind not in (*_CURVES, "given"):
+        raise ValueError(f"schedule must be one of {[*sorted(_CURVES), 'given']}, "
+                         f"got {schedule.kind!r}")
+    if int(schedule.T) != schedule.T or schedule.T < 2:
+        raise ValueError(f"T must be an integer of at least 2, got {schedule.T!r}")
     given = tuple(map(float, schedule.given))
     if bool(given) != (schedule.kind == "given"):
         raise ValueError("given= goes with kind='given' and with no other, got "
                          f"kind={schedule.kind!r} and {len(given)} values")
     if given and len(given) != schedule.T:
-        raise ValueError(f"given must hold alpha_bar at t = 1..T, {schedule.T} values, got {len(given)}")
+        raise ValueError(f"given must hold alpha_bar at t = 1..T, {schedule.T} values, "
+                         f"got {len(given)}")
     if not all(before > after > 0 for before, after in zip((1.0, *given), given)):
-        raise ValueError("given must fall from below 1 and stay above 0 (alpha_bar = 0 leaves nothing of "
-                         "the image); take another schedule, or leave out its last times")
+        raise ValueError("given must fall from below 1 and stay above 0 (alpha_bar = 0 leaves "
+                         "nothing of the image); take another one, or leave out its last times")
     return given
-
-
-# %% ../nbs/03_denoiser.ipynb #3a6a4b29
-def _visited_times(schedule: "NoiseSchedule", t_edit: int | None, steps: int | None) -> list[int]:
-    "Times from `t_edit` (None: T) to 0 in so many steps (None: one for each time)."
-    t_edit = _check_time(schedule.T if t_edit is None else t_edit, schedule)
-    steps = t_edit if steps is None else steps
-    if int(steps) != steps or not 1 <= steps <= t_edit:
-        raise ValueError(f"steps must be an integer in 1..{t_edit} (the number of times below "
-                         f"t_edit), got {steps!r}")
-    return [round(t_edit * (steps - i) / steps) for i in range(steps + 1)]
 
 # %% ../nbs/03_denoiser.ipynb #93a8ebc2
 @dataclass(frozen=True)
@@ -112,11 +105,7 @@ class NoiseSchedule:
     given: tuple[float, ...] = field(default=(), repr=False) # alpha_bar at t = 1..T of kind "given"
 
     def __post_init__(self) -> None:
-        if self.kind not in (*_CURVES, "given"):
-            raise ValueError(f"schedule must be one of {[*sorted(_CURVES), 'given']}, got {self.kind!r}")
-        if int(self.T) != self.T or self.T < 2:
-            raise ValueError(f"T must be an integer of at least 2, got {self.T!r}")
-        object.__setattr__(self, "given", _check_given(self))
+        object.__setattr__(self, "given", _check_schedule(self))
 
     @property
     def alpha_bar(self) -> Tensor: # (T + 1,) float64
@@ -129,7 +118,10 @@ class NoiseSchedule:
 
     def at(self, table: Tensor | str, t: int | Tensor, like: Tensor) -> Tensor: # (1 or B, 1, ...)
         "Entries of a table (or its name) at t, to be multiplied with images `like` (B, ...)."
-        return _entries(self.table(table, like) if isinstance(table, str) else table, t, like)
+        if isinstance(table, str): table = self.table(table, like)
+        ones, table = [1] * (like.ndim - 1), table.to(like.dtype).to(like.device)
+        if isinstance(t, int): return table[t].reshape(1, *ones) # nothing has to reach the device
+        return table[torch.as_tensor(t, device=like.device).reshape(-1, *ones)]
 
     def add_noise(self, y0: Tensor, noise: Tensor, t: int | Tensor) -> Tensor: # y_t, (B, ...)
         "Noisy images y_t = sqrt(alpha_bar) y_0 + sqrt(1 - alpha_bar) noise."
@@ -145,14 +137,12 @@ class NoiseSchedule:
 
     def times(self, t_edit: int | None = None, steps: int | None = None) -> list[int]:
         "Times from `t_edit` (None: T) to 0, evenly spaced in `steps` (None: every time)."
-        return _visited_times(self, t_edit, steps)
-
-# %% ../nbs/03_denoiser.ipynb #9b7fb95a
-def _entries(table: Tensor, t: int | Tensor, like: Tensor) -> Tensor: # (1 or B, 1, ...)
-    "Entries of a table over time, with the type, device and rank of `like`."
-    ones, table = [1] * (like.ndim - 1), table.to(like.dtype).to(like.device)
-    if isinstance(t, int): return table[t].reshape(1, *ones) # nothing has to reach the device
-    return table[torch.as_tensor(t, device=like.device).reshape(-1, *ones)]
+        t_edit = _check_time(self.T if t_edit is None else t_edit, self)
+        steps = t_edit if steps is None else steps
+        if int(steps) != steps or not 1 <= steps <= t_edit:
+            raise ValueError(f"steps must be an integer in 1..{t_edit} (the number of times below "
+                             f"t_edit), got {steps!r}")
+        return [round(t_edit * (steps - i) / steps) for i in range(steps + 1)]
 
 # %% ../nbs/03_denoiser.ipynb #aad94969
 def _mixture_posterior(y: Tensor, means: Tensor, signal: Tensor, var: Tensor,
@@ -248,8 +238,9 @@ def _check_unet(unet: nn.Module, patch: int, n_condition: int) -> None:
                 f"have class_embed_type={embedding!r} and no num_class_embeds":
                 (config.class_embed_type or config.num_class_embeds) != embedding}
     for need, wrong in problems.items():
-        if wrong: raise ValueError(f"with patch={patch} and n_condition={n_condition} the unet must "
-                                   f"{need}; its configuration is {dict(config)}")
+        if wrong:
+            raise ValueError(f"with patch={patch} and n_condition={n_condition} the unet must "
+                             f"{need}; its configuration is {dict(config)}")
 
 # %% ../nbs/03_denoiser.ipynb #30b598b1
 class Denoiser(nn.Module):
@@ -286,25 +277,10 @@ class Denoiser(nn.Module):
         "Estimate the noise in `y_t`. Raises ValueError for images or conditions of another shape."
         return _estimate_noise(self, y_t, t, condition)
 
-    def centre(self, y_t: Tensor, t: Tensor) -> Tensor: # (B, C, H, W)
-        "What the U-Net is shown: images of mean 0 and variance 1 at every time, if preconditioned."
-        if self.scaling is None: return y_t
-        shift, shrink = (self.schedule.at(x, t, y_t) for x in (self.scaling.shift, self.scaling.shrink))
-        return (y_t - shift) * shrink
-
-# %% ../nbs/03_denoiser.ipynb #18b3a34f
-def _run_unet(denoiser: Denoiser, y: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
-    "The U-Net on patches of images y, at times t (B,)."
-    known = {}
-    if denoiser.embedding is not None: known["class_labels"] = denoiser.embedding(condition, len(y))
-    patches = F.pixel_unshuffle(y, denoiser.patch)
-    out = denoiser.unet(patches, t + (denoiser.first_time - 1), **known).sample
-    return F.pixel_shuffle(out.to(y.dtype), denoiser.patch)
-
 # %% ../nbs/03_denoiser.ipynb #d358f9bf
 def _estimate_noise(denoiser: Denoiser, y_t: Tensor, t: int | Tensor,
                     condition: Tensor | None) -> Tensor:
-    "The noise estimate of a `Denoiser`."
+    "The noise estimate of a `Denoiser`: the formula above, with the U-Net on patches."
     shape = denoiser.channels, denoiser.image_size, denoiser.image_size
     if y_t.shape[1:] != shape:
         raise ValueError(f"this denoiser takes images of shape (B, {', '.join(map(str, shape))}), "
@@ -312,11 +288,15 @@ def _estimate_noise(denoiser: Denoiser, y_t: Tensor, t: int | Tensor,
     look = y_t.device.type == "cpu" and not torch.compiler.is_compiling() # a GPU would have to wait
     _check_condition(condition, denoiser.n_condition, len(y_t), look)
     if isinstance(t, int): t = torch.full((), t, device=y_t.device)
-    t, scaling = t.to(y_t.device).expand(len(y_t)), denoiser.scaling
-    if scaling is None: return _run_unet(denoiser, y_t, t, condition)
-    centred = denoiser.centre(y_t, t)
-    keep, reach = (denoiser.schedule.at(table, t, y_t) for table in (scaling.keep, scaling.reach))
-    return keep * centred + reach * _run_unet(denoiser, centred, t, condition)
+    t, scaling, known = t.to(y_t.device).expand(len(y_t)), denoiser.scaling, {}
+    def at_t(name: str) -> Tensor: return denoiser.schedule.at(getattr(scaling, name), t, y_t)
+    y = y_t if scaling is None else (y_t - at_t("shift")) * at_t("shrink")
+    if denoiser.embedding is not None:
+        known["class_labels"] = denoiser.embedding(condition, len(y))
+    patches = F.pixel_unshuffle(y, denoiser.patch).to(denoiser.unet.conv_in.weight.dtype)
+    out = denoiser.unet(patches, t + (denoiser.first_time - 1), **known).sample
+    out = F.pixel_shuffle(out.to(y_t.dtype), denoiser.patch)
+    return out if scaling is None else at_t("keep") * y + at_t("reach") * out
 
 # %% ../nbs/03_denoiser.ipynb #b754b03d
 @contextlib.contextmanager
@@ -337,7 +317,8 @@ def _build_unet(config: DenoiserConfig, channels: int = 1) -> nn.Module: # a dif
     plain = n_levels - attend
     return UNet2DModel(
         sample_size=config.image_size // config.patch, in_channels=channels * config.patch**2,
-        out_channels=channels * config.patch**2, layers_per_block=config.layers, block_out_channels=widths,
+        out_channels=channels * config.patch**2, layers_per_block=config.layers,
+        block_out_channels=widths,
         attention_head_dim=math.gcd(32, *widths[-max(1, attend):]), add_attention=config.attention,
         down_block_types=("DownBlock2D",) * plain + ("AttnDownBlock2D",) * attend,
         up_block_types=("AttnUpBlock2D",) * attend + ("UpBlock2D",) * plain,
@@ -485,18 +466,10 @@ def _training_loss(schedule: NoiseSchedule, train: _Examples, weighting: str, fl
     return loss
 
 # %% ../nbs/03_denoiser.ipynb #78153a46
-def _pixel_statistics(y0: Tensor, checkpoint: str | Path | None = None) -> tuple[float, float]:
-    "Standard deviation and mean of the pixels; if near, those that a run in a folder began with."
+def _pixel_statistics(y0: Tensor) -> tuple[float, float]:
+    "Standard deviation and mean of the pixels."
     some = _model_range(y0[:20_000])
-    now = max(some.std().item(), 1e-3), some.mean().item()
-    for path in reversed([] if checkpoint is None else _list_checkpoints(checkpoint)):
-        try: begun = load_tensors(path, "checkpoint")[1]["fingerprint"]["denoiser"]
-        except (ValueError, KeyError): continue # `fit` warns of it
-        before = begun["data_std"], begun["data_mean"]
-        near = begun["data_std"] is not None and all(math.isclose(a, b, rel_tol=1e-4, abs_tol=1e-5)
-                                                     for a, b in zip(now, before))
-        return before if near else now
-    return now
+    return max(some.std().item(), 1e-3), some.mean().item()
 
 # %% ../nbs/03_denoiser.ipynb #bd2ca54a
 _SETTINGS = ("patch", "data_std", "data_mean", "first_time", "n_condition") # of a Denoiser, in files
@@ -514,16 +487,18 @@ def _describe_denoiser(denoiser: Denoiser) -> dict[str, Any]: # JSON-able
 def _training_fingerprint(y0: Tensor, config: DenoiserConfig, denoiser: Denoiser,
                           choices: Mapping[str, Any]) -> dict[str, Any]:
     "What must agree for a checkpoint to belong to this training run."
-    described = {"config": asdict(config), "denoiser": _describe_denoiser(denoiser)}
-    return json.loads(json.dumps({**described, "images": digest(y0), **choices}))
+    described = _describe_denoiser(denoiser)
+    if denoiser.data_std is not None: # the last digits of sums depend on the machine
+        described |= {name: round(described[name], 3) for name in ("data_std", "data_mean")}
+    marks = {"config": asdict(config), "denoiser": described, "images": digest(y0), **choices}
+    return json.loads(json.dumps(marks))
 
 # %% ../nbs/03_denoiser.ipynb #0c2a80e8
-def _denoiser_for(train: _Examples, config: DenoiserConfig, seed: int,
-                  checkpoint: str | Path | None) -> Denoiser:
+def _denoiser_for(train: _Examples, config: DenoiserConfig, seed: int) -> Denoiser:
     "A new denoiser, preconditioned by the statistics of its training images."
     n_condition = 0 if train.condition is None else train.condition.shape[1]
-    return build_denoiser(config, *_pixel_statistics(train.y0, checkpoint), seed, n_condition,
-                          train.y0.shape[1])
+    statistics = _pixel_statistics(train.y0)
+    return build_denoiser(config, *statistics, seed, n_condition, train.y0.shape[1])
 
 # %% ../nbs/03_denoiser.ipynb #5fe05e98
 def _check_training(denoiser: Denoiser, image_size: int, parts: tuple[_Examples, ...],
@@ -538,14 +513,13 @@ def _check_training(denoiser: Denoiser, image_size: int, parts: tuple[_Examples,
         _check_condition(part.condition, denoiser.n_condition, len(part.y0))
 
 # %% ../nbs/03_denoiser.ipynb #a9c2cf27
-def _fit_settings(config: DenoiserConfig, decay: bool) -> dict[str, Any]:
+def _fit_settings(config: DenoiserConfig) -> dict[str, Any]:
     "What the configuration says to the training loop."
     names = ("steps", "batch_size", "lr", "betas", "clip", "ema", "precision")
-    schedule = warmup_cosine(config.steps, min(100, config.steps // 10)) if decay else None
     small = config.width * config.image_size <= 256 * config.patch # one thread is then quicker
     return {name: getattr(config, name) for name in names} | {
-        "schedule": schedule, "threads": 1 if small else None,
-        "validate_every": max(1, min(config.steps // 5, 500))}
+        "schedule": warmup_cosine(config.steps, min(100, config.steps // 10)),
+        "threads": 1 if small else None, "validate_every": max(1, min(config.steps // 5, 500))}
 
 # %% ../nbs/03_denoiser.ipynb #6e79f877
 def train_denoiser(
@@ -555,7 +529,6 @@ def train_denoiser(
     validation: Tensor | Any | None = None, # (m, C, H, W) held out; None: the training images
     denoiser: Denoiser | None = None,       # to train on; None: built from `config`
     weighting: str | None = None,           # None: "v" if preconditioned, else "eps"
-    decay: bool = True,                     # half-cosine decay of the learning rate
     condition: Tensor | Any | None = None,  # (n, n_condition) of the images, of order one
     drop: float = 0.1,                      # share of images without their condition, [0, 1)
     validation_condition: Tensor | Any | None = None, # (m, n_condition); None: unconditional
@@ -573,16 +546,16 @@ def train_denoiser(
     held_out = (train if validation is None else _read_examples(validation, validation_condition,
                                                                 config.image_size))
     choices = {} if denoiser is None else {"start": digest_weights(denoiser)}
-    if denoiser is None: denoiser = _denoiser_for(train, config, seed, checkpoint)
+    if denoiser is None: denoiser = _denoiser_for(train, config, seed)
     _check_training(denoiser, config.image_size, (train, held_out), drop)
     weighting = weighting or ("eps" if denoiser.data_std is None else "v")
-    choices |= {"weighting": weighting, "decay": decay}
+    choices["weighting"] = weighting
     if condition is not None: choices |= {"condition": digest(train.condition), "drop": float(drop)}
     marks = _training_fingerprint(train.y0, config, denoiser, choices)
     device, schedule = resolve_device(device), denoiser.schedule
     loss = _training_loss(schedule, train.to(device), weighting, config.flips, drop)
     held_out = held_out.to(device)
-    return fit(denoiser, loss, len(train.y0), **_fit_settings(config, decay), seed=seed,
+    return fit(denoiser, loss, len(train.y0), **_fit_settings(config), seed=seed,
                validate=validation_loss(held_out.y0, schedule, condition=held_out.condition),
                checkpoint=checkpoint, checkpoint_every=checkpoint_every, callback=callback,
                log_every=log_every, compile=compile, desc=desc, progress=progress,
@@ -598,10 +571,12 @@ def _eta_noise(eps: Tensor, fresh: Tensor | None, schedule: NoiseSchedule, now: 
     return eps if not share else math.sqrt(1 - share**2) * eps + share * fresh
 
 # %% ../nbs/03_denoiser.ipynb #4c668bac
-def _device_of(model: Any) -> torch.device:
-    "Where a network's parameters are; the CPU for a plain function."
-    first = next(model.parameters(), None) if isinstance(model, nn.Module) else None
-    return torch.device("cpu") if first is None else first.device
+def _place_of(denoiser: Any) -> tuple[torch.device, torch.dtype]:
+    "Where a module's parameters are and their type, at least float32; a function's: CPU, float32."
+    is_module = isinstance(denoiser, nn.Module)
+    first = next(denoiser.parameters(), None) if is_module else None
+    if first is None: return torch.device("cpu"), torch.float32
+    return first.device, torch.promote_types(first.dtype, torch.float32)
 
 # %% ../nbs/03_denoiser.ipynb #4c668bad
 def _pixel_limit(denoiser: Any) -> float:
@@ -616,7 +591,7 @@ def _to_images(denoiser: Any, y0: Tensor) -> Tensor: # (n, C, H, W), about [0, 1
 # %% ../nbs/03_denoiser.ipynb #6726bff0
 @torch.no_grad()
 def sample_images(
-    denoiser: Denoiser,      # or any eps(y_t, t) with .schedule, .channels, .image_size; `decode` is used
+    denoiser: Denoiser,      # or any eps(y_t, t) with .schedule, .channels, .image_size (, .decode)
     n: int = 16,
     steps: int | None = 50,  # evenly spaced; None: all T
     seed: int = 0,           # of the initial noise
@@ -627,14 +602,16 @@ def sample_images(
 ) -> Tensor: # (n, C, H, W) in [0, 1], on the CPU
     "Images from pure noise by DDIM, with estimates clamped to [-1, 1]."
     if not 0 <= eta <= 1: raise ValueError(f"eta must be between 0 and 1, got {eta}")
-    schedule, device = denoiser.schedule, _device_of(denoiser)
+    schedule, (device, _) = denoiser.schedule, _place_of(denoiser)
     shape = n, denoiser.channels, denoiser.image_size, denoiser.image_size
     parts = list(torch.randn(shape, generator=generator(seed, 32)).to(device).split(batch_size))
     times = schedule.times(steps=min(steps or schedule.T, schedule.T))
     eps = [denoiser] * len(parts)
     if condition is not None:
         condition = torch.atleast_2d(condition).expand(n, -1).to(device)
-        eps = [_guide_by_condition(denoiser, z, weight) for z in condition.split(batch_size)]
+        eps = [_conditional_eps(denoiser, torch.full_like(z, math.nan), z,
+                                z.new_full((len(z),), 1 + weight))
+               for z in condition.split(batch_size)]
     pairs, limit = list(zip(times[:-1], times[1:])), _pixel_limit(denoiser)
     for now, after in progress_bar(pairs, desc="sampling", unit="step", progress=progress):
         fresh = torch.randn(shape, generator=generator(seed, 33, now)) if eta else None
@@ -644,28 +621,6 @@ def sample_images(
             noise = _eta_noise(schedule.eps_hat(y, y0, now), fresh[i], schedule, now, after, eta)
             parts[i] = schedule.add_noise(y0, noise, after)
     return torch.cat([_to_images(denoiser, y) for y in parts]).clamp(0, 1).cpu()
-
-# %% ../nbs/03_denoiser.ipynb #386592e4
-def watch_training(
-    folder: str | Path,     # gets samples-<step>.png
-    every: int = 1000,      # steps between sheets of samples
-    n: int = 32,            # samples on a sheet
-    steps: int = 25,        # of sampling
-    seed: int = 0,          # of the samples' noise
-) -> Callable[[int, nn.Module, Mapping], None]: # `callback` of `train_denoiser`
-    "Callback that draws unguided samples as training goes on."
-    from torchvision.utils import save_image
-
-    folder, drawn = Path(folder).expanduser(), [-1]
-
-    def callback(step: int, model: nn.Module, row: Mapping) -> None:
-        if not PartialState().is_main_process or step // every <= drawn[0]: return
-        drawn[0], training = step // every, model.training
-        samples = sample_images(model.eval(), n, steps, seed)
-        model.train(training)
-        with atomic_write(folder / f"samples-{step:08d}.png") as path:
-            save_image(samples, path, format="png")
-    return callback
 
 # %% ../nbs/03_denoiser.ipynb #4511e03b
 def _conditional_eps(denoiser: Callable[..., Tensor], reference: Tensor, wanted: Tensor,
@@ -680,12 +635,6 @@ def _conditional_eps(denoiser: Callable[..., Tensor], reference: Tensor, wanted:
         start, goal = both.chunk(2)
         return start + gamma.to(y_t).reshape(-1, *[1] * (y_t.ndim - 1)) * (goal - start)
     return eps
-
-# %% ../nbs/03_denoiser.ipynb #b4a04e83
-def _guide_by_condition(denoiser: Denoiser, z: Tensor, weight: float) -> Callable[..., Tensor]:
-    "Classifier-free guidance with weight w: -1 unconditional, 0 conditional, above 0 exaggerated."
-    gamma = torch.full((len(z),), 1.0 + weight, device=z.device)
-    return _conditional_eps(denoiser, torch.full_like(z, math.nan), z, gamma)
 
 # %% ../nbs/03_denoiser.ipynb #6a2746f0
 def _check_weak(denoiser: Denoiser, weak: Denoiser, weight: float) -> None:
@@ -757,11 +706,9 @@ def batch_invariant(
 # %% ../nbs/03_denoiser.ipynb #abbad6ed
 def _round_rows(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     "Matrices as int8 with `<name>.scale` (rows, 1, ...); vectors in half precision."
-    rounded = {}
+    rounded = {name: v.half() for name, v in weights.items() if v.ndim < 2}
     for name, v in weights.items():
-        if not v.is_floating_point() or v.ndim < 2:
-            rounded[name] = v.half() if v.is_floating_point() else v
-            continue
+        if v.ndim < 2: continue
         scale = (v.flatten(1).abs().amax(1) / 127).clamp(min=1e-7).reshape(-1, *[1] * (v.ndim - 1))
         rounded |= {name: (v / scale).round().to(torch.int8), f"{name}.scale": scale.float()}
     return rounded
@@ -769,11 +716,9 @@ def _round_rows(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 # %% ../nbs/03_denoiser.ipynb #11df16e3
 def _unround_rows(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     "Weights in float32, scaled where they were rounded to 8 bits."
-    plain = {name: v for name, v in weights.items() if not name.endswith(".scale")}
-    for name, v in plain.items():
-        if f"{name}.scale" in weights: v = v * weights[f"{name}.scale"]
-        plain[name] = v.float() if v.is_floating_point() else v
-    return plain
+    scales = {name: v for name, v in weights.items() if name.endswith(".scale")}
+    return {name: (v * scales.get(f"{name}.scale", 1)).float() for name, v in weights.items()
+            if name not in scales}
 
 # %% ../nbs/03_denoiser.ipynb #8551b46e
 def save_denoiser(
@@ -786,7 +731,7 @@ def save_denoiser(
     if denoiser.n_condition:
         weights |= {f"embedding.{k}": v for k, v in denoiser.embedding.state_dict().items()}
     if dtype == torch.int8: weights = _round_rows(weights)
-    else: weights = {k: v.to(dtype) if v.is_floating_point() else v for k, v in weights.items()}
+    else: weights = {name: v.to(dtype) for name, v in weights.items()}
     header = {"kind": "denoiser", **_describe_denoiser(denoiser), "meta": dict(meta or {})}
     return save_tensors(path, weights, header)
 

@@ -1,5 +1,5 @@
 // The explorer that migvis.show.page writes. Frames are cells of one picture (the sheet); a frame's place in data.cells is its
-// position on the axes (pair, group, gamma[, dims, first, second]) read as a number of mixed radix.
+// position on the axes (pair, group, gamma, draw[, dims, first, second]) read as a number of mixed radix.
 (() => {
   "use strict";
 
@@ -210,6 +210,7 @@
     const pairs = (data.values.dims || []).map(([i, j]) => ({ name: `z${i + 1}, z${j + 1}` }));
     if (several("dims")) controls.dims = choice("Dimensions of the group", pairs, sheet, (i) => pick({ dims: i }));
     if (several("gamma")) controls.gamma = slider("Guidance \u03B3", data.values.gamma, (i) => pick({ gamma: i }), true);
+    if (several("draw")) controls.draw = slider("Draw", data.values.draw.map((k) => k + 1), (i) => pick({ draw: i }), true);
     if (several("first")) controls.first = slider("Strength", data.values.first, (i) => pick({ first: i }), false);
     if (several("second")) controls.second = slider("Strength", data.values.second, (i) => pick({ second: i }), false);
     find(".mv-controls").append(...Object.values(controls).map((control) => control.node));
@@ -233,9 +234,10 @@
       return found;
     }
     function describe(original, target) {
-      const where = data.values.dims
+      const what = data.values.dims
         ? `${data.groups[state.group].name}: ${names("dims", state.dims, 0)} at ${names("first", state.first)}, ${names("dims", state.dims, 1)} at ${names("second", state.second)} of the way`
         : `${data.groups[state.group].name}, ${names("gamma", state.gamma)}`;
+      const where = several("draw") ? `${what}, draw ${state.draw + 1} of ${data.values.draw.length}` : what;
       const moved = sheet.rmse(cellOf(), original.cell), whole = sheet.rmse(target.cell, original.cell);
       const quantities = data.values.dims ? ["first", "second"] : ["gamma"];
       const resting = quantities.every((axis) => data.values[axis][state[axis]] === 0) && quantities.some(several);
@@ -259,7 +261,7 @@
       controls.original?.show(originals.indexOf(pair()[0]));
       const reachable = data.values.pair.filter((p) => p[0] === pair()[0]).map((p) => targets.indexOf(p[1]));
       controls.target?.show(targets.indexOf(pair()[1]), reachable);
-      for (const axis of ["group", "gamma", "dims", "first", "second"]) controls[axis]?.show(state[axis]);
+      for (const axis of ["group", "gamma", "draw", "dims", "first", "second"]) controls[axis]?.show(state[axis]);
       if (data.values.dims) [controls.first, controls.second].forEach((control, k) => control?.rename(`Strength of ${names("dims", state.dims, k)}`));
       all.show();
       plane?.show();

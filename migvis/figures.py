@@ -4,14 +4,15 @@
 
 # %% auto #0
 __all__ = ['style', 'plot_rows', 'plot_examples', 'plot_mixed_selectivity', 'plot_guidance', 'plot_manifolds',
-           'plot_reconstructions', 'plot_information', 'plot_pixel_information', 'plot_matrix', 'plot_table',
-           'plot_overview', 'plot_method', 'plot_consistency', 'plot_null', 'plot_draws']
+           'plot_reconstructions', 'plot_pixel_information', 'plot_matrix', 'plot_table', 'plot_method',
+           'plot_consistency', 'plot_null']
 
 # %% ../nbs/06_figures.ipynb #6014602d
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import cache
 from importlib.resources import files
+from pathlib import Path
 from textwrap import fill
 
 import matplotlib.pyplot as plt
@@ -23,6 +24,8 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from torchvision.utils import make_grid
+
+from .support.files import atomic_write
 
 # %% ../nbs/06_figures.ipynb #be3ad59e
 def style() -> AbstractContextManager: # to be used in a `with` statement
@@ -50,6 +53,13 @@ def _caption(figure: Figure, text: str) -> None:
     "Write a caption below a figure, in lines that fit its width."
     lines = fill(text, max(20, int(figure.get_figwidth() / 0.062)))
     figure.supxlabel(lines, fontsize=8, color="0.35", va="bottom")
+
+# %% ../nbs/06_figures.ipynb #d5a4789e
+def _save_figure(figure: Figure, path: Path) -> Path:
+    "Write a figure, atomically, and close it."
+    with atomic_write(path) as temporary, style(): figure.savefig(temporary)
+    plt.close(figure)
+    return path
 
 # %% ../nbs/06_figures.ipynb #7f965d05
 def _show_image(ax: Axes, image: np.ndarray, title: str = "", frame: str | None = None) -> None:
@@ -273,19 +283,18 @@ def plot_manifolds(
 
 # %% ../nbs/06_figures.ipynb #3425d8e6
 def plot_reconstructions(
-    trials: pd.DataFrame,       # image, unit, raw, reconstruction
-    titles: Mapping | None = None, # title of each image
+    raw: np.ndarray,             # (n, units) responses to n images
+    reconstruction: np.ndarray,  # (n, units)
+    titles: Sequence[str],       # of the images
     caption: str = "",
 ) -> Figure:
     "Responses across units, and what the latents make of them (paper Fig. 8)."
-    images = list(dict.fromkeys(trials["image"]))
     with style():
-        figure, axes = _panels(len(images), 2.0)
-        for ax, image in zip(axes, images):
-            part = trials[trials["image"] == image].set_index("unit")[["raw", "reconstruction"]]
-            part.plot(ax=ax, color=["0.55", _colour(1)], linewidth=0.9, legend=False)
-            title = str((titles or {}).get(image, f"image {image}"))
-            ax.set(title=title, ylabel="response (s.d.)")
+        figure, axes = _panels(len(raw), 2.0)
+        for ax, recorded, decoded, title in zip(axes, raw, reconstruction, titles):
+            ax.plot(recorded, color="0.55", linewidth=0.9, label="raw")
+            ax.plot(decoded, color=_colour(1), linewidth=0.9, label="reconstruction")
+            ax.set(title=title, xlabel="unit", ylabel="response (s.d.)")
         figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=2)
         _caption(figure, caption)
     return figure
@@ -299,28 +308,6 @@ def _panels(n: int, height: float) -> tuple[Figure, list[Axes]]: # inches of a r
     for ax in axes.flat[n:]:
         ax.remove()
     return figure, list(axes.flat[:n])
-
-# %% ../nbs/06_figures.ipynb #ab2d56e5
-def _draw_curves(ax: Axes, table: pd.DataFrame, x: str) -> None:
-    "A line with its band of uncertainty for each group."
-    for g, (group, rows) in enumerate(table.groupby("group", sort=False)):
-        ax.fill_between(rows[x], rows["low"], rows["high"], color=_colour(g), alpha=0.2, lw=0)
-        ax.plot(rows[x], rows["value"], "o-", color=_colour(g), markersize=3, label=group)
-    ax.legend()
-
-# %% ../nbs/06_figures.ipynb #cd761c92
-def plot_information(
-    bounds: pd.DataFrame,       # group, t (0: clean), value, low, high in nats
-    caption: str = "",
-) -> Figure:
-    "Held-out mutual-information bounds of each group over the noise level, with intervals."
-    with style():
-        figure, ax = plt.subplots(figsize=(5.4, 2.9), layout="constrained")
-        _draw_curves(ax, bounds, "t")
-        ax.axhline(0, color="0.7", linewidth=0.8)
-        ax.set(xlabel="noise level t of the image", ylabel="information (nats)")
-        _caption(figure, caption)
-    return figure
 
 # %% ../nbs/06_figures.ipynb #b3717d77
 def plot_pixel_information(
@@ -404,14 +391,14 @@ def plot_matrix(
 # %% ../nbs/06_figures.ipynb #33141f3f
 def _table_text(table: pd.DataFrame, decimals: int) -> tuple[list[str], list[list[str]]]:
     "Head and cells as text; levels of names below each other, repeated first names left out."
-    def text(value: object) -> str:
-        return f"{value:.{decimals}f}" if isinstance(value, float) else str(value)
+    flat = table.reset_index()
+    if table.index.nlevels > 1:
+        first = flat.iloc[:, 0]
+        flat.isetitem(0, first.mask(first == first.shift(), ""))
     heads = ["\n".join(map(str, c)) if isinstance(c, tuple) else str(c) for c in table.columns]
-    names = [i if isinstance(i, tuple) else (i,) for i in table.index]
-    cells = [list(map(text, [*n, *row])) for n, row in zip(names, table.to_numpy(object))]
-    for above, row in reversed(list(zip(cells, cells[1:]))):
-        if len(names[0]) > 1 and row[0] == above[0]: row[0] = ""
-    return [""] * len(names[0]) + heads, cells
+    cells = [[f"{value:.{decimals}f}" if isinstance(value, float) else str(value) for value in row]
+             for row in flat.to_numpy(object)]
+    return [""] * table.index.nlevels + heads, cells
 
 # %% ../nbs/06_figures.ipynb #465f65c1
 def plot_table(
@@ -439,47 +426,6 @@ def plot_table(
             cell.visible_edges = "TB" if row == 0 else "B" if row == len(cells) else ""
             if row == 0: cell.set_height(cell.get_height() * levels)
         figure.text(0, 1, title, va="top", fontsize=9)
-        _caption(figure, caption)
-    return figure
-
-# %% ../nbs/06_figures.ipynb #59c5d750
-def _draw_recorded(figure: Figure, recorded: Sequence[tuple[np.ndarray, np.ndarray, str]],
-                   top: float, cell: float = 0.6) -> None:
-    "Rows of an image, the responses it evoked, and its labels."
-    reach = max(1.5, *(float(np.abs(responses).max()) for _, responses, _ in recorded))
-    for row, (picture, responses, words) in enumerate(recorded):
-        y = top + row * (cell + 0.06)
-        _show_image(_axes_at(figure, 0.05, y, cell, cell), picture)
-        ax = _axes_at(figure, 0.75, y, 0.85, cell)
-        ax.bar(np.arange(len(responses)), responses, width=1, color="0.35")
-        ax.set(ylim=(-reach, reach))
-        ax.axis("off")
-        ax.text(1.05, 0.5, fill(words, 13), transform=ax.transAxes, va="center", fontsize=8)
-
-# %% ../nbs/06_figures.ipynb #08584b82
-def plot_overview(
-    recorded: Sequence[tuple[np.ndarray, np.ndarray, str]], # picture, responses (units,), labels
-    original: np.ndarray,              # (1 or 3, H, W) in [0, 1]
-    target: np.ndarray,                # (1 or 3, H, W)
-    images: np.ndarray,                # (groups, gammas, 1 or 3, H, W) edits of the original
-    gammas: Sequence[float],
-    groups: Sequence[str],             # name of each group
-    caption: str = "",                 # data, preset, seed
-) -> Figure:
-    "A recording on the left, and on the right edits of one image by each latent group."
-    (top, left), margin = (0.5, 2.85), 0.066 * max(map(len, groups)) + 0.1
-    cell = min(0.66, (_PAGE - left - margin - 0.1) / (2 + len(gammas)))
-    height = top + max(0.66 * len(recorded), cell * len(groups)) + 0.4
-    band = ([("original", original)], list(zip(groups, images)), [("target", target)])
-    heads = ((0.05, "In: a recording"), (left, "Out: what each latent group encodes"))
-    with style():
-        figure = plt.figure(figsize=(_PAGE, height))
-        for x, text in heads:
-            figure.text(x / _PAGE, 1 - 0.05 / height, text, va="top", fontsize=10, weight="bold")
-        figure.text(2.55 / _PAGE, 0.5, "→", fontsize=20, va="center")
-        _draw_recorded(figure, recorded, top)
-        columns, colours = [f"γ = {g:g}" for g in gammas], _palette()[: len(groups)]
-        _draw_band(figure, band, columns, (left, top), cell, margin, colours)
         _caption(figure, caption)
     return figure
 
@@ -537,6 +483,14 @@ def _draw_intervals(ax: Axes, table: pd.DataFrame, places: str, series: str) -> 
     ax.set(yticks=range(len(rows)), yticklabels=rows, ylim=(len(rows) - 0.5, -0.5))
     ax.axvline(0, color="0.7", lw=0.6, zorder=0)
 
+# %% ../nbs/06_figures.ipynb #ab2d56e5
+def _draw_curves(ax: Axes, table: pd.DataFrame, x: str) -> None:
+    "A line with its band of uncertainty for each group."
+    for g, (group, rows) in enumerate(table.groupby("group", sort=False)):
+        ax.fill_between(rows[x], rows["low"], rows["high"], color=_colour(g), alpha=0.2, lw=0)
+        ax.plot(rows[x], rows["value"], "o-", color=_colour(g), markersize=3, label=group)
+    ax.legend()
+
 # %% ../nbs/06_figures.ipynb #14d2b2b1
 def plot_consistency(
     table: pd.DataFrame,     # versions, group, attribute, quantity, value, low, high
@@ -582,23 +536,3 @@ def plot_null(
         figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=2)
         _caption(figure, caption)
     return figure
-
-# %% ../nbs/06_figures.ipynb #0ce7ce30
-def plot_draws(
-    originals: np.ndarray,       # (rows, 1 or 3, H, W) in [0, 1]
-    draws: np.ndarray,           # (rows, k, 1 or 3, H, W) edits that differ in their noise only
-    names: Sequence[str] = (),   # of the rows
-    caption: str = "",
-) -> Figure:
-    "Original, draws, their mean, and its change in red (brighter) and blue. Raises ValueError."
-    if draws.ndim != 5 or draws[:, 0].shape != originals.shape or len(names) not in (0, len(draws)):
-        raise ValueError("draws must be (rows, k, C, H, W), originals (rows, C, H, W), names one a "
-                         f"row or none; got {draws.shape}, {originals.shape}, {list(names)}")
-    k, mean = draws.shape[1], draws.mean(1)
-    change = (mean - originals).mean(1)
-    red = plt.get_cmap("RdBu_r")(0.5 + change / max(2 * np.abs(change).max(), 1e-6))[..., :3]
-    shown = np.concatenate([originals[:, None], draws, mean[:, None]], 1)
-    shown = shown.repeat(3 // shown.shape[2], axis=2)
-    rows = np.concatenate([shown, np.moveaxis(red, -1, 1)[:, None]], 1)
-    titles = ["original", *(f"draw {i + 1}" for i in range(k)), f"mean of {k}", "change"]
-    return plot_rows(list(zip(names or [""] * len(rows), rows)), titles, caption=caption)

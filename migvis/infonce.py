@@ -130,10 +130,10 @@ def _candidate_columns(n: int, n_candidates: int, order: Tensor | None = None) -
     return order[circle][order.argsort()]
 
 # %% ../nbs/04_infonce.ipynb #6fd674aa
-def _separable_score(f: Tensor, h: Tensor) -> Tensor: # (G, R, E) -> (G, R, M)
-    "<f(y), h(z)> / sqrt(E) + b(z); h: (G, M, E + 1), or (G, R, M, E + 1); its last entry is b."
+def _separable_score(f: Tensor, h: Tensor) -> Tensor: # (G, R, E), (G, M, E + 1) -> (G, R, M)
+    "<f(y), h(z)> / sqrt(E) + b(z); the last entry of h is b."
     f = torch.cat([f / math.sqrt(f.shape[-1]), torch.ones_like(f[..., :1])], -1)
-    return f @ h.transpose(-1, -2) if h.ndim == 3 else torch.einsum("gre,grme->grm", f, h)
+    return f @ h.transpose(-1, -2)
 
 # %% ../nbs/04_infonce.ipynb #3e1f8c23
 def _resolve_groups(groups: Sequence[int] | Sequence[Sequence[int]],
@@ -173,12 +173,10 @@ class _Heads(nn.Module):
         x = self.drop(F.silu(features.to(self.mask.dtype))).expand(len(self.index), -1, -1)
         return self.image[1](F.silu(self.image[0](x)))
 
-    def latent_features(self, z: Tensor) -> Tensor: # (..., D) -> (G, ..., E + 1)
+    def latent_features(self, z: Tensor) -> Tensor: # (M, D) -> (G, M, E + 1)
         "h_g(z_g) of all groups, and their bias."
-        x = z.to(self.mask.dtype).reshape(-1, z.shape[-1])[:, self.index]
-        x = x.transpose(0, 1) * self.mask
-        x = self.latent[2](F.silu(self.latent[1](F.silu(self.latent[0](x)))))
-        return x.view(len(self.index), *z.shape[:-1], -1)
+        x = z.to(self.mask.dtype)[:, self.index].transpose(0, 1) * self.mask
+        return self.latent[2](F.silu(self.latent[1](F.silu(self.latent[0](x)))))
 
 # %% ../nbs/04_infonce.ipynb #b0b7e650
 def _signal_level(alpha_bar: Tensor | None, t: int | Tensor | None, y: Tensor) -> Tensor | None:
@@ -244,7 +242,7 @@ class Critics(nn.Module):
         encode = self.encoder.read if seen else self.encoder
         return self.heads.image_features(encode(y, _signal_level(self.alpha_bar, t, y)))
 
-    def latent_features(self, z: Tensor) -> Tensor: # (..., D) -> (G, ..., E + 1)
+    def latent_features(self, z: Tensor) -> Tensor: # (M, D) -> (G, M, E + 1)
         "Latent side of all groups, from full latent vectors."
         if z.shape[-1] != self.n_latents:
             raise ValueError(f"latents must have {self.n_latents} dimensions, got {tuple(z.shape)}")
@@ -252,7 +250,7 @@ class Critics(nn.Module):
 
     def forward(
         self,
-        z: Tensor,                     # (M, D) candidates of all images, or (R, M, D)
+        z: Tensor,                     # (M, D) candidates
         y: Tensor,                     # (R, C, H, W) in [-1, 1], or noised
         t: int | Tensor | None = None, # time of noised images, int or (R,); None: clean
         seen: bool = False,            # y is what `encoder.look` saw of images
@@ -289,12 +287,13 @@ def _build_encoder(config: dict[str, Any], denoiser: Denoiser | None = None,
     "An encoder as its configuration describes it."
     settings = dict(config)
     kind = settings.pop("kind")
+    if kind == "denoiser":
+        if denoiser is None:
+            raise ValueError("this encoder looks through a denoiser; give the one it was trained "
+                             "with as denoiser=")
+        settings["denoiser"] = denoiser
     if kind == "dino": settings["weights"] = weights
-    if kind != "denoiser": return ENCODERS[kind](**settings)
-    if denoiser is None:
-        raise ValueError("this encoder looks through a denoiser; give the one it was trained with "
-                         "as denoiser=")
-    return DenoiserEncoder(denoiser, **settings)
+    return ENCODERS[kind](**settings)
 
 # %% ../nbs/04_infonce.ipynb #e93f8f84
 def _trained_state(model: nn.Module) -> dict[str, Tensor]:
@@ -462,18 +461,6 @@ def _random_shift(y: Tensor, u: Tensor, pixels: int) -> Tensor: # (B, C, H, W)
     return padded[every[:, None, None, None], channel[:, None, None], rows[:, None, :, None],
                   columns[:, None, None]]
 
-# %% ../nbs/04_infonce.ipynb #5a1c0d22
-@dataclass(frozen=True)
-class _Views:
-    "What the frozen part of an encoder saw of every image, at several noise levels."
-    seen: Tensor # (V, n, ...) half precision
-    t: Tensor    # (V, n) times
-
-    def draw(self, index: Tensor, u: Tensor) -> tuple[Tensor, Tensor]: # seen (b, ...), t (b,)
-        "One view each of the images `index` (b,), as u (b,) in [0, 1) says."
-        view = (u * len(self.t)).long()
-        return self.seen[view, index].float(), self.t[view, index]
-
 # %% ../nbs/04_infonce.ipynb #669b8ac6
 @dataclass(frozen=True)
 class _ScoreInputs:
@@ -482,11 +469,14 @@ class _ScoreInputs:
     alpha_bar: Tensor | None    # (T + 1,); None: clean
     pixel_noise: float          # s.d. of noise on clean images
     shift: int                  # largest shift in pixels
-    views: _Views | None = None # what the encoder saw ahead of training
+    seen: Tensor | None = None  # (V, n, ...) what the encoder saw ahead, half precision
+    t: Tensor | None = None     # (V, n) times of these views
 
     def draw(self, batch: Batch) -> tuple[Tensor, Tensor | None, bool]:
         "Images (b, ...), times (b,), and whether these were seen before, as `Critics` take them."
-        if self.views is not None: return *self.views.draw(batch.index, batch.rand()), True
+        if self.seen is not None: # one view of each image
+            view = (batch.rand() * len(self.t)).long()
+            return self.seen[view, batch.index].float(), self.t[view, batch.index], True
         y, t = self.images[batch.index], None
         y = _random_shift(y, batch.rand(2), self.shift)
         y = y + self.pixel_noise * batch.randn(*y.shape[1:])
@@ -511,7 +501,7 @@ def _look_once(encoder: nn.Module, images: Tensor, t: Tensor, alpha_bar: Tensor,
 
 # %% ../nbs/04_infonce.ipynb #fdbdc222
 def _look_ahead(encoder: nn.Module, shown: _ScoreInputs, n_views: int, seed: int = 0,
-                desc: str = "critics", progress: bool = True) -> _Views:
+                desc: str = "critics", progress: bool = True) -> _ScoreInputs:
     "Look at every image `n_views` times, each at another of as many equal shares of the times."
     if shown.alpha_bar is None or not getattr(encoder, "looks_once", False):
         raise ValueError("views are for noise-aware critics on a DenoiserEncoder of width 0, got "
@@ -525,7 +515,7 @@ def _look_ahead(encoder: nn.Module, shown: _ScoreInputs, n_views: int, seed: int
         y = y + shown.pixel_noise * torch.randn(y.shape, generator=random).to(device)
         times.append(_early_times(u.clamp(max=1 - 1e-6), len(shown.alpha_bar)).to(device))
         seen.append(_look_once(encoder, y, times[-1], shown.alpha_bar, random))
-    return _Views(torch.stack(seen), torch.stack(times))
+    return replace(shown, seen=torch.stack(seen), t=torch.stack(times))
 
 # %% ../nbs/04_infonce.ipynb #dc3f5dbc
 def _show_images(data: _CriticData, model: nn.Module, config: CriticConfig, pixel_noise: float,
@@ -534,8 +524,7 @@ def _show_images(data: _CriticData, model: nn.Module, config: CriticConfig, pixe
     if shift is None: shift = data.images.shape[-1] // 32
     shown = _ScoreInputs(data.images, model.alpha_bar, pixel_noise, shift)
     if not config.views: return shown
-    views = _look_ahead(model.encoder, shown, config.views, seed, desc, progress)
-    return replace(shown, views=views)
+    return _look_ahead(model.encoder, shown, config.views, seed, desc, progress)
 
 # %% ../nbs/04_infonce.ipynb #c9aa81b2
 def _contrastive_loss(data: _CriticData, shown: _ScoreInputs, n_negatives: int

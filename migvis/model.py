@@ -28,29 +28,26 @@ from torch import Tensor
 # %% ../nbs/07_model.ipynb #1a74e26b
 from .data import Recording, Split, _check_recording, _recording_fingerprint
 from .ddim_guidance import Editor, _as_direction, _check_times, _to_diffusion
-from .denoiser import (Autoguided, Denoiser, NoiseSchedule, build_denoiser, batch_invariant,
-                             _initial_weights, load_denoiser, save_denoiser, train_denoiser,
-                             _pixel_limit)
-from .infonce import (Critics, load_critics, save_critics, _scoring_in_double, train_critics)
+from .denoiser import (Autoguided, Denoiser, batch_invariant, build_denoiser, load_denoiser,
+                             save_denoiser, train_denoiser, _initial_weights, _pixel_limit)
+from .infonce import Critics, load_critics, save_critics, train_critics, _scoring_in_double
 from .measure.edits import SelectivityResult, _check_n_pairs, run_selectivity
 from .measure.latents import _label_direction
-from .measure.readouts import (ReadoutConfig, Readouts, load_readouts, train_readouts,
-                                     _shipped_readouts)
+from .measure.readouts import ReadoutConfig, Readouts, load_readouts, train_readouts
 from .measure.report import _autoencoder_rmse, _make_report
 from .partial_correlation import GroupPenalty
 from .simulate.pretrained import (load_pretrained, _load_weak, _pretrained_for, _same_network,
                                         _weights_file)
 from .pretrained.diffusers import _fitting_denoiser, _identify
 from .show import looking # gives `Edits` their pictures
-from .support import training
 from .support.checks import _constant, to_numpy
 from .support.edits import Edits, _check_gamma, _check_rows
 from .support.encoders import ConvEncoder, DenoiserEncoder
 from .support.files import digest_weights, load_tensors, _remove_unfinished
 from .support.images import _check_channels, check_images, resize_images
 from .support.labels import _check_supervision, _hold_by_labels
-from .support.presets import (EditSettings, Preset, _as_settings, _check_critics,
-                                    _check_settings, _named_settings, get_preset)
+from .support.presets import (EditSettings, Preset, _as_settings, _check_settings,
+                                    _named_settings, get_preset)
 from .support.runs import (run_lock, cache_folder, claim_folder, run_stage, _deciding,
                                  _launched_together)
 from .support.training import _quick_precision, resolve_device
@@ -72,11 +69,6 @@ def _prepare(recording: Recording, preset: Preset, silent: str = "drop") -> Reco
     return replace(recording, images=resize_images(recording.images, preset.image_size),
                    trials=None)
 
-# %% ../nbs/07_model.ipynb #b3c52ad9
-def _schedule_of(preset: Preset) -> NoiseSchedule:
-    "The noise schedule of a preset."
-    return NoiseSchedule(preset.denoiser.T, preset.denoiser.schedule)
-
 # %% ../nbs/07_model.ipynb #ac44d75c
 def _fit_vae_stage(path: Path, recording: Recording, split: Split, preset: Preset,
                    options: Mapping) -> FittedVAE:
@@ -93,7 +85,6 @@ def _fit_vae_stage(path: Path, recording: Recording, split: Split, preset: Prese
 def _critic_encoder(preset: Preset, denoiser: Denoiser, seed: int) -> torch.nn.Module | None:
     # -> None: a ConvEncoder
     "What a preset's critics look at images through."
-    _check_critics(preset)
     config = preset.critic
     if config.encoder != "denoiser": return None
     with _initial_weights(seed, 32):
@@ -148,12 +139,6 @@ def _weak_of(folder: Path, device: str | torch.device) -> Denoiser | None:
     path = folder / "weak.safetensors"
     return load_denoiser(path, device)[0] if path.is_file() else None
 
-# %% ../nbs/07_model.ipynb #d8501010
-def _units_left_out(recording: Recording, prepared: Recording) -> tuple[int, ...]:
-    "Numbers of the silent units that a prepared recording has no more."
-    if prepared.responses.shape[1] == recording.responses.shape[1]: return ()
-    return tuple(np.flatnonzero(_constant(recording.responses)).tolist())
-
 # %% ../nbs/07_model.ipynb #d1ed0011
 def _own_split(split: Split | None, recording: Recording, seed: int) -> Split:
     "The given split, or one by the seed. Raises ValueError for parts that overlap or are empty."
@@ -170,14 +155,13 @@ def _own_split(split: Split | None, recording: Recording, seed: int) -> Split:
 # %% ../nbs/07_model.ipynb #5a1f0c21
 def _check_vae_options(options: Mapping[str, Any], recording: Recording, preset: Preset) -> None:
     "Raise TypeError for arguments that `fit_vae` does not have, ValueError for missing labels."
-    keywords = {name for call in (fit_vae, training.fit)
-                for name, p in inspect.signature(call).parameters.items()
+    keywords = {p.name for p in inspect.signature(fit_vae).parameters.values()
                 if p.kind is p.KEYWORD_ONLY} | {"estimator"}
     if unknown := sorted(set(options) - keywords):
         raise TypeError(f"fit has no arguments {', '.join(unknown)}; for the VAE there are "
                         f"{', '.join(sorted(keywords))}")
-    if "supervision" in options: _check_supervision(recording.labels, options["supervision"],
-                                                    len(preset.vae.groups))
+    if "supervision" in options:
+        _check_supervision(recording.labels, options["supervision"], len(preset.vae.groups))
 
 # %% ../nbs/07_model.ipynb #c56ead6c
 def _check_start(start: str | None, preset: Preset, channels: int = 1) -> None:
@@ -191,26 +175,11 @@ def _check_start(start: str | None, preset: Preset, channels: int = 1) -> None:
                          f"preset {preset.name!r}; leave out start=, or use the preset that the "
                          "weights were trained for")
 
-# %% ../nbs/07_model.ipynb #51a9e5ed
-def _fit_stages(model: "MIGVis", recording: Recording, folder: Path, start: str | None,
-                given: Denoiser | None, progress: bool, vae: Mapping, compile: bool | str) -> None:
-    "Fit or load VAE, denoiser and critics, in this order."
-    options = {"seed": model.seed, "device": model.device, "progress": progress}
-    model.recording, parts = recording, (recording, model.split, model.preset)
-    model.vae = _fit_vae_stage(folder / "vae.safetensors", *parts, options | dict(vae))
-    model.denoiser = _fit_denoiser_stage(folder / "denoiser.safetensors", *parts, model.shipped,
-                                         start, given, options | {"compile": compile})
-    model.weak = _weak_of(folder, model.device)
-    if model.weak is None and model.shipped is not None:
-        model.weak = _load_weak(model.shipped, model.device)
-    model.critics = _fit_critics_stage(folder / "critics.safetensors", *parts, model.vae,
-                                       model.denoiser, options)
-
 # %% ../nbs/07_model.ipynb #519b7ed0
 def _fit_run(model: "MIGVis", recording: Recording, out: str | Path | None,
              train: bool, start: str | None, given: Denoiser | None, progress: bool, vae: Mapping,
              compile: bool | str = False) -> None:
-    "Fit all stages of a run in its folder, which is removed again if nobody asked for it."
+    "Fit or load all stages of a run in its folder, which goes again if nobody asked for it."
     sources = {"start": start, "denoiser": given and _identify(given)}
     model.options = _deciding(dict(vae) | {name: x for name, x in sources.items() if x})
     model.shipped = None if train or start or given else _pretrained_for(recording, model.preset)
@@ -219,10 +188,20 @@ def _fit_run(model: "MIGVis", recording: Recording, out: str | Path | None,
     identity = model.identity(recording)
     key = hashlib.sha256(repr(identity).encode()).hexdigest()[:16]
     folder = Path(out or cache_folder() / "runs" / key).expanduser()
+    options = {"seed": model.seed, "device": model.device, "progress": progress}
+    vae, parts = options | dict(vae), (recording, model.split, model.preset)
     with run_lock(folder):
         claim_folder(folder, identity)
         if not _launched_together(): _remove_unfinished(folder)
-        _fit_stages(model, recording, folder, start, given, progress, vae, compile)
+        model.recording = recording
+        model.vae = _fit_vae_stage(folder / "vae.safetensors", *parts, vae)
+        model.denoiser = _fit_denoiser_stage(folder / "denoiser.safetensors", *parts, model.shipped,
+                                             start, given, options | {"compile": compile})
+        model.weak = _weak_of(folder, model.device)
+        if model.weak is None and model.shipped is not None:
+            model.weak = _load_weak(model.shipped, model.device)
+        model.critics = _fit_critics_stage(folder / "critics.safetensors", *parts, model.vae,
+                                           model.denoiser, options)
         if out is None: shutil.rmtree(folder)
         else: model.save(folder)
 
@@ -242,24 +221,6 @@ def _kept_responses(model: "MIGVis", responses: Any) -> np.ndarray:
         raise ValueError(f"responses must be finite; {int((~np.isfinite(x)).sum())} values are "
                          "missing or infinite: leave these images out, or average other trials")
     return x
-
-# %% ../nbs/07_model.ipynb #00f0f0bc
-def _check_fitted(model: "MIGVis") -> None:
-    "Raise ValueError unless every stage is there, and the recording."
-    if model.recording is None and model.critics is not None:
-        raise ValueError("this run was shared without its recording: latents of new responses can be "
-                         "read (transform, score), but there are no images to edit; give the "
-                         "recording: MIGVis.load(..., recording=)")
-    if any(part is None
-           for part in (model.recording, model.split, model.vae, model.denoiser, model.critics)):
-        raise ValueError("this MIGVis is not fitted yet: call .fit(recording), or "
-                         "MIGVis.load(folder)")
-
-# %% ../nbs/07_model.ipynb #64f9f089
-def _check_seed(seed: int) -> int:
-    "Raise ValueError unless it is a whole number that is not negative."
-    if isinstance(seed, Integral) and seed >= 0: return int(seed)
-    raise ValueError(f"seed must be a whole number, 0 or more, got {seed!r}")
 
 # %% ../nbs/07_model.ipynb #b56c5695
 def _as_indices(value: int | Sequence[int], n: int, what: str) -> tuple[int, ...]:
@@ -326,40 +287,21 @@ def _as_start(original: Any, latents: Any, model: "MIGVis") -> _Start:
                              "known: leave latents= out, or give images as originals")
         index = _as_indices(original, len(images), "original")
         return _Start(images[list(index)], z[list(index)], index)
-    images = _as_new_images(original, images.shape[1:])
     if latents is None:
         raise ValueError("new images need their latents, or what is not edited could not be held; "
                          "give latents=, such as model.transform(responses) of the same units to "
                          "these images")
+    new, (channels, size) = to_numpy(original), images.shape[1:3]
+    if new.ndim == 2 or new.ndim == 3 and len(new) == channels: new = new[None]
+    new = check_images(new)
+    _check_channels(new.shape[1], channels)
+    images = resize_images(new, size)
     latents = torch.atleast_2d(torch.as_tensor(to_numpy(latents))).to(z)
     _check_rows("latents", latents, z.shape[1])
     if len(latents) != len(images):
         raise ValueError(f"{len(images)} new images, but latents of {len(latents)}; give a row an "
                          "image")
     return _Start(images, latents)
-
-# %% ../nbs/07_model.ipynb #d20a89a4
-def _as_new_images(images: Any, shape: tuple[int, int, int]) -> np.ndarray:
-    # shape (C, side, side) of the recording -> (n, C, side, side) in [0, 1]
-    "New images as the model sees its own: checked and resized. Raises ValueError."
-    images = to_numpy(images)
-    if images.ndim == 2 or images.ndim == 3 and len(images) == shape[0]: images = images[None]
-    images = check_images(images)
-    _check_channels(images.shape[1], shape[0])
-    return resize_images(images, shape[-1])
-
-# %% ../nbs/07_model.ipynb #5bf57edc
-def _edit_settings(model: "MIGVis", settings: EditSettings | str | None,
-                   n_groups: int | None = None) -> EditSettings:
-    # n_groups: of the critics; None: those of the VAE -> with nothing left to fill in
-    "Settings of edits, with what the preset and the labels (`_hold_by_labels`) say."
-    settings = _as_settings(settings)
-    preset = model.preset.edit_settings(settings.mode)
-    if model.weak is None: preset = replace(preset, autoguidance=1.0)
-    labels = EditSettings(settings.mode)
-    if settings.mode != "paper" and n_groups in (None, len(model.vae.groups)):
-        labels = replace(labels, hold=_hold_by_labels(model.vae.codes, len(model.vae.groups)))
-    return settings.resolve(preset, labels)
 
 # %% ../nbs/07_model.ipynb #5a1f0c22
 def _denoiser_for(model: "MIGVis", autoguidance: float) -> Denoiser | Autoguided:
@@ -383,32 +325,6 @@ def _networks_in(precision: str, critics: Critics, denoiser: Denoiser | Autoguid
         critics, denoiser = batch_invariant(critics), batch_invariant(denoiser)
     return critics, denoiser
 
-# %% ../nbs/07_model.ipynb #37869ab4
-def _make_editor(
-    model: "MIGVis", settings: EditSettings, critics: Critics, z: Tensor # (n, D) latents
-) -> Editor:
-    "An editor with a run's denoiser; its negatives are latents of the training images."
-    denoiser = _denoiser_for(model, settings.autoguidance)
-    critics, denoiser = _networks_in(settings.precision, critics, denoiser, model.device)
-    return Editor(critics, denoiser, denoiser.schedule, z[model.split.train], settings)
-
-# %% ../nbs/07_model.ipynb #ae05c24b
-def _as_gammas(gammas: float | Sequence[float] | None, settings: EditSettings,
-               both_ways: bool = False) -> tuple[float, ...]:
-    "Strengths as a tuple; where none are given the settings', along a direction with either sign."
-    if gammas is None:
-        gammas = settings.gammas
-        if both_ways: gammas = sorted({*gammas, *(-g for g in gammas if g)})
-    return tuple(float(g) for g in np.atleast_1d(gammas))
-
-# %% ../nbs/07_model.ipynb #84307e8d
-def _with_autoencoder(model: "MIGVis", originals: np.ndarray, caption: str) -> str:
-    "A caption that says, of edits by a latent denoiser, what its autoencoder alone changes."
-    if not getattr(model.denoiser, "latent", False): return caption
-    run, mode = caption.rsplit("; ", 1)
-    rmse = _autoencoder_rmse(model.denoiser, originals)
-    return f"{run}; its autoencoder alone changes the originals by RMSE {rmse:.3f}; {mode}"
-
 # %% ../nbs/07_model.ipynb #c80b6a1b
 def _as_edits(model: "MIGVis", edited: Tensor, start: _Start, aim: _Aim, groups: tuple[int, ...],
               gammas: tuple[float, ...], settings: EditSettings) -> Edits:
@@ -420,32 +336,19 @@ def _as_edits(model: "MIGVis", edited: Tensor, start: _Start, aim: _Aim, groups:
     elif aim.index is None:
         vectors["z_targets"] = aim.z.numpy()
     targets = None if aim.index is None else images[list(aim.index)]
-    caption = _with_autoencoder(model, start.images, model.caption(settings.mode))
+    caption = model.caption(settings.mode)
+    if getattr(model.denoiser, "latent", False):
+        run, mode = caption.rsplit("; ", 1)
+        rmse = _autoencoder_rmse(model.denoiser, start.images)
+        caption = f"{run}; its autoencoder alone changes the originals by RMSE {rmse:.3f}; {mode}"
     names = tuple(model.group_names[g] for g in groups)
     return Edits(edited.float().numpy(), start.images, targets, gammas, names, settings.mode,
                  caption, groups, start.index, aim.index, settings=settings, **vectors)
-
-# %% ../nbs/07_model.ipynb #17ea7f17
-def _describe_run(model: "MIGVis", mode: str) -> str:
-    "Data, preset, seed and mode, for figures."
-    notes = {"tiny": " (trained for seconds: layout only)",
-             "demo": " (denoiser trained for minutes: edits are rough)"}
-    note = notes.get(model.preset.name.split(",")[0], "")
-    if "start" in model.options:
-        note = f" (denoiser trained on from the shipped {model.options['start']})"
-    if "denoiser" in model.options:
-        note = f" (a given{' latent' * getattr(model.denoiser, 'latent', False)} denoiser)"
-    if model.shipped: note = f" (shipped denoiser {model.shipped!r})"
-    name, simulated = model.recording.name, model.recording.simulated
-    kind = "" if "simulated" in name else "simulated recording " if simulated else "recording "
-    data = f"{kind}{name}".strip()
-    return f"{data}; {model.preset.name} preset{note}; seed {model.seed}; {mode} guidance"
 
 # %% ../nbs/07_model.ipynb #bef76b6c
 def _check_preset(preset: Preset) -> None:
     "Raise ValueError for settings that a later stage, or an edit, would refuse."
     _check_settings(preset)
-    _check_critics(preset)
     config = preset.denoiser
     if config.precision not in ("float32", "bfloat16"):
         raise ValueError(f"the denoiser's precision must be 'float32' or 'bfloat16', got "
@@ -458,17 +361,15 @@ def _check_preset(preset: Preset) -> None:
     if round(config.width * min(config.multipliers)) < 1:
         raise ValueError(f"denoiser.width times each of the multipliers {config.multipliers} must "
                          f"be at least 1")
-    build_denoiser(config)
+    schedule = build_denoiser(config).schedule
     if preset.critic.width: ConvEncoder(preset.image_size, preset.critic.width)
-    for mode in ("paper", "selective"): _check_times(preset.edit_settings(mode).resolve(),
-                                                     _schedule_of(preset))
+    for mode in ("paper", "selective"): _check_times(preset.edit_settings(mode).resolve(), schedule)
 
 # %% ../nbs/07_model.ipynb #931dd805
 def _judge_for(model: "MIGVis", progress: bool = True, checkpoint: Path | None = None) -> Readouts:
     "The shipped readouts for simulated images, else readouts trained on the training images."
-    shipped = _pretrained_for(model.recording, model.preset)
-    if shipped is not None: # other resolutions have the demo's readouts, which reduce images
-        return load_readouts(shipped if shipped in _shipped_readouts() else "demo", model.device)
+    if _pretrained_for(model.recording, model.preset) is not None: # which reduce larger images
+        return load_readouts("demo", model.device)
     parts = [model.recording.select(images=rows)
              for rows in (model.split.train, model.split.validation)]
     (images, labels), validation = ((part.images, part.labels) for part in parts)
@@ -478,29 +379,14 @@ def _judge_for(model: "MIGVis", progress: bool = True, checkpoint: Path | None =
                           start=load_readouts("demo", "cpu"), seed=model.seed, device=model.device,
                           progress=progress, checkpoint=checkpoint)
 
-# %% ../nbs/07_model.ipynb #f629fffd
-def _by_judge(model: "MIGVis", n_pairs: int | None, settings: Mapping[str, EditSettings],
-              readouts: Readouts | None, folder: str | Path | None,
-              measure: Mapping[str, Any]) -> SelectivityResult:
-    "Selectivity, read by a judge; one that is trained leaves no checkpoints behind."
-    n_pairs = _check_n_pairs(model, n_pairs) # before a judge is trained
-    if not settings: raise ValueError("there must be at least one mode")
-    for one in settings.values(): # refuses what cannot be meant
-        gammas = model.editor(one).settings.gammas
-        _check_gamma(gammas, len(gammas))
-    folder = folder and Path(folder).expanduser()
-    checkpoint = folder and folder / "judge.checkpoints"
-    judge = readouts or _judge_for(model, measure["progress"], checkpoint)
-    result = run_selectivity(model, judge, n_pairs, settings, folder=folder, **measure)
-    if folder and not readouts: shutil.rmtree(checkpoint, ignore_errors=True)
-    return result
-
 # %% ../nbs/07_model.ipynb #e63596da
 class _Settings(BaseEstimator):
     "What a model is told before it is fitted, and what it holds afterwards."
     def __init__(self, preset: str | Preset = "demo", seed: int = 0,
                  device: str | torch.device = "auto") -> None:
-        self.preset, self.seed = get_preset(preset), _check_seed(seed)
+        if not isinstance(seed, Integral) or seed < 0:
+            raise ValueError(f"seed must be a whole number, 0 or more, got {seed!r}")
+        self.preset, self.seed = get_preset(preset), int(seed)
         self.device = device if isinstance(device, torch.device) else resolve_device(device)
         self._forget()
 
@@ -519,7 +405,14 @@ class _Settings(BaseEstimator):
 
     def require_fitted(self) -> None:
         "Raise ValueError before `fit` or `load`, and after a fit that was interrupted."
-        _check_fitted(self)
+        if self.recording is None and self.critics is not None:
+            raise ValueError("this run was shared without its recording: latents of new responses "
+                             "can be read (transform, score), but there are no images to edit; "
+                             "give the recording: MIGVis.load(..., recording=)")
+        parts = (self.recording, self.split, self.vae, self.denoiser, self.critics)
+        if any(part is None for part in parts):
+            raise ValueError("this MIGVis is not fitted yet: call .fit(recording), or "
+                             "MIGVis.load(folder)")
 
     def set_params(self, **params: Any) -> "MIGVis": # preset, seed, device
         "Change settings; what was fitted stays. Raises ValueError."
@@ -528,13 +421,6 @@ class _Settings(BaseEstimator):
                              f"{', '.join(self.get_params())}")
         fresh = type(self)(**self.get_params() | params)
         for name in params: setattr(self, name, getattr(fresh, name))
-        return self
-
-    def to(self, device: str | torch.device) -> "MIGVis":
-        "Move the networks of edits to a device; the VAE stays on the CPU."
-        self.set_params(device=device)
-        for network in (self.critics, self.denoiser, self.weak):
-            if network is not None: network.to(self.device)
         return self
 
 # %% ../nbs/07_model.ipynb #bc68c842
@@ -552,39 +438,67 @@ class _Fitting(_Settings):
         _check_vae_options(vae, prepared, self.preset)
         split = _own_split(split, prepared, self.seed)
         self._forget()
-        self.split, self.dropped_units = split, _units_left_out(recording, prepared)
+        self.split = split
+        if prepared.responses.shape[1] < recording.responses.shape[1]:
+            self.dropped_units = tuple(np.flatnonzero(_constant(recording.responses)).tolist())
         _fit_run(self, prepared, out, train, start, given, progress, vae, compile)
         return self
 
     def transform(self, responses: Any) -> np.ndarray: # (n, units), or a Recording -> (n, D)
         "Latents (posterior means) of new responses of the same units. Raises ValueError."
-        if self.vae is None: _check_fitted(self)
+        if self.vae is None: self.require_fitted()
         return self.vae.latents(_kept_responses(self, responses)).numpy()
 
     def score(self, responses: Any = None) -> float: # at most 1
         "R^2 of responses decoded from their latents, mean over units; None: the test images."
-        if self.vae is None or responses is None: _check_fitted(self)
+        if self.vae is None or responses is None: self.require_fitted()
         if responses is None: responses = self.recording.select(images=self.split.test)
         x = _kept_responses(self, responses)
         return float(np.nanmean(_unit_r2(self.vae.standardized(x), self.vae.reconstruct(x))))
 
     def latents(self, table: bool = False) -> Tensor | pd.DataFrame: # (n, D)
         "Latents (posterior means) of all images; as a table with labels, then z1.1, z1.2, ..."
-        _check_fitted(self)
+        self.require_fitted()
         return self.vae.latent_table(self.recording) if table else self.vae.latents(self.recording)
 
 # %% ../nbs/07_model.ipynb #8299fbe7
-class _Editing(_Fitting):
-    "Edits, and how they are made."
-    def edit_settings(self, settings: EditSettings | str | None = None) -> EditSettings:
+class _Settling(_Fitting):
+    "How and where edits are made."
+    def to(self, device: str | torch.device) -> "MIGVis":
+        "Move the networks of edits to a device; the VAE stays on the CPU."
+        self.set_params(device=device)
+        for network in (self.critics, self.denoiser, self.weak):
+            if network is not None: network.to(self.device)
+        return self
+
+    def edit_settings(
+        self, settings: EditSettings | str | None = None,
+        n_groups: int | None = None, # of the critics; None: those of the VAE
+    ) -> EditSettings: # with nothing left to fill in
         "The given settings, completed by what the preset, the labels and the mode say."
-        _check_fitted(self)
-        return _edit_settings(self, settings)
+        self.require_fitted()
+        settings, vae = _as_settings(settings), self.vae
+        preset, labels = self.preset.edit_settings(settings.mode), EditSettings(settings.mode)
+        if self.weak is None: preset = replace(preset, autoguidance=1.0)
+        if settings.mode != "paper" and n_groups in (None, len(vae.groups)):
+            labels = replace(labels, hold=_hold_by_labels(vae.codes, len(vae.groups)))
+        return settings.resolve(preset, labels)
 
-    def editor(self, settings: EditSettings | str | None = None) -> Editor:
-        "What makes this run's edits; `replace(editor, guide=...)` has another guide."
-        return _make_editor(self, self.edit_settings(settings), self.critics, self.latents())
+    def editor(
+        self, settings: EditSettings | str | None = None,
+        critics: Critics | None = None, latents: Tensor | None = None, # (n, D); None: the run's
+    ) -> Editor:
+        "What makes edits; `replace(editor, guide=...)` has another guide."
+        critics = self.critics if critics is None else critics
+        z = self.latents() if latents is None else latents # negatives are of training images
+        settings = self.edit_settings(settings, len(critics.groups))
+        denoiser = _denoiser_for(self, settings.autoguidance)
+        critics, denoiser = _networks_in(settings.precision, critics, denoiser, self.device)
+        return Editor(critics, denoiser, denoiser.schedule, z[self.split.train], settings)
 
+# %% ../nbs/07_model.ipynb #5bf57edd
+class _Editing(_Settling):
+    "Edits."
     def edit(
         self,
         original: Any, # image numbers in the recording; or new images, (C, H, W) or (n, C, H, W)
@@ -602,7 +516,10 @@ class _Editing(_Fitting):
         aim = _as_aim(target, self.latents(), len(start.images), self.vae)
         every = aim.direction is not None and isinstance(groups, str) and groups == "all"
         chosen = tuple(sorted(aim.direction)) if every else _as_groups(groups, self.vae)
-        gammas = _as_gammas(gammas, editor.settings, both_ways=aim.direction is not None)
+        if gammas is None:
+            gammas = editor.settings.gammas
+            if aim.direction is not None: gammas = sorted({*gammas, *(-g for g in gammas if g)})
+        gammas = tuple(float(g) for g in np.atleast_1d(gammas))
         goal = aim.z if aim.direction is None else aim.direction
         edited = editor(start.images, goal, chosen, gammas, z_originals=start.z, paired=True,
                         dims=dims, progress=progress)
@@ -610,7 +527,7 @@ class _Editing(_Fitting):
 
     def direction(self, label: str, group: int | str, sd: float = 1.0) -> np.ndarray: # (D_g,)
         "How a group's latents change where a label is `sd` higher; for `edit(target=...)`."
-        _check_fitted(self)
+        self.require_fitted()
         return _label_direction(self, label, group, sd)
 
 # %% ../nbs/07_model.ipynb #ba39ba6f
@@ -632,41 +549,61 @@ class _Measuring(_Editing):
 
     def caption(self, mode: str) -> str:
         "Data, preset, seed and mode, for figures."
-        return _describe_run(self, mode)
-
-    def explore(self, originals: int | Sequence[int] | None = None,
-                targets: int | Sequence[int] | None = None, groups: str
-                | int | Sequence[int | str] = "all", gammas: Sequence[float] | None = None,
-                settings: EditSettings | str | None = None) -> Any:
-        # -> an ipywidgets widget
-        "Sliders over strength, group, original and target."
-        from migvis.show.widgets import explore_guidance
-        _check_fitted(self)
-        return explore_guidance(self, originals, targets, groups, gammas, settings)
+        notes = {"tiny": " (trained for seconds: layout only)",
+                 "demo": " (denoiser trained for minutes: edits are rough)"}
+        note = notes.get(self.preset.name.split(",")[0], "")
+        if "start" in self.options:
+            note = f" (denoiser trained on from the shipped {self.options['start']})"
+        if "denoiser" in self.options:
+            note = f" (a given{' latent' * getattr(self.denoiser, 'latent', False)} denoiser)"
+        if self.shipped: note = f" (shipped denoiser {self.shipped!r})"
+        name, simulated = self.recording.name, self.recording.simulated
+        kind = "" if "simulated" in name else "simulated recording " if simulated else "recording "
+        data = f"{kind}{name}".strip()
+        return f"{data}; {self.preset.name} preset{note}; seed {self.seed}; {mode} guidance"
 
     def report(self) -> dict[str, Any]: # JSON-able
         "What was measured on the held-out images: see `migvis.measure.report`."
-        _check_fitted(self)
+        self.require_fitted()
         return _make_report(self)
 
 # %% ../nbs/07_model.ipynb #795aab6b
 class _Judged(_Measuring):
-    "What independent networks see in a run's edits."
+    "What people and independent networks see in a run's edits."
+    def explore(self, originals: int | Sequence[int] | None = None,
+                targets: int | Sequence[int] | None = None,
+                groups: str | int | Sequence[int | str] = "all",
+                gammas: Sequence[float] | None = None,
+                settings: EditSettings | str | None = None,
+                draws: int = 1) -> Any: # of every edit, to choose between -> an ipywidgets widget
+        "Sliders over strength, group, draw, original and target."
+        from migvis.show.frames import guidance_frames
+        from migvis.show.widgets import explore
+        self.require_fitted()
+        return explore(guidance_frames(self, originals, targets, groups, gammas, settings, draws))
+
     def judge(self, progress: bool = True) -> Readouts:
         "Networks that read images and share nothing with the critics: shipped, or trained here."
-        _check_fitted(self)
+        self.require_fitted()
         return _judge_for(self, progress)
 
     def selectivity(self, n_pairs: int | None = None, settings: Any = None,
                     readouts: Readouts | None = None, folder: str | Path | None = None,
-                    groups: str | int | Sequence[int | str] = "all",
-                    min_angle: float = 60.0, latent_images: int = 2000, seed: int = 0,
+                    latent_images: int = 2000, seed: int = 0,
                     progress: bool = True) -> SelectivityResult:
         "What each group changes and keeps, read by a judge, with intervals over pairs."
-        _check_fitted(self)
-        measure = {"groups": groups, "min_angle": min_angle, "latent_images": latent_images,
-                   "seed": seed, "progress": progress}
-        return _by_judge(self, n_pairs, _named_settings(settings), readouts, folder, measure)
+        self.require_fitted()
+        n_pairs, settings = _check_n_pairs(self, n_pairs), _named_settings(settings)
+        if not settings: raise ValueError("there must be at least one mode")
+        for one in settings.values(): # refused before a judge is trained
+            _check_gamma(self.editor(one).settings.gammas, len(self.editor(one).settings.gammas))
+        folder = folder and Path(folder).expanduser()
+        checkpoint = folder and folder / "judge.checkpoints"
+        judge = readouts or _judge_for(self, progress, checkpoint)
+        result = run_selectivity(self, judge, n_pairs, settings, folder=folder, seed=seed,
+                                 latent_images=latent_images, progress=progress)
+        if folder and not readouts: shutil.rmtree(checkpoint, ignore_errors=True)
+        return result
 
 # %% ../nbs/07_model.ipynb #156ff77e
 class MIGVis(_Judged):
@@ -683,7 +620,7 @@ class MIGVis(_Judged):
     def save(self, folder: str | Path) -> Path:
         "Write the run: models, recording at the preset's resolution, report."
         from migvis.show.sharing import _save_run
-        _check_fitted(self)
+        self.require_fitted()
         return _save_run(self, claim_folder(folder, self.identity(self.recording)))
 
     @classmethod

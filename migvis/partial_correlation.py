@@ -7,9 +7,8 @@ __all__ = ['partial_correlation', 'GroupPenalty']
 
 # %% ../nbs/02_partial_correlation.ipynb #11664b88
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import product
 from typing import Any
 
 import torch
@@ -56,38 +55,25 @@ def _density_factors(z: Tensor, mean: Tensor, log_var: Tensor,
     samples = torch.cat([z * z, z, torch.ones_like(z[..., :1, :])], -2)
     return samples, torch.cat([-0.5 * precision, scaled, constant], -2)
 
-# %% ../nbs/02_partial_correlation.ipynb #6e9fbdae
-def _pairwise_log_density(z: Tensor, mean: Tensor, log_var: Tensor,
-                          n_groups: int | Sequence[int]) -> Tensor:
-    # -> (..., G, B, M) log q(z_g of row b | x of row m), nats
-    "Log density of each sample under each diagonal Gaussian, per group, by matrix products."
-    samples, components = _density_factors(z, mean, log_var, n_groups)
-    return samples.mT @ components
-
 # %% ../nbs/02_partial_correlation.ipynb #fea38c03
-def _is_weights(n_batch: int, n_data: int, rows: Tensor | None = None) -> Tensor:
-    # rows (b,) -> (b, B) weights; row = sample, column = posterior
+def _is_weights(n_batch: int, n_data: int) -> Tensor: # (B, B); row = sample, column = posterior
     "Importance-sampling weights (Esmaeili et al. 2019; Li et al. 2025); each row adds up to 1."
-    rows = torch.arange(n_batch) if rows is None else rows
-    weights = torch.full((len(rows), n_batch), (n_data - 1) / (n_data * max(n_batch - 1, 1)))
-    return weights.scatter_(1, rows[:, None], 1 / n_data if n_batch > 1 else 1.0)
+    weights = torch.full((n_batch, n_batch), (n_data - 1) / (n_data * max(n_batch - 1, 1)))
+    return weights.fill_diagonal_(1 / n_data if n_batch > 1 else 1.0)
 
 # %% ../nbs/02_partial_correlation.ipynb #c521c2cf
-def _mss_weights(n_batch: int, n_data: int, rows: Tensor | None = None) -> Tensor:
-    # rows (b,) -> (b, B) weights; row = sample, column = posterior
+def _mss_weights(n_batch: int, n_data: int) -> Tensor: # (B, B); row = sample, column = posterior
     "Minibatch stratified sampling weights (Chen et al. 2018, C.2); each row adds up to 1."
-    rows = torch.arange(n_batch) if rows is None else rows
-    if n_batch == 1: return torch.ones(len(rows), 1)
-    others = n_batch - 1
-    weights = torch.full((len(rows), n_batch), 1 / others).scatter_(1, rows[:, None], 1 / n_data)
-    next_row = (rows[:, None] + 1) % n_batch
-    return weights.scatter_(1, next_row, (n_data - others) / (n_data * others))
+    if n_batch == 1: return torch.ones(1, 1)
+    others, rows = n_batch - 1, torch.arange(n_batch)
+    weights = torch.full((n_batch, n_batch), 1 / others).fill_diagonal_(1 / n_data)
+    weights[rows, (rows + 1) % n_batch] = (n_data - others) / (n_data * others)
+    return weights
 
 # %% ../nbs/02_partial_correlation.ipynb #b18c3103
-def _mws_weights(n_batch: int, n_data: int, rows: Tensor | None = None) -> Tensor:
-    # rows (b,) -> (b, B) weights; row = sample, column = posterior
+def _mws_weights(n_batch: int, n_data: int) -> Tensor: # (B, B)
     "Minibatch weighted sampling weights (Chen et al. 2018, C.1), all 1 / (N B)."
-    return torch.full((n_batch if rows is None else len(rows), n_batch), 1 / (n_data * n_batch))
+    return torch.full((n_batch, n_batch), 1 / (n_data * n_batch))
 
 # %% ../nbs/02_partial_correlation.ipynb #09a7312e
 _ESTIMATORS = {"is": _is_weights, "mss": _mss_weights, "mws": _mws_weights}
@@ -143,20 +129,6 @@ class _PartialCorrelation(torch.autograd.Function):
         grad = (grad / slopes[0].shape[-1])[:, None, None, None]
         return *(slope * grad for slope in slopes), None, None
 
-# %% ../nbs/02_partial_correlation.ipynb #efa455c5
-@torch.no_grad()
-def _in_blocks(samples: Tensor, components: Tensor, log_weights: Callable[[Tensor], Tensor],
-               pairs_at_once: int) -> Tensor:
-    # samples (E, G, K, B); components (E, G, K, B) -> (E,)
-    "Mean of `_log_ratio` over a large batch without its gradient, a few samples at a time."
-    n_members, n_groups, _, n_batch = samples.shape
-    ratios = samples.new_empty(n_members, n_batch)
-    blocks = torch.arange(n_batch).split(max(1, pairs_at_once // (n_groups * n_batch)))
-    for member, rows in product(range(n_members), blocks):
-        pairs = samples[member][..., rows.to(samples.device)].mT @ components[member]
-        ratios[member, rows] = _log_ratio(pairs, log_weights(rows))
-    return ratios.mean(-1)
-
 # %% ../nbs/02_partial_correlation.ipynb #c2a1b006
 def _check_batch(z: Tensor, mean: Tensor, log_var: Tensor, estimator: str, n_data: int) -> None:
     "Raise ValueError for shapes that differ, an unknown estimator, and a data set below the batch."
@@ -177,20 +149,15 @@ def partial_correlation(
     n_groups: int | Sequence[int], # number of equal groups, or their sizes
     estimator: str = "is", # "is", "mss" or "mws"
     n_data: int | None = None, # N, size of the training set; None: the batch is the whole set
-    pairs_at_once: int = 2**18, # bounds the memory
+    pairs_at_once: int = 2**18, # as many members at a time as have no more pairs; one takes G B^2
 ) -> Tensor: # (...) nats
     "Partial correlation of the groups (paper Eq. 2) estimated from one batch. Raises ValueError."
     n_data = z.shape[-2] if n_data is None else n_data
     _check_batch(z, mean, log_var, estimator, n_data)
-    def log_weights(rows: Tensor | None = None) -> Tensor:
-        return _ESTIMATORS[estimator](z.shape[-2], n_data, rows).to(z).log()
+    log_weights = _ESTIMATORS[estimator](z.shape[-2], n_data).to(z).log()
     factors = _density_factors(z, mean, log_var, n_groups)
     samples, components = (t.reshape(-1, *t.shape[-3:]) for t in factors)
-    differentiated = samples.requires_grad or components.requires_grad
-    if samples.shape[1] * z.shape[-2]**2 > 16 * pairs_at_once and not differentiated:
-        value = _in_blocks(samples, components, log_weights, pairs_at_once)
-    else:
-        value = _PartialCorrelation.apply(samples, components, log_weights(), pairs_at_once)
+    value = _PartialCorrelation.apply(samples, components, log_weights, pairs_at_once)
     return value.reshape(z.shape[:-2])
 
 # %% ../nbs/02_partial_correlation.ipynb #8e4f892c
@@ -233,11 +200,6 @@ def _standardize_batch(z: Tensor) -> Tensor: # z (..., B, d) -> (..., B, d)
 class GroupPenalty:
     "What `vae.fit_vae` takes as `penalty`: partial correlation, and labels that free groups know."
     estimator: str = "is" # of the partial correlation: "is", "mss" or "mws"
-
-    def __post_init__(self) -> None:
-        if self.estimator not in _ESTIMATORS:
-            raise ValueError(f"unknown estimator {self.estimator!r}; choose from "
-                             f"{sorted(_ESTIMATORS)}")
 
     def partial_correlation(
         self,

@@ -6,7 +6,6 @@
 __all__ = ['PAPER', 'NeuralVAE', 'Penalty', 'elbo_terms', 'FittedVAE', 'fit_vae']
 
 # %% ../nbs/01_vae.ipynb #15d40946
-import hashlib
 import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -23,7 +22,7 @@ from accelerate import PartialState
 from torch import Tensor, nn
 
 from .data import Recording, Standardizer
-from .support.files import _building_from, load_tensors, save_tensors
+from .support.files import _building_from, digest, load_tensors, save_tensors
 from .support.labels import (POSE_AND_CATEGORY, Categorical, Continuous, Supervision,
                                    _CategoricalCode, _find_group, _group_names, _label_codes,
                                    _LabelCode, _prior_sizes, _read_codes, _write_codes)
@@ -33,13 +32,6 @@ from .support.training import Batch, Fit, fit, generator, resolve_device, warmup
 
 # %% ../nbs/01_vae.ipynb #bcd642e1
 _PRIOR_HIDDEN = 64 # width of the hidden layer of a prior
-
-# %% ../nbs/01_vae.ipynb #c3a00004
-def _check_network(groups: tuple[int, ...], heads: tuple[tuple[int, int, bool], ...]) -> None:
-    "Raise ValueError for sizes that are not positive, and for heads on groups that are not there."
-    if min(groups, default=0) < 1 or any(not 0 <= group < len(groups) for group, *_ in heads):
-        raise ValueError(f"groups {groups} must be positive sizes, and the heads {heads}, each "
-                         "(index of a group, outputs, aligned), must name one of them")
 
 # %% ../nbs/01_vae.ipynb #27447378
 class NeuralVAE(nn.Module):
@@ -56,7 +48,8 @@ class NeuralVAE(nn.Module):
         super().__init__()
         groups, hidden = tuple(groups), (hidden,) if isinstance(hidden, int) else tuple(hidden)
         heads, priors = tuple(map(tuple, heads)), tuple(map(tuple, priors))
-        _check_network(groups, heads)
+        if min(groups, default=0) < 1:
+            raise ValueError(f"groups must be positive sizes, got {groups}")
         self.config = {"n_units": n_units, "groups": groups, "hidden": hidden, "heads": heads,
                        "priors": priors, "members": members}
         self.groups = groups
@@ -127,9 +120,6 @@ class _GaussianLogLikelihood(torch.autograd.Function):
         for_noise = 0.5 * (grad.unsqueeze(-2) @ squared - grad.sum(-1)[..., None, None])
         return for_output.sum_to_size(ctx.shapes[0]), None, for_noise.sum_to_size(ctx.shapes[1])
 
-# %% ../nbs/01_vae.ipynb #90daa74d
-_LIKELIHOODS = ("gaussian", "poisson")
-
 # %% ../nbs/01_vae.ipynb #b7abc14f
 def _log_likelihood(likelihood: str, output: Tensor, target: Tensor, log_noise: Tensor) -> Tensor:
     # output (..., B, N); target (B, N); log_noise (..., 1, N) -> (..., B) nats, summed over units
@@ -150,11 +140,8 @@ def _gaussian_kl(mean: Tensor, log_var: Tensor, prior_mean: Tensor | float = 0.0
                  prior_log_var: Tensor | float = 0.0) -> Tensor:
     # -> (..., B, D) nats
     "KL divergence of a diagonal Gaussian from another (the standard normal), by dimension."
-    ratio = log_var - prior_log_var
-    distance = (mean - prior_mean).square()
-    if isinstance(prior_log_var, Tensor):
-        distance = distance * torch.exp(-prior_log_var)
-    return 0.5 * (ratio.exp() - ratio + distance - 1)
+    ratio, prior_precision = log_var - prior_log_var, torch.exp(-torch.as_tensor(prior_log_var))
+    return 0.5 * (ratio.exp() - ratio + (mean - prior_mean).square() * prior_precision - 1)
 
 # %% ../nbs/01_vae.ipynb #999e47b5
 _PRIOR_ANCHOR = 0.05 # share of the standard normal's KL that a group with labels keeps
@@ -226,26 +213,13 @@ def _make_targets(recording: Recording, standardizer: Standardizer,
     return _Targets(x, raw if counts else x, tuple(code.encode(recording.labels) for code in codes))
 
 # %% ../nbs/01_vae.ipynb #195c7fc4
-def _of_members(members: Tensor | slice | None, like: Tensor, posterior: tuple[Tensor, ...],
-                term: Callable[..., Tensor]) -> Tensor:
-    # like ([E]); posterior ([E,] B, D) -> ([E])
+def _of_members(members: Tensor | None, term: Callable[..., Tensor], *posterior: Tensor) -> Tensor:
+    # members (e,) of E, None: all; posterior ([E,] B, D) -> ([E])
     "A term that costs much, for the members that need it; NaN for the others."
     if members is None: return term(*posterior)
-    some = [part[members] for part in posterior]
-    out = torch.full_like(like, float("nan"))
-    if len(some[0]):
-        out[members] = term(*some)
+    out = posterior[0].new_full(posterior[0].shape[:1], math.nan)
+    if len(members): out[members] = term(*(part[members] for part in posterior))
     return out
-
-# %% ../nbs/01_vae.ipynb #c3a00005
-def _kl_terms(model: NeuralVAE, mean: Tensor, log_var: Tensor, codes: Sequence[_LabelCode],
-              labels: Sequence[Tensor]) -> dict[str, Tensor]:
-    # mean ([E,] B, D); log_var ([E,] B, D); labels: targets of their heads -> ([E]) nats
-    "KL from the standard normal (all groups, free groups), and from the priors given labels."
-    kl, labelled = _gaussian_kl(mean, log_var), {code.group for code in codes}
-    free = [part.sum(-1) for g, part in enumerate(kl.split(model.groups, -1)) if g not in labelled]
-    return {"kl": kl.sum(-1).mean(-1), "kl_free": sum(free, torch.zeros_like(kl[..., 0])).mean(-1),
-            "kl_prior": _prior_kl(model, mean, log_var, codes, labels).mean(-1)}
 
 # %% ../nbs/01_vae.ipynb #0047e78c
 def elbo_terms(
@@ -256,8 +230,8 @@ def elbo_terms(
     n_data: int, # size of the training set, for the partial correlation
     likelihood: str = "gaussian",
     penalty: Penalty | None = None, # None: without the terms pc and leak
-    pc_members: Tensor | slice | None = None, # members with the term pc; None: all
-    leak_members: Tensor | slice | None = None, # the same for the leak
+    pc_members: Tensor | None = None, # members with the term pc; None: all
+    leak_members: Tensor | None = None, # the same for the leak
 ) -> dict[str, Tensor]: # ([E]) nats: reconstruction, label:<name>, kl, ..., pc, leak
     "Each term of the objective, averaged over the batch; NaN where it was not computed."
     mean, log_var = model.encode(targets.x)
@@ -266,13 +240,16 @@ def elbo_terms(
     terms = {"reconstruction": explained.mean(-1)}
     for code, output, label in zip(codes, model.predict(z), targets.labels):
         terms[f"label:{code.name}"] = code.log_likelihood(output, label).mean(-1)
-    terms |= _kl_terms(model, mean, log_var, codes, targets.labels)
+    kl, labelled = _gaussian_kl(mean, log_var), {code.group for code in codes}
+    free = [part.sum(-1) for g, part in enumerate(kl.split(model.groups, -1)) if g not in labelled]
+    terms |= {"kl": kl.sum(-1).mean(-1), "kl_free": sum(free, torch.zeros_like(kl[..., 0])).mean(-1),
+              "kl_prior": _prior_kl(model, mean, log_var, codes, targets.labels).mean(-1)}
     if penalty is None:
-        return terms | {name: torch.full_like(terms["kl"], float("nan")) for name in ("pc", "leak")}
+        return terms | {name: torch.full_like(terms["kl"], math.nan) for name in ("pc", "leak")}
     def pc(*part: Tensor) -> Tensor: return penalty.partial_correlation(*part, model.groups, n_data)
     def leak(part: Tensor) -> Tensor: return _leak(penalty, part, model.groups, codes, targets.labels)
-    return terms | {"pc": _of_members(pc_members, terms["kl"], (z, mean, log_var), pc),
-                    "leak": _of_members(leak_members, terms["kl"], (mean,), leak)}
+    return terms | {"pc": _of_members(pc_members, pc, z, mean, log_var),
+                    "leak": _of_members(leak_members, leak, mean)}
 
 # %% ../nbs/01_vae.ipynb #9e6a2521
 _WEIGHTS = ("beta", "label_weight", "prior_weight", "free_weight", "leak_weight") # as in VAEConfig
@@ -303,9 +280,9 @@ class _Ensemble:
     standardizer: Standardizer # of the training responses
     codes: tuple[_LabelCode, ...] # of the label heads
     members: pd.DataFrame # E rows: variant, seed, weights, validation (lower is better)
+    activity: np.ndarray # (E, D) share of each latent that varies with the images
     likelihood: str = "gaussian"
     history: pd.DataFrame | None = None # of training: lists of E numbers
-    activity: np.ndarray | None = None # (E, D) share of each latent that varies with the images
 
     @property
     def groups(self) -> tuple[int, ...]:
@@ -376,9 +353,6 @@ class _Grouped(_Ensemble):
 
     def active(self, member: int | None = None) -> tuple[tuple[int, ...], ...]:
         "Dimensions of each group, from 0 within it, that vary with the images."
-        if self.activity is None:
-            raise ValueError("this VAE was written by an older migvis and does not say which "
-                             "dimensions are active; fit it again")
         shares = self.activity[self.best if member is None else member]
         parts = np.split(shares, np.cumsum(self.groups)[:-1])
         return tuple(tuple(np.flatnonzero(part > _ACTIVE).tolist()) for part in parts)
@@ -397,6 +371,11 @@ class _Explained(_Grouped):
         mean, log_var = self.posterior(recording, member)
         noise = torch.randn(mean.shape, generator=generator(seed, 1)) if sample else 0.0
         return mean + torch.exp(log_var / 2) * noise
+
+    def latent_table(self, recording: Recording) -> pd.DataFrame:
+        "The recording's labels beside the posterior means z1.1, ... (group.dimension)."
+        z = pd.DataFrame(self.latents(recording).numpy(), columns=_latent_names(self.groups))
+        return pd.concat([recording.labels.reset_index(drop=True), z], axis=1)
 
     def decode(self, z: Tensor, member: int | None = None) -> np.ndarray: # (n, D) -> (n, N)
         "Standardised responses of latents."
@@ -431,24 +410,43 @@ def _jacobian(function: Callable[[Tensor], Tensor], at: Tensor) -> Tensor:
     return torch.func.vmap(derivative, chunk_size=256)(at).detach()
 
 # %% ../nbs/01_vae.ipynb #c3a00012
-def _loadings(fitted: "FittedVAE", recording: _Responses, member: int | None) -> pd.DataFrame:
-    # member: None: the best -> units x latents
-    "Change of each unit, in its s.d., for one s.d. of each latent, averaged over images."
-    z, model = fitted.latents(recording, member), fitted.single(member)
-    slope = _jacobian(lambda row: _expected_response(fitted.likelihood, model.decode(row)), z)
-    slope = slope.mean(0) * z.std(0)
-    scale = torch.as_tensor(fitted.standardizer.scale)[:, None]
-    slope = slope if fitted.likelihood == "gaussian" else slope / scale
-    return pd.DataFrame(slope, columns=_latent_names(fitted.groups)).rename_axis("unit")
+class _Reading(_Explained):
+    "What latents say about labels and units."
+    def predict_labels(self, recording: _Responses,
+                       member: int | None = None) -> dict[str, np.ndarray]:
+        "Predictions of the label heads in the labels' own units: (n, columns), or (n,) classes."
+        with torch.no_grad():
+            outputs = self.single(member).predict(self.latents(recording, member))
+        return {code.name: code.decode(output) for code, output in zip(self.codes, outputs)}
 
-# %% ../nbs/01_vae.ipynb #c3a00013
-def _contributions(fitted: "FittedVAE", recording: _Responses, member: int | None) -> pd.DataFrame:
-    # member: None: the best -> units x groups, adding up to 1 over units
-    "Share of each unit in the squared derivatives of a group's posterior means."
-    model, x = fitted.single(member), torch.as_tensor(fitted.standardized(recording))
-    squared = _jacobian(lambda row: model.encode(row)[0], x).square().mean(0)
-    shares = torch.stack([part.sum(0) for part in squared.split(fitted.groups)], 1)
-    return pd.DataFrame(shares / shares.sum(0), columns=fitted.group_names).rename_axis("unit")
+    def unit_r2(self, recording: _Responses, member: int | None = None) -> pd.DataFrame:
+        "R^2 of each unit (rows) from parts of the latents: all, labelled, free, group 1, ..."
+        parts = {"all": range(len(self.groups)), "labelled": self.labelled, "free": self.free}
+        parts |= {f"group {g + 1}": (g,) for g in parts["all"]}
+        x, r2 = self.standardized(recording), {}
+        for name, part in parts.items():
+            r2[name] = _unit_r2(x, self.reconstruct(recording, member, [g + 1 for g in part]))
+        return pd.DataFrame(r2).rename_axis("unit")
+
+    def group_r2(self, recording: _Responses, member: int | None = None) -> pd.Series:
+        "R^2 from the same parts of the latents, mean over units."
+        return self.unit_r2(recording, member).mean()
+
+    def loadings(self, recording: _Responses) -> pd.DataFrame: # units x latents
+        "Change of each unit, in its s.d., for one s.d. of each latent, averaged over images."
+        z, model = self.latents(recording), self.single()
+        slope = _jacobian(lambda row: _expected_response(self.likelihood, model.decode(row)), z)
+        slope = slope.mean(0) * z.std(0)
+        if self.likelihood != "gaussian":
+            slope = slope / torch.as_tensor(self.standardizer.scale)[:, None]
+        return pd.DataFrame(slope, columns=_latent_names(self.groups)).rename_axis("unit")
+
+    def contributions(self, recording: _Responses) -> pd.DataFrame: # units x groups
+        "Share of each unit in the squared derivatives of a group's latents; a group adds up to 1."
+        model, x = self.single(), torch.as_tensor(self.standardized(recording))
+        squared = _jacobian(lambda row: model.encode(row)[0], x).square().mean(0)
+        shares = torch.stack([part.sum(0) for part in squared.split(self.groups)], 1)
+        return pd.DataFrame(shares / shares.sum(0), columns=self.group_names).rename_axis("unit")
 
 # %% ../nbs/01_vae.ipynb #c3a00015
 def _latent_names(groups: Sequence[int]) -> list[str]: # D
@@ -456,120 +454,61 @@ def _latent_names(groups: Sequence[int]) -> list[str]: # D
     return [f"z{g + 1}.{d + 1}" for g, size in enumerate(groups) for d in range(size)]
 
 # %% ../nbs/01_vae.ipynb #99c3f257
-class FittedVAE(_Explained):
+class FittedVAE(_Reading):
     "An ensemble of trained VAEs with its standardiser and label codes."
+    def __repr__(self) -> str:
+        names = self.group_names
+        if self.members.variant.nunique() == 1:
+            names = [f"{name}: {len(active)} of {size} active"
+                     for name, active, size in zip(names, self.active(), self.groups)]
+        size = f"{self.model.config['n_units']} units, {len(self.members)} members"
+        return f"FittedVAE({size}; {'; '.join(names)})"
+
     def variant(self, name: str) -> "FittedVAE":
         "Only the members of one variant. Raises ValueError for an unknown name."
-        return _take_variant(self, name)
+        which = np.flatnonzero(self.members.variant == name)
+        if not len(which):
+            raise ValueError(f"no variant {name!r}; there are {list(self.members.variant.unique())}")
+        return replace(self, model=_take_members(self.model, which.tolist()), history=None,
+                       members=self.members.iloc[which].reset_index(drop=True),
+                       activity=self.activity[which])
 
-    def predict_labels(
-        self, recording: _Responses,
-        member: int | None = None, # None: the best
-    ) -> dict[str, np.ndarray]: # by name: (n, columns) numbers, or (n,) classes
-        "Predictions of the label heads in the labels' own units."
-        with torch.no_grad():
-            outputs = self.single(member).predict(self.latents(recording, member))
-        return {code.name: code.decode(output) for code, output in zip(self.codes, outputs)}
+    def save(self, path: str | Path) -> Path: # a .safetensors file
+        "Write weights, standardiser, label codes and table of members."
+        tensors = {f"model.{key}": value for key, value in self.model.state_dict().items()}
+        arrays = {"standardizer.mean": self.standardizer.mean,
+                  "standardizer.scale": self.standardizer.scale, "activity": self.activity}
+        tensors |= {name: torch.as_tensor(array) for name, array in arrays.items()}
+        return save_tensors(path, tensors, {
+            "kind": "vae", "config": self.model.config, "codes": _write_codes(self.codes),
+            "likelihood": self.likelihood, "members": self.members.to_dict("list")})
 
-    def group_r2(self, recording: _Responses, member: int | None = None) -> pd.Series:
-        "R^2 (mean over units) from parts of the latents: all, labelled, free, group 1, ..."
-        return _r2_of_parts(self, recording, member).mean()
-
-    def unit_r2(self, recording: _Responses, member: int | None = None) -> pd.DataFrame:
-        "R^2 of each unit (rows) from the same parts of the latents."
-        return _r2_of_parts(self, recording, member)
-
-    def loadings(self, recording: _Responses, member: int | None = None) -> pd.DataFrame:
-        "Change of each unit (rows), in its s.d., for one s.d. of each latent."
-        return _loadings(self, recording, member)
-
-    def contributions(self, recording: _Responses, member: int | None = None) -> pd.DataFrame:
-        "Share of each unit (rows) in what moves each group; a group adds up to 1."
-        return _contributions(self, recording, member)
-
-    def latent_table(self, recording: Recording, member: int | None = None) -> pd.DataFrame:
-        "The recording's labels beside the posterior means z1.1, ... (group.dimension)."
-        z, names = self.latents(recording, member).numpy(), _latent_names(self.groups)
-        labels = recording.labels.reset_index(drop=True)
-        return pd.concat([labels, pd.DataFrame(z, columns=names)], axis=1)
-
-    def __repr__(self) -> str: return _describe(self)
-    def save(self, path: str | Path) -> Path: return _save(self, path)
     @staticmethod
-    def load(path: str | Path) -> "FittedVAE": return _load(path)
-
-# %% ../nbs/01_vae.ipynb #38ff00ea
-def _r2_of_parts(fitted: FittedVAE, recording: _Responses, member: int | None) -> pd.DataFrame:
-    # -> units x (all, labelled, free, each group)
-    "R^2 of each unit decoded from parts of the latents."
-    parts = {"all": range(len(fitted.groups)), "labelled": fitted.labelled, "free": fitted.free}
-    parts |= {f"group {g + 1}": (g,) for g in parts["all"]}
-    x = fitted.standardized(recording)
-    def r2(part: Sequence[int]) -> np.ndarray:
-        return _unit_r2(x, fitted.reconstruct(recording, member, [g + 1 for g in part]))
-    return pd.DataFrame({name: r2(part) for name, part in parts.items()}).rename_axis("unit")
-
-# %% ../nbs/01_vae.ipynb #c3a00017
-def _take_variant(fitted: FittedVAE, name: str) -> FittedVAE:
-    "Only the members of one variant. Raises ValueError for an unknown name."
-    which = np.flatnonzero(fitted.members.variant == name)
-    if not len(which):
-        raise ValueError(f"no variant {name!r}; there are {list(fitted.members.variant.unique())}")
-    members = fitted.members.iloc[which].reset_index(drop=True)
-    activity = None if fitted.activity is None else fitted.activity[which]
-    model = _take_members(fitted.model, which.tolist())
-    return replace(fitted, model=model, members=members, history=None, activity=activity)
-
-# %% ../nbs/01_vae.ipynb #974dcea7
-def _describe(fitted: FittedVAE) -> str:
-    "Units, members, and groups with their labels and active dimensions, in a line."
-    names = fitted.group_names
-    if fitted.activity is not None and fitted.members.variant.nunique() == 1:
-        names = [f"{name}: {len(active)} of {size} active"
-                 for name, active, size in zip(names, fitted.active(), fitted.groups)]
-    size = f"{fitted.model.config['n_units']} units, {len(fitted.members)} members"
-    return f"FittedVAE({size}; {'; '.join(names)})"
+    def load(path: str | Path) -> "FittedVAE":
+        "Read what `save` wrote. Raises ValueError for another kind of file."
+        tensors, meta = load_tensors(path, "vae")
+        weights = {key.removeprefix("model."): value for key, value in tensors.items()
+                   if key.startswith("model.")}
+        with _building_from(path):
+            model = NeuralVAE(**meta["config"])
+            model.load_state_dict(weights)
+            mean, scale = (tensors[f"standardizer.{name}"].numpy() for name in ("mean", "scale"))
+            codes = _read_codes(meta["codes"])
+            members, activity = pd.DataFrame(meta["members"]), tensors["activity"].numpy()
+            return FittedVAE(model.eval(), Standardizer(mean, scale), codes, members, activity,
+                             meta["likelihood"])
 
 # %% ../nbs/01_vae.ipynb #1587966d
 def _dimension_pairs(fitted: FittedVAE, group: int) -> list[tuple[int, int]]:
     # group: index, from 0 -> of dimensions counted within the group
     "Neighbouring pairs of a group's active dimensions; of all if fewer than two are active."
-    size, mixed = fitted.groups[group], fitted.members.variant.nunique() > 1
-    active = list(range(size)) if fitted.activity is None or mixed else list(fitted.active()[group])
+    size, active = fitted.groups[group], list(fitted.active()[group])
     if len(active) < 2:
         warnings.warn(f"group {group + 1} has {len(active)} active dimensions of {size}: pairs of "
                       "all are shown", stacklevel=2)
         active = list(range(size))
     ends = list(range(1, len(active), 2)) + ([len(active) - 1] if len(active) % 2 else [])
     return [(active[end - 1], active[end]) for end in ends]
-
-# %% ../nbs/01_vae.ipynb #8053a443
-def _save(fitted: FittedVAE, path: str | Path) -> Path: # path: a .safetensors file
-    "Write weights, standardiser, label codes and table of members as one safetensors file."
-    tensors = {f"model.{key}": value for key, value in fitted.model.state_dict().items()}
-    tensors |= {f"standardizer.{name}": torch.as_tensor(getattr(fitted.standardizer, name))
-                for name in ("mean", "scale")}
-    if fitted.activity is not None:
-        tensors["activity"] = torch.as_tensor(fitted.activity)
-    return save_tensors(path, tensors, {
-        "kind": "vae", "config": fitted.model.config, "codes": _write_codes(fitted.codes),
-        "first_group": 1, "likelihood": fitted.likelihood, "members": fitted.members.to_dict("list")})
-
-# %% ../nbs/01_vae.ipynb #6de21751
-def _load(path: str | Path) -> FittedVAE: # path: written by `FittedVAE.save`
-    "Read a fitted VAE. Raises ValueError for another kind of file."
-    tensors, meta = load_tensors(path, "vae")
-    weights = {key.removeprefix("model."): value for key, value in tensors.items()
-               if key.startswith("model.")}
-    with _building_from(path):
-        model = NeuralVAE(**meta["config"])
-        model.load_state_dict(weights)
-        mean, scale = (tensors[f"standardizer.{name}"].numpy() for name in ("mean", "scale"))
-        codes = _read_codes(meta["codes"], meta.get("first_group", 0))
-        activity = tensors["activity"].numpy() if "activity" in tensors else None
-        members = pd.DataFrame(meta["members"])
-        return FittedVAE(model.eval(), Standardizer(mean, scale), codes, members,
-                         meta["likelihood"], activity=activity)
 
 # %% ../nbs/01_vae.ipynb #9aa0b1ef
 PAPER = { # weights of the paper's form
@@ -597,8 +536,8 @@ def _member_table(variants: Mapping[str, Mapping[str, float]],
 # %% ../nbs/01_vae.ipynb #c1a1b001
 def _check_fit(members: pd.DataFrame, penalty: Penalty | None, likelihood: str) -> None:
     "Raise ValueError for an unknown likelihood, several processes, and a penalty that is missing."
-    if likelihood not in _LIKELIHOODS:
-        raise ValueError(f"unknown likelihood {likelihood!r}; choose from {list(_LIKELIHOODS)}")
+    if likelihood not in ("gaussian", "poisson"):
+        raise ValueError(f"unknown likelihood {likelihood!r}; choose 'gaussian' or 'poisson'")
     if PartialState().num_processes > 1:
         raise ValueError("the neural VAE is small and is fitted by one process; run fit_vae "
                          "without `accelerate launch`, and launch what comes after it")
@@ -631,13 +570,6 @@ def _weights_at(weights: dict[str, Tensor], share: float) -> dict[str, Tensor]:
     return weights | {"free_weight": ramp * weights["free_weight"],
                       "leak_weight": forgetting * weights["leak_weight"]}
 
-# %% ../nbs/01_vae.ipynb #ea85e3fc
-def _which(weight: Tensor) -> Tensor | slice: # (E,)
-    "Members whose weight is not 0; neighbours as a slice, which copies nothing."
-    which = weight.nonzero()[:, 0]
-    first, size = int(which[0]) if len(which) else 0, len(which)
-    return slice(first, first + size) if not size or int(which[-1]) == first + size - 1 else which
-
 # %% ../nbs/01_vae.ipynb #4d367cc8
 @dataclass(frozen=True)
 class _Objective:
@@ -649,8 +581,8 @@ class _Objective:
     steps: int # of the whole training
     stream: Tensor # (E,) which noise stream each member takes, from 0
     n_streams: int
-    pc_members: Tensor | slice # members with a partial correlation
-    leak_members: Tensor | slice # members with a penalty on the leak of labels
+    pc_members: Tensor # members with a partial correlation
+    leak_members: Tensor # members with a penalty on the leak of labels
     likelihood: str
     penalty: Penalty | None
 
@@ -687,34 +619,18 @@ def _make_objective(parts: Sequence[Recording], members: pd.DataFrame, standardi
     weights = {name: torch.tensor(members[name].to_numpy(np.float32), device=device)
                for name in _WEIGHTS}
     stream, seeds = pd.factorize(members.seed)
+    pc, leak = (weights[name].nonzero()[:, 0] for name in ("beta", "leak_weight"))
     return _Objective(codes, train, validation, weights, steps,
-                      torch.as_tensor(stream, device=device), len(seeds), _which(weights["beta"]),
-                      _which(weights["leak_weight"]), likelihood, penalty)
-
-# %% ../nbs/01_vae.ipynb #c3a00020
-def _new_ensemble(config: VAEConfig, members: pd.DataFrame, codes: Sequence[_LabelCode],
-                  n_units: int) -> NeuralVAE:
-    "Members with their initial weights, and priors where one of them needs them."
-    priors = _prior_sizes(codes) if (members.prior_weight > 0).any() else ()
-    network = (n_units, config.groups, config.hidden, tuple(code.head for code in codes), priors)
-    return _seeded_ensemble(members.seed.tolist(), *network)
-
-# %% ../nbs/01_vae.ipynb #b48f22cd
-def _digest(recording: Recording, targets: _Targets) -> str: # 16 hexadecimal digits
-    "Digest of responses and of the labels that supervise; the same on any device."
-    labels = [label.cpu().numpy() for label in targets.labels]
-    parts = [np.asarray(recording.responses, np.float32), *labels]
-    return hashlib.sha1(b"".join(map(np.ndarray.tobytes, parts))).hexdigest()[:16]
+                      torch.as_tensor(stream, device=device), len(seeds), pc, leak, likelihood, penalty)
 
 # %% ../nbs/01_vae.ipynb #c3a00022
 def _fingerprint(config: VAEConfig, members: pd.DataFrame, objective: _Objective,
                  parts: Sequence[Recording]) -> dict[str, Any]:
-    "What must agree for a checkpoint to be of this run."
-    train, validation = parts
-    return {"config": asdict(config), "members": members.to_dict("list"),
-            "codes": repr(objective.codes), "likelihood": objective.likelihood,
-            "penalty": repr(objective.penalty), "train": _digest(train, objective.train),
-            "validation": _digest(validation, objective.validation)}
+    "What must agree for a checkpoint to be of this run; the same on any device."
+    settings = {name: repr(getattr(objective, name)) for name in ("codes", "likelihood", "penalty")}
+    data = [[digest(x) for x in (torch.as_tensor(part.responses), *targets.labels)]
+            for part, targets in zip(parts, (objective.train, objective.validation))]
+    return {"config": asdict(config), "members": members.to_dict("list"), "data": data} | settings
 
 # %% ../nbs/01_vae.ipynb #c3a00021
 def _finish(run: Fit, objective: _Objective, standardizer: Standardizer,
@@ -723,8 +639,8 @@ def _finish(run: Fit, objective: _Objective, standardizer: Standardizer,
     scores = pd.DataFrame(run.history.validation.dropna().tolist()).min()
     model, members = run.model.cpu().eval(), members.assign(validation=scores.to_numpy())
     activity = _posterior_activity(model, objective.train.x.cpu())
-    fitted = FittedVAE(model, standardizer, objective.codes, members, objective.likelihood,
-                       run.history, activity)
+    fitted = FittedVAE(model, standardizer, objective.codes, members, activity, objective.likelihood,
+                       run.history)
     active = fitted.variant(members.variant.iloc[-1]).active()
     if empty := [g + 1 for g, dimensions in enumerate(active) if not dimensions]:
         warnings.warn(f"groups {empty} carry nothing (no active dimension): edits by them show "
@@ -746,7 +662,6 @@ def fit_vae(
     seed: int = 0, # of batches and noise
     device: str | torch.device = "auto",
     checkpoint: str | Path | None = None, # folder of checkpoints; a run found there is resumed
-    checkpoint_every: int = 500, # steps
     validate_every: int | None = None, # steps; None: twenty times a run
     callback: Callable[[int, nn.Module, Mapping], None] | None = None, # step, model, logged row
     desc: str = "neural VAE", # of the progress bar
@@ -759,13 +674,15 @@ def fit_vae(
     _check_fit(members, penalty, likelihood)
     standardizer = Standardizer.fit(train.responses)
     codes = _label_codes(train.labels, supervision, len(config.groups))
-    objective = _make_objective((train, validation), members, standardizer, codes, likelihood,
-                                penalty, config.steps, resolve_device(device))
-    run = fit(_new_ensemble(config, members, codes, train.responses.shape[1]), objective.loss,
-              len(objective.train), steps=config.steps, batch_size=config.batch_size, lr=config.lr,
-              schedule=warmup_cosine(config.steps), seed=seed,
-              device=device, validate=objective.score, validate_every=validate_every,
-              keep_best=True, checkpoint=checkpoint, checkpoint_every=checkpoint_every,
-              callback=callback, threads=1, desc=desc, progress=progress,
-              fingerprint=_fingerprint(config, members, objective, (train, validation)))
+    parts, device = (train, validation), resolve_device(device)
+    objective = _make_objective(parts, members, standardizer, codes, likelihood, penalty,
+                                config.steps, device)
+    priors = _prior_sizes(codes) if (members.prior_weight > 0).any() else ()
+    model = _seeded_ensemble(members.seed.tolist(), train.responses.shape[1], config.groups,
+                             config.hidden, tuple(code.head for code in codes), priors)
+    run = fit(model, objective.loss, len(objective.train), steps=config.steps,
+              batch_size=config.batch_size, lr=config.lr, schedule=warmup_cosine(config.steps),
+              seed=seed, device=device, validate=objective.score, validate_every=validate_every,
+              keep_best=True, checkpoint=checkpoint, callback=callback, threads=1, desc=desc,
+              progress=progress, fingerprint=_fingerprint(config, members, objective, parts))
     return _finish(run, objective, standardizer, members)

@@ -1,5 +1,6 @@
 """What several test files share."""
 import os
+import shutil
 from collections.abc import MutableMapping
 from pathlib import Path
 
@@ -14,6 +15,9 @@ def hide_gpu(environment: MutableMapping[str, str]) -> None:
 hide_gpu(os.environ)  # before torch is imported
 
 ROOT = Path(__file__).parents[1]
+FLAGS = ("--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
+         "--disable-component-update --disable-sync").split()
+PROGRAMS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 
 
 @pytest.fixture(scope="session")
@@ -23,6 +27,18 @@ def realdata() -> Path:
     if not folder.is_dir():
         pytest.skip(f"real recordings are not at {folder}; set MIGVIS_REALDATA to their folder")
     return folder
+
+
+@pytest.fixture(scope="session")
+def browser():
+    "Headless Chromium."
+    sync_api = pytest.importorskip("playwright.sync_api", reason="the browser tests need playwright: pip install playwright")
+    program = os.environ.get("MIGVIS_CHROMIUM") or next(filter(None, map(shutil.which, PROGRAMS)), None)
+    if not program: pytest.skip("the browser tests need Chromium: install the system's package, or set MIGVIS_CHROMIUM to a browser")
+    with sync_api.sync_playwright() as playwright:
+        running = playwright.chromium.launch(executable_path=program, args=FLAGS)
+        yield running
+        running.close()
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -21,12 +21,12 @@ from migvis import EditSettings, Recording, cli, simulate_hvm
 from migvis.cli import _option, _preset_of, _step_counts, _build_parser, main
 from migvis.show.looking import _choose_pair
 from migvis.support.edits import Edits
-from migvis.support.presets import get_preset
+from migvis.support.presets import _PRESETS, get_preset
 from tests.conftest import ROOT
 
 TINY = get_preset("tiny")
 SMALLER = replace(TINY, vae=replace(TINY.vae, steps=60), critic=replace(TINY.critic, steps=40),
-                  denoiser=replace(TINY.denoiser, steps=40), t_edit=12)
+                  denoiser=replace(TINY.denoiser, steps=6), t_edit=12)
 
 
 def migvis(*arguments, **kw):
@@ -43,25 +43,33 @@ def fitted(saved, tmp_path_factory):
     "Folder of a run, its name with a space, and what `migvis fit` printed; its preset takes even less than the tiny one."
     run = tmp_path_factory.mktemp("fitted") / "my data" / "run"
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(io.StringIO()) as printed:
-        patch.setattr("migvis.support.presets._tiny_preset", lambda: SMALLER)
+        patch.setitem(_PRESETS, "tiny", SMALLER)
         assert main(["fit", "--recording", str(saved), "--out", str(run), "--preset", "tiny", "--device", "cpu", "--quiet"]) == 0
     return run, printed.getvalue()
 
 
+AS_SMALLER = """
+import sys
+from tests.test_cli import _PRESETS, SMALLER, main
+_PRESETS["tiny"] = SMALLER
+sys.exit(main())
+"""
+
+
 def test_demo_interrupted_then_finished(tmp_path):
     out = tmp_path / "demo"
-    command = [sys.executable, "-m", "migvis", "demo", "--preset", "tiny", "--out", str(out), "--device", "cpu"]
+    command = [sys.executable, "-c", AS_SMALLER, "demo", "--preset", "tiny", "--out", str(out), "--device", "cpu"]
     environment = {name: value for name, value in os.environ.items() if name != "TQDM_DISABLE"} # bars tell the stage
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment,
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment,
                                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)) # a background job's shell has it ignored
-    for _ in range(3000):
+    for _ in range(15_000):
         if (out / "run" / "vae.safetensors").exists() or process.poll() is not None: break
-        time.sleep(0.1)
+        time.sleep(0.02)
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 130, errors[-2000:]
     assert "goes on from the last checkpoint" in errors and "1/3 neural VAE" in errors
-    done = migvis("demo", "--preset", "tiny", "--out", out, "--device", "cpu", env=environment)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600, env=environment)
     assert done.returncode == 0, done.stderr[-2000:]
     assert "1/3 neural VAE" not in done.stderr, "the finished stage must not be trained again"
     assert str(out / "guidance.png") in done.stdout and str(out / "report.json") in done.stdout
@@ -111,6 +119,7 @@ def test_fit_edit_info(tmp_path, saved, capsys, fitted):
     judged = ["selectivity", "--run", str(run), "--out", str(tmp_path / "judged"), "--pairs", "500", "--quiet", "--device", "cpu"]
     assert main(judged) == 2 and "got 500" in capsys.readouterr().err, "the tiny run has not that many pairs"
     assert main(["info", str(saved)]) == 0 and "simulated" in capsys.readouterr().out
+    assert main(edit[:3] + edit[6:]) == 2 and "give --original" in capsys.readouterr().err
     for bad, told in [(["--groups", "0"], "group"), (["--groups", "7"], "group"), (["--target", "500"], "target must be"),
                       (["--gammas", "-1"], "not negative"), (["--hold", "1", "2"], "one for each of the 4 groups"), (["--candidates", "2", "--mode", "paper"], "would all be the same"), (["--out", str(tmp_path / "edit.doc")], "must be a file ending in .png"),
                       (["--gammas", "nan"], "finite"), (["--save", str(tmp_path)], "is a folder")]:
@@ -129,7 +138,8 @@ def test_consistency_null_and_stability(tmp_path, capsys, no_training):
     from migvis import MIGVis
     from tests.measure.worlds import SMALL
     recording = simulate_hvm(n_images=240, size=32, subject="M1", seed=3, progress=False)
-    MIGVis(SMALL, seed=1, device="cpu").fit(recording, out=tmp_path / "run", progress=False)
+    quick = replace(SMALL, vae=replace(SMALL.vae, steps=30), critic=replace(SMALL.critic, steps=10))
+    MIGVis(quick, seed=1, device="cpu").fit(recording, out=tmp_path / "run", progress=False)
     common = ["--run", str(tmp_path / "run"), "--pairs", "8", "--steps", "5", "--quiet", "--device", "cpu"]
     assert main(["selectivity", *common, "--out", str(tmp_path / "judged"), "--gammas", "0", "0.2", "--consistency"]) == 0
     assert "common to versions of the same edits" in capsys.readouterr().out and (tmp_path / "judged" / "consistency" / "consistency.png").is_file()
@@ -177,7 +187,7 @@ def test_convert_real_recording(realdata, tmp_path, capsys):
     (["convert", "{file}", "--format", "nwb", "--out", "{tmp}/x.npz", "--option", "window=none"], "window must not be None"),
     (["convert", "{file}", "--format", "cowley-v4", "--out", "{tmp}/x.npz", "--option", "trials=maybe"], "trials must be of type bool, not 'maybe'"),
     (["convert", "{file}", "--format", "cowley-v4", "--out", "{tmp}/x.npz", "--option", "sise=3"], "there are subject, area"),
-    (["convert", "{file}", "--format", "cowley-v4", "--out", "{tmp}/" + "x" * 250 + ".npz"], "choose a shorter name"),
+    (["convert", "{file}", "--format", "cowley-v4", "--out", "{tmp}/" + "x" * 250 + ".npz"], "shorter name"),
     (["edit", "--run", "{tmp}", "--original", "1", "--target", "2", "--out", "{tmp}/x.png", "--save", "{tmp}"], "--save must be a file"),
     (["edit", "--run", "{tmp}", "--original", "1", "--target", "2", "--out", "{tmp}/x.png", "--save", "{file}/x.npz"], "cannot write into the folder"),
     (["demo", "--out", "{tmp}/" + "x" * 300], "cannot write into the folder"),
@@ -211,8 +221,7 @@ def test_names_in_the_parser_are_those_of_the_library():
     from matplotlib.figure import Figure
 
     from migvis import cli
-    from migvis.support.presets import _presets
-    assert set(cli._PRESETS) == set(_presets()) and all(EditSettings(mode) for mode in cli._MODES)
+    assert set(cli._PRESETS) == set(_PRESETS) and all(EditSettings(mode) for mode in cli._MODES)
     assert set(cli._PICTURES) <= set(Figure().canvas.get_supported_filetypes())
 
 
@@ -229,8 +238,8 @@ def test_output_that_nobody_reads_ends_quietly(saved, arguments):
                                          (RuntimeError("DefaultCPUAllocator: can't allocate memory: you"), "not enough memory"), (RuntimeError("a bug"), None)])
 def test_a_lack_of_memory_is_told_and_a_bug_keeps_its_traceback(monkeypatch, capsys, error, told):
     from migvis import cli
-    def fail(args): raise error
-    monkeypatch.setattr(cli, "_build_parser", lambda: SimpleNamespace(parse_args=lambda a: SimpleNamespace(run=fail)))
+    def fail(): raise error
+    monkeypatch.setattr(cli, "_build_parser", lambda: SimpleNamespace(parse_args=lambda a: SimpleNamespace(function=fail)))
     if told is None:
         with pytest.raises(RuntimeError, match="a bug"): main([])
     else: assert main([]) == 2 and told in capsys.readouterr().err
@@ -280,13 +289,12 @@ def test_commands_to_copy_are_quoted_and_numbers_are_checked(tmp_path, saved, ca
 
 
 def test_a_note_is_printed_once(monkeypatch, capsys, tmp_path):
-    import argparse
     import warnings
 
     from migvis import cli
-    def twice(args):
+    def twice():
         for text in ("one", "two", "one"): warnings.warn(text)
-    monkeypatch.setattr(cli, "_build_parser", lambda: SimpleNamespace(parse_args=lambda a: argparse.Namespace(run=twice)))
+    monkeypatch.setattr(cli, "_build_parser", lambda: SimpleNamespace(parse_args=lambda a: SimpleNamespace(function=twice)))
     with warnings.catch_warnings():
         warnings.simplefilter("always")
         assert main([]) == 0
@@ -326,14 +334,16 @@ def test_latents_are_a_table(tmp_path, fitted):
     table = pd.read_csv(tmp_path / "z.csv")
     assert {"split", "category", "z1.1", "z4.6"} <= set(table) and set(table["split"]) == {"train", "validation", "test"}
     assert main(["explore", "--run", str(run), "--out", str(tmp_path / "x.html"), "--steps", "2", "--quiet"]) == 0
-    assert "<script" in (tmp_path / "x.html").read_text()
+    pages = [(tmp_path / "x.html").read_text()]
+    assert main(["explore", "--run", str(run), "--out", str(tmp_path / "x.html"), "--original", "0", "--target", "1", "--steps", "2", "--draws", "2", "--quiet"]) == 0
+    pages.append((tmp_path / "x.html").read_text())
+    assert [json.loads(re.search(r'"draw":(\[[0-9,]+\])', page)[1]) for page in pages] == [[0], [0, 1]]
 
 
 def test_precision_is_that_of_the_denoiser(tmp_path):
     from migvis.support.presets import get_preset
-    def preset(*more): return _preset_of(_build_parser().parse_args(["fit", "--recording", "x", "--out", "y", "--preset", "paper", *more]))
-    assert preset() == get_preset("paper") and preset("--precision", "bfloat16").denoiser.precision == "bfloat16"
-    assert preset("--precision", "bfloat16").vae == get_preset("paper").vae
+    quick = _preset_of("paper", "bfloat16")
+    assert _preset_of("paper", None) == get_preset("paper") and quick.denoiser.precision == "bfloat16" and quick.vae == get_preset("paper").vae
 
 
 def test_help_in_the_chapter_is_todays(monkeypatch, capsys):

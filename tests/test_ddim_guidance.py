@@ -10,7 +10,7 @@ from migvis.denoiser import (Autoguided, NoiseSchedule, build_denoiser, mixture_
                              _mixture_posterior)
 from migvis.support.encoders import ConvEncoder
 from migvis.infonce import Critics
-from migvis.support.presets import DenoiserConfig, EditSettings, Preset, get_preset
+from migvis.support.presets import DenoiserConfig, EditSettings
 from migvis.support.training import generator
 
 SCHEDULE = NoiseSchedule(150)
@@ -501,15 +501,6 @@ def test_settings_are_filled_in_from_those_of_the_same_mode():
     assert EditSettings("paper").resolve(preset) == EditSettings("paper").resolve() and full.resolve() == full
 
 
-def test_presets_written_before_edits_had_settings_are_read():
-    entries = get_preset("demo").to_dict()
-    del entries["edits"], entries["paper_edits"]
-    old = entries | {"gammas": [0, 2, 5], "relative_gammas": [0.0, 0.2], "levers": {"until": 45, "gradient": "around"}, "autoguidance": 1.5}
-    preset = Preset.from_dict(old)
-    assert preset.edits == EditSettings(gammas=(0.0, 0.2), interval=(150, 45), gradient="detached", autoguidance=1.5)
-    assert preset.paper_edits == EditSettings("paper", gammas=(0, 2, 5))
-
-
 def test_shifted_guide_refuses_nonsense():
     for bad in (dict(copies=0), dict(pixels=-1), dict(noise=-0.1), dict(noise=float("nan"))):
         with pytest.raises(ValueError, match="copies"): dg.ShiftedGuide(lambda y0, y, t: y0.sum(), **bad)
@@ -880,4 +871,7 @@ def test_many_rows_are_not_scored_against_what_all_others_want():
     guide = dg.MIGuide(Products(), wanted, negatives)
     fast, scored = dg._log_softmax(guide, y, None), Products.scored
     assert scored <= 1500 * (256 + 20)
-    torch.testing.assert_close(fast, dg._log_softmax_part(guide, y, wanted, None))
+    scores = Products().scores(torch.cat([wanted, negatives]), y)
+    positive = scores.diagonal(dim1=1, dim2=2)
+    expected = positive - torch.cat([positive[..., None], scores[..., 1500:]], 2).logsumexp(2)
+    torch.testing.assert_close(fast, expected)

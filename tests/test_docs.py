@@ -16,7 +16,7 @@ import yaml
 from nbconvert import HTMLExporter
 from PIL import Image
 
-from migvis.show.frames import _Album, Choices, precompute
+from migvis.show.frames import Choices, precompute
 from migvis.show.page import to_html
 from migvis.simulate.pretrained import load_pretrained
 from migvis.support.files import digest_weights
@@ -51,9 +51,12 @@ def test_pages_keep_their_pictures_and_show_signatures(pages):
     assert "guided_eps" in (pages / "05_ddim_guidance.ipynb").read_text(encoding="utf-8")
 
 
+EXPORTER = HTMLExporter(template_name="basic", exclude_input=True)  # one for all pages: it keeps its compiled templates
+
+
 def converted(notebook: Path) -> str:
     "What a notebook shows, as HTML: text and outputs, without the code."
-    body, _ = HTMLExporter(template_name="basic", exclude_input=True).from_notebook_node(nbformat.read(notebook, 4))
+    body, _ = EXPORTER.from_notebook_node(nbformat.read(notebook, 4))
     return f"<!doctype html><meta charset=utf-8><title>{notebook.stem}</title><link rel=stylesheet href=styles.css>{body}"
 
 
@@ -310,7 +313,7 @@ def test_no_page_requests_another_host(site):
 
 
 def test_explorer_requests_nothing(tmp_path):
-    album = _Album((0, 1), np.zeros((2, 1, 8, 8)), ("a", "b"))
+    album = {i: (name, np.zeros((1, 8, 8))) for i, name in enumerate("ab")}
     page = to_html(precompute(Choices(album, ((0, 1),), (0,), ("Group 1",), (0.0, 1.0)), lambda keys: np.zeros((len(keys), 1, 8, 8))), tmp_path / "page.html")
     assert offline.requests_of(page) == []
 
@@ -356,6 +359,33 @@ def test_step_after_rendering_removes_what_quarto_adds(pages, tmp_path):
     assert run().returncode == 0 and (tmp_path / "index.html").read_text() == page.replace(ADDED, "")
     (tmp_path / "font.css").write_text("@import url(https://fonts.a.org/css2?family=Lato);")
     assert run().returncode == 1 and "font.css requests https://fonts.a.org" in run().stderr
+
+
+# Nothing is wider than the screen
+
+WIDE_PICTURE = "data:image/svg+xml;utf8,<svg xmlns='http://www.w3.org/2000/svg' width='2000' height='10'/>"
+
+
+def as_quarto_names_it(text: str) -> str:
+    "The body of a page, with Quarto's class of outputs, a wide picture in place of every picture, and no formulas (they scroll by themselves)."
+    body = re.sub(r"\$\$.*?\$\$|\$[^$\n]{1,200}\$", "x", text.partition("styles.css>")[2], flags=re.S)
+    body = re.sub(r"(<img[^>]*? src=)[\"'][^\"']*[\"']", rf'\1"{WIDE_PICTURE}"', body)
+    return body.replace('class="output_area', 'class="cell-output cell-output-display output_area')
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_no_page_is_wider_than_its_screen(site, browser, tmp_path, width):
+    sections = "".join(f'<section data-page="{name}">{as_quarto_names_it(text)}</section>' for name, text in site.items())
+    style = (ROOT / "nbs" / "styles.css").read_text() + "body { margin: 16px } pre { overflow-x: auto }"  # and what Bootstrap adds
+    (tmp_path / "page.html").write_text(f"<!doctype html><meta charset=utf-8><style>{style}</style><main>{sections}</main>")
+    page = browser.new_page(viewport={"width": width, "height": 800})
+    page.goto((tmp_path / "page.html").as_uri())
+    wide = "() => [...document.querySelectorAll('section')].filter(s => s.scrollWidth > s.clientWidth).map(s => s.dataset.page)"
+    assert page.evaluate("document.images.length") > 100
+    assert page.evaluate(wide) == []
+    page.evaluate("document.querySelector('section').insertAdjacentHTML('beforeend', '<div style=\"width:2000px\">wide</div>')")
+    assert len(page.evaluate(wide)) == 1  # and one would have been seen
+    page.close()
 
 
 # Settings of the site

@@ -144,19 +144,6 @@ def test_cells_whose_interval_includes_0_are_faded():
     assert [t.get_text() for t in ax.texts] == ["0.80", "0.10", "0.20", "0.90"] and ax.texts[1].get_color() == "0.55"
 
 
-def test_overview_has_everything_in_its_place():
-    recorded = [(rng.random((1, SIDE, SIDE)), rng.normal(size=20), f"label {i}") for i in range(3)]
-    edited = rng.random((4, 2, 1, SIDE, SIDE))
-    one, two = rng.random((2, 1, SIDE, SIDE))
-    figure = figures.plot_overview(recorded, one, two, edited, (0.0, 1.0), list("abcd"), "random pixels")
-    assert len(pictures(figure)) == 3 + 2 + 8
-    boxes = [ax.get_position() for ax in figure.axes]
-    for i, a in enumerate(boxes):
-        assert min(a.x0, a.y0) >= 0 and max(a.x1, a.y1) <= 1
-        for b in boxes[:i]: assert a.x1 <= b.x0 + 1e-6 or b.x1 <= a.x0 + 1e-6 or a.y1 <= b.y0 + 1e-6 or b.y1 <= a.y0 + 1e-6
-    assert {"label 2", "d", "random pixels", "γ = 1", "target"} <= set(texts(figure))
-
-
 ODD = r"a $\frac{ b$"
 
 
@@ -166,7 +153,6 @@ def every_figure():
     intervals = pd.DataFrame({"group": [ODD] * 2, "value": [1.0, 0.5], "low": 0.1, "high": 1.2})
     table = pd.DataFrame({ODD: rng.random(6), "b": rng.random(6), "kind": [ODD, "x"] * 3, "angle": rng.normal(size=6)})
     z = pd.DataFrame(5 * rng.random((6, 2)), columns=[ODD, "b"])
-    trials = pd.DataFrame({"image": [0, 0], "unit": [0, 1], "raw": [0.0, 1.0], "reconstruction": [0.1, 0.9]})
     shares = intervals.assign(versions=ODD, attribute="together", quantity="common")
     null = pd.concat([intervals.assign(attribute=a, fit=f) for a in ("bound", "size") for f in ("real", "permuted")])
     yield "guidance", plot_guidance(**example(1, 2) | {"groups": [ODD, "b"], "caption": ODD})
@@ -174,16 +160,13 @@ def every_figure():
     yield "mixed", figures.plot_mixed_selectivity(z, ODD)
     yield "rows", figures.plot_rows([(ODD, images)], [ODD] * 4, [("a", images[0])], [("b", images[0])], ODD, ODD)
     yield "manifolds", figures.plot_manifolds(table, [(ODD, "b")], ["kind", "angle"], ODD)
-    yield "reconstructions", figures.plot_reconstructions(trials, {0: ODD}, ODD)
+    yield "reconstructions", figures.plot_reconstructions(images[:1, 0, 0], images[1:2, 0, 0], [ODD], ODD)
     yield "matrix", figures.plot_matrix({ODD: pd.DataFrame([[0.1]], index=[ODD], columns=[ODD])}, ODD, caption=ODD)
     yield "table", plot_table(pd.DataFrame({ODD: [ODD]}, index=[ODD]), ODD, ODD)
-    yield "information", figures.plot_information(intervals.assign(t=[0, 5]), ODD)
     yield "pixels", figures.plot_pixel_information(images, {ODD: (images, np.ones(4))}, caption=ODD)
-    yield "overview", figures.plot_overview([(images[0], rng.random(5), ODD)], images[0], images[1], images[None, :2], (0.0, 1.0), [ODD], ODD)
     yield "method", figures.plot_method(images, images, range(4), rng.random((9, 9)), 2.0, rng.random((2, 2)), (ODD, "b"), ODD)
     yield "consistency", figures.plot_consistency(shares, intervals.assign(gamma=[0, 1]), ODD)
     yield "null", figures.plot_null(null, ODD)
-    yield "draws", figures.plot_draws(images[:1], images[None, 1:], [ODD], ODD)
     yield "recorded", figures._plot_recorded(images, rng.normal(size=(4, 9)), [ODD] * 4, ODD)
     yield "bars", figures._plot_bars(intervals.assign(method=[ODD, "b"], quantity="reached"), "method", ODD)
 
@@ -231,26 +214,14 @@ def test_bars_are_as_long_as_their_values_and_do_not_overlap():
     assert {"one", "two", "reached", "kept", "g1", "g2"} <= set(texts(figure))
 
 
-def test_draws_stand_beside_their_mean_and_its_change():
-    originals, draws = rng.random((2, 1, SIDE, SIDE)), rng.random((2, 3, 1, SIDE, SIDE))
-    shown = pictures(figures.plot_draws(originals, draws, ["a", "b"]))
-    assert len(shown) == 2 * (1 + 3 + 2)
-    for wanted in (originals[0], draws[1, 2], draws[0].mean(0), draws[1].mean(0)):
-        assert min(np.abs(picture[..., 0] - wanted[0]).max() for picture in shown) < 1e-6
-    brighter = draws[0].mean(0)[0] > originals[0, 0]
-    red, blue = shown[5][..., 0], shown[5][..., 2]
-    assert (red[brighter] > blue[brighter]).all() and (red[~brighter] < blue[~brighter]).all()
-
-
-def test_draws_and_methods_of_other_lengths_are_refused():
+def test_methods_of_other_lengths_are_refused():
     images = rng.random((4, 1, SIDE, SIDE))
-    with pytest.raises(ValueError, match="rows, k"): figures.plot_draws(images[:2], images[None, 1:])
     with pytest.raises(ValueError, match="got 3, 4, 4"):
         figures.plot_method(images[:3], images, range(4), rng.random((9, 9)), 2.0, rng.random((2, 2)))
 
 
 def test_every_style_of_the_library_draws_names_as_text():
-    from migvis.compare.methods import _picture_table
+    from migvis.compare.methods import _draw_blocks
     with figures.style(): assert not matplotlib.rcParams["text.parse_math"]
-    figure = _picture_table([(ODD, [[(rng.random((1, SIDE, SIDE)), ODD)]])], [ODD], ODD)
+    figure = _draw_blocks({ODD: [[(rng.random((1, SIDE, SIDE)), ODD)]]}, [ODD], ODD)
     figure.canvas.draw()

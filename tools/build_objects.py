@@ -14,7 +14,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from migvis.simulate.objects import _vertex_normals, object_names
-from migvis.simulate.renderer import _ambient_occlusion, _standard_size, rotation_matrix
+from migvis.simulate.renderer import _embree, _first_hits, _standard_size, rotation_matrix
 from tools.objects import animals, boats, cars, faces, fruits, furniture, planes
 from tools.objects.parts import Part
 
@@ -30,6 +30,29 @@ BUILDERS = {  # category: function, its arguments for each object, yaw and pitch
 }
 
 
+def sky_directions(n: int) -> np.ndarray:
+    "n directions around +z, spread by the cosine law (Fibonacci spiral)."
+    angle, height = np.arange(n) * np.pi * (3 - np.sqrt(5)), np.sqrt(1 - (np.arange(n) + 0.5) / n)
+    side = np.sqrt(1 - height**2)
+    return np.stack([side * np.cos(angle), side * np.sin(angle), height], 1)
+
+
+def ambient_occlusion(vertices: np.ndarray, normals: np.ndarray, faces: np.ndarray,
+                       n_rays: int = 20) -> np.ndarray:
+    # -> (v,) 1 where the whole hemisphere is open, 0 where nothing is
+    "Share of the hemisphere above each vertex from which light can come."
+    size = np.ptp(vertices, axis=0).max()
+    across = np.where(np.abs(normals[:, :1]) < 0.6, [[1.0, 0, 0]], [[0, 1.0, 0]])
+    side = np.cross(normals, across)
+    side /= np.maximum(np.linalg.norm(side, axis=1, keepdims=True), 1e-9)
+    frame = np.stack([side, np.cross(normals, side), normals], 1)
+    rays = np.einsum("rk,vkj->vrj", sky_directions(n_rays), frame)
+    start = np.repeat((vertices + 4e-3 * size * normals)[:, None], n_rays, 1)
+    hit = _first_hits(_embree(vertices, faces), start.reshape(-1, 3), rays.reshape(-1, 3))
+    distance = np.where(hit["primID"] >= 0, hit["tfar"], np.inf).reshape(-1, n_rays)
+    return np.minimum(distance / (0.6 * size), 1.0).mean(1) ** 0.8
+
+
 def assemble(parts: list[Part], view: tuple[float, float]) -> dict[str, np.ndarray]:
     "One mesh from parts (x forward, y left, z up), in the canonical view and of standard size."
     starts = np.cumsum([0] + [len(part.vertices) for part in parts])
@@ -42,7 +65,7 @@ def assemble(parts: list[Part], view: tuple[float, float]) -> dict[str, np.ndarr
         "faces": faces.astype(np.uint16),
         "albedo": np.concatenate([part.albedo for part in parts]),
         "gloss": np.concatenate([part.gloss for part in parts]).astype(np.float32),
-        "occlusion": _ambient_occlusion(vertices, normals, faces).astype(np.float32),
+        "occlusion": ambient_occlusion(vertices, normals, faces).astype(np.float32),
     }
 
 

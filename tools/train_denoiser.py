@@ -1,6 +1,6 @@
 """Train a denoiser of the simulated HvM for a given time, as the shipped one was, and compare the two.
 
-    python -m tools.train_denoiser --seconds 600 --out DIR [--preset demo] [--batch 256] [--device auto] [--workers N]
+    python -m tools.train_denoiser --seconds 600 --out DIR [--preset demo] [--go-on] [--batch 256] [--device auto] [--workers N]
 
 Where time on a GPU is limited, rendering should not hold it up: training goes on while other processes still
 render, on the images that are there. A quarter of them render until the first steps are done, so that compilation has
@@ -15,19 +15,26 @@ written, and do not pipe the output: compilation starts processes that keep pipe
 
 import argparse
 import math
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import joblib
+import numpy as np
 import pandas as pd
 import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
 from torchvision.utils import save_image
 
 from migvis.denoiser import (
     Denoiser,
+    NoiseSchedule,
+    _loss_weights,
     _pixel_statistics,
     build_denoiser,
     sample_images,
@@ -37,16 +44,139 @@ from migvis.denoiser import (
 from migvis.measure.readouts import Readouts, load_readouts
 from migvis.measure.realism import kid, precision_recall
 from migvis.simulate.images import render_labels
-from migvis.simulate.pretrained import (
-    _fit_labelled,
-    _make_card,
-    _pool,
-    _pool_labels,
-    _WithLabelHead,
-    load_pretrained,
-)
+from migvis.simulate.objects import object_names
+from migvis.simulate.pretrained import _POOLS, _fingerprint, _pool, _pool_labels, load_pretrained
+from migvis.simulate.renderer import rotation_matrix
 from migvis.support.presets import DenoiserConfig, get_preset
-from migvis.support.training import Fit, resolve_device
+from migvis.support.training import Batch, Fit, fit, resolve_device
+
+
+class WithLabelHead(nn.Module):
+    "A denoiser with a linear head on the features in the middle of its U-Net, for training."
+    def __init__(self, denoiser: Denoiser, n_outputs: int) -> None:
+        super().__init__()
+        config, levels = denoiser.unet.config, len(denoiser.unet.config.block_out_channels)
+        width, side = config.block_out_channels[-1], config.sample_size // 2 ** (levels - 1)
+        self.denoiser, self.norm = denoiser, nn.GroupNorm(8, width)
+        self.head = nn.Linear(width * side**2, n_outputs)
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+        self.middle: Tensor | None = None
+        denoiser.unet.mid_block.register_forward_hook(self._keep)
+
+    def _keep(self, module: nn.Module, inputs: tuple, output: Tensor) -> None:
+        "Hook: keep the features in the middle."
+        self.middle = output
+
+    def forward(self, y_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:  # noise estimate, outputs of the head
+        eps = self.denoiser(y_t, t)
+        middle, self.middle = self.middle, None
+        return eps, self.head(self.norm(middle).flatten(1)).float()
+
+
+def label_targets(labels: pd.DataFrame) -> tuple[Tensor, Tensor]:  # (n,), (n, 12)
+    "What the head learns: number of the object; rotation matrix, position and log size, standardised."
+    objects = pd.Categorical(labels["object"], sorted(object_names()["object"])).codes
+    rotation = rotation_matrix(*labels[["rxy", "rxz", "ryz"]].to_numpy().T).reshape(len(labels), 9)
+    values = np.concatenate([rotation, labels[["ty", "tz"]].to_numpy(), np.log(labels[["s"]].to_numpy())], 1)
+    values = (values - values.mean(0)) / values.std(0).clip(min=1e-6)
+    return torch.as_tensor(objects.astype(np.int64)), torch.as_tensor(values).float()
+
+
+def time_density(schedule: NoiseSchedule, even: float = 0.5) -> Tensor:  # (T,) of t = 1..T
+    "Times at which the denoiser is trained: partly even, partly log-normal in the noise level."
+    level = ((1 - schedule.alpha_bar[1:]) / schedule.alpha_bar[1:]).sqrt().double().log()
+    density = torch.exp(-0.5 * ((level - math.log(0.5)) / 1.3) ** 2) * torch.gradient(level)[0]
+    return even / schedule.T + (1 - even) * density / density.sum()
+
+
+def labelled_loss(
+    images: Tensor,
+    labels: pd.DataFrame,
+    schedule: NoiseSchedule,
+    label_weight: float = 0.03,
+    ready: Callable[[], int] | None = None,  # how many images are there; None: all
+) -> Callable:
+    "Loss for `fit`: v-weighted noise error and, where the image can be seen, the label head's."
+    device, n_objects = images.device, len(object_names())
+    objects, values = (x.to(device) for x in label_targets(labels))
+    weights = _loss_weights(schedule, "v").float().to(device)
+    cumulative = time_density(schedule).cumsum(0).float().to(device)
+
+    def loss(model: WithLabelHead, batch: Batch) -> tuple[Tensor, Mapping[str, Tensor]]:
+        index = batch.index if ready is None else batch.index % ready()
+        y = images[index].float() / 127.5 - 1
+        t = 1 + torch.searchsorted(cumulative, batch.rand()).clamp(max=schedule.T - 1)
+        noise = batch.randn(*y.shape[1:])
+        eps, outputs = model(schedule.add_noise(y, noise, t), t)
+        error = (eps.float() - noise).square().flatten(1).mean(1)
+        named = F.cross_entropy(outputs[:, :n_objects], objects[index], reduction="none")
+        named = named / math.log(n_objects)
+        placed = (outputs[:, n_objects:] - values[index]).square().mean(1)
+        label_loss = (schedule.at("alpha_bar", t, error) * (named + placed)).mean()
+        total = (error * schedule.at(weights, t, error)).mean() + label_weight * label_loss
+        return total, {"eps_loss": error.mean(), "object": named.mean(), "pose": placed.mean()}
+    return loss
+
+
+def fit_labelled(
+    denoiser: Denoiser,
+    images: Tensor,  # (n, 1, size, size) uint8
+    labels: pd.DataFrame,
+    held_out: Tensor,
+    config: DenoiserConfig,
+    seed: int,
+    ready: Callable[[], int],  # how many images are there
+    options: Mapping[str, Any],  # of `fit`
+) -> Fit:
+    "Train a denoiser with a label head."
+    check = validation_loss(held_out.to(images.device), denoiser.schedule)
+    names = ("steps", "batch_size", "lr", "betas", "clip", "ema", "precision")
+    return fit(
+        WithLabelHead(denoiser, len(object_names()) + 12),
+        labelled_loss(images, labels, denoiser.schedule, ready=ready),
+        len(images),
+        seed=seed,
+        device=images.device,
+        validate=lambda model: check(model.denoiser),
+        **{name: getattr(config, name) for name in names},
+        **options,
+    )
+
+
+def commit() -> str | None:
+    "Commit of the source tree; None where it is not in git."
+    root = Path(__file__).resolve().parents[1]
+    done = subprocess.run(["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True)
+    return done.stdout.strip() or None
+
+
+def make_card(
+    config: DenoiserConfig,
+    n_renders: int,
+    seed: int,
+    run: Fit,
+    test_loss: float,
+    start: str | None = None,  # name of the shipped weights from which training went on
+) -> dict[str, Any]:  # JSON-able
+    "What there is to know about a pretrained denoiser: images, seeds, commit, settings, losses."
+    rows = run.history.dropna(subset="validation")
+    return {
+        "what": "denoiser of the simulated HvM, without background",
+        "images": _fingerprint(config.image_size),
+        "commit": commit(),
+        "data": f"{n_renders} renders (seed {_POOLS['large'][1]}), no standard views",
+        "seeds": {"training": seed, **{name: number for name, (_, number) in _POOLS.items()}},
+        "config": asdict(config),
+        "start": start,
+        "steps": run.steps,
+        "images_seen": run.steps * config.batch_size,
+        "test_eps_loss": test_loss,
+        "history": {
+            "step": rows["step"].tolist(),
+            "held_out_eps_loss": rows["validation"].round(5).tolist(),
+        },
+    }
 
 
 class GrowingPool:
@@ -137,11 +267,11 @@ def snapshots_until(
     end: float,  # of `time.monotonic`
     path: Path,  # its name with the step at the end gets the denoiser's weights, in 8 bits
     every: float = 80.0,  # seconds
-) -> Callable[[int, _WithLabelHead, Mapping], bool]:
+) -> Callable[[int, WithLabelHead, Mapping], bool]:
     "Callback of `fit` that keeps the weights now and then, and ends training when the time is over."
     last = [time.monotonic()]
 
-    def callback(step: int, model: _WithLabelHead, row: Mapping) -> bool:
+    def callback(step: int, model: WithLabelHead, row: Mapping) -> bool:
         now = time.monotonic()
         if now - last[0] >= every:
             last[0] = now
@@ -165,15 +295,20 @@ def train_by_the_clock(
     compile: bool | str | None = None,  # None: on CUDA, with CUDA graphs
     log_every: int = 50,  # steps; the clock is looked at as often
     snapshot_every: float = 80.0,  # seconds
+    start: str | None = None,  # name of the shipped weights to go on from
 ) -> tuple[Denoiser, Fit]:
     "Train a denoiser of the simulated HvM for so long, on renders that are being made."
-    start, device = time.monotonic(), resolve_device(device)
-    end = start + seconds
+    began, device = time.monotonic(), resolve_device(device)
+    end = began + seconds
     labels = _pool_labels("large", n_images)
     growing = GrowingPool(labels, config.image_size, device, workers, chunk)
     held_out = _pool("validation", config.image_size, 256, 1)[0]
     growing.wait(chunk)
-    denoiser = build_denoiser(config, *_pixel_statistics(growing.images[: growing.ready()].cpu()), seed)
+    if start is None:
+        statistics = _pixel_statistics(growing.images[: growing.ready()].cpu())
+        denoiser = build_denoiser(config, *statistics, seed)
+    else:
+        denoiser = load_pretrained(start, device)[0]
     if compile is None:
         compile = "reduce-overhead" if device.type == "cuda" else False
     options = {
@@ -184,21 +319,11 @@ def train_by_the_clock(
         "callback": snapshots_until(end, path.with_suffix(".snapshot.safetensors"), snapshot_every),
         "progress": False,
     }
-    run = _fit_labelled(
-        denoiser,
-        growing.images,
-        labels,
-        held_out,
-        replace(config, steps=10**9),
-        None,
-        seed,
-        device,
-        begun(growing, start),
-        options,
-    )
+    ready, endless = begun(growing, began), replace(config, steps=10**9)
+    run = fit_labelled(denoiser, growing.images, labels, held_out, endless, seed, ready, options)
     tests = _pool("test", config.image_size, 1024)[0]
     test_loss = float(validation_loss(tests.to(device), denoiser.schedule, n=1024)(denoiser.eval()))
-    card = _make_card(replace(config, steps=run.steps), growing.ready(), seed, run, test_loss, part="large")
+    card = make_card(replace(config, steps=run.steps), growing.ready(), seed, run, test_loss, start)
     save_denoiser(path, denoiser, card, torch.float16)
     return denoiser, run
 
@@ -229,6 +354,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--preset", default="demo", choices=["demo", "sharp"], help="whose network is trained")
+    parser.add_argument("--go-on", action="store_true", help="from the preset's shipped weights, not anew")
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--lr", type=float, default=1.5e-3)
     parser.add_argument("--ema", type=float, default=0.9995)
@@ -252,6 +378,7 @@ def main() -> None:
         device=device,
         workers=options.workers,
         compile=False if options.compile == "no" else options.compile,
+        start=options.preset if options.go_on else None,
     )
     speed = run.steps * config.batch_size / options.seconds
     print(

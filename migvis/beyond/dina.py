@@ -24,8 +24,8 @@ from ..infonce import info_nce_loss
 from ..support.checks import to_numpy
 from ..support.images import check_images, _check_channels
 from ..support.files import digest, load_tensors, save_tensors, _building_from
-from ..support.training import (Batch, Fit, _check_counts, fit, generator, resolve_device,
-                                     warmup_cosine)
+from ..support.presets import _check_numbers
+from ..support.training import Batch, Fit, fit, generator, resolve_device, warmup_cosine
 
 # %% ../../nbs/beyond/03_dina.ipynb #bf8bf78a
 @dataclass(frozen=True)
@@ -45,8 +45,7 @@ class DINAConfig:
     weight_decay: float = 0.05
 
     def __post_init__(self) -> None:
-        counts = ("channels", "map_size", "width", "scales", "rank", "steps", "batch_size")
-        _check_counts({name: getattr(self, name) for name in counts})
+        _check_numbers(self, {"whole": "channels map_size width scales rank steps batch_size"})
         if self.batch_size < 2:
             raise ValueError("batch_size must be at least 2: without other images there are no "
                              "negatives")
@@ -69,13 +68,6 @@ def get_dina_config(
     if name in known: return known[name]
     raise ValueError(f"config must be one of {sorted(known)} or a DINAConfig, got {name!r}")
 
-# %% ../../nbs/beyond/03_dina.ipynb #08282e18
-def _to_grid(maps: Tensor, size: int) -> Tensor:
-    # maps (B, c, H, W); size: h = w -> (B, c, size, size)
-    "Bring maps to a square grid, by averages or bilinear interpolation."
-    if min(maps.shape[2:]) >= size: return F.adaptive_avg_pool2d(maps, size)
-    return F.interpolate(maps, size=(size, size), mode="bilinear", align_corners=False)
-
 # %% ../../nbs/beyond/03_dina.ipynb #035df1a1
 def _mixing_head(n_in: int, n_out: int) -> nn.Sequential: # (B, n_in, h, w) -> (B, n_out, h, w)
     "Two 1 x 1 convolutions: every place of the map by itself."
@@ -95,10 +87,12 @@ class _ImageTower(nn.Module):
         self.head = _mixing_head(w * config.scales, config.channels)
 
     def forward(self, y: Tensor) -> Tensor: # (B, 1, H, W) in [0, 1] -> (B, C, h, w)
-        y, maps = 4 * (y - 0.5), []
+        y, maps, grid = 4 * (y - 0.5), [], 2 * (self.map_size,)
         for conv, norm in zip(self.convs, self.norms):
             y = F.silu(norm(conv(y)))
-            maps.append(_to_grid(y, self.map_size))
+            fine = min(y.shape[2:]) >= self.map_size
+            maps.append(F.adaptive_avg_pool2d(y, grid) if fine
+                        else F.interpolate(y, grid, mode="bilinear"))
             if min(y.shape[2:]) > 1: y = F.avg_pool2d(y, 2)
         return self.head(torch.cat(maps, 1))
 
@@ -140,7 +134,8 @@ class _Towers(nn.Module):
         return F.normalize(self.response_tower(x).flatten(1), dim=1)
 
     @torch.no_grad()
-    def embed(self, features: Callable[[Tensor], Tensor], values: Tensor, size: int = 256) -> Tensor:
+    def embed(self, features: Callable[[Tensor], Tensor], values: Tensor,
+              size: int = 256) -> Tensor: # values (n, ...) -> (n, d)
         "Features in batches, in evaluation mode, on the CPU."
         training = self.training
         self.eval()
@@ -184,7 +179,7 @@ class _Decoder(_Towers):
         "Numbers of the images that responses point to. Raises ValueError for k out of range."
         candidates = self.embed_images(images)
         if not 1 <= k <= len(candidates):
-            raise ValueError(f"k must be from 1 to the number of images, {len(candidates)}, got {k}")
+            raise ValueError(f"k must be from 1 to {len(candidates)}, the number of images, not {k}")
         return (self.embed_responses(responses) @ candidates.T).topk(k, dim=1).indices
 
 # %% ../../nbs/beyond/03_dina.ipynb #b60a9791
@@ -262,42 +257,45 @@ class _RecordedPairs:
 
     def draw(self, batch: Batch) -> tuple[Tensor, Tensor]: # (b, 1, H, W), (b, N)
         "Images and responses of a training step."
-        mean = self.mean[batch.index]
-        if self.trials is None: return self.images[batch.index], mean
+        y, x = self.images[batch.index], self.mean[batch.index]
+        if self.trials is None: return y, x
         repeats = self.trials.shape[1]
-        return self.images[batch.index], _resample_trials(self.trials[batch.index],
-                                                          batch.randint(repeats, repeats), mean)
+        draws = batch.randint(repeats, repeats)
+        return y, _resample_trials(self.trials[batch.index], draws, x)
 
 # %% ../../nbs/beyond/03_dina.ipynb #e3c6e622
 def _check_pairs(train: Recording, validation: Recording | None) -> None:
     "Raise ValueError if training and validation cannot belong to one experiment, or are too small."
-    for name, part in (("train", train), ("validation", validation)):
-        if part is None: continue
+    sizes = lambda part: {"pixels": part.images.shape[2:], "units": part.responses.shape[1:]}
+    parts = {"train": train} | ({} if validation is None else {"validation": validation})
+    for name, part in parts.items():
         _check_channels(part.images.shape[1], 1)
         if len(part) < 2:
             raise ValueError(f"{name} has {len(part)} image; without others there are no "
                              f"negatives: give at least 2")
-        for what, shape in (("pixels", part.images.shape[2:]), ("units", part.responses.shape[1:])):
-            wanted = train.images.shape[2:] if what == "pixels" else train.responses.shape[1:]
-            if shape != wanted:
-                raise ValueError(f"{name} has {what} {shape}, but train has {wanted}; both must "
-                                 f"come from one recording")
-
-# %% ../../nbs/beyond/03_dina.ipynb #e82f8561
-def _digest_pairs(*parts: Recording) -> list[str]: # 16 hexadecimal digits each
-    "Digests of images and responses, by which checkpoints of other data are refused."
-    return [digest(torch.tensor(a)) for part in parts for a in (part.images, part.responses)]
+        for what, found in sizes(part).items():
+            if found != sizes(train)[what]:
+                raise ValueError(f"{name} has {what} {found}, but train has {sizes(train)[what]}; "
+                                 f"both must come from one recording")
 
 # %% ../../nbs/beyond/03_dina.ipynb #c6d00002
-def _train(network: nn.Module, loss: Callable[[nn.Module, Batch], tuple[Tensor, dict[str, Tensor]]],
-           n: int, config: DINAConfig, seed: int, device: torch.device,
+def _train(network: nn.Module, loss: Callable[[nn.Module, Tensor, Tensor], Tensor],
+           train: Recording, validation: Recording, standardizer: Standardizer, config: DINAConfig,
            options: Mapping[str, Any]) -> Fit:
+    # loss: of network, images (b, 1, H, W) and responses (b, N); options: of `training.fit`
     "Train with the settings of a configuration; validation images choose the weights."
+    device = options["device"]
+    pairs, held_out = (_RecordedPairs.of(part, standardizer, device, config.resample)
+                       for part in (train, validation))
+    data = [digest(torch.tensor(a)) for part in (train, validation)
+            for a in (part.images, part.responses)]
     settings = {"steps": config.steps, "batch_size": config.batch_size, "lr": config.lr,
-                "weight_decay": config.weight_decay, "clip": 1.0, "seed": seed, "device": device,
+                "weight_decay": config.weight_decay, "clip": 1.0, "keep_best": True,
                 "schedule": warmup_cosine(config.steps, min(50, config.steps // 10)),
-                "keep_best": True}
-    return fit(network, loss, n, **settings | dict(options))
+                "validate": lambda model: loss(model, held_out.images, held_out.mean)} | options
+    settings["fingerprint"] = options["fingerprint"] | {"data": data}
+    return fit(network, lambda model, batch: (loss(model, *pairs.draw(batch)), {}), len(train),
+               **settings)
 
 # %% ../../nbs/beyond/03_dina.ipynb #2e0c3ecd
 def fit_dina(
@@ -310,33 +308,19 @@ def fit_dina(
     training: Mapping[str, Any] | None = None, # further arguments of `training.fit`
 ) -> DINA: # in evaluation mode, with `.history`
     "Train both towers together; validation images choose the weights. Raises ValueError."
-    config = get_dina_config(config)
+    config, device = get_dina_config(config), resolve_device(device)
     _check_pairs(train, validation)
     if validation is None: train, _, validation = train.split(seed, test=0.1, validation=0)
-    device, standardizer = resolve_device(device), Standardizer.fit(train.responses)
-    pairs, held_out = (_RecordedPairs.of(part, standardizer, device, config.resample)
-                       for part in (train, validation))
+    standardizer = Standardizer.fit(train.responses)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(generator(seed, 11).initial_seed())
         model = DINA(train.responses.shape[1], train.images.shape[2:], config, standardizer)
-
-    def loss(towers: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        return alignment_loss(towers(*pairs.draw(batch))), {}
-
-    marks = {"dina": asdict(config), "data": _digest_pairs(train, validation)}
-    options = {"validate": lambda towers: alignment_loss(towers(held_out.images, held_out.mean)),
-               "checkpoint": checkpoint, "progress": progress, "fingerprint": marks, "desc": "DINA"}
-    run = _train(model, loss, len(train), config, seed, device, options | dict(training or {}))
+    options = {"seed": seed, "device": device, "checkpoint": checkpoint, "progress": progress,
+               "fingerprint": {"dina": asdict(config)}, "desc": "DINA"}
+    run = _train(model, lambda towers, y, x: alignment_loss(towers(y, x)), train, validation,
+                 standardizer, config, options | dict(training or {}))
     run.model.history = run.history
     return run.model
-
-# %% ../../nbs/beyond/03_dina.ipynb #85f9dadb
-def _wilson_interval(hits: float, n: int, level: float = 0.95) -> tuple[float, float]:
-    # hits: number of successes (fractions allowed); n: number of trials -> low, high
-    "Wilson's score interval of a share (Wilson 1927)."
-    z, p = NormalDist().inv_cdf(0.5 + level / 2), hits / n
-    centre, reach = p + z**2 / (2 * n), z * math.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
-    return max(0.0, (centre - reach) / (1 + z**2 / n)), min(1.0, (centre + reach) / (1 + z**2 / n))
 
 # %% ../../nbs/beyond/03_dina.ipynb #d0eaa9ed
 @dataclass(frozen=True)
@@ -359,8 +343,11 @@ class _Retrieval:
         return float(np.minimum(k / self.candidates, 1).mean())
 
     def interval(self, k: int = 1, level: float = 0.95) -> tuple[float, float]: # low, high
-        "Wilson's interval of the accuracy, over images."
-        return _wilson_interval(float(self.hits(k).sum()), len(self.better), level)
+        "Wilson's score interval of the accuracy, over images (Wilson 1927)."
+        z, p, n = NormalDist().inv_cdf(0.5 + level / 2), self.accuracy(k), len(self.better)
+        centre, reach = p + z**2 / (2 * n), z * math.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
+        low, high = ((centre + side * reach) / (1 + z**2 / n) for side in (-1, 1))
+        return max(0.0, low), min(1.0, high)
 
     @property
     def mean_reciprocal_rank(self) -> float:

@@ -8,7 +8,7 @@ __all__ = ['retrieval', 'compare_retrieval', 'fit_ridge', 'fit_cnn', 'retrieval_
 
 # %% ../../nbs/beyond/04_dina_analysis.ipynb #f1871901
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,13 +17,15 @@ import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
+from scipy.fft import dctn, idctn
+from scipy.linalg import eigh
 from torch import Tensor, nn
 
-from .dina import (DINAConfig, _Decoder, _RecordedPairs, _ResponseTower, _Retrieval,
-                                _check_pairs, _digest_pairs, _train, get_dina_config)
+from .dina import (DINAConfig, _Decoder, _ResponseTower, _Retrieval, _check_pairs,
+                                _train, get_dina_config)
 from ..data import Recording, Standardizer
 from ..support.checks import to_numpy
-from ..support.training import Batch, generator, resolve_device
+from ..support.training import generator, resolve_device
 
 # %% ../../nbs/beyond/04_dina_analysis.ipynb #ba4839b4
 def _rank_scores(scores: Tensor | np.ndarray) -> _Retrieval:
@@ -57,58 +59,45 @@ def compare_retrieval(
     a, b = one.hits(k), other.hits(k)
     if len(a) != len(b):
         raise ValueError(f"both must be of the same images, got {len(a)} and {len(b)}")
-    rows = np.random.default_rng(seed).integers(0, len(a), (draws, len(a)))
-    ratios = a[rows].mean(1) / np.maximum(b[rows].mean(1), 1 / len(b))
-    low, high = np.quantile(ratios, [0.5 - level / 2, 0.5 + level / 2])
-    return {"ratio": a.mean() / max(b.mean(), 1 / len(b)), "low": low, "high": high,
-            "difference": a.mean() - b.mean()}
+    ratio = lambda rows: a[rows].mean(-1) / np.maximum(b[rows].mean(-1), 1 / len(b))
+    every = np.arange(len(a))
+    drawn = ratio(np.random.default_rng(seed).integers(0, len(a), (draws, len(a))))
+    low, high = np.quantile(drawn, [0.5 - level / 2, 0.5 + level / 2])
+    return {"ratio": ratio(every), "low": low, "high": high, "difference": a.mean() - b.mean()}
 
 # %% ../../nbs/beyond/04_dina_analysis.ipynb #5f584d85
 _PENALTIES = tuple((10.0 ** np.arange(-3, 3.1, 0.5)).round(4).tolist()) # of mean eigenvalues
 
-# %% ../../nbs/beyond/04_dina_analysis.ipynb #1d207c36
-@dataclass(frozen=True)
-class _Ridge:
-    "Ridge regression to any targets for any penalty, from one eigendecomposition."
-    center: np.ndarray   # (d,) mean of the inputs
-    inputs: np.ndarray   # (n, d) centred
-    values: np.ndarray   # (m,) eigenvalues, m = min(n, d)
-    vectors: np.ndarray  # (n, m) if dual, else (d, m)
+# %% ../../nbs/beyond/04_dina_analysis.ipynb #03ec5d70
+def _ridge_weights(x: np.ndarray, targets: np.ndarray, penalty: float) -> np.ndarray: # (d, k)
+    # x (n, d) and targets (n, k), both centred; penalty: in units of the mean eigenvalue of x
+    "Weights that minimise squared error + lambda |w|^2."
+    from sklearn.linear_model import Ridge
 
-    @classmethod
-    def of(cls, inputs: np.ndarray) -> "_Ridge": # (n, d)
-        "Decompose the smaller of the two products of the inputs."
-        x = np.asarray(to_numpy(inputs), np.float64)
-        center = x.mean(0)
-        x = x - center
-        values, vectors = np.linalg.eigh(x @ x.T if len(x) <= x.shape[1] else x.T @ x)
-        return cls(center, x, np.clip(values, 0, None), vectors)
-
-    def weights(self, targets: np.ndarray, penalty: float) -> np.ndarray: # (d, k)
-        "Weights that minimise squared error + lambda |w|^2, lambda = penalty * mean eigenvalue."
-        inverse = 1 / (self.values + penalty * self.values.mean() + 1e-12)
-        dual = self.inputs.shape[0] <= self.inputs.shape[1]
-        inner = self.vectors.T @ (targets if dual else self.inputs.T @ targets)
-        found = self.vectors @ (inverse[:, None] * inner)
-        return self.inputs.T @ found if dual else found
+    alpha = penalty * np.square(x).sum() / min(x.shape)
+    return Ridge(alpha, fit_intercept=False).fit(x, targets).coef_.T
 
 # %% ../../nbs/beyond/04_dina_analysis.ipynb #ba21c3aa
 class _PixelFeatures(nn.Module):
     "Images as vectors: pixels, or whitened principal components, less the training mean."
     def __init__(self, images: np.ndarray, components: int | None = None) -> None: # None: pixels
         super().__init__()
-        y = images.reshape(len(images), -1).astype(np.float64)
-        self.register_buffer("mean", torch.tensor(y.mean(0), dtype=torch.float32))
+        y, projection = images.reshape(len(images), -1).astype(np.float64), None
         if components is not None:
-            values, vectors = np.linalg.eigh(np.cov(y.T))
-            vectors = vectors[:, ::-1][:, :components]
-            values = np.maximum(values[::-1][:components], 1e-9)
-            projection = torch.tensor(vectors / np.sqrt(values), dtype=torch.float32)
-        self.register_buffer("projection", None if components is None else projection)
+            last = [y.shape[1] - components, y.shape[1] - 1]
+            values, vectors = eigh(np.cov(y.T), subset_by_index=last)
+            projection = torch.tensor(vectors / np.sqrt(np.maximum(values, 1e-9))).float()
+        self.register_buffer("mean", torch.tensor(y.mean(0)).float())
+        self.register_buffer("projection", projection)
 
     def forward(self, y: Tensor) -> Tensor: # (B, 1, H, W) or (B, H * W) -> (B, d)
         y = y.flatten(1) - self.mean
         return y if self.projection is None else y @ self.projection
+
+# %% ../../nbs/beyond/04_dina_analysis.ipynb #48f4e8a2
+def _best(decoders: Iterable[_Decoder], validation: Recording) -> _Decoder:
+    "The decoder that retrieves best."
+    return max(decoders, key=lambda decoder: retrieval(decoder, validation).mean_reciprocal_rank)
 
 # %% ../../nbs/beyond/04_dina_analysis.ipynb #36296fd0
 @torch.no_grad()
@@ -121,20 +110,19 @@ def fit_ridge(
     "Ridge regression from responses to image features; images are found by their cosine."
     _check_pairs(train, validation)
     standardizer = Standardizer.fit(train.responses)
-    ridge = _Ridge.of(standardizer.transform(train.responses))
-    best: tuple[float, _Decoder | None] = (-1.0, None)
-    for name, module in features.items():
-        targets = torch.cat([module(part)
-                             for part in torch.as_tensor(train.images).split(256)]).double().numpy()
-        for penalty in penalties:
-            linear = nn.Linear(train.responses.shape[1], targets.shape[1], bias=False)
-            linear.weight.copy_(torch.tensor(ridge.weights(targets - targets.mean(0), penalty).T,
-                                             dtype=torch.float32))
-            decoder = _Decoder(module, linear, standardizer, train.images.shape[2:]).eval()
-            decoder.chosen = {"features": name, "penalty": penalty}
-            score = retrieval(decoder, validation).mean_reciprocal_rank
-            if score > best[0]: best = (score, decoder)
-    return best[1]
+    x = standardizer.transform(train.responses).astype(np.float64)
+    def decoders() -> Iterator[_Decoder]:
+        for name, module in features.items():
+            parts = [module(part) for part in torch.as_tensor(train.images).split(256)]
+            targets = torch.cat(parts).double().numpy()
+            for penalty in penalties:
+                weights = _ridge_weights(x - x.mean(0), targets - targets.mean(0), penalty)
+                linear = nn.Linear(*weights.shape, bias=False)
+                linear.weight.copy_(torch.tensor(weights.T, dtype=torch.float32))
+                decoder = _Decoder(module, linear, standardizer, train.images.shape[2:])
+                decoder.chosen = {"features": name, "penalty": penalty}
+                yield decoder.eval()
+    return _best(decoders(), validation)
 
 # %% ../../nbs/beyond/04_dina_analysis.ipynb #a912bc65
 class _PixelNetwork(nn.Module):
@@ -169,30 +157,25 @@ def fit_cnn(
     config, device = get_dina_config(config), resolve_device(device)
     _check_pairs(train, validation)
     standardizer = Standardizer.fit(train.responses)
-    pairs, held_out = (_RecordedPairs.of(part, standardizer, device, config.resample)
-                       for part in (train, validation))
-    mean_image, variance = pairs.images.mean(0).cpu(), pairs.images.var(0).mean().item()
+    images = torch.as_tensor(train.images)
+    variance = images.var(0).mean().item()
     def error(network: nn.Module, y: Tensor, x: Tensor) -> Tensor:
         return (network(x) - y).square().mean() / variance
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(generator(seed, 12).initial_seed())
-        network = _PixelNetwork(train.responses.shape[1], mean_image, config)
-    marks = {"cnn": asdict(config), "data": _digest_pairs(train, validation)}
-    def loss(model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        return error(model, *pairs.draw(batch)), {}
-    options = {"validate": lambda model: error(model, held_out.images, held_out.mean),
-               "checkpoint": checkpoint, "progress": progress, "fingerprint": marks,
-               "desc": "CNN decoder"}
-    run = _train(network, loss, len(train), config, seed, device, options | dict(training or {}))
-    best: tuple[float, _Decoder | None] = (-1.0, None)
-    for k in (None, *(c for c in components if c < len(train))):
-        features = _PixelFeatures(train.images, k).to(device)
-        decoder = _Decoder(features, nn.Sequential(run.model, features), standardizer,
-                           train.images.shape[2:]).to(device).eval()
-        decoder.chosen = {"compared in": "pixels" if k is None else f"{k} components"}
-        score = retrieval(decoder, validation).mean_reciprocal_rank
-        if score > best[0]: best = (score, decoder)
-    return best[1]
+        network = _PixelNetwork(train.responses.shape[1], images.mean(0), config)
+    options = {"seed": seed, "device": device, "checkpoint": checkpoint, "progress": progress,
+               "fingerprint": {"cnn": asdict(config)}, "desc": "CNN decoder"}
+    network = _train(network, error, train, validation, standardizer, config,
+                     options | dict(training or {})).model
+    def decoders() -> Iterator[_Decoder]:
+        for k in (None, *(c for c in components if c < len(train))):
+            features = _PixelFeatures(train.images, k).to(device)
+            decoder = _Decoder(features, nn.Sequential(network, features), standardizer,
+                               train.images.shape[2:]).to(device)
+            decoder.chosen = {"compared in": "pixels" if k is None else f"{k} components"}
+            yield decoder.eval()
+    return _best(decoders(), validation)
 
 # %% ../../nbs/beyond/04_dina_analysis.ipynb #4e086a9b
 def retrieval_table(
@@ -305,34 +288,28 @@ def sparse_ensemble(
     size: int,           # units
 ) -> np.ndarray: # (size,) numbers of units, in the order in which they were taken
     "Orthogonal matching pursuit (Pati et al. 1993): again and again the unit that explains most."
+    from sklearn.linear_model import orthogonal_mp
+
     if not 1 <= size <= min(x.shape):
         raise ValueError(f"size must be from 1 to {min(x.shape)}, got {size}")
     x = x - x.mean(0)
-    norm, target = np.maximum(np.linalg.norm(x, axis=0), 1e-12), values - values.mean()
-    chosen, left = [], target
-    for _ in range(size):
-        score = np.abs(x.T @ left) / norm
-        score[chosen] = -1
-        chosen.append(int(score.argmax()))
-        part = x[:, chosen]
-        left = target - part @ np.linalg.lstsq(part, target, rcond=None)[0]
-    return np.array(chosen)
+    x = x / np.maximum(np.linalg.norm(x, axis=0), 1e-12)
+    path = orthogonal_mp(x, values - values.mean(), n_nonzero_coefs=size, return_path=True)
+    taken = path.reshape(len(path), -1) != 0 # (N, steps)
+    return np.argsort(np.where(taken.any(1), taken.argmax(1), size), kind="stable")[:size]
 
 # %% ../../nbs/beyond/04_dina_analysis.ipynb #81d0420f
 def _band_filter(images: np.ndarray, cutoff: float, kind: str) -> np.ndarray:
     # images (n, 1, H, W) in [0, 1] -> (n, 1, H, W) in [0, 1]
     "Gaussian filter of spatial frequencies, mirrored at the borders. Raises ValueError."
-    from scipy.fft import dctn, idctn
-
     if kind not in ("low", "high"): raise ValueError(f"kind must be 'low' or 'high', got {kind!r}")
     if not cutoff > 0: raise ValueError(f"cutoff must be positive, got {cutoff}")
     height, width = images.shape[2:]
     square = (np.arange(height)[:, None] / 2) ** 2 + (np.arange(width) / 2 * height / width) ** 2
     gain = np.exp(-math.log(2) * square / cutoff**2)
     if kind == "high": gain = np.where(square == 0, 1, 1 - gain)
-    filtered = idctn(dctn(images, axes=(2, 3), norm="ortho") * gain.astype(np.float32), axes=(2, 3),
-                     norm="ortho")
-    return np.clip(filtered, 0, 1).astype(np.float32)
+    waves = dctn(images, axes=(2, 3), norm="ortho") * gain.astype(np.float32)
+    return np.clip(idctn(waves, axes=(2, 3), norm="ortho"), 0, 1).astype(np.float32)
 
 # %% ../../nbs/beyond/04_dina_analysis.ipynb #6395a996
 def band_curve(

@@ -53,12 +53,12 @@ def _group_subsets(groups: Sequence[int], pairs: bool = False) -> tuple[tuple[st
     "Each group alone, then all, then pairs. Raises ValueError for sizes that are not positive."
     if not len(groups) or min(groups) < 1:
         raise ValueError(f"group sizes must be positive, at least one, got {tuple(groups)}")
-    owner = torch.arange(len(groups)).repeat_interleave(torch.tensor(list(groups)))
-    sets = {f"group {g + 1}": (g,) for g in range(len(groups))} | {"all": tuple(range(len(groups)))}
-    if pairs: sets |= {f"groups {g + 1}+{h + 1}": (g, h) for g in range(len(groups))
-                       for h in range(g)}
-    return tuple(sets), torch.stack([torch.isin(owner, torch.tensor(members))
-                                     for members in sets.values()])
+    every = range(len(groups))
+    sets = {f"group {g + 1}": [g] for g in every} | {"all": list(every)}
+    if pairs: sets |= {f"groups {g + 1}+{h + 1}": [g, h] for g in every for h in range(g)}
+    owner = np.repeat(every, groups)
+    known = np.stack([np.isin(owner, members) for members in sets.values()])
+    return tuple(sets), torch.from_numpy(known)
 
 # %% ../../nbs/beyond/02_group_information.ipynb #cd3292e1
 def _posterior_draws(mean: Tensor, log_var: Tensor) -> Callable[[Tensor, torch.Generator], Tensor]:
@@ -84,34 +84,28 @@ def information_table(
     classes: Sequence,           # (n,) what each image shows, such as its category
 ) -> pd.DataFrame: # rows: results; columns: classes, and "every image"
     "Mean information of every set of responses about every class of images. Raises ValueError."
-    classes = np.asarray(classes)
     for name, r in results.items():
         if len(r.total) != len(classes):
             raise ValueError(f"{name!r} has {len(r.total)} images, but there are {len(classes)} "
                              f"classes")
-    columns = [*sorted(set(classes.tolist()))]
-    rows = {name: {c: r.total[classes == c].mean() for c in columns}
-            | {"every image": r.total.mean()} for name, r in results.items()}
-    return pd.DataFrame(rows).T
+    totals = pd.DataFrame({name: r.total for name, r in results.items()})
+    return totals.groupby(np.asarray(classes)).mean().T.assign(**{"every image": totals.mean()})
 
 # %% ../../nbs/beyond/02_group_information.ipynb #8858b1b3
 def shared_information(
-    results: Mapping[str, InformationResult], # named as by `_group_subsets(groups, pairs=True)`
+    results: Mapping[str, InformationResult], # what `maps` returned, with pairs
     n_groups: int,
 ) -> pd.DataFrame: # (G, G): I(z_g) on the diagonal; elsewhere what two groups say twice
     "How much two groups share. Raises ValueError if a pair is missing."
-    missing = [f"groups {g + 1}+{h + 1}" for g in range(n_groups)
-               for h in range(g) if f"groups {g + 1}+{h + 1}" not in results]
+    pairs = {(g, h): f"groups {g + 1}+{h + 1}" for g in range(n_groups) for h in range(g)}
+    missing = [name for name in pairs.values() if name not in results]
     if missing:
-        raise ValueError(f"no results for {', '.join(missing)}; use group_subsets(groups, "
-                         f"pairs=True)")
-    total = {name: r.total.mean() for name, r in results.items()}
-    own, table = [total[f"group {g + 1}"] for g in range(n_groups)], np.zeros((n_groups, n_groups))
-    for g in range(n_groups):
-        table[g, g] = own[g]
-        for h in range(g):
-            table[g, h] = table[h, g] = own[g] + own[h] - total[f"groups {g + 1}+{h + 1}"]
+        raise ValueError(f"no results for {', '.join(missing)}; use fit_groups(..., pairs=True)")
     names = [f"group {g + 1}" for g in range(n_groups)]
+    own = [results[name].total.mean() for name in names]
+    table = np.diag(own)
+    for (g, h), name in pairs.items():
+        table[g, h] = table[h, g] = own[g] + own[h] - results[name].total.mean()
     return pd.DataFrame(table, names, names)
 
 # %% ../../nbs/beyond/02_group_information.ipynb #63b80cab
@@ -166,19 +160,18 @@ def fit_groups(
     subsets = subsets & _used_latents(*train[1:])
     at = lambda name: None if checkpoint is None else Path(checkpoint).expanduser() / name
     latents, other = (_posterior_draws(*part[1:]) for part in (train, held_out))
-    test = held_out[0][:512], torch.where(subsets.any(0),
-                                          other(torch.arange(min(512, len(held_out[0]))),
-                                                generator(seed, 83)), math.nan)
+    drawn = other(torch.arange(min(512, len(held_out[0]))), generator(seed, 83))
+    test = held_out[0][:512], torch.where(subsets.any(0), drawn, math.nan)
     denoiser = _LatentDenoiser(base, subsets.shape[1], seed) if denoiser is None else denoiser
     everything = subsets[names.index("all")].expand(len(subsets), -1)
     shown = torch.cat([subsets, everything]) # all together half of the time
+    settings = {"lr": 1e-3, "precision": precision, "balance": True} | options
     denoiser = train_responses(denoiser, train[0], latents, validation=test, subsets=shown,
-                               n_start=768, steps=steps[0], checkpoint=at("responses"),
-                               seed=seed, **{"lr": 1e-3, "precision": precision,
-                                             "balance": True} | options).model
+                               n_start=768, steps=steps[0], checkpoint=at("responses"), seed=seed,
+                               **settings).model
     net = train_gain(GainNet(base, len(names), seed=seed), denoiser, held_out[0], other,
-                     subsets=subsets, steps=steps[1],
-                     checkpoint=at("gain"), seed=seed, **options).model
+                     subsets=subsets, steps=steps[1], checkpoint=at("gain"), seed=seed,
+                     **options).model
     bounds = _group_bounds(denoiser, *test, dict(zip(names, subsets)), seed + 1)
     return GroupInformation(denoiser.cpu(), net.cpu(), names, subsets, bounds)
 

@@ -19,20 +19,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .stimulus_information import (_Conditional, _Draw, _Estimate, _Gain,
-                                                _alpha_bar_from_c, _c_from_alpha_bar, _check_draw,
+                                                _check_draw, _even_times, _levels_of,
                                                 _schedule_levels, _time_of_level)
 from ..denoiser import Denoiser, NoiseSchedule, _check_images, _initial_weights
 from ..support.encoders import _Frozen
 from ..support.files import digest, digest_weights
 from ..support.training import Batch, Fit, fit, generator, resolve_device, warmup_cosine
-
-# %% ../../nbs/beyond/01_response_models.ipynb #d5e14ce0
-def _eps_difference(denoiser: nn.Module, y_t: Tensor, t: int, r: Tensor,
-                    given: Tensor | None = None) -> Tensor:
-    # y_t (B, C, H, W); r (B, n_condition); given (B, n_condition) -> (B, C, H, W)
-    "What the response changes in the noise estimate; one call if the denoiser offers `difference`."
-    if hasattr(denoiser, "difference"): return denoiser.difference(y_t, t, r, given)
-    return denoiser(y_t, t, r) - denoiser(y_t, t, given)
 
 # %% ../../nbs/beyond/01_response_models.ipynb #609f9a3c
 def _denoiser_estimates(denoiser: nn.Module) -> tuple[_Estimate, _Conditional]:
@@ -40,9 +32,8 @@ def _denoiser_estimates(denoiser: nn.Module) -> tuple[_Estimate, _Conditional]:
     "The two guesses of a conditional denoiser."
     _check_conditional(denoiser)
     def conditional(x_c: Tensor, c: float, r: Tensor | None) -> Tensor:
-        eps = denoiser(x_c * math.sqrt(_alpha_bar_from_c(c)), _time_of_level(c, denoiser.schedule),
-                       r)
-        return x_c - math.sqrt(c) * eps
+        t = _time_of_level(c, denoiser.schedule)
+        return x_c - math.sqrt(c) * denoiser(x_c / math.sqrt(1 + c), t, r)
     return lambda x_c, c: conditional(x_c, c, None), conditional
 
 # %% ../../nbs/beyond/01_response_models.ipynb #e3a10db6
@@ -72,33 +63,60 @@ class _ResponseNetwork(_Frozen):
     frozen_part = "base"
 
     def __init__(self, base: Denoiser, n_condition: int, width: int = 32,
-                 multipliers: tuple[int, ...] = (1, 2), layers: int = 1, painted: int = 8,
-                 patch: int | None = None, seed: int = 0) -> None:
+                 multipliers: tuple[int, ...] = (1, 2), painted: int = 8, seed: int = 0) -> None:
         super().__init__()
         if n_condition < 1: raise ValueError(f"n_condition must be at least 1, got {n_condition!r}")
         self.base, self.schedule = copy.deepcopy(base).requires_grad_(False).eval(), base.schedule
-        self.n_condition = n_condition
-        self.patch = patch or base.patch
+        self.n_condition, self.patch = n_condition, base.patch
         pixels, side = base.channels * base.image_size**2, base.image_size // self.patch
         self.grid = (painted, side, side)
         c = base.channels * self.patch**2
         with _initial_weights(seed, 73):
-            self.unet = _small_unet(side, 3 * c + painted, c, width, multipliers, layers)
+            self.unet = _small_unet(side, 3 * c + painted, c, width, multipliers)
             self.readout = nn.Linear(pixels, n_condition)
             self.paint = nn.Linear(3 * n_condition, math.prod(self.grid))
-        for part in self.unet.conv_out.parameters():
-            nn.init.zeros_(part)
         self.register_buffer("mean", torch.zeros(n_condition))
         self.register_buffer("std", torch.ones(n_condition))
         self.register_buffer("reach", torch.ones(()))
         self.linear = _LinearCorrection(self.schedule, n_condition, pixels)
 
+# %% ../../nbs/beyond/01_response_models.ipynb #1d0ea9d9
+def _clean(schedule: NoiseSchedule, y_t: Tensor, eps: Tensor, t: Tensor) -> Tensor: # (B, C, H, W)
+    "Clean image that a noise estimate means, kept near the range of images."
+    return schedule.y0_hat(y_t, eps, t).clamp(-1.5, 1.5)
+
+# %% ../../nbs/beyond/01_response_models.ipynb #91bea949
+def _variance(base: Denoiser) -> Tensor: # (T + 1,)
+    "Variance of noisy images at every time."
+    alpha_bar = base.schedule.alpha_bar
+    return alpha_bar * (base.data_std or 1.0)**2 + 1 - alpha_bar
+
+# %% ../../nbs/beyond/01_response_models.ipynb #c6adfbe4
+@torch.no_grad()
+def _start(model: _ResponseNetwork, y0: Tensor, responses: Tensor, seed: int = 0) -> None:
+    # y0 (n, C, H, W) images in [-1, 1]; responses (n, n_condition); seed: of the noise
+    "Scales of the responses, the readout by ridge regression, and the linear correction."
+    from sklearn.linear_model import Ridge
+
+    model.mean.copy_(responses.mean(0))
+    model.std.copy_(responses.std(0).clamp(min=1e-6))
+    x, r = y0.flatten(1).cpu().double(), ((responses - model.mean) / model.std).cpu().double()
+    ridge = Ridge(0.05 * float(x.var(0, correction=0).sum())).fit(x.numpy(), r.numpy())
+    model.readout.weight.copy_(torch.from_numpy(ridge.coef_))
+    model.readout.bias.copy_(torch.from_numpy(ridge.intercept_))
+    for k, time in enumerate(model.linear.times):
+        t = time.expand(len(y0)).to(y0.device)
+        noise = torch.randn(y0.shape, generator=generator(seed, 85, k)).to(y0)
+        parts = zip(*(v.split(128) for v in (model.schedule.add_noise(y0, noise, t), t)))
+        clean = torch.cat([_clean(model.schedule, y_t, model.base(y_t, t), t) for y_t, t in parts])
+        clean = clean.flatten(1)
+        model.linear.fit(k, r.to(clean) - model.readout(clean), y0.flatten(1) - clean)
+    model.reach.copy_(1 / model.linear.cross[-1].square().sum(0).mean().sqrt().clamp(min=1e-6))
+
 # %% ../../nbs/beyond/01_response_models.ipynb #c6b00001
 class ResponseDenoiser(_ResponseNetwork):
     "A frozen denoiser with a learned correction from the response; NaN entries are unknown."
-    def start(self, y0: Tensor, responses: Tensor, seed: int = 0) -> None:
-        "Scales of the responses, the readout by ridge regression, and the linear correction."
-        _start(self, y0, responses, seed)
+    start = _start
 
     def forward(
         self,
@@ -106,73 +124,22 @@ class ResponseDenoiser(_ResponseNetwork):
         t: int | Tensor, # time, or (B,) times
         condition: Tensor | None = None, # (B, n_condition), NaN where unknown
     ) -> Tensor: # (B, C, H, W)
-        "Noise estimate given what is known of the response."
-        eps = self.frozen(y_t, t)
-        return eps + _correct(self, y_t, t, eps, condition)
-
-    @torch.no_grad()
-    def frozen(self, y_t: Tensor, t: int | Tensor) -> Tensor:
-        "Noise estimate of the base."
-        return self.base(y_t, t)
-
-    def clean(self, y_t: Tensor, eps: Tensor, t: int | Tensor) -> Tensor: # (B, C, H, W)
-        "Clean image that a noise estimate means, kept near the range of images."
-        times = torch.as_tensor(t, device=y_t.device).expand(len(y_t))
-        return self.schedule.y0_hat(y_t, eps, times).clamp(-1.5, 1.5)
-
-    def difference(
-        self,
-        y_t: Tensor, # (B, C, H, W)
-        t: int | Tensor,
-        condition: Tensor, # (B, n_condition)
-        given: Tensor | None = None, # (B, n_condition) what was known before
-    ) -> Tensor: # (B, C, H, W)
-        "Noise estimate with the response minus that with what was given before."
-        eps = self.frozen(y_t, t)
-        return _correct(self, y_t, t, eps, condition) - _correct(self, y_t, t, eps, given)
-
-# %% ../../nbs/beyond/01_response_models.ipynb #c6b00002
-def _correct(model: ResponseDenoiser, y_t: Tensor, t: int | Tensor, eps: Tensor,
-             condition: Tensor | None) -> Tensor:
-    # y_t (B, C, H, W); eps (B, C, H, W) of the base; condition (B, n_condition) -> (B, C, H, W)
-    "What is added to the base's estimate: a linear step, and what a small U-Net adds."
-    condition, schedule = _or_unknown(condition, y_t, model.n_condition), model.schedule
-    t = torch.as_tensor(t, device=y_t.device).expand(len(y_t))
-    alpha_bar, std = schedule.alpha_bar, model.base.data_std or 1.0
-    var = alpha_bar * std**2 + 1 - alpha_bar
-    clean, known = model.clean(y_t, eps, t), torch.isfinite(condition)
-    r = torch.where(known, (condition - model.mean) / model.std, 0).to(y_t.dtype)
-    expected = torch.where(known, model.readout(clean.flatten(1)), 0)
-    told = torch.cat([r - expected, expected, known.to(r)], 1)
-    painted = model.paint(told).unflatten(1, model.grid)
-    moved = model.linear(r - expected, known, t).view_as(y_t)
-    seen = torch.cat([y_t * schedule.at(var.rsqrt(), t, y_t), clean, model.reach * moved], 1)
-    seen = torch.cat([F.pixel_unshuffle(seen, model.patch), painted], 1)
-    out = F.pixel_shuffle(model.unet(seen, t).sample, model.patch)
-    step = schedule.at((alpha_bar / (1 - alpha_bar)).sqrt(), t, y_t) * moved
-    return schedule.at((alpha_bar / var).sqrt() * std, t, y_t) * out - step
-
-# %% ../../nbs/beyond/01_response_models.ipynb #c6b00003
-@torch.no_grad()
-def _start(model: ResponseDenoiser, y0: Tensor, responses: Tensor, seed: int = 0) -> None:
-    # y0 (n, C, H, W) images in [-1, 1]; responses (n, n_condition); seed: of the noise
-    "Scales of the responses, the readout by ridge regression, and the linear correction."
-    model.mean.copy_(responses.mean(0))
-    model.std.copy_(responses.std(0).clamp(min=1e-6))
-    x, r = y0.flatten(1).cpu().double(), ((responses - model.mean) / model.std).cpu().double()
-    centre = x.mean(0)
-    kernel = (x - centre) @ (x - centre).T
-    ridge = 0.05 * kernel.trace() / len(x) * torch.eye(len(x)).to(x)
-    weight = (x - centre).T @ torch.linalg.solve(kernel + ridge, r)
-    model.readout.weight.copy_(weight.T)
-    model.readout.bias.copy_(-(centre @ weight))
-    for k, t in enumerate(model.linear.times.tolist()):
-        noise = torch.randn(y0.shape, generator=generator(seed, 85, k)).to(y0)
-        y_t = model.schedule.add_noise(y0, noise, torch.full((len(y0),), t).to(y0.device))
-        parts = [model.clean(part, model.frozen(part, t), t) for part in y_t.split(128)]
-        clean = torch.cat(parts).flatten(1)
-        model.linear.fit(k, r.to(clean) - model.readout(clean), y0.flatten(1) - clean)
-    model.reach.copy_(1 / model.linear.cross[-1].square().sum(0).mean().sqrt().clamp(min=1e-6))
+        "The base's estimate, a linear step, and what a small U-Net adds."
+        condition, schedule = _or_unknown(condition, y_t, self.n_condition), self.schedule
+        t = torch.as_tensor(t, device=y_t.device).expand(len(y_t))
+        alpha_bar, std, var = schedule.alpha_bar, self.base.data_std or 1.0, _variance(self.base)
+        eps, known = self.base(y_t, t), torch.isfinite(condition)
+        clean = _clean(schedule, y_t, eps, t)
+        r = torch.where(known, (condition - self.mean) / self.std, 0).to(y_t.dtype)
+        expected = torch.where(known, self.readout(clean.flatten(1)), 0)
+        told = torch.cat([r - expected, expected, known.to(r)], 1)
+        painted = self.paint(told).unflatten(1, self.grid)
+        moved = self.linear(r - expected, known, t).view_as(y_t)
+        seen = torch.cat([y_t * schedule.at(var.rsqrt(), t, y_t), clean, self.reach * moved], 1)
+        seen = torch.cat([F.pixel_unshuffle(seen, self.patch), painted], 1)
+        out = F.pixel_shuffle(self.unet(seen, t).sample, self.patch)
+        step = schedule.at((alpha_bar / (1 - alpha_bar)).sqrt(), t, y_t) * moved
+        return eps - step + schedule.at((alpha_bar / var).sqrt() * std, t, y_t) * out
 
 # %% ../../nbs/beyond/01_response_models.ipynb #c6b00004
 def _halved_ridge(innovation: Tensor, missed: Tensor) -> tuple[Tensor, Tensor]:
@@ -194,9 +161,10 @@ class _LinearCorrection(nn.Module):
     "Regression of what a clean estimate misses on the unexpected part of the response."
     def __init__(self, schedule: NoiseSchedule, n_condition: int, pixels: int, n: int = 12) -> None:
         super().__init__()
-        times = _even_times(schedule, n=n).unique()
-        c = _c_from_alpha_bar(schedule.alpha_bar.clamp(max=1 - 1e-9)).log()
-        place = torch.from_numpy(np.interp(c, c[times], np.arange(len(times))))
+        times = _even_times(schedule, n).unique()
+        c = _levels_of(schedule).log()
+        place = np.interp(c, c[times - 1], np.arange(len(times)))
+        place = F.pad(torch.from_numpy(place), (1, 0)) # of the times 0..T
         self.register_buffer("times", times), self.register_buffer("place", place.float())
         self.register_buffer("cross", torch.zeros(len(times), n_condition, pixels))
         self.register_buffer("spread", torch.eye(n_condition).repeat(len(times), 1, 1))
@@ -225,20 +193,22 @@ class _LinearCorrection(nn.Module):
         return out
 
 # %% ../../nbs/beyond/01_response_models.ipynb #e8b3e34e
-def _small_unet(side: int, n_in: int, n_out: int, width: int, multipliers: tuple[int, ...],
-                layers: int) -> nn.Module:
-    "A small U-Net on patches."
+def _small_unet(side: int, n_in: int, n_out: int, width: int,
+                multipliers: tuple[int, ...]) -> nn.Module:
+    "A small U-Net on patches, which gives 0 before it is trained."
     from diffusers import UNet2DModel
 
     if side % 2**(len(multipliers) - 1):
         raise ValueError(f"a grid of side {side} cannot be halved {len(multipliers) - 1} times; "
                          f"use fewer multipliers")
-    return UNet2DModel(sample_size=side, in_channels=n_in,
-                       out_channels=n_out, layers_per_block=layers, add_attention=False,
+    unet = UNet2DModel(sample_size=side, in_channels=n_in, out_channels=n_out, layers_per_block=1,
+                       add_attention=False, norm_num_groups=math.gcd(width, 8),
                        block_out_channels=tuple(width * m for m in multipliers),
                        down_block_types=("DownBlock2D",) * len(multipliers),
-                       up_block_types=("UpBlock2D",) * len(multipliers),
-                       norm_num_groups=math.gcd(width, 8)).to(memory_format=torch.channels_last)
+                       up_block_types=("UpBlock2D",) * len(multipliers))
+    for part in unet.conv_out.parameters():
+        nn.init.zeros_(part)
+    return unet.to(memory_format=torch.channels_last)
 
 # %% ../../nbs/beyond/01_response_models.ipynb #c6b00005
 _Responses = Tensor | Callable[[Tensor, torch.Generator], Tensor] # (n, N), or of rows, generator
@@ -252,20 +222,20 @@ class _Pairs:
     sample: Tensor # (at most 2048, N) responses
     held_out: tuple[Tensor, Tensor] # images, responses
     subsets: Tensor # (S, N) bool: entries known together
+    mark: dict[str, Any] # what must agree for a checkpoint to be of this training
 
 # %% ../../nbs/beyond/01_response_models.ipynb #c6b00007
 def _check_responses(denoiser: ResponseDenoiser, images: Any, responses: _Responses,
                      validation: tuple[Tensor, Tensor] | None, subsets: Tensor | None,
                      seed: int) -> _Pairs:
     "What `train_responses` trains with. Raises ValueError for images or responses that do not fit."
-    base = denoiser.base
+    base, n_condition = denoiser.base, denoiser.n_condition
     y0 = _check_images(images, base.image_size, channels=base.channels)
     draw = _draw_rows(responses, len(y0))
     n = min(len(y0), 2048)
     sample = _check_draw(draw(torch.arange(n), generator(seed, 74)), n)
-    if sample.shape[1] != denoiser.n_condition:
-        raise ValueError(f"the denoiser takes {denoiser.n_condition} responses, got "
-                         f"{sample.shape[1]}")
+    if sample.shape[1] != n_condition:
+        raise ValueError(f"the denoiser takes {n_condition} responses, got {sample.shape[1]}")
     if validation is None:
         held_out = y0[:512], draw(torch.arange(min(len(y0), 512)), generator(seed, 75))
     else:
@@ -273,8 +243,12 @@ def _check_responses(denoiser: ResponseDenoiser, images: Any, responses: _Respon
                     torch.as_tensor(validation[1]).float())
         known = torch.nan_to_num(held_out[1], posinf=math.inf, neginf=-math.inf)
         _check_draw(known, len(validation[0])) # NaN: not known
-    subsets = torch.ones(1, denoiser.n_condition, dtype=torch.bool) if subsets is None else subsets
-    return _Pairs(y0, draw, sample, held_out, subsets)
+    subsets = _check_subsets(subsets, n_condition)
+    mark = {"images": digest(y0), "responses": _digest_responses(responses, sample),
+            "subsets": digest(subsets), "base": digest_weights(base), "n_condition": n_condition,
+            "validation": None if validation is None else [digest(part) for part in held_out],
+            "parameters": sum(p.numel() for p in denoiser.parameters())}
+    return _Pairs(y0, draw, sample, held_out, subsets, mark)
 
 # %% ../../nbs/beyond/01_response_models.ipynb #d09b7c6f
 def train_responses(
@@ -295,10 +269,11 @@ def train_responses(
     "Learn what a response changes in the noise estimate. Raises ValueError for what does not fit."
     device, schedule = resolve_device(device), denoiser.schedule
     pairs = _check_responses(denoiser, images, responses, validation, subsets, seed)
-    y0, times = pairs.y0.to(device), _even_times(schedule, high).to(device)
+    y0, times = pairs.y0.to(device), _even_times(schedule, high=high).to(device)
     denoiser.to(device).start(y0[: min(n_start, 2048)], pairs.sample[:n_start].to(device), seed)
-    errors = _level_errors(denoiser, y0[:1024], high, seed) if balance else torch.ones(schedule.T + 1)
-    weights = (1 / errors).to(device)
+    weights = torch.ones(schedule.T + 1)
+    if balance: weights = 1 / _level_errors(denoiser, y0[:1024], high, seed)
+    weights = weights.to(device)
 
     def loss_fn(model: nn.Module, batch: Batch) -> tuple[Tensor, Mapping[str, Tensor]]:
         y, noise, t = y0[batch.index], batch.randn(*y0.shape[1:]), times[batch.randint(len(times))]
@@ -310,22 +285,11 @@ def train_responses(
         return (loss * weights[t]).mean(), {"eps_loss": loss.mean()}
 
     bound = information_bound(*(v.to(device) for v in pairs.held_out), high=high, seed=seed)
-    mark = {"drop": drop, "high": high, "lr": lr, "n_start": n_start}
-    mark |= _fingerprint(denoiser, pairs, responses, validation)
-    options = {"desc": "response denoiser", "betas": (0.9, 0.99), "validate_every": max(1, steps // 10),
-               "validate": lambda model: -bound(model), "keep_best": True,
+    mark = pairs.mark | {"drop": drop, "high": high, "lr": lr, "n_start": n_start}
+    options = {"desc": "response denoiser", "betas": (0.9, 0.99), "keep_best": True,
+               "validate": lambda model: -bound(model), "validate_every": max(1, steps // 10),
                "fingerprint": mark | ({"balance": True} if balance else {}), **options}
     return _fit(denoiser, loss_fn, len(y0), steps, batch_size, lr, seed, device, options)
-
-# %% ../../nbs/beyond/01_response_models.ipynb #c6b00008
-def _fingerprint(denoiser: ResponseDenoiser, pairs: _Pairs, responses: _Responses,
-                 validation: Any) -> dict[str, Any]:
-    "What must agree for a checkpoint to be of this training."
-    held_out = None if validation is None else [digest(part) for part in pairs.held_out]
-    return {"images": digest(pairs.y0), "responses": _digest_responses(responses, pairs.sample),
-            "subsets": digest(pairs.subsets), "validation": held_out, "base": digest_weights(denoiser.base),
-            "n_condition": denoiser.n_condition,
-            "parameters": sum(p.numel() for p in denoiser.parameters())}
 
 # %% ../../nbs/beyond/01_response_models.ipynb #c6b00009
 def _fit(model: nn.Module,
@@ -340,7 +304,7 @@ def _fit(model: nn.Module,
 
 # %% ../../nbs/beyond/01_response_models.ipynb #237a1407
 def _draw_rows(responses: _Responses, n: int) -> Callable[[Tensor, torch.Generator], Tensor]:
-    "Responses as a function of rows and generator. Raises ValueError if recorded ones are not (n, N)."
+    "Responses as a function of rows and generator. Raises ValueError unless recorded ones are (n, N)."
     if callable(responses): return responses
     recorded = torch.as_tensor(responses).float()
     if recorded.ndim != 2 or len(recorded) != n:
@@ -360,7 +324,7 @@ def _digest_responses(responses: Tensor | Callable, sample: Tensor) -> str: # 16
 def _at_every_time(values: np.ndarray, levels: Tensor, schedule: NoiseSchedule) -> Tensor:
     # values (..., K) at levels (K,) -> (..., T + 1)
     "Positive values interpolated (as logarithms, in ln c) from some levels to every time."
-    c, known = _c_from_alpha_bar(schedule.alpha_bar[1:]).log().numpy(), levels.log().numpy()
+    c, known = _levels_of(schedule).log().numpy(), levels.log().numpy()
     every = np.apply_along_axis(lambda v: np.exp(np.interp(c, known, np.log(v))), -1, values)
     return F.pad(torch.from_numpy(every), (1, 0), value=1.0).float()
 
@@ -372,19 +336,11 @@ def _level_errors(denoiser: nn.Module, y0: Tensor, high: float = 1e3, seed: int 
     schedule, errors = denoiser.schedule, []
     levels = _schedule_levels(schedule, 16, high=high)
     for k, c in enumerate(levels.tolist()):
-        noise = torch.randn(min(64, len(y0)), *y0.shape[1:], generator=generator(seed, 86, k)).to(y0)
         y, t = y0.roll(-64 * k, 0)[:64], _time_of_level(c, schedule)
+        noise = torch.randn(y.shape, generator=generator(seed, 86, k)).to(y)
         y_t = schedule.add_noise(y, noise, torch.full((len(y),), t, device=y.device))
         errors.append(float((denoiser(y_t, t) - noise).square().mean()))
     return _at_every_time(np.array(errors), levels, schedule)
-
-# %% ../../nbs/beyond/01_response_models.ipynb #8e9a6006
-def _even_times(schedule: NoiseSchedule, high: float = 1e3, n: int = 4096) -> Tensor:
-    # high: largest c -> (n,) times, 1..T
-    "Times that are evenly spread in ln c."
-    c = _schedule_levels(schedule, None, high=high).log()
-    wanted = torch.linspace(c[0], c[-1], n, dtype=torch.float64)
-    return (c[None] - wanted[:, None]).abs().argmin(1) + 1
 
 # %% ../../nbs/beyond/01_response_models.ipynb #62444aa9
 def information_bound(
@@ -402,17 +358,17 @@ def information_bound(
     @torch.no_grad()
     def bound(denoiser: nn.Module) -> Tensor:
         schedule = denoiser.schedule
-        c = _schedule_levels(schedule, None, high=high)
-        times = _even_times(schedule, high, n)[torch.randperm(n, generator=generator(seed, 78))]
+        times = _even_times(schedule, n, high)
+        first, last = _levels_of(schedule)[times[[0, -1]] - 1].log().tolist()
+        times = times[torch.randperm(n, generator=generator(seed, 78))]
         saved = []
-        for part in torch.arange(n).split(64):
-            y, r, z, t = (v[i].to(y0.device) for v, i in ((y0, rows[part]), (responses, rows[part]),
-                                                          (noise, part), (times, part)))
+        for some, z, t in zip(*(v.split(64) for v in (rows, noise, times))):
+            y, r, z, t = (v.to(y0.device) for v in (y0[some], responses[some], z, t))
             y_t = schedule.add_noise(y, z, t)
             errors = [(denoiser(y_t, t, given) - z).square().flatten(1).sum(1)
                       for given in (None, r)]
             saved.append(errors[0] - errors[1])
-        return torch.cat(saved).mean() * float(c[-1].log() - c[0].log()) / 2
+        return torch.cat(saved).mean() * (last - first) / 2
     return bound
 
 # %% ../../nbs/beyond/01_response_models.ipynb #68611107
@@ -426,11 +382,11 @@ def denoiser_gain(
     _check_conditional(denoiser)
     def gain(x_c: Tensor, c: float, index: Tensor, stream: torch.Generator) -> Tensor:
         r = _check_draw(draw(x_c, c, index, stream), len(x_c))
-        y_t, t = x_c * math.sqrt(_alpha_bar_from_c(c)), _time_of_level(c, denoiser.schedule)
+        y_t, t = x_c / math.sqrt(1 + c), _time_of_level(c, denoiser.schedule)
         both = known if known is None or given is None else known | given
         before = None if given is None else torch.where(given, r, math.nan)
         after = r if both is None else torch.where(both, r, math.nan)
-        return c * _eps_difference(denoiser, y_t, t, after, before).square()
+        return c * (denoiser(y_t, t, after) - denoiser(y_t, t, before)).square()
     return gain
 
 # %% ../../nbs/beyond/01_response_models.ipynb #5cf48c08
@@ -442,29 +398,26 @@ class GainNet(_Frozen):
         self,
         base: Denoiser,          # unconditional; a copy of it is frozen
         n_outputs: int = 1,      # sets of known responses
-        width: int = 32, multipliers: tuple[int, ...] = (1, 2), layers: int = 1,
-        patch: int | None = None, # None: the base's
+        width: int = 32, multipliers: tuple[int, ...] = (1, 2),
         seed: int = 0,
     ) -> None:
         super().__init__()
         self.base, self.schedule = copy.deepcopy(base).requires_grad_(False).eval(), base.schedule
-        self.patch, self.n_outputs = patch or base.patch, n_outputs
+        self.patch, self.n_outputs = base.patch, n_outputs
         cells = base.channels * self.patch**2
         with _initial_weights(seed, 79):
             self.unet = _small_unet(base.image_size // self.patch, 2 * cells, n_outputs * cells,
-                                    width, multipliers, layers)
-        nn.init.zeros_(self.unet.conv_out.weight), nn.init.zeros_(self.unet.conv_out.bias)
+                                    width, multipliers)
         self.register_buffer("scale", torch.ones(n_outputs, base.schedule.T + 1))
 
     def forward(self, y_t: Tensor, t: int | Tensor) -> Tensor: # (B, n_outputs, C, H, W)
         "Predictions relative to the mean of their level."
         t = torch.as_tensor(t, device=y_t.device).expand(len(y_t))
-        with torch.no_grad():
-            clean = self.schedule.y0_hat(y_t, self.base(y_t, t), t).clamp(-1.5, 1.5)
-        var = self.schedule.alpha_bar * (self.base.data_std or 1.0)**2 + 1 - self.schedule.alpha_bar
-        seen = torch.cat([y_t * self.schedule.at(var.rsqrt(), t, y_t), clean], 1)
-        out = self.unet(F.pixel_unshuffle(seen, self.patch), t).sample
-        out = F.pixel_shuffle(out, self.patch).unflatten(1, (self.n_outputs, -1))
+        clean = _clean(self.schedule, y_t, self.base(y_t, t), t)
+        scale = self.schedule.at(_variance(self.base).rsqrt(), t, y_t)
+        seen = F.pixel_unshuffle(torch.cat([y_t * scale, clean], 1), self.patch)
+        out = F.pixel_shuffle(self.unet(seen, t).sample, self.patch)
+        out = out.unflatten(1, (self.n_outputs, -1))
         return F.softplus(out + math.log(math.e - 1)) + 1e-6
 
 # %% ../../nbs/beyond/01_response_models.ipynb #68cf8eb2
@@ -472,33 +425,30 @@ def _learned_gains(net: GainNet) -> _Gain: # (B, n_outputs, C, H, W)
     "A trained regression as the gains of all its outputs, for `information_sets`."
     def gains(x_c: Tensor, c: float, index: Tensor, stream: torch.Generator) -> Tensor:
         t = _time_of_level(c, net.schedule)
-        return c * net.scale[:, t, None, None, None] * net(x_c * math.sqrt(_alpha_bar_from_c(c)), t)
+        return c * net.scale[:, t, None, None, None] * net(x_c / math.sqrt(1 + c), t)
     return gains
 
 # %% ../../nbs/beyond/01_response_models.ipynb #c6b00010
-@dataclass(frozen=True)
-class _SquaredDifference:
+def _squared_difference(denoiser: nn.Module, y0: Tensor, draw: _Responses,
+                        subsets: Tensor) -> Callable[..., tuple[Tensor, Tensor]]:
+    # y0 (n, C, H, W) in [-1, 1]; subsets (n_outputs, N) bool: what is known for each output
     "Squared change of the noise estimate by responses, of some pairs at some times."
-    denoiser: nn.Module # conditional
-    y0: Tensor # (n, C, H, W) in [-1, 1]
-    draw: Callable[[Tensor, torch.Generator], Tensor] # rows, generator -> responses
-    subsets: Tensor # (n_outputs, N) bool: what is known for each output
-
     @torch.no_grad()
-    def __call__(
-        self, rows: Tensor, t: Tensor, output: Tensor, noise: Tensor, stream: torch.Generator,
-    ) -> tuple[Tensor, Tensor]: # blurred images, squared differences
-        y_t = self.denoiser.schedule.add_noise(self.y0[rows], noise, t)
-        r = self.draw(rows.cpu(), stream).to(y_t.device)
-        known = torch.where(self.subsets[output], r, math.nan)
-        return y_t, _eps_difference(self.denoiser, y_t, t, known).square()
+    def squared(rows: Tensor, t: Tensor, output: Tensor, noise: Tensor,
+                stream: torch.Generator) -> tuple[Tensor, Tensor]: # blurred images, squares
+        y_t = denoiser.schedule.add_noise(y0[rows], noise, t)
+        r = draw(rows.cpu(), stream).to(y_t.device)
+        known = torch.where(subsets[output], r, math.nan)
+        return y_t, (denoiser(y_t, t, known) - denoiser(y_t, t, None)).square()
+    return squared
 
 # %% ../../nbs/beyond/01_response_models.ipynb #c6b00011
-def _check_subsets(subsets: Tensor | None, n_outputs: int, n_condition: int) -> Tensor: # (n_outputs, N) bool
-    "What is known for each output; None: everything. Raises ValueError for another shape."
+def _check_subsets(subsets: Tensor | None, n_condition: int,
+                   n: int | None = None) -> Tensor: # (S, n_condition) bool
+    "What is known together; None: everything. Raises ValueError for another shape than (n, ...)."
     subsets = torch.ones(1, n_condition, dtype=torch.bool) if subsets is None else subsets
-    if subsets.shape != (n_outputs, n_condition):
-        raise ValueError(f"subsets must be ({n_outputs}, {n_condition}) (outputs, responses), got "
+    if subsets.shape != (n or len(subsets), n_condition):
+        raise ValueError(f"subsets must be ({n or 'S'}, {n_condition}) (sets, responses), got "
                          f"{tuple(subsets.shape)}")
     return subsets
 
@@ -520,13 +470,13 @@ def train_gain(
     y0 = _check_images(images, net.base.image_size, channels=net.base.channels)
     device = resolve_device(device)
     draw = _draw_rows(responses, len(y0))
-    subsets = _check_subsets(subsets, net.n_outputs, denoiser.n_condition)
+    subsets = _check_subsets(subsets, denoiser.n_condition, net.n_outputs)
     sample = draw(torch.arange(min(len(y0), 2048)), generator(seed, 87))
     mark = {"images": digest(y0), "responses": _digest_responses(responses, sample), "high": high,
             "subsets": digest(subsets), "denoiser": digest_weights(denoiser)}
-    squared = _SquaredDifference(denoiser.to(device).eval(), y0.to(device), draw,
-                                 subsets.to(device))
-    net, times = net.to(device), _even_times(net.schedule, high).to(device)
+    squared = _squared_difference(denoiser.to(device).eval(), y0.to(device), draw,
+                                  subsets.to(device))
+    net, times = net.to(device), _even_times(net.schedule, high=high).to(device)
 
     def loss_fn(model: nn.Module, batch: Batch) -> tuple[Tensor, Mapping[str, Tensor]]:
         t, output = times[batch.randint(len(times))], batch.randint(model.n_outputs)
@@ -547,7 +497,7 @@ def train_gain(
 @torch.no_grad()
 def _level_means(net: GainNet, squared: Callable[..., tuple[Tensor, Tensor]], n: int, high: float,
                  seed: int) -> tuple[Tensor, Tensor]:
-    # squared: as of `_SquaredDifference` -> (n_outputs, T + 1) means of squares, of predictions
+    # squared: of `_squared_difference` -> (n_outputs, T + 1) means of squares, of predictions
     "Means at some levels, interpolated (as logarithms, in ln c) to every time."
     levels = _schedule_levels(net.schedule, 12, high=high)
     means = np.zeros((2, net.n_outputs, len(levels)))

@@ -26,15 +26,10 @@ from ..support.records import load_record, save_record
 from ..support.training import generator, progress_bar
 
 # %% ../../nbs/beyond/00_stimulus_information.ipynb #67790459
-def _c_from_alpha_bar(alpha_bar: float | Tensor) -> float | Tensor:
-    # alpha_bar: in (0, 1] -> variance of the noise relative to the stimulus, 0 upwards
-    "Noise level of a diffusion time: c = (1 - alpha_bar) / alpha_bar."
+def _levels_of(schedule: NoiseSchedule) -> Tensor: # (T,) ascending
+    "Noise levels c = (1 - alpha_bar) / alpha_bar of the times 1..T."
+    alpha_bar = schedule.alpha_bar[1:]
     return (1 - alpha_bar) / alpha_bar
-
-# %% ../../nbs/beyond/00_stimulus_information.ipynb #7b02eae8
-def _alpha_bar_from_c(c: float | Tensor) -> float | Tensor: # c: not negative -> in (0, 1]
-    "Inverse of `c_from_alpha_bar`: alpha_bar = 1 / (1 + c)."
-    return 1 / (1 + c)
 
 # %% ../../nbs/beyond/00_stimulus_information.ipynb #f467ec4c
 def noise_levels(
@@ -61,19 +56,15 @@ def _check_levels(levels: Tensor | Sequence[float]) -> Tensor: # (K,) float64
     return levels
 
 # %% ../../nbs/beyond/00_stimulus_information.ipynb #0390afcf
-def _level_weights(levels: Tensor, kept: Sequence[int] | slice = slice(None)) -> Tensor:
-    # levels (K,) ascending; kept: which of them the rule uses -> (K,) float64, 0 at the others
+def _level_weights(levels: Tensor, every: int = 1) -> Tensor:
+    # levels (K,) ascending; every: 2 takes every second one and the last -> (K,) float64
     "Weights of the trapezoid rule in ln c, with the first-order areas beyond both ends."
     levels = _check_levels(levels)
+    kept = sorted({*range(0, len(levels), every), len(levels) - 1})
     weights, steps = torch.zeros_like(levels), levels[kept].log().diff()
     weights[kept] = F.pad(steps, (0, 1)) / 2 + F.pad(steps, (1, 0)) / 2
     weights[[0, -1]] += 1
     return weights
-
-# %% ../../nbs/beyond/00_stimulus_information.ipynb #de7eefa9
-def _halved_weights(levels: Tensor) -> Tensor: # levels (K,) -> (K,) 0 at the levels left out
-    "Weights of the same rule on every second level (and the last)."
-    return _level_weights(levels, sorted({*range(0, len(levels), 2), len(levels) - 1}))
 
 # %% ../../nbs/beyond/00_stimulus_information.ipynb #22ee6fc4
 @dataclass(frozen=True)
@@ -89,35 +80,39 @@ def integrate(
     levels: Tensor, # (K,)
 ) -> _Integral:
     "Trapezoid rule in ln c with first-order tails and an error estimate."
-    curve, levels = torch.as_tensor(curve, dtype=torch.float64), _check_levels(levels)
-    if curve.shape[-1] != len(levels):
-        raise ValueError(f"{len(levels)} levels, but a curve of shape {tuple(curve.shape)}")
-    value = curve @ _level_weights(levels)
-    return _Integral(value, curve[..., [0, -1]],
-                     (value - curve @ _halved_weights(levels)).abs() / 3)
+    curve = torch.as_tensor(curve, dtype=torch.float64)
+    whole, halved = _level_weights(levels), _level_weights(levels, every=2)
+    if curve.shape[-1] != len(whole):
+        raise ValueError(f"{len(whole)} levels, but a curve of shape {tuple(curve.shape)}")
+    value = curve @ whole
+    return _Integral(value, curve[..., [0, -1]], (value - curve @ halved).abs() / 3)
+
+# %% ../../nbs/beyond/00_stimulus_information.ipynb #4bf15f66
+def _even_times(schedule: NoiseSchedule, n: int = 4096, high: float = 1e3) -> Tensor:
+    # high: largest c -> (n,) times, 1..T
+    "Times that are evenly spread in ln c. Raises ValueError where the schedule has too few."
+    c = _levels_of(schedule)
+    c = c[c <= high].log()
+    if len(c) < 5:
+        raise ValueError(f"the range of integration up to {high!r} holds {len(c)} times of "
+                         f"{schedule}; at least 5 are needed")
+    wanted = torch.linspace(c[0], c[-1], n, dtype=torch.float64)
+    return (c - wanted[:, None]).abs().argmin(1) + 1
 
 # %% ../../nbs/beyond/00_stimulus_information.ipynb #b37a8b48
-def _schedule_levels(schedule: NoiseSchedule, n: int | None = 24, low: float = 0.0,
-                     high: float = 1e3) -> Tensor:
+def _schedule_levels(schedule: NoiseSchedule, n: int = 24, high: float = 1e3) -> Tensor:
     # -> (at most n,) float64, ascending
     "Levels c of a schedule's times, about evenly spaced in ln c. Raises ValueError."
-    c = _c_from_alpha_bar(schedule.alpha_bar[1:])
-    c = c[(c >= low) & (c <= high)]
-    if len(c) < 5:
-        raise ValueError(f"the range of integration {low!r}..{high!r} holds {len(c)} times of "
-                         f"{schedule}; at least 5 are needed")
-    if n is None: return c
-    wanted = torch.linspace(c[0].log(), c[-1].log(), n, dtype=torch.float64)
-    return _check_levels(c[(c.log()[None] - wanted[:, None]).abs().argmin(1).unique()])
+    return _check_levels(_levels_of(schedule)[_even_times(schedule, n, high).unique() - 1])
 
 # %% ../../nbs/beyond/00_stimulus_information.ipynb #31aae162
 def _time_of_level(c: float, schedule: NoiseSchedule) -> int: # 1..T
     "The time whose noise level is c. Raises ValueError if the schedule has none."
-    table = _c_from_alpha_bar(schedule.alpha_bar[1:])
-    t = int((table.log() - math.log(c)).abs().argmin())
-    if abs(float(table[t]) / c - 1) > 1e-6:
-        raise ValueError(f"c = {c:.4g} is no noise level of {schedule}; take the levels from "
-                         f"schedule_levels(schedule)")
+    levels = _levels_of(schedule)
+    t = int((levels.log() - math.log(c)).abs().argmin())
+    if abs(float(levels[t]) / c - 1) > 1e-6:
+        raise ValueError(f"c = {c:.4g} is no noise level of {schedule}; take levels "
+                         "(1 - alpha_bar) / alpha_bar of its times")
     return t + 1
 
 # %% ../../nbs/beyond/00_stimulus_information.ipynb #eadc19fc
@@ -222,11 +217,15 @@ class InformationResult:
 
     def average(self, level: float = 0.95) -> tuple[float, float, float]: # value, low, high
         "Mean over the stimuli, an estimate of the mutual information, with an interval."
-        return _average(self, level)
+        n, value = len(self.total), float(self.total.mean())
+        error = self.total.std(ddof=1) / math.sqrt(n) if n > 1 else float(self.total_error[0])
+        step = float(integrate(self.curve.mean(0), self.levels).error)
+        reach = NormalDist().inv_cdf(0.5 + level / 2) * error + step
+        return value, value - reach, value + reach
 
     def to(self, unit: str) -> "InformationResult":
         "The same in nats or bits. Raises ValueError for another unit."
-        size = {"nats": 1.0, "bits": math.log(2)} # in nats
+        size = {"nats": 1.0, "bits": math.log(2)}
         if unit not in size: raise ValueError(f"unit must be 'nats' or 'bits', got {unit!r}")
         factor = size[self.unit] / size[unit]
         return replace(self, unit=unit, **{name: factor * getattr(self, name) for name in _SCALED})
@@ -244,55 +243,45 @@ class InformationResult:
     @classmethod
     def load(cls, path: str | Path) -> "InformationResult": return load_record(path, cls)
 
-# %% ../../nbs/beyond/00_stimulus_information.ipynb #c6a00002
-def _average(result: InformationResult, level: float) -> tuple[float, float, float]:
-    "Mean of the totals, and its interval over stimuli, widened by the error of the quadrature."
-    n, total = len(result.total), result.total
-    error = total.std(ddof=1) / math.sqrt(n) if n > 1 else float(result.total_error[0])
-    step = float(integrate(result.curve.mean(0), result.levels).error)
-    reach, value = NormalDist().inv_cdf(0.5 + level / 2) * error + step, float(total.mean())
-    return value, value - reach, value + reach
-
 # %% ../../nbs/beyond/00_stimulus_information.ipynb #6687db65
 def information(
     x: Tensor,                # (n, ...) stimuli
     gain: _Gain,
-    levels: Tensor,           # (K,) from `noise_levels`, or `schedule_levels` for trained denoisers
+    levels: Tensor,           # (K,) from `noise_levels`, or levels of a trained denoiser's times
     n_samples: int = 16,      # blurred copies of each stimulus at each level; even
     *,
     method: str = "",         # kept with the result
-    **options: Any, # for `information_sets`: seed, batch_size, tolerance, unresolved, progress
+    **options: Any, # seed, batch_size, tolerance, progress
 ) -> InformationResult: # in nats
     "I_i(x) of every stimulus by quadrature in ln c and sampling of x_c and r. Raises ValueError."
-    one = lambda x_c, c, index, stream: gain(x_c, c, index, stream)[:, None]
+    one = lambda *at: gain(*at)[:, None]
     return _information_sets(x, one, levels, (method,), n_samples, **options)[method]
 
 # %% ../../nbs/beyond/00_stimulus_information.ipynb #715c4ca5
 @torch.no_grad()
 def _information_sets(x: Tensor, gains: _Gain, levels: Tensor,
                       names: Sequence[str], n_samples: int = 16, *, seed: int = 0,
-                      batch_size: int = 256, tolerance: float = 0.02, unresolved: str = "warn",
+                      batch_size: int = 256, tolerance: float = 0.02,
                       progress: bool = True) -> dict[str, InformationResult]:
     # x (n, ...); levels (K,) -> by name, in nats
     "The same for several sets of responses, on the same blurred stimuli."
     levels, pairs = _check_levels(levels), _check_sampling(x, n_samples)
     weights, each, sets = _level_weights(levels), max(1, batch_size // n_samples), len(names)
-    map_, map_var = (torch.zeros(sets, len(x), *x.shape[1:], dtype=torch.float64) for _ in range(2))
-    curve, curve_var = (torch.zeros(sets, len(x), len(levels), dtype=torch.float64)
-                        for _ in range(2))
+    map_, map_var = torch.zeros(2, sets, *x.shape, dtype=torch.float64)
+    curve, curve_var = torch.zeros(2, sets, len(x), len(levels), dtype=torch.float64)
     with progress_bar(total=len(levels) * len(x), desc="information", unit="image",
                       progress=progress) as bar:
         for k, c in enumerate(levels.tolist()):
             for first in range(0, len(x), each):
-                index = torch.arange(len(x), device=x.device)[first:first + each]
                 rows, stream = slice(first, first + each), generator(seed, 71, k, first)
+                index = torch.arange(len(x), device=x.device)[rows]
                 g = _sampled_gains(x[rows], gains, c, index, pairs, sets, stream) / (2 * c)
                 map_[:, rows] += weights[k] * g.mean(2)
                 map_var[:, rows] += weights[k]**2 * g.var(2) / pairs
                 total = g.flatten(3).sum(3)
                 curve[:, rows, k], curve_var[:, rows, k] = total.mean(2), total.var(2) / pairs
                 bar.update(len(index))
-    for s in range(sets): _check_resolution(curve[s], curve_var[s], levels, tolerance, unresolved)
+    for s in range(sets): _check_resolution(curve[s], curve_var[s], levels, tolerance)
     whole, error = integrate(curve, levels), (curve_var @ weights.square()).sqrt()
     parts = (map_, map_var.sqrt(), whole.value, error, levels.expand(sets, -1), curve, whole.error)
     return {name: InformationResult(*(v[s].numpy() for v in parts), method=name)
@@ -327,14 +316,12 @@ def _check_sampling(x: Tensor, n_samples: int) -> int: # pairs
     return n_samples // 2
 
 # %% ../../nbs/beyond/00_stimulus_information.ipynb #73b10d77
-def _check_resolution(curve: Tensor, variance: Tensor, levels: Tensor, tolerance: float = 0.02,
-                      unresolved: str = "warn") -> None:
+def _check_resolution(curve: Tensor, variance: Tensor, levels: Tensor,
+                      tolerance: float = 0.02) -> None:
     # curve (n, K); variance (n, K) of its entries by sampling; levels (K,)
-    "Warn or raise if halving the grid matters, or much lies beyond the ends of the range."
-    if unresolved not in ("warn", "raise"):
-        raise ValueError(f"unresolved must be 'warn' or 'raise', got {unresolved!r}")
+    "Warn if halving the grid matters, or much lies beyond the ends of the range."
     mean = integrate(curve.mean(0), levels)
-    halving = (_level_weights(levels) - _halved_weights(levels)).square()
+    halving = (_level_weights(levels) - _level_weights(levels, every=2)).square()
     noise = ((variance.sum(0) / len(curve)**2) @ halving).sqrt() / 3
     share = mean.tails / mean.value.clamp(min=1e-12)
     seen = mean.tails > 2 * variance[:, [0, -1]].sum(0).sqrt() / len(curve)
@@ -347,6 +334,4 @@ def _check_resolution(curve: Tensor, variance: Tensor, levels: Tensor, tolerance
         if sure and part > max(0.1, tolerance):
             told.append(f"{part:.0%} of the total lies {name} the range of c and is only "
                         f"extrapolated: take {advice} c")
-    if not told: return
-    if unresolved == "raise": raise ValueError("; ".join(told))
-    warnings.warn("; ".join(told), stacklevel=3)
+    if told: warnings.warn("; ".join(told), stacklevel=3)

@@ -7,30 +7,29 @@ __all__ = ['Variant', 'standard_ablations', 'Ablations', 'ablate', 'ablation', '
 
 # %% ../../nbs/compare/02_ablations.ipynb #1fcecdfa
 import importlib.util
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
-import numpy as np
 import pandas as pd
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from .methods import (Comparison, Method, _PLAIN, _SCALED, _Trial, _by_critics,
-                                    _caption_of, _check_count, compare_methods, _compared_groups,
-                                    _draw_edits, _draw_trial, _example_rows,
-                                    _plot_reached_and_kept, _stored_edits,
-                                    _stored_judge, trade_off, _unused_rows, _with, _working_folder)
-from ..ddim_guidance import _check_times
-from ..support.edits import Edits
+from .methods import (Comparison, Method, _PLAIN, _SCALED, _Trial, _best_rows,
+                                    _by_critics, _caption_of, _check_settings, _choose, _claim,
+                                    _compared_groups, _draw_edits, _example_rows,
+                                    _plot_reached_and_kept, _stored_edits, _stored_judge,
+                                    _unused_images, _with, compare_methods, trade_off)
 from ..denoiser import _initial_weights
 from ..infonce import Critics
-from ..measure.edits import SelectivityResult, measure_edits
+from ..measure.edits import (SelectivityResult, _check_n_pairs, _held_out_pairs,
+                                  measure_edits)
 from ..measure.readouts import Readouts
-from ..model import MIGVis, _edit_settings, _fit_critics_stage, _fit_vae_stage
+from ..model import MIGVis, _fit_critics_stage, _fit_vae_stage
+from ..support.edits import Edits
 from ..support.encoders import DINOEncoder, _find_dino_weights
 from ..support.files import atomic_write, write_csv
 from ..support.presets import EditSettings, VAEConfig
@@ -39,88 +38,69 @@ from ..support.training import progress_bar
 from ..vae import PAPER, _config_weights
 
 # %% ../../nbs/compare/02_ablations.ipynb #cf1b457f
-_Refit = Callable[[MIGVis, Path, Mapping[str, Any]], tuple[Tensor, Critics]] # -> latents, critics
+_SELECTIVE = EditSettings(gammas=_SCALED)
 
 # %% ../../nbs/compare/02_ablations.ipynb #644dc7ff
 @dataclass(frozen=True)
 class Variant:
     "Selective MIG-Vis with one choice changed."
-    settings: EditSettings = EditSettings(gammas=_SCALED)
-    refit: _Refit | None = None  # other latents and critics; None: the run's
-    name: str = ""               # of the refitted models, which decides their files
-
-    def method(self) -> Method:
-        "As a method."
-        return Method(_by_critics, "critics", self.settings)
+    settings: EditSettings = _SELECTIVE
+    name: str = ""                    # of models that are fitted anew, for their files; "": none are
+    groups: tuple[int, ...] = ()      # other sizes of the groups: VAE and critics anew
+    critic: Mapping[str, Any] = field(default_factory=dict)   # other fields of `CriticConfig`
+    training: Mapping[str, Any] = field(default_factory=dict) # other arguments of `train_critics`
 
 # %% ../../nbs/compare/02_ablations.ipynb #43b2e2e6
-def _refit_critics(name: str, critic: Mapping[str, Any] | None = None,
-                   encoder: Callable[[MIGVis], Any] | None = None,
-                   n_negatives: int | None = None) -> _Refit:
-    "Other critics on the run's latents."
-    def refit(model: MIGVis, folder: Path, training: Mapping[str, Any]) -> tuple[Tensor, Critics]:
-        preset = replace(model.preset, critic=replace(model.preset.critic, **(critic or {})))
-        training = dict(training)
-        if n_negatives is not None: training["n_negatives"] = n_negatives
-        if encoder is not None: training["encoder"] = encoder(model)
-        path = folder / f"critics-{name}.safetensors"
-        critics = _fit_critics_stage(path, model.recording, model.split, preset, model.vae,
-                                     model.denoiser, training)
-        return model.latents(), critics
-    return refit
-
-# %% ../../nbs/compare/02_ablations.ipynb #ce3c6d03
-def _refit_groups(sizes: Sequence[int]) -> _Refit:
-    "Another division of the latents into groups: VAE and critics anew, with the run's labels."
-    def refit(model: MIGVis, folder: Path, training: Mapping[str, Any]) -> tuple[Tensor, Critics]:
-        config, name = replace(model.preset.vae, groups=tuple(sizes)), "x".join(map(str, sizes))
-        preset = replace(model.preset, vae=config)
-        labels = {"supervision": tuple(code.spec for code in model.vae.codes),
-                  "likelihood": model.vae.likelihood}
-        data, vae_path = (model.recording, model.split, preset), folder / f"vae-{name}.safetensors"
-        vae = _fit_vae_stage(vae_path, *data, dict(training) | labels)
-        path = folder / f"critics-{name}.safetensors"
-        critics = _fit_critics_stage(path, *data, vae, model.denoiser, training)
-        return vae.latents(model.recording), critics
-    return refit
-
-# %% ../../nbs/compare/02_ablations.ipynb #e59d728c
-def _changed(choices: Mapping[str, Any]) -> Variant: # fields of `EditSettings`
-    "Selective MIG-Vis with other settings."
-    return Variant(replace(EditSettings(gammas=_SCALED), **choices))
+def _refit(model: MIGVis, variant: Variant, folder: Path,
+           progress: bool = True) -> tuple[Tensor, Critics]:
+    "Latents and critics of a variant: the run's, or fitted anew (with the run's labels), once."
+    if not variant.name: return model.latents(), model.critics
+    preset, vae = model.preset, model.vae
+    preset = replace(preset, critic=replace(preset.critic, **variant.critic))
+    training = {"seed": model.seed, "device": model.device, "progress": progress}
+    if variant.groups:
+        preset = replace(preset, vae=replace(preset.vae, groups=variant.groups))
+        labels = {"supervision": tuple(code.spec for code in vae.codes),
+                  "likelihood": vae.likelihood}
+        vae = _fit_vae_stage(folder / f"vae-{variant.name}.safetensors", model.recording,
+                             model.split, preset, training | labels)
+    path = folder / f"critics-{variant.name}.safetensors"
+    critics = _fit_critics_stage(path, model.recording, model.split, preset, vae, model.denoiser,
+                                 training | variant.training)
+    return vae.latents(model.recording), critics
 
 # %% ../../nbs/compare/02_ablations.ipynb #af347162
 def _clean(gradient: str) -> Variant:
     "Critics of clean images, at the clean estimate."
-    refit = _refit_critics("clean", {"noise_aware": False})
-    return replace(_changed({"noisy": False, "gradient": gradient}), refit=refit, name="clean")
+    settings = replace(_SELECTIVE, noisy=False, gradient=gradient)
+    return Variant(settings, "clean", critic={"noise_aware": False})
 
 # %% ../../nbs/compare/02_ablations.ipynb #ef77582e
 def _ablate_critic() -> dict[str, Variant]:
     "What critics look at, and how the gradient reaches the image."
-    ways, aware = ("through", "detached"), "noise-aware, clean estimate"
-    return {"noise-aware, at y_t": Variant(),
-            **{f"{aware}, {way}": _changed({"noisy": False, "gradient": way}) for way in ways},
-            **{f"clean, {way}": _clean(way) for way in ways}}
+    ways, variants = ("through", "detached"), {"noise-aware, at y_t": Variant()}
+    for way in ways:
+        at_estimate = Variant(replace(_SELECTIVE, noisy=False, gradient=way))
+        variants[f"noise-aware, clean estimate, {way}"] = at_estimate
+    return variants | {f"clean, {way}": _clean(way) for way in ways}
 
 # %% ../../nbs/compare/02_ablations.ipynb #b8d18bd9
 def _ablate_negatives(model: MIGVis) -> dict[str, Variant]:
     "The number of candidates B, in training and in guidance (paper Fig. 10)."
     most, variants = model.preset.critic.batch_size, {}
     for b in (n for n in (2, 8, 32) if n < most):
-        refit = _refit_critics(f"B{b}", n_negatives=b - 1)
-        variants[f"{b}"] = replace(_changed({"n_negatives": b - 1}), refit=refit, name=f"B{b}")
+        variants[f"{b}"] = Variant(replace(_SELECTIVE, n_negatives=b - 1), f"B{b}",
+                                   training={"n_negatives": b - 1})
     return variants | {f"{most}": Variant()}
 
 # %% ../../nbs/compare/02_ablations.ipynb #d0062c23
 def _ablate_groups(model: MIGVis) -> dict[str, Variant]:
     "The number of groups, of at least 3 latents each (paper Fig. 9)."
-    n_latents, n_groups, variants = sum(model.vae.groups), len(model.vae.groups), {}
+    n_latents, n_groups = sum(model.vae.groups), len(model.vae.groups)
     possible = {g for g in (2, 3, 4, 6, 8) if n_latents % g == 0 and n_latents // g >= 3}
-    for g in sorted(possible | {n_groups}):
-        other = Variant(refit=_refit_groups((n_latents // g,) * g), name=f"G{g}")
-        variants[f"{g}"] = Variant() if g == n_groups else other
-    return variants
+    variants = {f"{g}": Variant(name=f"G{g}", groups=(n_latents // g,) * g)
+                for g in sorted(possible | {n_groups})}
+    return variants | {f"{n_groups}": Variant()}
 
 # %% ../../nbs/compare/02_ablations.ipynb #ddd5d10d
 def _ablate_features(model: MIGVis) -> dict[str, Variant]:
@@ -129,11 +109,10 @@ def _ablate_features(model: MIGVis) -> dict[str, Variant]:
     encoder = {"conv": "convolutional", "denoiser": "the denoiser's"}[kind]
     variants = {f"{encoder}, noise-aware": Variant(), f"{encoder}, clean": _clean("through")}
     if kind != "conv":
-        refit = _refit_critics("conv", {"encoder": "conv"})
-        variants["convolutional, noise-aware"] = Variant(refit=refit, name="conv")
+        variants["convolutional, noise-aware"] = Variant(name="conv", critic={"encoder": "conv"})
     if _dino_is_there():
-        refit = _refit_critics("dino", {"noise_aware": False}, _make_dino)
-        variants["DINO"] = replace(_clean("through"), refit=refit, name="dino")
+        variants["DINO"] = replace(_clean("through"), name="dino",
+                                   training={"encoder": _make_dino(model)})
     return variants
 
 # %% ../../nbs/compare/02_ablations.ipynb #f53d2dee
@@ -141,22 +120,23 @@ def standard_ablations(model: MIGVis) -> dict[str, dict[str, Variant]]: # ablati
     "The ablations of a run; what it cannot have (DINO without weights) is left out."
     depth, T = model.preset.t_edit, model.preset.denoiser.T
     depths = sorted({round(share * T) for share in (0.5, 0.7, 0.8, 0.97)} | {depth})
-    steps = [n for n in (8, 15, 25, 50, depth) if n <= depth]
-    sampling = {"as the preset says": Variant(), "eta = 0": _changed({"eta": 0.0})}
+    plain = replace(_SELECTIVE, scale="none", gammas=_PLAIN)
+    hold = {f"{weight:g}": Variant(replace(_SELECTIVE, hold=weight))
+            for weight in (0.0, 0.5, 1.0, 2.0)}
+    sampling = {"as the preset says": Variant(), "eta = 0": Variant(replace(_SELECTIVE, eta=0.0))}
     if model.edit_settings().interval is not None:
-        sampling["always guided"] = _changed({"interval": (T, 0)})
+        sampling["always guided"] = Variant(replace(_SELECTIVE, interval=(T, 0)))
     ablations = {
-        "hold": {**{f"{weight:g}": _changed({"hold": weight}) for weight in (0.0, 0.5, 1.0, 2.0)},
-                 "by labels": Variant()},
-        "scale": {"none": _changed({"scale": "none", "gammas": _PLAIN}),
-                  "clip": _changed({"scale": "clip", "limit": 0.3, "gammas": _PLAIN}),
-                  "eps": Variant()},
+        "hold": hold | {"by labels": Variant()},
+        "scale": {"none": Variant(plain), "eps": Variant(),
+                  "clip": Variant(replace(plain, scale="clip", limit=0.3))},
         "critic": _ablate_critic(),
-        "depth": {f"{t}": Variant() if t == depth else _changed({"t_edit": t}) for t in depths},
+        "depth": {f"{t}": Variant(replace(_SELECTIVE, t_edit=t)) for t in depths},
         "negatives": _ablate_negatives(model),
         "groups": _ablate_groups(model),
         "features": _ablate_features(model),
-        "steps": {f"{n}": _changed({"steps": n}) for n in steps},
+        "steps": {f"{n}": Variant(replace(_SELECTIVE, steps=n))
+                  for n in (8, 15, 25, 50, depth) if n <= depth},
         "sampling": sampling,
     }
     return {name: values for name, values in ablations.items() if len(values) > 1}
@@ -188,190 +168,137 @@ class Ablations(Result):
 
     def best(self) -> pd.DataFrame: # rows of `table`
         "Each value at its best strength (on these pairs)."
-        table = self.table()
-        guided = table[table["gamma"] > 0].assign(score=lambda t: t["score"].fillna(-1))
-        best = guided.groupby(["ablation", "value", "group"], sort=False)["score"].idxmax()
-        return guided.loc[best].reset_index(drop=True)
+        return _best_rows(self.table(), ["ablation", "value", "group"])
 
     def plot(self) -> Figure:
         "Reached and kept of each value at its best strength, as bars."
-        caption = self.settings.get("caption", "")
         best = self.best().rename(columns={"value": "setting"})
-        return _plot_reached_and_kept(best, "setting", f"{caption}; best of the strengths")
+        caption = f"{self.settings['caption']}; best of the strengths"
+        return _plot_reached_and_kept(best, "setting", caption)
 
     def figure(self, ablation: str, pair: int = 0) -> Figure:
         "Edits of a pair under every value of an ablation (paper Figs. 9 and 10)."
-        return _plot_values(self.examples[ablation], pair, self.settings.get("caption", ""))
+        edits = self.examples[ablation]
+        guided = [[k for k, gamma in enumerate(e.gammas) if gamma > 0][:4] for e in edits]
+        shown = [[ks] * len(e.group_names) for e, ks in zip(edits, guided)]
+        return _draw_edits(edits, shown, pair, self.settings["caption"])
 
 # %% ../../nbs/compare/02_ablations.ipynb #e9a7b7ad
 def _ablation_table(ablations: Ablations) -> pd.DataFrame:
     "See `Ablations.table`."
-    key, parts = ["group", "method", "gamma"], []
+    key, parts = ["group", "mode", "gamma"], []
     for name, result in ablations.results.items():
-        means = result.scores[result.scores["quantity"] == "mean"]
-        measures = {"precision": means[means["attribute"] == "realism"],
-                    "pixels": means[means["attribute"] == "pixels"],
-                    "KID": result.realism.rename(columns={"kid": "value"})}
-        curves = trade_off(result)
-        for column, rows in measures.items():
-            rows = rows.rename(columns={"mode": "method", "value": column})[[*key, column]]
-            curves = curves.merge(rows, on=key, how="left")
-        parts.append(curves.rename(columns={"method": "value"}).assign(ablation=name))
-    table = pd.concat(parts, ignore_index=True)
+        means = result.scores[(result.scores["quantity"] == "mean")
+                              & (result.scores["attribute"] == "realism")]
+        curves = trade_off(result).rename(columns={"method": "mode"})
+        for column, rows, value in (("precision", means, "value"), ("KID", result.realism, "kid")):
+            curves = curves.merge(rows[[*key, value]].rename(columns={value: column}), "left", key)
+        parts.append(curves.assign(ablation=name))
+    table = pd.concat(parts, ignore_index=True).rename(columns={"mode": "value"})
     first = ["ablation", "value"]
     return table[[*first, *(column for column in table if column not in first)]]
 
 # %% ../../nbs/compare/02_ablations.ipynb #ab53ab07
 def ablate(
     model: MIGVis,
-    names: Sequence[str] | None = None,    # keys of `ablations`; None: all
+    ablations: Mapping[str, Mapping[str, Variant]] | Sequence[str] | None = None, # names, or your
+                                           # own; None: all of `standard_ablations`
     n_pairs: int = 32,
     *,
-    ablations: Mapping[str, Mapping[str, Variant]] | None = None, # None: `standard_ablations`
-    gammas: Sequence[float] | None = None, # of variants with scaled gradients; None: theirs
+    folder: str | Path,                    # keeps models, edits, judge and result
     judge: Readouts | None = None,         # None: the run's (`MIGVis.judge`)
-    folder: str | Path | None = None,      # keeps models, edits, judge and result; None: nothing
     min_angle: float = 60.0,               # degrees between the poses of original and target
     steps: int | None = 25,                # strided; the ablation of steps has its own
-    batch_size: int = 64,
     precision: str = "float32",            # of the edits; or "bfloat16"
-    n_boot: int = 1000,
-    seed: int = 0,                         # of pairs and negatives
-    progress: bool = True,
+    n_boot: int = 1000, progress: bool = True,
 ) -> Ablations:
     "Edit held-out pairs with one choice of selective MIG-Vis changed at a time."
     model.require_fitted()
-    ablations = standard_ablations(model) if ablations is None else ablations
-    def given(variant: Variant) -> Variant:
-        settings = _with(variant.settings, steps, batch_size, precision)
-        return replace(variant, settings=settings)
-
-    chosen = {name: {value: given(v) for value, v in values.items()}
-              for name, values in _choose_ablations(ablations, names, gammas).items()}
-    for variant in (v for variants in chosen.values() for v in variants.values()):
-        _check_times(_edit_settings(model, variant.settings), model.denoiser.schedule)
-    _check_count(model, "n_pairs", n_pairs)
-    settings = {"n_pairs": n_pairs, "seed": seed, "steps": steps, "min_angle": min_angle,
-                "n_boot": n_boot, "preset": model.preset.name, 
-                "caption": _caption_of(model, n_pairs, [seed], steps)}
-    with _working_folder(model, folder) as work:
-        judge = _stored_judge(model, work, progress) if judge is None else judge
-        trial = _draw_trial(model, judge, "test", n_pairs, min_angle, seed)
-        done = _ablate_on(model, chosen, judge, trial, work, settings, progress)
-        if folder is not None: done.save(work / "ablations")
-    return done
-
-# %% ../../nbs/compare/02_ablations.ipynb #13c5797b
-def _ablate_on(model: MIGVis, ablations: Mapping[str, Mapping[str, Variant]], judge: Readouts,
-               trial: _Trial, folder: Path, settings: dict[str, Any], progress: bool) -> Ablations:
-    "The ablations on these pairs."
-    real = model.recording.images[_unused_rows(model, [trial])]
-    shown = _example_rows(model, trial.pairs)
+    chosen = _choose("ablation", ablations, standard_ablations(model))
+    chosen = {name: {value: replace(v, settings=_with(v.settings, steps, precision))
+                     for value, v in values.items()} for name, values in chosen.items()}
+    for name, values in chosen.items():
+        _check_settings(model, {f"{name} {value}": v.settings for value, v in values.items()})
+    _check_n_pairs(model, n_pairs)
+    folder = _claim(model, folder)
+    judge = judge or _stored_judge(model, folder, progress)
+    trial = _Trial("test", 0, _held_out_pairs(model, judge, n_pairs, min_angle))
+    real, shown = _unused_images(model, [trial]), _example_rows(model, trial.pairs)
     results, examples = {}, {}
-    bar = progress_bar(ablations.items(), desc="ablations", unit="ablation", progress=progress)
-    for name, variants in bar:
+    bar = progress_bar(chosen.items(), desc="ablations", unit="ablation", progress=progress)
+    for name, values in bar:
         edits = [_edit_variant(model, f"{name} {value}", variant, trial, folder, progress)
-                 for value, variant in variants.items()]
-        n_boot = settings["n_boot"]
-        results[name] = measure_edits(edits, judge, real, n_boot=n_boot, seed=trial.seed)
+                 for value, variant in values.items()]
+        results[name] = measure_edits(edits, judge, real, n_boot=n_boot)
         examples[name] = tuple(e.rows(shown) for e in edits)
-    return Ablations(results, examples, settings | {"example_pairs": trial.pairs[shown].tolist()})
-
-# %% ../../nbs/compare/02_ablations.ipynb #7a8715ae
-def _choose_ablations(ablations: Mapping[str, Mapping[str, Variant]], names: Sequence[str] | None,
-                      gammas: Sequence[float] | None) -> dict[str, dict[str, Variant]]:
-    "Some of the ablations, with other strengths where gradients are scaled."
-    names = list(ablations) if names is None else [names] if isinstance(names, str) else list(names)
-    if unknown := [n for n in names if n not in ablations]:
-        raise ValueError(f"unknown ablations {unknown}; there are {list(ablations)}")
-    if not names: raise ValueError("there must be at least one ablation")
-    def other(variant: Variant) -> Variant:
-        if gammas is None or variant.settings.scale not in (None, "eps"): return variant
-        strengths = tuple(np.atleast_1d(gammas).tolist())
-        return replace(variant, settings=replace(variant.settings, gammas=strengths))
-    return {name: {value: other(v) for value, v in ablations[name].items()} for name in names}
+    settings = {"n_pairs": n_pairs, "steps": steps, "min_angle": min_angle, "n_boot": n_boot,
+                "preset": model.preset.name, "caption": _caption_of(model, n_pairs, [0], steps),
+                "example_pairs": trial.pairs[shown].tolist()}
+    done = Ablations(results, examples, settings)
+    done.save(folder / "ablations")
+    return done
 
 # %% ../../nbs/compare/02_ablations.ipynb #783d027f
 def _edit_variant(model: MIGVis, value: str, variant: Variant, trial: _Trial, folder: Path,
                   progress: bool = True) -> Edits:
     "Edits of one variant, named by its value; its models are fitted if they are not there."
-    training = {"seed": model.seed, "device": model.device, "progress": progress}
-    z, critics = model.latents(), model.critics
-    if variant.refit is not None: z, critics = variant.refit(model, folder / "models", training)
-    edits = _stored_edits(model, variant.name or "run", variant.method(), critics, trial,
+    z, critics = _refit(model, variant, folder / "models", progress)
+    method = Method(_by_critics, "critics", variant.settings)
+    edits = _stored_edits(model, variant.name or "run", method, critics, trial,
                           _compared_groups(model), folder / "ablation-edits", z)
     return replace(edits, mode=value)
-
-# %% ../../nbs/compare/02_ablations.ipynb #631d3e77
-def _plot_values(edits: Sequence[Edits], pair: int, caption: str) -> Figure:
-    "Edits of one pair at rising strength, one row a value, one block a group (paper Figs. 9, 10)."
-    guided = [[k for k, gamma in enumerate(e.gammas) if gamma > 0][:4] for e in edits]
-    shown = [[ks] * len(e.group_names) for e, ks in zip(edits, guided)]
-    return _draw_edits(edits, shown, pair, caption)
 
 # %% ../../nbs/compare/02_ablations.ipynb #ee2312ad
 def _write_comparison(comparison: Comparison, out: Path) -> list[Path]:
     "Figures and table of a comparison."
-    n, caption = len(comparison.examples[0].originals), comparison.settings["caption"]
+    n = len(comparison.examples[0].originals)
     figures = {f"figure-5-{i + 1}": comparison.figure_5(i) for i in range(n)}
-    return [*_write_figures({"trade-off": comparison.plot(), **figures}, out),
-            *_write_table(comparison.report(), out / "comparison-table", caption)]
+    return _write(out, {"trade-off": comparison.plot(), **figures},
+                  {"comparison-table": comparison.report()})
 
 # %% ../../nbs/compare/02_ablations.ipynb #58514611
 def _write_ablations(ablations: Ablations, out: Path) -> list[Path]:
     "Figures and table of ablations; two pairs of those that the paper shows."
     figures = {"ablations": ablations.plot()}
-    for name, number in (("groups", 9), ("negatives", 10)):
+    for name, number in {"groups": 9, "negatives": 10}.items():
         if name not in ablations.examples: continue
         for i in range(min(2, len(ablations.examples[name][0].originals))):
             figures[f"figure-{number}-{i + 1}"] = ablations.figure(name, i)
-    return [*_write_figures(figures, out),
-            *_write_table(ablations.best(), out / "ablation-table", ablations.settings["caption"])]
+    return _write(out, figures, {"ablation-table": ablations.best()})
 
 # %% ../../nbs/compare/02_ablations.ipynb #7f8c30e9
 def _main(run: str | Path | MIGVis, out: str | Path, methods: Sequence[str] | None = None,
           ablations: Sequence[str] | None = (), *, n_pairs: int = 64,
-          seeds: Sequence[int] = (0, 1, 2), n_validation: int = 32,
-          n_ablation: int = 32, steps: int | None = 25, min_angle: float = 60.0,
-          batch_size: int = 64, precision: str = "float32", judge: Readouts | None = None,
-          device: str | torch.device = "auto", progress: bool = True) -> list[Path]:
-    # -> the files that were written
-    "Compare methods and ablations on a run; write Figs. 5, 9 and 10, curves and tables."
+          seeds: Sequence[int] = (0, 1, 2), n_validation: int = 32, n_ablation: int = 32,
+          steps: int | None = 25, min_angle: float = 60.0, precision: str = "float32",
+          judge: Readouts | None = None, device: str | torch.device = "auto",
+          progress: bool = True) -> list[Path]:
+    # methods, ablations: names; None: all; (): none -> the files that were written
+    "Compare methods and ablations on a run; write Figs. 5, 9 and 10, bars and tables."
     model = run if isinstance(run, MIGVis) else MIGVis.load(run, device)
-    out, written, with_ablations = Path(out).expanduser(), [], ablations is None or len(ablations)
-    if with_ablations: # checked before the comparison is made
-        _choose_ablations(standard_ablations(model), ablations, None)
-        _check_count(model, "n_ablation", n_ablation)
+    out, written = Path(out).expanduser(), []
     common = {"judge": judge, "folder": out, "min_angle": min_angle, "steps": steps,
-              "batch_size": batch_size, "precision": precision, "progress": progress}
+              "precision": precision, "progress": progress}
+    if ablations is None or len(ablations): # checked before the comparison is made
+        ablations = _choose("ablation", ablations, standard_ablations(model))
+        _check_n_pairs(model, n_ablation, name="n_ablation")
     if methods is None or len(methods):
         comparison = compare_methods(model, methods, n_pairs, seeds, n_validation=n_validation,
                                      **common)
         written += _write_comparison(comparison, out)
-    if with_ablations:
+    if len(ablations):
         written += _write_ablations(ablate(model, ablations, n_ablation, **common), out)
     return written
 
 # %% ../../nbs/compare/02_ablations.ipynb #f332e301
-def _write_figures(figures: Mapping[str, Figure], folder: Path) -> list[Path]: # png and pdf
-    "Write figures, atomically, and close them."
-    paths = []
+def _write(out: Path, figures: Mapping[str, Figure],
+           tables: Mapping[str, pd.DataFrame]) -> list[Path]:
+    "Write figures as .png, atomically, and close them; tables as .csv."
     for name, figure in figures.items():
-        for kind in ("png", "pdf"):
-            paths.append(folder / f"{name}.{kind}")
-            with atomic_write(paths[-1]) as temporary:
-                figure.savefig(temporary, dpi=120, format=kind)
+        with atomic_write(out / f"{name}.png") as temporary: figure.savefig(temporary, format="png")
         plt.close(figure)
-    return paths
-
-# %% ../../nbs/compare/02_ablations.ipynb #3e27e933
-def _write_table(table: pd.DataFrame, path: Path, caption: str = "") -> list[Path]: # csv and text
-    "Write a table (path without suffix), atomically."
-    csv, text = path.with_suffix(".csv"), path.with_suffix(".txt")
-    write_csv(table, csv, index=True)
-    with atomic_write(text) as temporary:
-        temporary.write_text(f"{caption}\n\n{table.to_string()}\n")
-    return [csv, text]
+    written = [write_csv(table, out / f"{name}.csv", index=True) for name, table in tables.items()]
+    return [*(out / f"{name}.png" for name in figures), *written]
 
 # %% ../../nbs/compare/02_ablations.ipynb #acd64036
 def ablation(config: VAEConfig) -> dict[str, dict[str, float]]: # name -> weights

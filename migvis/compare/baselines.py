@@ -22,8 +22,8 @@ from ..denoiser import (Denoiser, NoiseSchedule, _add_condition, _check_images,
                              _conditional_eps, _initial_weights, train_denoiser)
 from ..infonce import (_Latents, _CriticData, _ScoreInputs, _add_noise, _build_encoder,
                             _check_schedule, _copy_encoder, _early_times, _encoder_config,
-                            _fit_settings, _load_trained, _read_data, _resolve_groups, _show_images,
-                            _signal_level, _split, _trained_state, _training_marks)
+                            _fit_settings, _load_trained, _read_data, _read_latents, _resolve_groups,
+                            _show_images, _signal_level, _split, _trained_state, _training_marks)
 from ..support.files import load_tensors, save_tensors, _building_from
 from ..support.presets import CriticConfig, DenoiserConfig, EditSettings
 from ..support.training import (Batch, Fit, fit, generator, progress_bar, resolve_device,
@@ -73,21 +73,17 @@ class _ImageDecoder(_OfLatents):
             raise ValueError(f"image_size must be 8, 16, 32, 64, ..., got {image_size}")
         self.image_size = image_size
         self.config = {"groups": [list(g) for g in self.groups], "image_size": image_size,
-                       "width": width, "n_latents": self.n_latents}
-        if channels != 1: self.config["channels"] = channels
+                       "width": width, "n_latents": self.n_latents, "channels": channels}
         widths = [width * min(2**i, 4) for i in reversed(range(doublings))]
-        self.stem = nn.Linear(self.n_latents, 16 * widths[0])
-        self.blocks = nn.ModuleList(
-            nn.Sequential(nn.GroupNorm(8, a), nn.SiLU(), nn.Conv2d(a, 4 * b, 3, padding=1),
-                          nn.PixelShuffle(2)) for a, b in zip(widths, [*widths[1:], channels]))
+        first = nn.Linear(self.n_latents, 16 * widths[0]), nn.Unflatten(1, (widths[0], 4, 4))
+        blocks = (nn.Sequential(nn.GroupNorm(8, a), nn.SiLU(),
+                                nn.Conv2d(a, 4 * b, 3, padding=1), nn.PixelShuffle(2))
+                  for a, b in zip(widths, [*widths[1:], channels]))
+        self.layers = nn.Sequential(*first, *blocks)
 
     def forward(self, z: Tensor) -> Tensor: # (B, D) -> (B, C, H, W), about [-1, 1]
         "The mean image of each latent vector."
-        if z.shape[-1] != self.n_latents:
-            raise ValueError(f"latents must have {self.n_latents} dimensions, got {tuple(z.shape)}")
-        x = self.stem(self.standardise(z)).view(len(z), -1, 4, 4)
-        for block in self.blocks: x = block(x)
-        return x
+        return self.layers(self.standardise(z))
 
 # %% ../../nbs/compare/00_baselines.ipynb #e9a118e5
 def train_decoder(
@@ -218,8 +214,6 @@ def train_regressor(
     *,
     held_out: tuple[Any, _Latents] | None = None, # these choose the weights; None: a tenth
     encoder: nn.Module | None = None,     # a copy of it is trained; None: a ConvEncoder
-    pixel_noise: float = 0.05,            # s.d. of noise on the images, in units of [-1, 1]
-    shift: int | None = None,             # largest random shift in pixels; None: side / 32
     seed: int = 0, device: str | torch.device = "auto",
     checkpoint: str | Path | None = None, # folder; a run found there is resumed
     progress: bool = True,
@@ -233,17 +227,16 @@ def train_regressor(
                            config.dropout, alpha_bar)
     readout.learn_scale(pairs)
     readout = readout.to(pairs.images.device)
-    shown = _show_images(pairs, readout, config, pixel_noise, shift, seed, "regressor", progress)
+    shown = _show_images(pairs, readout, config, 0.05, None, seed, "regressor", progress)
     marks = {"readout": readout.config, "noise_aware": readout.noise_aware,
              **_training_marks(images, z, held_out, schedule, encoder, config, shown)}
     return fit(readout, _regression_loss(pairs, shown), len(pairs.images),
                **_fit_settings(config, size), validate=_regression_error(watched, seed), seed=seed,
-               device=device, fingerprint=marks, checkpoint=checkpoint, desc="regressor", progress=progress)
+               device=device, fingerprint=marks, checkpoint=checkpoint, desc="regressor",
+               progress=progress)
 
 # %% ../../nbs/compare/00_baselines.ipynb #094e9856
-_Loss = Callable[[nn.Module, Batch], tuple[Tensor, dict[str, Tensor]]] # as `fit` takes it
-
-def _regression_loss(pairs: _CriticData, shown: _ScoreInputs) -> _Loss:
+def _regression_loss(pairs: _CriticData, shown: _ScoreInputs) -> Callable[..., Any]:
     "Squared error of the standardised latents on shifted and noised images, for `fit`."
     def loss(model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         readout = getattr(model, "module", model)
@@ -279,30 +272,19 @@ class _ReadoutGuide:
     weights: Tensor                 # (B, G) weight of each group for each image
     objective: str = "activation"   # <z, z_hat>, or "distance": -|z - z_hat|^2 / 2
     noisy: bool = False             # show the readout y_t and t instead of the clean estimate
-    mixed: bool = False             # show it BrainDiVE's mixture of clean estimate and y_t
-    alpha_bar: Tensor | None = None # (T + 1,), needed for `mixed`
-
-    def __post_init__(self) -> None:
-        if self.objective not in ("activation", "distance"):
-            raise ValueError("objective must be 'activation' or 'distance', got "
-                             f"{self.objective!r}")
-        if self.mixed and (self.noisy or self.alpha_bar is None):
-            raise ValueError("mixed=True needs alpha_bar, and excludes noisy=True")
+    mixed: Tensor | None = None     # alpha_bar (T + 1,): show it BrainDiVE's mixture with y_t
 
     def rows(self, index: slice | Tensor) -> "_ReadoutGuide":
         "The guide of some rows."
         return replace(self, wanted=self.wanted[index], weights=self.weights[index])
 
-    def seen(self, y0_hat: Tensor, y_t: Tensor, t: int) -> tuple[Tensor, int | None]: # image, time
-        "What is shown to the readout."
-        if self.noisy: return y_t, t
-        if not self.mixed: return y0_hat, None
-        share = math.sqrt(1 - float(self.alpha_bar[t]))
-        return share * y0_hat + (1 - share) * y_t, None
-
     def __call__(self, y0_hat: Tensor, y_t: Tensor, t: int) -> Tensor: # (B,)
         "What guidance ascends."
-        z_hat, z = self.readout(*self.seen(y0_hat, y_t, t)), self.readout.standardise(self.wanted)
+        shown = y0_hat
+        if self.mixed is not None:
+            shown = torch.lerp(y_t, y0_hat, math.sqrt(1 - float(self.mixed[t])))
+        z_hat = self.readout(y_t, t) if self.noisy else self.readout(shown, None)
+        z = self.readout.standardise(self.wanted)
         gain = z * z_hat if self.objective == "activation" else -(z - z_hat).square() / 2
         by_group = torch.stack([gain[:, list(dims)].sum(1) for dims in self.readout.groups], 1)
         return (self.weights.to(by_group) * by_group).sum(1)
@@ -319,32 +301,36 @@ def readout_editor(
     if not all(hasattr(readout, name) for name in ("standardise", "groups", "n_latents")):
         raise TypeError("readout must have .standardise, .groups and .n_latents, as that of "
                         f"train_regressor, got {type(readout).__name__}")
+    if objective not in ("activation", "distance"):
+        raise ValueError(f"objective must be 'activation' or 'distance', got {objective!r}")
     settings = settings.resolve()
     if settings.candidates > 1 or settings.project:
         raise ValueError("a readout's guide knows neither candidates nor project; leave them out")
+    if mixed and settings.noisy: raise ValueError("mixed=True excludes settings with noisy=True")
+    alpha_bar = schedule.alpha_bar if mixed else None
     def guide(wanted: Tensor, weights: Tensor, group: Tensor) -> Guide:
-        return _ReadoutGuide(readout, wanted, weights, objective, settings.noisy, mixed,
-                             schedule.alpha_bar)
+        return _ReadoutGuide(readout, wanted, weights, objective, settings.noisy, alpha_bar)
     return Editor(readout, denoiser, schedule, None, settings, guide)
 
 # %% ../../nbs/compare/00_baselines.ipynb #fdd0102e
 def train_conditional(
     images: Tensor | Any,                 # (n, C, H, W) in [0, 1]
-    z: Tensor,                            # (n, D) latents of the images: the posterior's mean
+    z: _Latents,                          # (n, D), or the posterior's (mean, log_var): the mean is used
     denoiser: Denoiser,                   # unconditional; not changed
     config: DenoiserConfig,               # of the fine-tuning: steps, batch_size, lr, ...
     *,
     drop: float = 0.1,                    # how often an image is shown without its latents
-    held_out: tuple[Any, Tensor] | None = None, # images and latents for the validation loss
+    held_out: tuple[Any, _Latents] | None = None, # for the validation loss
     seed: int = 0, device: str | torch.device = "auto",
     checkpoint: str | Path | None = None, # folder; a run found there is resumed
     progress: bool = True,
 ) -> Fit: # .model: a Denoiser that takes latents as its condition
     "Fine-tune a denoiser to take latents as its condition."
-    validation, held_out_z = held_out or (None, None)
+    z, held = _read_latents(z)[0], {}
+    if held_out is not None:
+        held = {"validation": held_out[0], "validation_condition": _read_latents(held_out[1])[0]}
     return train_denoiser(images, config, denoiser=_add_condition(denoiser, z.shape[1], seed),
-                          condition=z, drop=drop, validation=validation,
-                          validation_condition=held_out_z, seed=seed, device=device,
+                          condition=z, drop=drop, **held, seed=seed, device=device,
                           checkpoint=checkpoint, desc="conditional denoiser", progress=progress)
 
 # %% ../../nbs/compare/00_baselines.ipynb #3d8ac776
@@ -370,25 +356,11 @@ class ConditionEditor(_PlannedEditor):
 
     def edit_rows(self, plan: Any, progress: bool) -> Tensor: # (R, C, H, W)
         "From noise to images, guided by the condition."
-        return _edit_by_condition(self, plan, progress)
-
-# %% ../../nbs/compare/00_baselines.ipynb #e6903688
-def _edit_by_condition(editor: ConditionEditor, plan: Any, progress: bool) -> Tensor: # (R, C, H, W)
-    "The edited images of a plan's rows."
-    z, rows = plan.z_originals, plan.rows
-    reference = torch.full_like(z, math.nan) if editor.reference == "none" else z
-    still, nothing = rows.gamma == 0, torch.zeros(len(z)).to(z)
-    first = rows.original[~still]
-    start = _in_parts(editor, invert, plan.y0, reference, reference, nothing, progress)
-    edited = torch.empty(len(rows.gamma), *start.shape[1:], device=start.device)
-    if still.any():
-        back = _in_parts(editor, sample, start, reference, reference, nothing, progress)
-        edited[still] = back[rows.original[still]]
-    if not still.all():
-        wanted, gamma = plan.wanted[~still.to(z.device)], rows.gamma[~still].to(z)
-        edited[~still] = _in_parts(editor, sample, start[first], reference[first], wanted, gamma,
-                                   progress)
-    return edited
+        z, original = plan.z_originals, plan.rows.original
+        reference = torch.full_like(z, math.nan) if self.reference == "none" else z
+        start = _in_parts(self, invert, plan.y0, reference, reference, z.new_zeros(len(z)), progress)
+        return _in_parts(self, sample, start[original], reference[original], plan.wanted,
+                         plan.rows.gamma.to(z), progress)
 
 # %% ../../nbs/compare/00_baselines.ipynb #1cd8729d
 def _in_parts(editor: ConditionEditor, way: Callable[..., Tensor], y: Tensor, reference: Tensor,
@@ -404,28 +376,26 @@ def _in_parts(editor: ConditionEditor, way: Callable[..., Tensor], y: Tensor, re
 # %% ../../nbs/compare/00_baselines.ipynb #b9213269
 def _check_condition_editor(editor: ConditionEditor) -> None:
     "Raise ValueError unless a denoiser takes these latents, and no more is asked than it can."
-    conditional, n_latents, schedule = editor.conditional, editor.n_latents, editor.schedule
+    conditional, settings, schedule = editor.conditional, editor.settings, editor.schedule
     if editor.reference not in ("none", "original"):
         raise ValueError(f"reference must be 'none' or 'original', got {editor.reference!r}")
-    if not callable(conditional):
-        raise TypeError("conditional must be a Denoiser with a condition, got "
-                        f"{type(conditional).__name__}")
-    if (n_condition := getattr(conditional, "n_condition", n_latents)) != n_latents:
+    n_condition = getattr(conditional, "n_condition", editor.n_latents)
+    if n_condition != editor.n_latents:
         raise ValueError(f"the denoiser takes a condition of length {n_condition}, but there are "
-                         f"{n_latents} latents; train one with train_conditional")
+                         f"{editor.n_latents} latents; train one with train_conditional")
     if getattr(conditional, "schedule", schedule) != schedule:
         raise ValueError(f"the denoiser was trained for {conditional.schedule}, but the edit uses "
                          f"{schedule}")
-    honoured = {"mode", "gammas", "t_edit", "steps", "fixed_point", "n_negatives", "seed",
-                "noise_seed", "precision", "batch_size"}
-    plain = vars(EditSettings("paper").resolve())
-    lost = {k: v for k, v in vars(editor.settings).items() if k not in honoured and v != plain[k]}
-    if lost or editor.settings.mode != "paper":
+    honoured = {"gammas", "t_edit", "steps", "fixed_point", "n_negatives", "seed", "noise_seed",
+                "precision", "batch_size"}
+    lost = {name: value for name, value in settings.changes().items() if name not in honoured}
+    if settings.mode != "paper": lost["mode"] = settings.mode
+    if lost:
         raise ValueError("classifier-free guidance has no gradient to guide by and cannot honour "
                          f"{lost}; leave them out (and mode='paper')")
 
 # %% ../../nbs/compare/00_baselines.ipynb #8865c237
-def _save_baseline(model: _Readout | _ImageDecoder, path: str | Path) -> Path:
+def _save_baseline(path: str | Path, model: _Readout | _ImageDecoder) -> Path:
     "Write a readout or a decoder to one safetensors file."
     meta = {"kind": "baseline", "model": type(model).__name__.lstrip("_"), "config": model.config}
     if isinstance(model, _Readout): meta["encoder"] = _encoder_config(model.encoder)

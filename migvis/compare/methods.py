@@ -6,20 +6,18 @@
 __all__ = ['Method', 'standard_methods', 'trade_off', 'Comparison', 'compare_methods']
 
 # %% ../../nbs/compare/01_methods.ipynb #6375f0a6
-import contextlib
 import hashlib
-import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
@@ -29,11 +27,11 @@ from .baselines import (ConditionEditor, TraversalEditor, fit_linear_readout,
 from ..ddim_guidance import _check_times
 from ..support.edits import Edits, _check_gamma
 from ..denoiser import load_denoiser, save_denoiser
-from ..figures import _PAGE, _caption, _plot_bars, _show_image, style
-from ..measure.edits import SelectivityResult, _drawn_pairs, _part_of, measure_edits
+from ..figures import _PAGE, _axes_at, _caption, _draw_grid, _plot_bars, style
+from ..measure.edits import (SelectivityResult, _check_n_pairs, _held_out_pairs, _part_of,
+                                  measure_edits)
 from ..measure.readouts import Readouts
-from ..model import (MIGVis, _as_groups, _critic_encoder, _edit_settings, _judge_for,
-                          _make_editor)
+from ..model import MIGVis, _critic_encoder, _judge_for
 from ..support.files import digest_weights
 from ..support.presets import EditSettings
 from ..support.records import Result
@@ -44,9 +42,10 @@ from ..support.training import Fit, _computing_in, progress_bar
 @dataclass(frozen=True)
 class Method:
     "One way of editing."
-    make: Callable[[MIGVis, Any, EditSettings, Tensor], Callable] # -> editor
+    make: Callable[..., Callable] # run, fitted model, settings, latents[, options] -> editor
     model: str               # "critics", "linear", "regressor", "conditional" or "decoder"
     settings: EditSettings   # how; its gammas are the strengths to try
+    options: Mapping[str, Any] = field(default_factory=dict) # further arguments of `make`
 
 # %% ../../nbs/compare/01_methods.ipynb #3bf01c14
 _PLAIN = (0.0, 1.0, 2.0, 5.0, 10.0, 20.0)      # unscaled guidance: the paper's 2, 5, 10 and around
@@ -61,11 +60,13 @@ def standard_methods() -> dict[str, Method]:
     by_condition = replace(paper, gammas=conditions)
     return {
         "latent traversal": Method(_by_traversal, "decoder", replace(paper, gammas=shares)),
-        "AP-LR": Method(_by_linear_readout, "linear", paper),
+        "AP-LR": Method(_by_readout, "linear", paper, {"mixed": True}),
         "AP-CFG": Method(_by_condition, "conditional", by_condition),
-        "AP-CFG, from source": Method(_by_condition_from_source, "conditional", by_condition),
+        "AP-CFG, from source": Method(_by_condition, "conditional", by_condition,
+                                      {"reference": "original"}),
         "without MI": Method(_by_readout, "regressor", paper),
-        "without MI, selective": Method(_by_distance, "regressor", selective),
+        "without MI, selective": Method(_by_readout, "regressor", selective,
+                                        {"objective": "distance"}),
         "MIG-Vis, paper": Method(_by_critics, "critics", paper),
         _REFERENCE: Method(_by_critics, "critics", selective),
     }
@@ -73,7 +74,7 @@ def standard_methods() -> dict[str, Method]:
 # %% ../../nbs/compare/01_methods.ipynb #012bd280
 def _by_critics(model: MIGVis, critics: Any, settings: EditSettings, z: Tensor) -> Callable:
     "MIG-Vis, without autoguidance: all methods have the same denoiser."
-    return _make_editor(model, replace(settings, autoguidance=1.0), critics, z)
+    return model.editor(replace(settings, autoguidance=1.0), critics, z)
 
 # %% ../../nbs/compare/01_methods.ipynb #20dae0ed
 def _by_traversal(model: MIGVis, decoder: Any, settings: EditSettings, z: Tensor) -> Callable:
@@ -81,43 +82,29 @@ def _by_traversal(model: MIGVis, decoder: Any, settings: EditSettings, z: Tensor
     return TraversalEditor(decoder, settings)
 
 # %% ../../nbs/compare/01_methods.ipynb #d11ee96e
-def _by_readout(model: MIGVis, readout: Any, settings: EditSettings, z: Tensor) -> Callable:
-    "Guidance by a network's prediction of the latents: no mutual information."
-    return readout_editor(readout, model.denoiser, model.denoiser.schedule, settings)
-
-# %% ../../nbs/compare/01_methods.ipynb #deb65377
-def _by_distance(model: MIGVis, readout: Any, settings: EditSettings, z: Tensor) -> Callable:
-    "The same, toward the wanted latents instead of far in their direction."
-    return readout_editor(readout, model.denoiser, model.denoiser.schedule, settings, "distance")
-
-# %% ../../nbs/compare/01_methods.ipynb #08d20b75
-def _by_linear_readout(model: MIGVis, readout: Any, settings: EditSettings, z: Tensor) -> Callable:
-    "AP-LR: guidance by a linear readout, shown BrainDiVE's mixture."
-    return readout_editor(readout, model.denoiser, model.denoiser.schedule, settings, mixed=True)
+def _by_readout(model: MIGVis, readout: Any, settings: EditSettings, z: Tensor,
+                objective: str = "activation", mixed: bool = False) -> Callable:
+    "Guidance by a prediction of the latents: AP-LR, and ours without mutual information."
+    denoiser = model.denoiser
+    return readout_editor(readout, denoiser, denoiser.schedule, settings, objective, mixed)
 
 # %% ../../nbs/compare/01_methods.ipynb #30dce054
-def _by_condition(model: MIGVis, conditional: Any, settings: EditSettings, z: Tensor) -> Callable:
-    "AP-CFG: classifier-free guidance away from no condition."
-    return ConditionEditor(conditional, model.denoiser.schedule, model.vae.groups, settings)
-
-# %% ../../nbs/compare/01_methods.ipynb #12ae8a0b
-def _by_condition_from_source(model: MIGVis, conditional: Any, settings: EditSettings,
-                              z: Tensor) -> Callable:
-    "AP-CFG away from the original's latents."
+def _by_condition(model: MIGVis, conditional: Any, settings: EditSettings, z: Tensor,
+                  reference: str = "none") -> Callable:
+    "AP-CFG: classifier-free guidance away from no condition, or from the original's latents."
     schedule = model.denoiser.schedule
-    return ConditionEditor(conditional, schedule, model.vae.groups, settings, "original")
+    return ConditionEditor(conditional, schedule, model.vae.groups, settings, reference)
 
 # %% ../../nbs/compare/01_methods.ipynb #7ba95a48
 def _fit_models(model: MIGVis, folder: str | Path,
                 names: Sequence[str] = ("critics", "linear", "regressor", "conditional", "decoder"),
                 progress: bool = True) -> dict[str, Any]:
-    # folder: where fitted models are kept -> name -> model
+    # folder: where trained models are kept -> name -> model
     "The models that methods are guided by: the run's critics, and the baselines'."
-    fitters = {"critics": lambda *_: model.critics, "linear": _fit_linear, "decoder": _fit_decoder,
-               "regressor": _fit_regressor, "conditional": _fit_conditional}
-    if unknown := set(names) - set(fitters):
-        raise ValueError(f"models must be among {sorted(fitters)}, got {sorted(unknown)}")
-    return {name: fitters[name](model, Path(folder).expanduser(), progress) for name in names}
+    known = {"critics", "linear", "regressor", "conditional", "decoder"}
+    if unknown := set(names) - known:
+        raise ValueError(f"models must be among {sorted(known)}, got {sorted(unknown)}")
+    return {name: _fit_model(model, name, Path(folder).expanduser(), progress) for name in names}
 
 # %% ../../nbs/compare/01_methods.ipynb #1da7a159
 def _images_with_latents(model: MIGVis, part: str) -> tuple[np.ndarray, tuple[Tensor, Tensor]]:
@@ -125,62 +112,38 @@ def _images_with_latents(model: MIGVis, part: str) -> tuple[np.ndarray, tuple[Te
     rows, (mean, log_var) = getattr(model.split, part), model.vae.posterior(model.recording)
     return model.recording.images[rows], (mean[rows], log_var[rows])
 
-# %% ../../nbs/compare/01_methods.ipynb #7ddc9066
-def _fit_linear(model: MIGVis, folder: Path, progress: bool) -> Any:
-    "AP-LR's linear readout, from the critics' image features."
-    images, z = _images_with_latents(model, "train")
-    return fit_linear_readout(model.critics.encoder, images, z, model.vae.groups, model.device)
-
-# %% ../../nbs/compare/01_methods.ipynb #c8dac3ad
-def _fit_regressor(model: MIGVis, folder: Path, progress: bool) -> Any:
-    "The network that predicts latents, trained as the critics are."
-    config = model.preset.critic
-    def train(checkpoints: Path) -> Fit:
-        return train_regressor(*_images_with_latents(model, "train"), model.vae.groups,
-                               model.denoiser.schedule if config.noise_aware else None,
-                               config, held_out=_images_with_latents(model, "validation"),
-                               checkpoint=checkpoints,
-                               encoder=_critic_encoder(model.preset, model.denoiser, model.seed),
-                               seed=model.seed, device=model.device, progress=progress)
-    def load(path: Path) -> Any: return _load_baseline(path, model.device, model.denoiser)
-    return _fitted_once(folder / "regressor.safetensors", train, _save_baseline, load)
-
-# %% ../../nbs/compare/01_methods.ipynb #77e34cf7
-def _fit_decoder(model: MIGVis, folder: Path, progress: bool) -> Any:
-    "The decoder from latents to images."
-    def train(checkpoints: Path) -> Fit:
-        return train_decoder(*_images_with_latents(model, "train"), model.vae.groups,
-                             held_out=_images_with_latents(model, "validation"),
-                             steps=model.preset.critic.steps, checkpoint=checkpoints,
-                             seed=model.seed, device=model.device, progress=progress)
-    def load(path: Path) -> Any: return _load_baseline(path, model.device)
-    return _fitted_once(folder / "decoder.safetensors", train, _save_baseline, load)
-
-# %% ../../nbs/compare/01_methods.ipynb #f7877342
-def _fit_conditional(model: MIGVis, folder: Path, progress: bool) -> Any:
-    "The denoiser conditioned on latents, tuned from the run's."
+# %% ../../nbs/compare/01_methods.ipynb #89d60adc
+def _train_model(model: MIGVis, name: str, checkpoints: Path, progress: bool) -> Fit:
+    "Train the regressor (as the critics are), the decoder, or the conditional denoiser."
+    (images, z), held_out = (_images_with_latents(model, part) for part in ("train", "validation"))
+    critic, denoiser, groups = model.preset.critic, model.denoiser, model.vae.groups
+    options = {"held_out": held_out, "checkpoint": checkpoints, "seed": model.seed,
+               "device": model.device, "progress": progress}
+    if name == "decoder":
+        return train_decoder(images, z, groups, steps=critic.steps, **options)
+    if name == "regressor":
+        schedule = denoiser.schedule if critic.noise_aware else None
+        encoder = _critic_encoder(model.preset, denoiser, model.seed)
+        return train_regressor(images, z, groups, schedule, critic, encoder=encoder, **options)
     preset = model.preset.denoiser
     config = replace(preset, steps=max(1, preset.steps // 2), lr=preset.lr / 2)
-    def train(checkpoints: Path) -> Fit:
-        (images, (z, _)), (held_out, (held_out_z, _)) = (_images_with_latents(model, part)
-                                                         for part in ("train", "validation"))
-        return train_conditional(images, z, model.denoiser, config, held_out=(held_out, held_out_z),
-                                 checkpoint=checkpoints, seed=model.seed, device=model.device,
-                                 progress=progress)
-    def save(denoiser: Any, path: Path) -> None:
-        meta = {"preset": model.preset.name, "recording": model.recording.name}
-        save_denoiser(path, denoiser, meta)
-    def load(path: Path) -> Any: return load_denoiser(path, model.device)[0]
-    return _fitted_once(folder / "conditional.safetensors", train, save, load)
+    return train_conditional(images, z, denoiser, config, **options)
 
-# %% ../../nbs/compare/01_methods.ipynb #380a88ea
-def _fitted_once(path: Path, train: Callable[[Path], Fit], save: Callable[[Any, Path], object],
-                 load: Callable[[Path], Any]) -> Any:
-    "A model from its file, or trained and written there."
-    def result(checkpoints: Path) -> tuple[Any, pd.DataFrame]:
-        fitted = train(checkpoints)
+# %% ../../nbs/compare/01_methods.ipynb #7ddc9066
+def _fit_model(model: MIGVis, name: str, folder: Path, progress: bool) -> Any:
+    "One model. Those that take long to train are read from their file if it is there."
+    if name == "critics": return model.critics
+    if name == "linear":
+        images, z = _images_with_latents(model, "train")
+        return fit_linear_readout(model.critics.encoder, images, z, model.vae.groups, model.device)
+    def train(checkpoints: Path) -> tuple[Any, pd.DataFrame]:
+        fitted = _train_model(model, name, checkpoints, progress)
         return fitted.model, fitted.history
-    return run_stage(path, result, lambda path, model: save(model, path), load)
+    def load(path: Path) -> Any:
+        if name == "conditional": return load_denoiser(path, model.device)[0]
+        return _load_baseline(path, model.device, model.denoiser)
+    save = save_denoiser if name == "conditional" else _save_baseline
+    return run_stage(folder / f"{name}.safetensors", train, save, load)
 
 # %% ../../nbs/compare/01_methods.ipynb #b908f898
 @dataclass(frozen=True)
@@ -190,17 +153,6 @@ class _Trial:
     seed: int
     pairs: np.ndarray        # (n, 2) rows of the recording
 
-# %% ../../nbs/compare/01_methods.ipynb #c0bb0027
-def _draw_trial(model: MIGVis, judge: Readouts, part: str, n_pairs: int, min_angle: float = 60.0,
-                seed: int = 0) -> _Trial:
-    "Held-out pairs of different category and distant pose."
-    rows = np.asarray(getattr(model.split, part))
-    try: pairs = _drawn_pairs(model, judge, rows, n_pairs, min_angle, seed)
-    except ValueError as e:
-        argument = "n_pairs" if part == "test" else "n_validation"
-        raise ValueError(f"{part} images (argument {argument}): {e}") from e
-    return _Trial(part, seed, pairs)
-
 # %% ../../nbs/compare/01_methods.ipynb #ce218a4f
 def _edit_trial(model: MIGVis, method: Method, fitted: Any, pairs: np.ndarray,
                 groups: Sequence[int], z: Tensor | None = None) -> np.ndarray:
@@ -208,8 +160,9 @@ def _edit_trial(model: MIGVis, method: Method, fitted: Any, pairs: np.ndarray,
     "Edits of all pairs, groups and strengths by one method."
     z, images = model.latents() if z is None else z, model.recording.images
     n_groups = len(fitted.groups) if hasattr(fitted, "groups") else None
-    settings = _edit_settings(model, method.settings, n_groups)
-    editor, (originals, targets) = method.make(model, fitted, settings, z), pairs.T
+    settings = model.edit_settings(method.settings, n_groups)
+    editor = method.make(model, fitted, settings, z, **method.options)
+    originals, targets = pairs.T
     precision = "float32" if settings.precision == "float64" else settings.precision
     with _computing_in(precision, model.device):
         edits = editor(images[originals], z[targets], groups, z_originals=z[originals], paired=True)
@@ -221,13 +174,13 @@ def _stored_edits(model: MIGVis, name: str, method: Method, fitted: Any, trial: 
     # z (n_images, D) latents; None: the run's
     "Edits of one method and trial, read from their file if it is there."
     method = replace(method, settings=replace(method.settings, seed=trial.seed))
-    settings = _edit_settings(model, method.settings)
+    settings = model.edit_settings(method.settings)
     note = {"pairs": trial.pairs.tolist(), "groups": list(groups), "settings": vars(settings),
             **_made_by(method, fitted)}
     path = folder / _file_name(trial, name, note)
     if path.exists(): return Edits.load(path, note)
     images = _edit_trial(model, method, fitted, trial.pairs, groups, z)
-    originals, targets = (model.recording.images[trial.pairs[:, i]] for i in (0, 1))
+    originals, targets = (model.recording.images[rows] for rows in trial.pairs.T)
     names = tuple(model.group_names[g] for g in groups)
     edits = Edits(images, originals, targets, settings.gammas, names, name, model.caption(name),
                   tuple(groups), settings=settings)
@@ -235,12 +188,11 @@ def _stored_edits(model: MIGVis, name: str, method: Method, fitted: Any, trial: 
     return edits
 
 # %% ../../nbs/compare/01_methods.ipynb #497621ad
-def _made_by(method: Method, fitted: Any) -> dict[str, str]:
+def _made_by(method: Method, fitted: nn.Module) -> dict[str, str]:
     "What tells edits of different editors and models apart, whatever the method is called."
-    parts = fitted if isinstance(fitted, (tuple, list)) else [fitted]
-    networks = [p for p in parts if isinstance(p, nn.Module) and list(p.parameters())]
-    return {"editor": getattr(method.make, "__qualname__", repr(method.make)),
-            "model": " ".join([method.model, *map(digest_weights, networks)])}
+    maker = getattr(method.make, "__qualname__", repr(method.make))
+    return {"editor": f"{maker} {sorted(method.options.items())}",
+            "model": f"{method.model} {digest_weights(fitted)}"}
 
 # %% ../../nbs/compare/01_methods.ipynb #fef85c4f
 def _file_name(trial: _Trial, name: str, note: Mapping[str, Any]) -> str:
@@ -250,13 +202,6 @@ def _file_name(trial: _Trial, name: str, note: Mapping[str, Any]) -> str:
     digest = hashlib.sha1(content.encode()).hexdigest()[:8]
     return f"{trial.part}-{trial.seed}-{readable}-{digest}.npz"
 
-# %% ../../nbs/compare/01_methods.ipynb #d854c6f5
-def _pool_edits(parts: Sequence[Edits]) -> Edits: # of one method, one entry a seed
-    "Edits of several seeds as one set."
-    names = "images", "originals", "targets"
-    pooled = {name: np.concatenate([getattr(p, name) for p in parts]) for name in names}
-    return replace(parts[0], **pooled)
-
 # %% ../../nbs/compare/01_methods.ipynb #e3a4d148
 def _compared_groups(model: MIGVis) -> list[int]:
     "Indices of the groups with a trade-off between reaching and keeping: those with labels."
@@ -264,79 +209,63 @@ def _compared_groups(model: MIGVis) -> list[int]:
     return chosen or list(range(len(model.group_names)))
 
 # %% ../../nbs/compare/01_methods.ipynb #04cf4d0d
-_TRADE = { # kind of group -> (attribute, quantity) of what should change; of what should stay
-    "pose": (("rotation", "moved"), [("category", "kept")]),
-    "category": (("category", "reached"), [("rotation", "kept"), ("position", "changed")]),
-    "position": (("position", "specific"), [("category", "kept")]),
+# kind of group -> scores of what should change, and of what should stay; the first that is read
+_TRADE = {
+    "pose": ([("rotation", "moved", "rotation error removed")],
+             [("category", "kept", "same category read")]),
+    "category": ([("category", "reached", "target's category read")],
+                 [("rotation", "kept", "rotation within 30°"),
+                  ("position", "changed", "1 - way changed")]),
+    "position": ([("position", "specific", "way specific to the target")],
+                 [("category", "kept", "same category read")]),
 }
 
 # %% ../../nbs/compare/01_methods.ipynb #9ff43f0d
-def _score_curve(scores: pd.DataFrame, group: str, attribute: str, quantity: str) -> pd.DataFrame:
-    "A score of a group (value, low, high, n) by mode and gamma; one minus what is \"changed\"."
+def _score_curve(scores: pd.DataFrame, group: str, attribute: str, quantity: str,
+                 words: str) -> pd.DataFrame: # by mode and gamma: value, low, high, n, by
+    "A score of a group; one minus what is \"changed\"."
     asked = {"group": group, "attribute": attribute, "quantity": quantity}
     rows = scores[(scores[list(asked)] == list(asked.values())).all(axis=1)]
-    rows = rows.set_index(["mode", "gamma"])[["value", "low", "high", "n"]]
+    rows = rows.set_index(["mode", "gamma"])[["value", "low", "high", "n"]].assign(by=words)
     if quantity != "changed": return rows
     return rows.assign(value=1 - rows["value"], low=1 - rows["high"], high=1 - rows["low"])
 
 # %% ../../nbs/compare/01_methods.ipynb #9abcfe6a
-def _kept_curve(scores: pd.DataFrame, group: str) -> tuple[str, pd.DataFrame, pd.Series] | None:
-    "What should stay: attribute, curve, and where enough edits could be read; None: nothing was."
-    curves = {name: _score_curve(scores, group, name, quantity)
-              for name, quantity in _TRADE[_part_of(group)][1]}
-    curves = {name: curve for name, curve in curves.items() if not curve.empty}
-    most = max((curve["n"].max() for curve in curves.values()), default=0)
-    for name, curve in curves.items():
-        if curve["n"].max() >= max(most / 2, 1): return name, curve, curve["n"] >= most / 2
+def _readable_curve(scores: pd.DataFrame, group: str,
+                    choices: Sequence[tuple[str, str, str]]) -> pd.DataFrame | None:
+    "The first score that enough edits were read for, and at which strengths they were; None: none."
+    curves = [_score_curve(scores, group, *choice) for choice in choices]
+    most = max([curve["n"].max() for curve in curves if len(curve)], default=0)
+    for curve in curves:
+        if len(curve) and curve["n"].max() >= max(most / 2, 1):
+            return curve.assign(readable=curve["n"] >= most / 2)
     return None
 
 # %% ../../nbs/compare/01_methods.ipynb #e71b4251
 def trade_off(
     result: SelectivityResult,
-) -> pd.DataFrame: # group, method, gamma, reached[_low, _high], kept[_low, _high], score, kept_by
+) -> pd.DataFrame: # group, method, gamma, reached, kept (and reached_low, ...), score
     "Reached and kept of every method, group and strength, with their harmonic mean, the score."
     parts = []
     for group in (g for g in result.groups if _part_of(g) in _TRADE):
-        reached = _score_curve(result.scores, group, *_TRADE[_part_of(group)][0])
-        measured = _kept_curve(result.scores, group)
-        if reached.empty or measured is None: continue
-        kept_by, kept, readable = measured
-        columns = {f"{name}{end}": frame[column]
-                   for name, frame in (("reached", reached), ("kept", kept))
-                   for end, column in (("", "value"), ("_low", "low"), ("_high", "high"))}
-        x, y = reached["value"].clip(0, 1), kept["value"].clip(0, 1)
-        score = (2 * x * y / (x + y).clip(lower=1e-9)).where(readable)
-        rows = pd.DataFrame({"group": group, **columns, "score": score, "kept_by": kept_by})
-        parts.append(rows.reset_index().rename(columns={"mode": "method"}))
+        reached, kept = (_readable_curve(result.scores, group, choices)
+                         for choices in _TRADE[_part_of(group)])
+        if reached is None or kept is None: continue
+        both = reached.add_prefix("reached_").join(kept.add_prefix("kept_"))
+        both = both.rename(columns={"reached_value": "reached", "kept_value": "kept"})
+        x, y = both["reached"].clip(0, 1), both["kept"].clip(0, 1)
+        score = (2 * x * y / (x + y).clip(lower=1e-9)).where(both["kept_readable"])
+        parts.append(both.assign(group=group, score=score).rename_axis(["method", "gamma"]))
     if not parts:
         raise ValueError(f"none of the groups {result.groups} has labels that could be judged")
-    return pd.concat(parts, ignore_index=True)
+    return pd.concat(parts).reset_index()
 
 # %% ../../nbs/compare/01_methods.ipynb #340926ca
-def _choose_gammas(curves: pd.DataFrame) -> pd.DataFrame: # group, method, gamma
-    "The strength with the best score of every method and group; the smaller of equals."
-    order = curves[["group", "method"]].drop_duplicates()
-    guided = curves[curves["gamma"] > 0].sort_values("gamma", kind="stable").reset_index(drop=True)
-    scored = guided.assign(score=guided["score"].fillna(-1))
-    rows = scored.groupby(["group", "method"], sort=False)["score"].idxmax()
-    best = guided.loc[rows, ["group", "method", "gamma"]]
-    return order.merge(best, on=["group", "method"])
-
-# %% ../../nbs/compare/01_methods.ipynb #c518e79e
-def _gaps(curves: pd.DataFrame, reference: str = _REFERENCE) -> pd.DataFrame:
-    # curves: of `trade_off` -> group, method, gamma (where the gap is largest), reached, kept, gap
-    "By how much each method keeps more than the reference does at the same reach, at worst."
-    if reference not in (names := list(dict.fromkeys(curves["method"]))):
-        raise ValueError(f"there is no method {reference!r}; there are {names}")
-    columns, rows = ["group", "method", "gamma", "reached", "kept"], []
-    guided = curves[curves["gamma"] > 0].dropna(subset=["reached", "kept"])
-    is_reference = guided["method"] == reference
-    for (group, method), part in guided[~is_reference].groupby(["group", "method"], sort=False):
-        best = guided[is_reference & (guided["group"] == group)]
-        most = [best.loc[best["reached"] >= x, "kept"].max() for x in part["reached"]]
-        gap = part["kept"].to_numpy() - np.nan_to_num(np.array(most, float))
-        rows.append({**part.iloc[gap.argmax()][columns].to_dict(), "gap": gap.max()})
-    return pd.DataFrame(rows, columns=[*columns, "gap"])
+def _best_rows(curves: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame: # a row for each of `by`
+    "The strength with the best score, never the round trip; the smaller of equals."
+    guided = curves[curves["gamma"] > 0].sort_values("gamma", kind="stable")
+    best = guided.assign(score=guided["score"].fillna(-1)).groupby(list(by))["score"].idxmax()
+    return curves.loc[sorted(best)].reset_index(drop=True)
 
 # %% ../../nbs/compare/01_methods.ipynb #2e0ae74b
 @dataclass(frozen=True)
@@ -347,11 +276,6 @@ class Comparison(Result):
     seconds: pd.DataFrame            # method, seconds (an edit), ratio (to selective MIG-Vis)
     examples: tuple[Edits, ...]      # edits of a few pairs, one entry a method
     settings: dict[str, Any]         # how it was made
-
-    @property
-    def methods(self) -> list[str]:
-        "The names of the methods, in order."
-        return self.result.modes
 
     def curves(self) -> pd.DataFrame:
         "Reached and kept over the strengths (`trade_off`)."
@@ -368,11 +292,12 @@ class Comparison(Result):
     def plot(self) -> Figure:
         "Reached and kept of all methods at their own strengths, as bars."
         own = self.curves().merge(self.chosen, on=["group", "method", "gamma"])
-        return _plot_reached_and_kept(own, "method", self.settings.get("caption", ""))
+        return _plot_reached_and_kept(own, "method", self.settings["caption"])
 
     def figure_5(self, pair: int = 0) -> Figure:
         "The layout of the paper's Fig. 5, for one of the example pairs."
-        return _plot_methods(self.examples, self.chosen, pair, self.settings.get("caption", ""))
+        shown = [[_rising(e, group, self.chosen) for group in e.group_names] for e in self.examples]
+        return _draw_edits(self.examples, shown, pair, self.settings["caption"])
 
 # %% ../../nbs/compare/01_methods.ipynb #daa16ca0
 _MEASURES = { # name in the table -> attribute, quantity
@@ -410,13 +335,8 @@ def _report_table(table: pd.DataFrame, group: str | None = None) -> pd.DataFrame
         if np.isnan(row["value"]): return "-"
         span = "" if np.isnan(row["low"]) else f" [{row['low']:.2f}, {row['high']:.2f}]"
         return f"{row['value']:.2f}{span}" + (f" ({row['n']:.0f} read)" if row["n"] < most else "")
-    keys = ["group", "method", "gamma"]
-    rows = table[keys].drop_duplicates()
-    rows = rows.sort_values("group", key=lambda c: pd.factorize(c)[0], kind="stable")
-    text = table.assign(text=table.apply(cell, axis=1))
-    text = text.pivot(index=keys, columns="measure", values="text")
-    measures = list(dict.fromkeys(table["measure"]))
-    wide = text.loc[pd.MultiIndex.from_frame(rows), measures].fillna("-")
+    wide = table.assign(text=table.apply(cell, axis=1)).pivot_table(
+        "text", ["group", "method", "gamma"], "measure", aggfunc="first", sort=False).fillna("-")
     if group is None: return wide
     part = wide.loc[group].reset_index("gamma").T.rename_axis(columns=group)
     return part[(part != "-").any(axis=1)]
@@ -428,143 +348,113 @@ def compare_methods(
     n_pairs: int = 64,                     # test pairs of each seed
     seeds: Sequence[int] = (0, 1, 2),      # each draws its own pairs and negatives
     *,
+    folder: str | Path,                    # keeps models, edits, judge and result
     n_validation: int = 32,                # validation pairs, which choose the strengths
     judge: Readouts | None = None,         # None: the run's (`MIGVis.judge`)
-    groups: Sequence[int | str] | None = None, # by number (from 1) or name; None: those with labels
-    folder: str | Path | None = None,      # keeps models, edits, judge and result; None: nothing
     min_angle: float = 60.0,               # degrees between the poses of original and target
     steps: int | None = None,              # strided; None: every time is visited
-    batch_size: int = 64,                  # images at once
     precision: str = "float32",            # of the edits; or "bfloat16"
     n_boot: int = 1000, progress: bool = True,
 ) -> Comparison:
     "Edit the same held-out pairs with every method, judged alike, each at a strength of its own."
     model.require_fitted()
-    methods = {name: replace(m, settings=_with(m.settings, steps, batch_size, precision))
-               for name, m in _resolve_methods(methods).items()}
-    if groups is None: groups = _compared_groups(model)
-    else: groups = list(_as_groups(groups, model.vae))
-    seeds = _check_comparison(model, methods, seeds, n_validation, n_pairs)
-    settings = {"n_pairs": n_pairs, "seeds": seeds, "n_validation": n_validation, "steps": steps,
-                "min_angle": min_angle, "n_boot": n_boot, "preset": model.preset.name,
-                "recording": model.recording.name,
-                "caption": _caption_of(model, n_pairs, seeds, steps)}
-    with _working_folder(model, folder) as work:
-        judge = _stored_judge(model, work, progress) if judge is None else judge
-        trials = _draw_trials(model, judge, n_validation, n_pairs, seeds, min_angle)
-        comparison = _compare_on(model, methods, judge, trials, groups, work, settings, progress)
-        if folder is not None: comparison.save(work / "methods")
-    return comparison
-
-# %% ../../nbs/compare/01_methods.ipynb #896cbf51
-def _check_comparison(model: MIGVis, methods: Mapping[str, Method], seeds: Sequence[int],
-                      n_validation: int, n_pairs: int) -> list[int]:
-    "Raise ValueError for seeds, settings or numbers of pairs that cannot be."
-    seeds = np.atleast_1d(seeds).tolist()
-    if not seeds or len(set(seeds)) < len(seeds):
+    methods = {name: replace(m, settings=_with(m.settings, steps, precision))
+               for name, m in _choose("method", methods, standard_methods()).items()}
+    _check_settings(model, {name: method.settings for name, method in methods.items()})
+    if not len(seeds) or len(set(seeds)) < len(seeds):
         raise ValueError(f"seeds must be distinct, at least one, got {seeds}")
-    for method in methods.values():
-        _check_times(_edit_settings(model, method.settings), model.denoiser.schedule)
-    _check_count(model, "n_validation", n_validation)
-    _check_count(model, "n_pairs", n_pairs)
-    return seeds
+    _check_n_pairs(model, n_validation, "validation", "n_validation")
+    _check_n_pairs(model, n_pairs)
+    settings = {"n_pairs": n_pairs, "seeds": list(seeds), "n_validation": n_validation,
+                "steps": steps, "min_angle": min_angle, "n_boot": n_boot,
+                "preset": model.preset.name, "recording": model.recording.name,
+                "caption": _caption_of(model, n_pairs, seeds, steps)}
+    folder = _claim(model, folder)
+    judge = judge or _stored_judge(model, folder, progress)
+    def draw(n: int, seed: int, part: str) -> _Trial:
+        return _Trial(part, seed, _held_out_pairs(model, judge, n, min_angle, seed, part))
+    tests = [draw(n_pairs, seed, "test") for seed in seeds]
+    real, tuning = _unused_images(model, tests), draw(n_validation, 0, "validation")
+    done = _compare_on(model, methods, judge, tuning, tests, real, folder, settings, progress)
+    done.save(folder / "methods")
+    return done
 
 # %% ../../nbs/compare/01_methods.ipynb #2ea2efc7
-def _compare_on(model: MIGVis, methods: Mapping[str, Method],
-                judge: Readouts, trials: Sequence[_Trial], groups: Sequence[int], folder: Path,
-                settings: dict[str, Any], progress: bool) -> Comparison:
-    "The comparison on these pairs, of which those of validation come first."
+def _compare_on(model: MIGVis, methods: Mapping[str, Method], judge: Readouts, tuning: _Trial,
+                tests: Sequence[_Trial], real: np.ndarray, folder: Path, settings: dict[str, Any],
+                progress: bool) -> Comparison:
+    # tuning: validation pairs; real (m, C, H, W): images of no pair
+    "The comparison on these pairs."
+    groups, pairs = _compared_groups(model), tests[0].pairs
     names = list(dict.fromkeys(method.model for method in methods.values()))
     models = _fit_models(model, folder / "models", names, progress)
-    edits = _edit_all(model, methods, models, trials, groups, folder / "edits", progress)
-    real = model.recording.images[_unused_rows(model, trials)]
-    tuned = measure_edits(edits["validation"], judge, real, n_boot=1, progress=progress)
-    result = measure_edits(edits["test"], judge, real, n_boot=settings["n_boot"], progress=progress)
-    pairs = trials[1].pairs
+    tuned, edits = (_edit_all(model, methods, models, trials, groups, folder / "edits", progress)
+                    for trials in ([tuning], tests))
+    curves = trade_off(measure_edits(tuned, judge, real, n_boot=1, progress=progress))
+    best = _best_rows(curves, ["group", "method"])[["group", "method", "gamma"]]
+    result = measure_edits(edits, judge, real, n_boot=settings["n_boot"], progress=progress)
     seconds = _time_methods(model, methods, models, pairs[:8], groups[:1])
     shown = _example_rows(model, pairs)
-    examples = tuple(e.rows(shown) for e in edits["test"])
-    return Comparison(result, _choose_gammas(trade_off(tuned)), seconds, examples,
+    return Comparison(result, best, seconds, tuple(e.rows(shown) for e in edits),
                       settings | {"example_pairs": pairs[shown].tolist()})
 
 # %% ../../nbs/compare/01_methods.ipynb #40f5c821
-def _unused_rows(model: MIGVis, trials: Sequence[_Trial]) -> np.ndarray:
-    "Rows of test images that are in no pair: they stand for real images."
-    used = np.concatenate([t.pairs.ravel() for t in trials])
-    return np.setdiff1d(model.split.test, used)
+def _unused_images(model: MIGVis, trials: Sequence[_Trial]) -> np.ndarray: # (m, C, H, W)
+    "Test images of no pair, which stand for real ones. Raises ValueError, or warns, for few."
+    used = np.concatenate([trial.pairs.ravel() for trial in trials])
+    rows = np.setdiff1d(model.split.test, used)
+    message = (f"the pairs of all seeds leave {len(rows)} of {len(model.split.test)} test images, "
+               "with which edits are compared as real images")
+    if len(rows) < 4:
+        raise ValueError(f"{message}; ask for fewer pairs (n_pairs) or fewer seeds")
+    if len(rows) < 50: warnings.warn(f"{message}: precision and KID will be rough", stacklevel=3)
+    return model.recording.images[rows]
 
 # %% ../../nbs/compare/01_methods.ipynb #b239cd97
-def _with(settings: EditSettings, steps: int | None, batch_size: int, precision: str) -> EditSettings:
-    "Settings with other steps, batches and precision; steps of their own stay."
-    steps = settings.steps or steps
-    return replace(settings, steps=steps, batch_size=batch_size, precision=precision)
+def _with(settings: EditSettings, steps: int | None, precision: str) -> EditSettings:
+    "Settings with other steps and precision; steps of their own stay."
+    return replace(settings, steps=settings.steps or steps, precision=precision)
 
 # %% ../../nbs/compare/01_methods.ipynb #c1682431
 def _edit_all(model: MIGVis, methods: Mapping[str, Method], models: Mapping[str, Any],
               trials: Sequence[_Trial], groups: Sequence[int], folder: Path,
-              progress: bool = True) -> dict[str, list[Edits]]:
-    # models: of `_fit_models` -> "validation", "test" -> one entry a method, all seeds together
+              progress: bool = True) -> list[Edits]:
+    # models: of `_fit_models` -> one entry a method, the pairs of all trials together
     "Edits of all pairs by all methods."
-    jobs, done = [(name, trial) for name in methods for trial in trials], {}
-    for name, trial in progress_bar(jobs, desc="editing", unit="batch", progress=progress):
-        method = methods[name]
-        edits = _stored_edits(model, name, method, models[method.model], trial, groups, folder)
-        done.setdefault((trial.part, name), []).append(edits)
-    parts = dict.fromkeys(trial.part for trial in trials)
-    return {part: [_pool_edits(done[part, name]) for name in methods] for part in parts}
-
-# %% ../../nbs/compare/01_methods.ipynb #08192bd2
-def _draw_trials(model: MIGVis, judge: Readouts, n_validation: int, n_pairs: int,
-                 seeds: Sequence[int], min_angle: float) -> list[_Trial]:
-    # -> validation pairs first
-    "Validation pairs, and test pairs of every seed."
-    tests = [_draw_trial(model, judge, "test", n_pairs, min_angle, seed) for seed in seeds]
-    _check_left(model, tests)
-    return [_draw_trial(model, judge, "validation", n_validation, min_angle), *tests]
-
-# %% ../../nbs/compare/01_methods.ipynb #304471d5
-def _check_count(model: MIGVis, name: str, n: int) -> None:
-    "Raise ValueError for a number of pairs that the images cannot make: each has two of its own."
-    part = "validation" if name == "n_validation" else "test"
-    n_images = len(getattr(model.split, part))
-    if not 1 <= n <= n_images // 2:
-        raise ValueError(f"{name} must be from 1 to {n_images // 2}, for there are {n_images} {part} "
-                         f"images, got {n}")
-
-# %% ../../nbs/compare/01_methods.ipynb #18bf2337
-def _check_left(model: MIGVis, tests: Sequence[_Trial]) -> None:
-    "Raise ValueError if less than 4 test images are in no pair, warn if few are."
-    left = len(_unused_rows(model, tests))
-    message = (f"the pairs of all seeds leave {left} of {len(model.split.test)} test images, with "
-               "which edits are compared as real images")
-    if left < 4: raise ValueError(f"{message}; ask for fewer pairs (n_pairs) or fewer seeds")
-    if left < 50: warnings.warn(f"{message}: precision and KID will be rough", stacklevel=4)
+    done = []
+    bar = progress_bar(methods.items(), desc="editing", unit="method", progress=progress)
+    for name, method in bar:
+        parts = [_stored_edits(model, name, method, models[method.model], trial, groups, folder)
+                 for trial in trials]
+        pooled = {field: np.concatenate([getattr(part, field) for part in parts])
+                  for field in ("images", "originals", "targets")}
+        done.append(replace(parts[0], **pooled))
+    return done
 
 # %% ../../nbs/compare/01_methods.ipynb #ac4ad05a
-def _resolve_methods(methods: Mapping[str, Method] | Sequence[str] | None) -> dict[str, Method]:
-    "Methods by name. Raises ValueError for an unknown name, or strengths that make no edit."
-    known = standard_methods()
-    if methods is None: methods = known
-    if not isinstance(methods, Mapping):
-        names = [methods] if isinstance(methods, str) else list(methods)
-        if unknown := [n for n in names if n not in known]:
-            raise ValueError(f"unknown methods {unknown}; there are {list(known)}, or give your own "
-                             "as name -> Method")
-        methods = {name: known[name] for name in names}
-    if not methods: raise ValueError("there must be at least one method")
-    for name, method in methods.items():
-        gammas = method.settings.gammas
-        if not _check_gamma(gammas, len(gammas)).any():
-            raise ValueError(f"method {name!r} needs at least one strength above 0, got {gammas}")
-    return dict(methods)
+def _choose(kind: str, asked: Mapping[str, Any] | Sequence[str] | None,
+            known: Mapping[str, Any]) -> dict[str, Any]:
+    "What was asked for, by name or as one's own. Raises ValueError for a name that is not known."
+    asked = list(known) if asked is None else [asked] if isinstance(asked, str) else asked
+    if not len(asked): raise ValueError(f"there must be at least one {kind}")
+    if isinstance(asked, Mapping): return dict(asked)
+    if unknown := [name for name in asked if name not in known]:
+        raise ValueError(f"unknown {kind}s {unknown}; there are {list(known)}, or give your own by "
+                         "name")
+    return {name: known[name] for name in asked}
+
+# %% ../../nbs/compare/01_methods.ipynb #5c736872
+def _check_settings(model: MIGVis, settings: Mapping[str, EditSettings]) -> None:
+    "Raise ValueError for times that the denoiser does not have, or strengths that make no edit."
+    for name, one in settings.items():
+        _check_times(model.edit_settings(one), model.denoiser.schedule)
+        if not _check_gamma(one.gammas, len(one.gammas)).any():
+            raise ValueError(f"{name!r} needs at least one strength above 0, got {one.gammas}")
 
 # %% ../../nbs/compare/01_methods.ipynb #23b6d802
-@contextlib.contextmanager
-def _working_folder(model: MIGVis, folder: str | Path | None) -> Iterator[Path]: # None: temporary
+def _claim(model: MIGVis, folder: str | Path) -> Path:
     "The folder of a comparison, which belongs to one run. Raises ValueError if it holds another's."
-    if folder is not None: yield claim_folder(folder, {"compared": model.identity(model.recording)})
-    else:
-        with tempfile.TemporaryDirectory() as temporary: yield Path(temporary)
+    return claim_folder(folder, {"compared": model.identity(model.recording)})
 
 # %% ../../nbs/compare/01_methods.ipynb #dd5acc50
 def _stored_judge(model: MIGVis, folder: Path, progress: bool = True) -> Readouts:
@@ -608,30 +498,16 @@ def _example_rows(model: MIGVis, pairs: np.ndarray) -> list[int]: # pairs: (n, 2
     order = order.sort_values(["other", "turn"], kind="stable")
     return order.drop_duplicates("category").index[:4].tolist()
 
-# %% ../../nbs/compare/01_methods.ipynb #ef6e8312
-_REACHED = {"pose": "rotation error removed", "category": "target's category read",
-            "position": "way specific to the target"}
-_KEPT = {"category": "same category read", "rotation": "rotation within 30°",
-         "position": "1 - way changed"}
-
 # %% ../../nbs/compare/01_methods.ipynb #1e48dcb0
 def _plot_reached_and_kept(rows: pd.DataFrame, places: str, caption: str = "") -> Figure:
     "Bars of what was reached and kept; what that means for a group stands over its panel."
+    titles = rows["group"] + "\nreached: " + rows["reached_by"] + "\nkept: " + rows["kept_by"]
     parts = []
     for quantity in ("reached", "kept"):
         columns = {quantity: "value", f"{quantity}_low": "low", f"{quantity}_high": "high"}
-        names = ["group", places, "kept_by", *columns]
-        parts.append(rows[names].rename(columns=columns).assign(quantity=quantity))
-    table = pd.concat(parts, ignore_index=True)
-    means = [f"{group}\nreached: {_REACHED[_part_of(group)]}\nkept: {_KEPT[kept]}"
-             for group, kept in zip(table["group"], table["kept_by"])]
-    return _plot_bars(table.assign(group=means), places, caption)
-
-# %% ../../nbs/compare/01_methods.ipynb #d98bd527
-def _plot_methods(edits: Sequence[Edits], chosen: pd.DataFrame, pair: int, caption: str) -> Figure:
-    "Edits of one pair by every method, one block a group, the chosen strength last (paper Fig. 5)."
-    shown = [[_rising(e, group, chosen, 3) for group in e.group_names] for e in edits]
-    return _draw_edits(edits, shown, pair, caption)
+        part = rows[[places, *columns]].rename(columns=columns)
+        parts.append(part.assign(group=titles, quantity=quantity))
+    return _plot_bars(pd.concat(parts, ignore_index=True), places, caption)
 
 # %% ../../nbs/compare/01_methods.ipynb #27429eac
 def _draw_edits(edits: Sequence[Edits], shown: Sequence[Sequence[Sequence[int]]], pair: int,
@@ -639,51 +515,40 @@ def _draw_edits(edits: Sequence[Edits], shown: Sequence[Sequence[Sequence[int]]]
     "A row for each entry: original, the strengths `shown` (entry, group) of each group, target."
     if not 0 <= pair < len(edits[0].originals):
         raise ValueError(f"pair must be in 0..{len(edits[0].originals) - 1}, got {pair}")
-    rows = []
-    for e, columns in zip(edits, shown):
-        blocks = [[(e.images[pair, g, k], f"{e.gammas[k]:g}") for k in ks]
-                  for g, ks in enumerate(columns)]
-        rows.append((e.mode, [[(e.originals[pair], "")], *blocks, [(e.targets[pair], "")]]))
-    heads = ["original", *edits[0].group_names, "target"]
-    return _picture_table(rows, heads, f"{caption}. Numbers: strength")
+    blocks = {"original": [[(e.originals[pair], "")] for e in edits]}
+    for g, name in enumerate(edits[0].group_names):
+        blocks[name] = [[(e.images[pair, g, k], f"{e.gammas[k]:g}") for k in numbers[g]]
+                        for e, numbers in zip(edits, shown)]
+    blocks["target"] = [[(e.targets[pair], "")] for e in edits]
+    return _draw_blocks(blocks, [e.mode for e in edits], f"{caption}. Numbers: strength")
 
-# %% ../../nbs/compare/01_methods.ipynb #4e37421d
-def _draw_picture(ax: Axes, image: np.ndarray, text: str) -> None:
-    "A picture (C, H, W) with a text in its corner."
-    _show_image(ax, image)
-    ax.text(0.04, 0.04, text, transform=ax.transAxes, fontsize=8, color="white", va="bottom")
-    ax.axis("off")
-
-# %% ../../nbs/compare/01_methods.ipynb #176a862b
-def _picture_table(rows: Sequence[tuple[str, Sequence]], heads: Sequence[str],
-                   caption: str = "") -> Figure:
-    "Rows of pictures in blocks, each picture square and never stretched."
-    left, top, gap = 0.2 + 0.068 * max(len(name) for name, _ in rows), 0.36, 0.14
-    sizes = [len(block) for block in rows[0][1]]
-    cell = min(0.78, (_PAGE - left - len(sizes) * gap) / sum(sizes)) # side of a picture, inches
-    width, height = left + sum(sizes) * cell + len(sizes) * gap, top + len(rows) * cell + 0.5
-    starts = left + np.cumsum([0, *(size * cell + gap for size in sizes)])
+# %% ../../nbs/compare/01_methods.ipynb #61631730
+def _draw_blocks(blocks: Mapping[str, Sequence], names: Sequence[str], caption: str) -> Figure:
+    # blocks: head -> for each name a row of pictures (C, H, W) with their texts
+    "Blocks of pictures side by side, a row for each name."
+    left, widths = 0.2 + 0.068 * max(map(len, names)), [len(rows[0]) for rows in blocks.values()]
+    cell = min(0.78, (_PAGE - left - 0.14 * len(blocks)) / sum(widths)) # side of a picture, inches
+    height, width = len(names) * cell, left + sum(widths) * cell + 0.14 * len(blocks)
     with style():
-        figure = plt.figure(figsize=(width, height))
-        for x, size, head in zip(starts, sizes, heads):
-            figure.text((x + size * cell / 2) / width, 1 - (top - 0.08) / height, head, ha="center",
-                        va="bottom", fontsize=9)
-        for r, (name, blocks) in enumerate(rows):
-            y = height - top - (r + 1) * cell
-            figure.text((left - 0.07) / width, (y + cell / 2) / height, name, ha="right",
-                        va="center", fontsize=8)
-            for x, block in zip(starts, blocks):
-                for i, (image, text) in enumerate(block):
-                    place = x + i * cell, y, cell - 0.03, cell - 0.03
-                    _draw_picture(figure.add_axes(place / np.tile((width, height), 2)), image, text)
+        figure = plt.figure(figsize=(width, height + 0.86))
+        for k, (head, rows) in enumerate(blocks.items()):
+            ax = _axes_at(figure, left, 0.36, widths[k] * cell, height)
+            pictures, texts = zip(*(entry for row in rows for entry in row))
+            _draw_grid(ax, np.stack(pictures), [""] * widths[k], [""] * len(names) if k else names)
+            ax.set_title(head, fontsize=9)
+            for (y, x), text in zip(product(ax.get_yticks(), ax.get_xticks()), texts):
+                below = (0, -0.4 * 72 * cell) # points
+                ax.annotate(text, (x, y), below, textcoords="offset points", ha="center",
+                            va="bottom", fontsize=8, color="white")
+            left += widths[k] * cell + 0.14
         _caption(figure, caption)
     return figure
 
 # %% ../../nbs/compare/01_methods.ipynb #87b03660
-def _rising(edits: Edits, group: str, chosen: pd.DataFrame, n: int) -> list[int]:
+def _rising(edits: Edits, group: str, chosen: pd.DataFrame, n: int = 3) -> list[int]:
     "Numbers of at most n strengths that rise to the chosen one."
     gammas = chosen[(chosen["group"] == group) & (chosen["method"] == edits.mode)]["gamma"]
     most = gammas.iloc[0] + 1e-9 if len(gammas) else np.inf
     guided = [k for k, gamma in enumerate(edits.gammas) if gamma > 0]
-    last = max([i for i, k in enumerate(guided) if edits.gammas[k] <= most], default=0)
-    return guided[max(0, last - n + 1):last + 1] if last >= n - 1 else guided[:n]
+    last = sum(edits.gammas[k] <= most for k in guided)
+    return guided[max(0, last - n):max(last, n)]

@@ -44,6 +44,11 @@ class Attribute:
         "Numbers of the classes, in the order of their names."
         return pd.factorize(labels[self.columns[0]], sort=True)[0]
 
+    def one_hot(self, labels: pd.DataFrame) -> np.ndarray: # (n, k) 0 or 1, NaN unknown
+        "Classes one by one."
+        chosen = pd.get_dummies(labels[self.columns[0]], dtype=float).to_numpy()
+        return np.where(self.known(labels)[:, None], chosen, np.nan)
+
     def numbers(self, labels: pd.DataFrame) -> np.ndarray: # (n, d), NaN unknown
         "Quantities as they are, angles as sines and cosines."
         values = labels[list(self.columns)].to_numpy(float)

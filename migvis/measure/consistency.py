@@ -25,29 +25,20 @@ from ..support.records import Result
 
 # %% ../../nbs/measure/04_consistency.ipynb #5880b17f
 def _change_parts(changes: np.ndarray,
-                  control: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    # changes (k, n, d); control (n, d) -> within, common, other: (n,) each
-    "Mean products of a change with itself, other versions, another target's. Raises ValueError."
-    if changes.ndim != 3 or len(changes) < 2:
-        raise ValueError(f"changes must be (2 versions or more, edits, numbers), got "
-                         f"{changes.shape}")
-    k, total, square = len(changes), changes.sum(0), (changes**2).sum((0, 2))
-    other = np.full(len(total),
-                    np.nan) if control is None else (changes[1:].mean(0) * control).sum(1)
-    return square / k, ((total**2).sum(1) - square) / (k * (k - 1)), other
+                  control: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    # changes (k, n, ..., d); control (n, ..., d) -> within, common, other: (n, ...) each
+    "Mean products of a change with itself, with other versions, and with another target's."
+    k, total, square = len(changes), changes.sum(0), (changes**2).sum((0, -1))
+    other = (changes[1:].mean(0) * control).sum(-1)
+    return square / k, ((total**2).sum(-1) - square) / (k * (k - 1)), other
 
 # %% ../../nbs/measure/04_consistency.ipynb #606a7421
 def _attribute_changes(versions: Sequence[np.ndarray], originals: Sequence[np.ndarray],
                        judge: Readouts, real: Readings) -> dict[str, np.ndarray]:
-    # -> attribute, and "pixels" -> (k, n, groups, d)
-    "What a judge reads from edits less that of originals, standardised. Raises ValueError."
-    shapes = {v.shape for v in versions} | {(len(o), *v.shape[1:])
-                                            for o, v in zip(originals, versions)}
-    if len(shapes) != 1:
-        raise ValueError(f"versions and originals must fit together, but have shapes "
-                         f"{sorted(shapes)}")
+    # versions (n, groups, C, H, W) each -> attribute, and "pixels" -> (k, n, groups, d)
+    "What a judge reads from edits less that of originals, standardised by real images."
     n, n_groups = versions[0].shape[:2]
-    pixels = np.stack([v - o[:, None] for v, o in zip(versions, originals)])
+    pixels = np.stack([v - o[:, None] for v, o in zip(versions, originals, strict=True)])
     changes = {"pixels": pixels.reshape(len(versions), n, n_groups, -1)}
     readings = [(judge.read(v.reshape(-1, *v.shape[2:])), judge.read(o))
                 for v, o in zip(versions, originals)]
@@ -70,9 +61,7 @@ def _share_parts(changes: Mapping[str, np.ndarray], controls: Mapping[str, np.nd
     "Numerators and denominators of the shares of each edit, by group and for all groups together."
     parts = {}
     for attribute, change in changes.items():
-        groups = [_change_parts(change[:, :, g], controls[attribute][:, g])
-                  for g in range(change.shape[2])]
-        within, common, other = (np.stack(part, 1) for part in zip(*groups))
+        within, common, other = _change_parts(change, controls[attribute])
         for quantity, less in {"common": 0 * common, "own": other}.items():
             top = common - less
             parts[quantity, attribute] = top, np.where(np.isfinite(top), within - less, np.nan)
@@ -91,10 +80,9 @@ def share_table(
     "The common and the edits' own share of the change, with bootstrap intervals over edits."
     counts, tables = _bootstrap_counts(next(iter(changes.values())).shape[1], n_boot, seed), []
     for (quantity, attribute), (top, whole) in _share_parts(changes, controls).items():
-        rows = _interval(_weighted_ratio(counts, top,
-                                         whole)).assign(group=[*group_names, "all groups"])
-        tables.append(rows.assign(attribute=attribute, quantity=quantity,
-                                  n=np.isfinite(top).sum(0)))
+        rows = _interval(_weighted_ratio(counts, top, whole))
+        rows["group"], rows["n"] = [*group_names, "all groups"], np.isfinite(top).sum(0)
+        tables.append(rows.assign(attribute=attribute, quantity=quantity))
     columns = ["group", "attribute", "quantity", "value", "low", "high", "n"]
     return pd.concat(tables, ignore_index=True)[columns]
 
@@ -118,8 +106,8 @@ def _choose_starts(readings: Readings, pairs: np.ndarray,
         starts.append([original, *rows[:k - 1]])
     if len(kept) < 2:
         raise ValueError(f"only {len(kept)} of {len(pairs)} pairs have {k - 1} further originals "
-                         "of the same category and rotation; ask for fewer (starts=), or leave "
-                         "'starts' out (over=)")
+                         "of the same category and rotation; ask for fewer (versions=), or "
+                         "leave 'starts' out (over=)")
     return np.array(kept), np.array(starts)
 
 # %% ../../nbs/measure/04_consistency.ipynb #127de4eb
@@ -144,19 +132,6 @@ def dose_table(
     columns = ["group", "gamma", "value", "low", "high", "share", "grows"]
     return pd.concat(tables, ignore_index=True)[columns]
 
-# %% ../../nbs/measure/04_consistency.ipynb #d689faa4
-def _transition(dose: pd.DataFrame, most: float = 0.25) -> pd.DataFrame:
-    # dose: of `dose_table` -> rows: groups; weakest, largest_step, grows, smooth
-    "Whether the mean change grows at each strength, and begins small: no jump at the weakest."
-    rows = {}
-    for group, table in dose.groupby("group", sort=False):
-        share, weakest = table["share"].to_numpy(), table["share"][table["gamma"] > 0].iloc[0]
-        steps = np.diff(np.r_[0.0, share] if table["gamma"].iloc[0] > 0 else share)
-        grows = bool((steps > 0).all())
-        rows[group] = {"weakest": weakest, "largest_step": steps.max(), "grows": grows,
-                       "smooth": grows and bool(weakest <= most)}
-    return pd.DataFrame(rows).T.rename_axis("group")
-
 # %% ../../nbs/measure/04_consistency.ipynb #013ea52c
 @dataclass(frozen=True)
 class ConsistencyResult(Result):
@@ -172,40 +147,47 @@ class ConsistencyResult(Result):
 
     def shares(self, quantity: str = "common", attribute: str = "together") -> pd.DataFrame:
         "Shares as a table to be read: groups, versions; value and interval."
-        rows = self.table[(self.table["quantity"] == quantity) & (self.table["attribute"] == attribute)]
+        rows = self.table.query("quantity == @quantity and attribute == @attribute")
         if rows.empty:
             raise ValueError(f"there is no {quantity!r} of {attribute!r}; attributes are "
                              f"{sorted(set(self.table['attribute']))}")
         return rows.assign(text=_interval_text(rows)).pivot_table("text", "group", "versions",
                                                                   aggfunc="first", sort=False)
 
-    def transition(self, most: float = 0.25) -> pd.DataFrame: # rows: groups
-        "Whether change grows smoothly with the strength."
-        return _transition(self.dose, most)
+    def transition(self) -> pd.DataFrame: # rows: groups; weakest, largest_step, grows, smooth
+        "Whether the mean change grows at each strength, and is at most .25 at the weakest."
+        rows = {}
+        for group, table in self.dose.groupby("group", sort=False):
+            share, weakest = table["share"].to_numpy(), table["share"][table["gamma"] > 0].iloc[0]
+            steps = np.diff(np.r_[0.0, share] if table["gamma"].iloc[0] > 0 else share)
+            grows = bool((steps > 0).all())
+            rows[group] = {"weakest": weakest, "largest_step": steps.max(), "grows": grows,
+                           "smooth": grows and bool(weakest <= 0.25)}
+        return pd.DataFrame(rows).T.rename_axis("group")
 
 # %% ../../nbs/measure/04_consistency.ipynb #c3168339
-_VERSIONS = ("draws", "steps", "negatives", "starts")
+_VERSIONS = {"draws": 4, "steps": (45, 25, 90), "negatives": 3, "starts": 3} # how many, or which
 
 # %% ../../nbs/measure/04_consistency.ipynb #67bc9cc1
-def _version_plan(pairs: np.ndarray, others: np.ndarray, starts: Sequence[np.ndarray] = (),
-                  draws: int = 4, steps: Sequence[int] = (45, 25, 90), negatives: int = 3,
-                  seed: int = 0) -> dict[str, list[tuple[str, np.ndarray, dict[str, int]]]]:
+def _version_plan(pairs: np.ndarray, others: np.ndarray, starts: Sequence[np.ndarray],
+                  versions: Mapping[str, Any], seed: int
+                  ) -> dict[str, list[tuple[str, np.ndarray, dict[str, int]]]]:
     # pairs (n, 2); others (n,); starts (n', 2) -> kind -> name, pairs, changed settings
     "The versions of the same edits, by kind, and their control. Raises ValueError."
+    draws, steps, negatives = (versions[name] for name in ("draws", "steps", "negatives"))
     if min(draws, len(steps), negatives) < 2 or len(set(steps)) < len(steps):
         raise ValueError("each kind needs at least two different versions, got "
                          f"draws={draws}, steps={list(steps)}, negatives={negatives}")
     base = {"steps": steps[0], "seed": seed, "noise_seed": 0}
     apart = 1000 # between noise seeds: candidates of an edit take the next ones
-    kinds = {"draws": {f"draw-{k}": {"noise_seed": apart * k} for k in range(1, draws)},
-             "steps": {f"steps-{s}": {"steps": s} for s in steps[1:]},
-             "negatives": {f"negatives-{k}": {"seed": seed + k} for k in range(1, negatives)}}
-    plan = {"control": [("other-target", np.column_stack([pairs[:, 0], others]), base)],
-            "starts": [(f"start-{k}", rows, base | {"noise_seed": apart * k})
-                       for k, rows in enumerate(starts)]}
-    for kind, versions in kinds.items():
-        plan[kind] = [("base", pairs, base), *((name, pairs, base | how)
-                                               for name, how in versions.items())]
+    changes = {"draws": {f"draw-{k}": {"noise_seed": apart * k} for k in range(1, draws)},
+               "steps": {f"steps-{s}": {"steps": s} for s in steps[1:]},
+               "negatives": {f"negatives-{k}": {"seed": seed + k} for k in range(1, negatives)}}
+    plan = {kind: [(name, pairs, base | how) for name, how in ({"base": {}} | made).items()]
+            for kind, made in changes.items()}
+    plan["control"] = [("other-target", np.column_stack([pairs[:, 0], others]), base)]
+    plan["starts"] = [(f"start-{k}", rows, base | {"noise_seed": apart * k})
+                      for k, rows in enumerate(starts)]
     return plan
 
 # %% ../../nbs/measure/04_consistency.ipynb #939c7522
@@ -214,21 +196,11 @@ def _another_target(source: Readings, target: Readings, seed: int = 0) -> np.nda
     cost = np.where(_other_targets(source, target), 0.0, 100.0) + np.diag(np.full(len(source), 1e4))
     return linear_sum_assignment(cost + np.random.default_rng([seed, 54]).random(cost.shape))[1]
 
-# %% ../../nbs/measure/04_consistency.ipynb #d83b312b
-def _start_pairs(test: np.ndarray, readings: Readings, pairs: np.ndarray,
-                 k: int) -> tuple[np.ndarray, list[np.ndarray]]:
-    # test: rows of the recording, in order; pairs (n, 2) -> (n',) pairs; (n', 2) with each original
-    "Targets with k originals among the test images."
-    kept, rows = _choose_starts(readings, np.searchsorted(test, pairs), k)
-    return kept, [np.column_stack([test[column], pairs[kept, 1]]) for column in rows.T]
-
 # %% ../../nbs/measure/04_consistency.ipynb #0b5b1d83
 def _share_edits(edits: Sequence[Edits], control: Edits, gamma: float, judge: Readouts,
                  real: Readings, seed: int = 0) -> pd.DataFrame:
-    "Shares of the change that edits have in common. Raises ValueError for originals that differ."
-    if not np.array_equal(control.originals, edits[0].originals):
-        raise ValueError("the control must be edits of the first version's originals, in the "
-                         "same order")
+    # control: edits of the first version's originals toward other targets
+    "Shares of the change that edits have in common."
     images = [e.images[:, :, list(e.gammas).index(gamma)] for e in (*edits, control)]
     changes = _attribute_changes(images, [e.originals for e in (*edits, control)], judge, real)
     controls = {attribute: change[-1] for attribute, change in changes.items()}
@@ -243,33 +215,30 @@ def consistency(
     settings: EditSettings | str | None = None, # how all versions are made
     gamma: float | None = None,            # at which versions are compared; None: the strongest
     *,
-    over: Sequence[str] = _VERSIONS,       # what versions differ in
-    versions: Mapping[str, Any] | None = None, # numbers: draws, steps, negatives
-    starts: int = 3,                       # originals for each target
-    groups: str | int | Sequence[int | str] = "all", # numbers from 1, or names
+    over: Sequence[str] = tuple(_VERSIONS), # what versions differ in
+    versions: Mapping[str, Any] | None = None, # numbers, in place of those of `_VERSIONS`
     folder: str | Path | None = None,      # keeps edits and tables
     seed: int = 0,                         # of the pairs, the bootstrap and the negatives
     progress: bool = True,
 ) -> ConsistencyResult:
     "How much of each group's change is common to versions of the same edits."
     if not over or not set(over) <= set(_VERSIONS):
-        raise ValueError(f"over must name some of {_VERSIONS}, got {tuple(over)}")
+        raise ValueError(f"over must name some of {tuple(_VERSIONS)}, got {tuple(over)}")
     settings, folder = _as_settings(settings), folder and Path(folder)
     gammas = model.edit_settings(settings).gammas
     gamma = max(gammas) if gamma is None else gamma
-    if gamma not in gammas or gamma <= 0: raise ValueError(f"gamma must be above 0, of {gammas}, "
-                                                           f"got {gamma}")
+    if gamma not in gammas or gamma <= 0:
+        raise ValueError(f"gamma must be above 0, of {gammas}, got {gamma}")
+    versions = _VERSIONS | dict(versions or {})
     test, pairs = np.asarray(model.split.test), _held_out_pairs(model, judge, n_pairs, seed=seed)
     readings, place = judge.read(model.recording.images[test]), np.searchsorted(test, pairs)
     others = pairs[_another_target(readings[place[:, 0]], readings[place[:, 1]], seed), 1]
-    kept, begun = _start_pairs(test, readings, pairs, starts) if "starts" in over else (None, ())
-    plan, made = _version_plan(pairs, others, begun, seed=seed, **(versions or {})), {}
-    for name, rows, how in [plan["draws"][0], *(version for kind in ("control", *over)
-                                                for version in plan[kind])]:
-        if name in made: continue
-        shown = gammas if name == "base" else (gamma,)
-        made[name] = _edit_pairs(model, rows, {name: replace(settings, **how, gammas=shown)},
-                                 folder, progress, groups)[0]
+    kept, begun = None, ()
+    if "starts" in over:
+        kept, rows = _choose_starts(readings, place, versions["starts"])
+        begun = [np.column_stack([test[column], pairs[kept, 1]]) for column in rows.T]
+    plan = _version_plan(pairs, others, begun, versions, seed)
+    made = _make_versions(model, plan, over, settings, gammas, gamma, folder, progress)
     real, tables = readings[np.flatnonzero(~np.isin(test, pairs))], []
     for kind in over:
         control = made["other-target"].rows(kept) if kind == "starts" else made["other-target"]
@@ -277,9 +246,22 @@ def consistency(
         tables.append(_share_edits(edits, control, gamma, judge, real, seed).assign(versions=kind))
     return _finish(made["base"], pd.concat(tables, ignore_index=True), gamma, seed, folder)
 
+# %% ../../nbs/measure/04_consistency.ipynb #9de913dc
+def _make_versions(model: Any, plan: Mapping[str, Sequence], over: Sequence[str],
+                   settings: EditSettings, gammas: Sequence[float], gamma: float,
+                   folder: Path | None, progress: bool) -> dict[str, Edits]:
+    "The edits of a plan by name, each once; of the base at all strengths."
+    wanted, made = [plan["draws"][0], *plan["control"]], {}
+    for kind in over: wanted += plan[kind]
+    for name, rows, how in wanted:
+        if name in made: continue
+        how = replace(settings, **how, gammas=gammas if name == "base" else (gamma,))
+        made[name] = _edit_pairs(model, rows, {name: how}, folder, progress)[0]
+    return made
+
 # %% ../../nbs/measure/04_consistency.ipynb #a59a08f6
-def _finish(base: Edits, table: pd.DataFrame, gamma: float, seed: int, folder: Path
-            | None) -> ConsistencyResult:
+def _finish(base: Edits, table: pd.DataFrame, gamma: float, seed: int,
+            folder: Path | None) -> ConsistencyResult:
     "The result, with the dose of the first version, written into a folder."
     n, gammas = len(base.images), list(base.gammas)
     dose = dose_table(base.images, base.originals, gammas, base.group_names, seed=seed)

@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
@@ -21,11 +20,11 @@ from torch import Tensor
 
 from ..ddim_guidance import MIGuide, _draw_negatives, _to_diffusion
 from ..support.edits import Edits
-from .attributes import Attribute, find_attributes
+from .attributes import find_attributes
 from .intervals import _bootstrap_counts, _interval, _weighted_median, _weighted_ratio
 from .readouts import Readings, Readouts, geodesic_angle
 from .realism import kid, within_manifold
-from ..support.files import atomic_write, digest
+from ..support.files import digest
 from ..support.presets import EditSettings, _named_settings
 from ..support.records import Result
 from ..support.training import progress_bar
@@ -59,15 +58,16 @@ def choose_pairs(
         raise ValueError(f"pairs are of different categories, but all {len(read)} images are read "
                          f"as {read[0]!r}; give images of two or more")
     rows = np.flatnonzero(known), np.flatnonzero(~known)
-    order = np.concatenate([part[_spread_order(read[part], rng)] for part in rows])
-    if category is not None: order = order[read[order] == np.asarray(category).astype(str)[order]]
-    free, pairs = list(order), []
-    while free and len(pairs) < n_pairs:
-        original = free.pop(0)
-        others = _possible_targets(readings, known, original, np.array(free, int), min_angle)
-        if len(others):
-            pairs.append((original, others[rng.integers(min(len(others), 32))]))
-            free.remove(pairs[-1][1])
+    free = np.concatenate([part[_spread_order(read[part], rng)] for part in rows])
+    if category is not None: free = free[read[free] == np.asarray(category).astype(str)[free]]
+    pairs = []
+    while len(free) and len(pairs) < n_pairs:
+        original, free = free[0], free[1:]
+        others = _possible_targets(readings, known, original, free, min_angle)
+        if not len(others): continue
+        target = others[rng.integers(min(len(others), 32))]
+        pairs.append((original, target))
+        free = free[free != target]
     if len(pairs) < n_pairs:
         raise ValueError(f"only {len(pairs)} of {n_pairs} pairs found among {len(read)} images; "
                          "ask for fewer, or lower min_angle")
@@ -92,7 +92,8 @@ _Shift = dict[str, np.ndarray]
 def _class_shift(source: np.ndarray, target: np.ndarray, edit: np.ndarray) -> _Shift:
     # -> (n,) each; reached, kept: the edit has the target's, the original's class
     "How the probability of the target's and of the original's class changed."
-    rows, first, last, now = np.arange(len(source)), source.argmax(1), target.argmax(1), edit.argmax(1)
+    rows, now = np.arange(len(source)), edit.argmax(1)
+    first, last = source.argmax(1), target.argmax(1)
     before, after = (target[rows, last] - p[rows, last] for p in (source, edit))
     change = source[rows, first] - edit[rows, first]
     return {"before": before, "after": after, "toward": before - after, "change": change,
@@ -113,26 +114,25 @@ def _rotation_shift(source: Readings, target: Readings, edit: Readings) -> _Shif
     # -> (n,) each, degrees; NaN where a rotation that is needed cannot be read
     "How the rotation moved, in geodesic degrees."
     def angle(a: Readings, b: Readings) -> np.ndarray:
-        if a.rotation is None or b.rotation is None: return np.full(len(a), np.nan)
-        return np.where(a.rotation_known & b.rotation_known,
-                        geodesic_angle(a.rotation, b.rotation), np.nan)
-    def close(x: np.ndarray) -> np.ndarray: return np.where(np.isnan(x), np.nan, x <= 30)
+        if a.rotation is None: return np.full(len(a), np.nan)
+        known = a.rotation_known & b.rotation_known
+        return np.where(known, geodesic_angle(a.rotation, b.rotation), np.nan)
     before, after, change = angle(source, target), angle(edit, target), angle(edit, source)
+    reached, kept = (np.where(np.isnan(x), np.nan, x <= 30) for x in (after, change))
     return {"before": before, "after": after, "toward": before - after, "change": change,
-            "reached": close(after), "kept": close(change)}
+            "reached": reached, "kept": kept}
 
 # %% ../../nbs/measure/03_edits.ipynb #2c3ffe71
 def _other_targets(source: Readings, target: Readings) -> np.ndarray:
     # -> (n, n) bool: target q could have been chosen for original p
     "Targets of another category, and turned no less than any pair is, where pairs are so."
     able = ~np.eye(len(source), dtype=bool)
-    if (source.category != target.category).all(): able &= source.category[:, None] != target.category
-    if source.rotation is not None and target.rotation is not None:
-        both = source.rotation_known[:, None] & target.rotation_known
-        angle = np.where(both, geodesic_angle(source.rotation[:, None], target.rotation[None]),
-                         np.nan)
-        able &= ~(angle < np.nanmin([*np.diag(angle), np.inf]))
-    return able
+    if (source.category != target.category).all():
+        able &= source.category[:, None] != target.category
+    if source.rotation is None: return able
+    both = source.rotation_known[:, None] & target.rotation_known
+    angle = np.where(both, geodesic_angle(source.rotation[:, None], target.rotation), np.nan)
+    return able & ~(angle < np.nanmin([*np.diag(angle), np.inf]))
 
 # %% ../../nbs/measure/03_edits.ipynb #4a90f441
 def _specific_shift(source: np.ndarray, target: np.ndarray, edit: np.ndarray,
@@ -149,29 +149,23 @@ def _specific_shift(source: np.ndarray, target: np.ndarray, edit: np.ndarray,
 # %% ../../nbs/measure/03_edits.ipynb #5f555258
 _Reader = Callable[[Readings], np.ndarray | None] # readings of n images -> (n, d)
 
-# %% ../../nbs/measure/03_edits.ipynb #8e6ef53a
-def _descriptor_groups(names: Sequence[str]) -> dict[str, list[int]]:
-    # names: of the descriptors, such as "shape_depth" -> attribute -> columns
-    "Descriptors that share the first part of their name make one attribute."
-    firsts = [name.split("_")[0] for name in names]
-    return {first: [i for i, f in enumerate(firsts) if f == first]
-            for first in dict.fromkeys(firsts)}
-
 # %% ../../nbs/measure/03_edits.ipynb #53cecda8
 def _attribute_vectors(descriptors: Sequence[str] = (),
                        extra: Mapping[str, _Reader] | None = None) -> dict[str, _Reader]:
+    # descriptors: such as "shape_depth"; those that share the first part make one attribute
     "Every attribute as numbers: classes as probabilities, rotations as matrices."
     def rotation(r: Readings) -> np.ndarray | None:
         if r.rotation is None: return None
         return np.where(r.rotation_known[:, None], r.rotation.reshape(len(r.rotation), 9), np.nan)
     def size(r: Readings) -> np.ndarray | None:
         return None if r.size is None else np.log(r.size)[:, None]
-    def columns(which: list[int]) -> _Reader:
+    def columns(which: np.ndarray) -> _Reader:
         return lambda r: None if r.descriptors is None else r.descriptors[:, which]
     known = {"category": lambda r: r.category_prob, "identity": lambda r: r.object_prob,
              "rotation": rotation, "position": lambda r: r.position, "size": size}
-    return known | {name: columns(i)
-                    for name, i in _descriptor_groups(descriptors).items()} | dict(extra or {})
+    firsts = np.array([name.split("_")[0] for name in descriptors])
+    described = {name: columns(firsts == name) for name in dict.fromkeys(firsts)}
+    return known | described | dict(extra or {})
 
 # %% ../../nbs/measure/03_edits.ipynb #80ffd3ac
 def _attribute_shifts(source: Readings, target: Readings,
@@ -210,10 +204,10 @@ def _median_ratio(counts: np.ndarray, top: np.ndarray, bottom: np.ndarray,
 # %% ../../nbs/measure/03_edits.ipynb #a3f433d3
 # score -> the columns whose sums are divided
 _RATIOS = {"moved": ("toward", "before"), "specific": ("along", "way"),
-           "changed": ("change", "before"), "beyond": ("beyond", "before")}
+           "changed": ("change", "before")}
 # score -> column that must be there
-_NEEDED = {name: top for name, (top, _) in _RATIOS.items()} | {"kept": "kept", "reached": "reached",
-                                                               "turned": "change", "mean": "mean"}
+_NEEDED = {"moved": "toward", "specific": "along", "changed": "change", "kept": "kept",
+           "reached": "reached", "turned": "change", "mean": "mean"}
 
 # %% ../../nbs/measure/03_edits.ipynb #b93f2aa5
 def _score(attribute: str, quantity: str, counts: np.ndarray, cells: _Cells) -> np.ndarray:
@@ -228,24 +222,11 @@ def _score(attribute: str, quantity: str, counts: np.ndarray, cells: _Cells) -> 
     if quantity == "turned": return _weighted_median(counts, of("change"))
     return _weighted_ratio(counts, of(quantity)) # a mean: kept, reached, mean
 
-# %% ../../nbs/measure/03_edits.ipynb #e4e5fac3
-def _add_beyond(table: pd.DataFrame) -> pd.DataFrame:
-    # -> with <attribute>_beyond, if there are edits with gamma = 0
-    "Change beyond that of the unguided round trip of the same pair."
-    unguided = table[table.gamma == 0]
-    if unguided.empty: return table
-    names, keys = [c for c in table if c.endswith("_change")], ["pair", "mode", "group"]
-    base = table[keys].merge(unguided.drop_duplicates(keys)[keys + names], on=keys,
-                             how="left")[names].to_numpy()
-    beyond = [name.removesuffix("change") + "beyond" for name in names]
-    return table.assign(**dict(zip(beyond, (table[names].to_numpy() - base).T)))
-
 # %% ../../nbs/measure/03_edits.ipynb #55b190ef
 def _selectivity_scores(table: pd.DataFrame, n_boot: int = 1000, seed: int = 0) -> pd.DataFrame:
     # -> mode, group, gamma, attribute, quantity, value, low, high, n
     "Every score of every attribute in every cell, with bootstrap intervals over pairs."
-    table, parts = _add_beyond(table), []
-    wide = table.pivot(index="pair", columns=_KEYS)
+    parts, wide = [], table.pivot(index="pair", columns=_KEYS)
     where = wide[wide.columns[0][0]].columns
     def cells(column: str) -> np.ndarray: return wide[column][list(where)].to_numpy(float)
     counts = _bootstrap_counts(len(wide), n_boot, seed)
@@ -257,60 +238,39 @@ def _selectivity_scores(table: pd.DataFrame, n_boot: int = 1000, seed: int = 0) 
             parts.append(where.to_frame(index=False).join(rows))
     return pd.concat(parts, ignore_index=True)
 
-# %% ../../nbs/measure/03_edits.ipynb #8a90d6ab
-@dataclass(frozen=True)
-class _LinearReadout:
-    "Linear reading of some numbers from a judge's features."
-    weight: np.ndarray              # (F, d)
-    bias: np.ndarray                # (d,)
-    r2: np.ndarray                  # (d,) cross-validated
-
-    def __call__(self, readings: Readings) -> np.ndarray: # (n, d)
-        return readings.features @ self.weight + self.bias
-
-    def part(self, columns: slice) -> "_LinearReadout":
-        "The reading of some of the numbers."
-        return _LinearReadout(self.weight[:, columns], self.bias[columns], self.r2[columns])
-
 # %% ../../nbs/measure/03_edits.ipynb #adfd3221
-def _fit_readout(features: np.ndarray, values: np.ndarray) -> _LinearReadout:
-    # features (n, F) of training images; values (n, d) what is to be read
-    "Ridge regression from features, its strength chosen by cross-validation."
+def _fit_readout(features: np.ndarray, values: np.ndarray) -> tuple[_Reader, float]:
+    # features (n, F) of training images; values (n, d)
+    "Ridge regression from features, its strength by cross-validation, and its held-out R^2."
     from sklearn.linear_model import RidgeCV
+    from sklearn.metrics import r2_score
     from sklearn.model_selection import cross_val_predict
-    mean, scale = features.mean(0), features.std(0) + 1e-6
-    model = RidgeCV(alphas=np.logspace(0, 5, 11)).fit((features - mean) / scale, values)
-    guess = cross_val_predict(model, (features - mean) / scale, values, cv=5).reshape(values.shape)
-    r2 = 1 - ((values - guess) ** 2).mean(0) / np.maximum(values.var(0), 1e-12)
-    weight = np.reshape(model.coef_, (values.shape[1], -1)).T / scale[:, None]
-    return _LinearReadout(weight, model.intercept_ - mean @ weight, r2)
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+    model = make_pipeline(StandardScaler(), RidgeCV(np.logspace(0, 5, 11)))
+    r2 = r2_score(values, cross_val_predict(model, features, values, cv=5))
+    model.fit(features, values)
+    return lambda r: model.predict(r.features).reshape(len(r.features), -1), float(r2)
 
-# %% ../../nbs/measure/03_edits.ipynb #bb0a7960
-def _latent_readouts(features: np.ndarray, z: np.ndarray,
-                     groups: Sequence[int]) -> dict[str, _LinearReadout]:
-    # features (n, F); z (n, D); groups: sizes of the groups -> "latents 1", ...
-    "Readings of the latents of each group. Raises ValueError if shapes do not fit."
-    if len(features) != len(z) or sum(groups) != z.shape[1]:
-        raise ValueError(f"features {features.shape} and z {z.shape} must have as many rows, and "
-                         f"the groups {tuple(groups)} must add up to D")
-    whole, ends = _fit_readout(features, z), np.cumsum(groups)
-    return {f"latents {g + 1}": whole.part(slice(end - size, end))
-            for g, (size, end) in enumerate(zip(groups, ends))}
-
-# %% ../../nbs/measure/03_edits.ipynb #8c9dbfa5
-def _label_readouts(features: np.ndarray, labels: pd.DataFrame,
-                    attributes: Mapping[str, Attribute]) -> dict[str, _LinearReadout]:
-    # features (n, F); labels: n rows; attributes: those that the judge does not read itself
-    "Readings of further labels: numbers, angles as sines and cosines, classes one by one."
-    readouts = {}
-    for name, attribute in attributes.items():
-        known = attribute.known(labels)
+# %% ../../nbs/measure/03_edits.ipynb #864f15f0
+def _further_readers(model: Any, judge: Readouts,
+                     n_images: int) -> tuple[dict[str, _Reader], dict[str, Any]]:
+    # -> what else is read from features; how well
+    "Linear readings of what the judge was not trained on: other labels, and latents."
+    rows = np.asarray(model.split.train)[:n_images]
+    labels, readings = model.recording.labels.iloc[rows], judge.read(model.recording.images[rows])
+    z, own = model.latents()[rows].numpy(), _attribute_vectors(judge.config.descriptors)
+    found = find_attributes(labels, None, getattr(getattr(model, "vae", None), "codes", ()))
+    others = {name: a.one_hot(labels) if a.kind == "class" else a.numbers(labels)
+              for name, a in found.items() if name not in own or own[name](readings) is None}
+    latents = {f"latents {g + 1}": z[:, list(dims)] for g, dims in enumerate(model.critics.groups)}
+    readers, r2 = {}, {}
+    for name, values in (others | latents).items():
+        known = np.isfinite(values).all(1)
         if known.sum() < 30: continue
-        part = labels[known]
-        values = attribute.numbers(part) if attribute.kind != "class" else (
-            pd.get_dummies(attribute.classes(part)).to_numpy(float))
-        readouts[name] = _fit_readout(features[known], values)
-    return readouts
+        readers[name], r2[name] = _fit_readout(readings.features[known], values[known])
+    return readers, {"latents_r2": [r2[name] for name in latents],
+                     "labels_r2": {name: r2[name] for name in others if name in r2}}
 
 # %% ../../nbs/measure/03_edits.ipynb #936ee176
 def _image_shifts(originals: np.ndarray, edits: np.ndarray, source: Readings, edit: Readings,
@@ -321,10 +281,10 @@ def _image_shifts(originals: np.ndarray, edits: np.ndarray, source: Readings, ed
     apart = torch.pdist(torch.as_tensor(real.features[:1000], dtype=torch.float32)).mean().item()
     rmse = np.sqrt(((edits - np.repeat(originals, k, 0)) ** 2).mean((1, 2, 3), dtype=float))
     moved = np.linalg.norm(edit.features.astype(float) - np.repeat(source.features, k, 0), axis=1)
-    realism = within_manifold(real.features, edit.features)
-    texture = within_manifold(real.textures, edit.textures)
+    realism = within_manifold(real.features, edit.features).astype(float)
+    texture = within_manifold(real.textures, edit.textures).astype(float)
     return pd.DataFrame({"pixels_mean": rmse, "features_mean": moved / apart,
-                         "realism_mean": realism.astype(float), "texture_mean": texture.astype(float)})
+                         "realism_mean": realism, "texture_mean": texture})
 
 # %% ../../nbs/measure/03_edits.ipynb #5ca4f2b3
 @torch.no_grad()
@@ -351,8 +311,8 @@ def _measure_one(edits: Edits, judge: Readouts, real: Readings, critic: np.ndarr
     expected = (n, len(edits.group_names), len(edits.gammas))
     if edits.images.shape[:3] != expected or len(edits.targets) != n:
         raise ValueError(f"images must be (originals, groups, gammas, ...) = {expected} with one "
-                         f"target an "
-                         f"original, got {edits.images.shape} and {len(edits.targets)} targets")
+                         f"target an original, got {edits.images.shape} and {len(edits.targets)} "
+                         "targets")
     source, target, edit = (judge.read(x) for x in (edits.originals, edits.targets, images))
     index = pd.MultiIndex.from_product([range(n), edits.group_names, edits.gammas],
                                        names=["pair", "group", "gamma"])
@@ -390,12 +350,6 @@ class _Scores(Result):
         "The names of the groups, in order."
         return list(dict.fromkeys(self.table["group"]))
 
-    @property
-    def attributes(self) -> list[str]:
-        "The attributes that were tested."
-        return list(dict.fromkeys(self.scores.loc[self.scores["quantity"] == "specific",
-                                                  "attribute"]))
-
     def gammas(self, mode: str) -> list[float]:
         "The strengths of a mode, in order."
         return sorted(set(self.table.loc[self.table["mode"] == mode, "gamma"]))
@@ -412,18 +366,26 @@ class SelectivityResult(_Scores):
     "What edits moved and kept: `plot`, `matrix`, `curve`, `report`, `summary`, `save`."
     def matrix(
         self,
-        quantity: str = "moved",       # or "specific", "changed", "beyond", "kept", "reached"
+        quantity: str = "moved",       # or "specific", "changed", "kept", "reached", "turned"
         mode: str | None = None,       # None: the first
         gamma: float | None = None,    # None: `best_gamma`
         value: str = "value",          # or "low", "high"
     ) -> pd.DataFrame: # rows: groups; columns: attributes
-        "The group x attribute matrix."
-        return _matrix_of(self, quantity, mode, gamma, value)
+        "The group x attribute matrix of one quantity, mode and strength. Raises ValueError."
+        mode = self.modes[0] if mode is None else mode
+        gamma = self.best_gamma(mode) if gamma is None else gamma
+        asked = {"mode": mode, "gamma": gamma, "quantity": quantity}
+        rows = self.scores[(self.scores[list(asked)] == list(asked.values())).all(axis=1)]
+        if rows.empty:
+            raise ValueError(f"there is no {quantity!r} of mode {mode!r} at gamma {gamma}; "
+                             f"strengths are {self.gammas(mode)}")
+        wide = rows.pivot(index="group", columns="attribute", values=value)
+        return wide.loc[self.groups, rows["attribute"].unique()]
 
     def best_gamma(self, mode: str) -> float:
         "The strength at which most criteria are met, the smaller one of equals."
-        summary = self.summary()
-        met = summary[(summary["mode"] == mode) & (summary["gamma"] > 0)].groupby("gamma")["met"].sum()
+        rows = self.summary().query("mode == @mode and gamma > 0")
+        met = rows.groupby("gamma")["met"].sum()
         return float(met.idxmax()) if len(met) else 0.0
 
     def summary(self) -> pd.DataFrame: # one row a criterion, group and strength
@@ -467,21 +429,6 @@ def measure_edits(
     return SelectivityResult(table, _selectivity_scores(table, n_boot, seed), realism, notes
                              | dict(settings or {}))
 
-# %% ../../nbs/measure/03_edits.ipynb #dc143855
-def _matrix_of(
-    result: SelectivityResult, quantity: str, mode: str | None, gamma: float | None, value: str,
-) -> pd.DataFrame: # rows: groups; columns: attributes
-    "The group x attribute matrix of one quantity, mode and strength."
-    mode = result.modes[0] if mode is None else mode
-    gamma = result.best_gamma(mode) if gamma is None else gamma
-    s = result.scores
-    rows = s[(s["mode"] == mode) & (s["gamma"] == gamma) & (s["quantity"] == quantity)]
-    if rows.empty:
-        raise ValueError(f"there is no {quantity!r} of mode {mode!r} at gamma {gamma}; "
-                         f"strengths are {result.gammas(mode)}")
-    columns = list(dict.fromkeys(rows["attribute"]))
-    return rows.pivot(index="group", columns="attribute", values=value).loc[result.groups, columns]
-
 # %% ../../nbs/measure/03_edits.ipynb #6c92f6c4
 def _part_of(group: str) -> str: # "pose", "category", "free", or the name of another label
     "What a group is supervised by, from its name."
@@ -489,37 +436,20 @@ def _part_of(group: str) -> str: # "pose", "category", "free", or the name of an
     known = next((part for part in ("pose", "position", "category") if part in group.lower()), None)
     return known or ("free" if name in ("", "no labels") else name)
 
-# %% ../../nbs/measure/03_edits.ipynb #ca898c6d
-@dataclass(frozen=True)
-class _Criterion:
-    "A bound on one score of the groups of one kind."
-    part: str          # of `_part_of`; "any": all groups
-    attribute: str
-    quantity: str
-    bound: float
-    sense: str = ">="  # "<=", or "low >": the interval's low end
-    name: str = ""
-
 # %% ../../nbs/measure/03_edits.ipynb #b028476d
-def _criteria(parts: Iterable[str]) -> list[_Criterion]:
+def _criteria(parts: Iterable[str]) -> dict[str, list[tuple[str, str, str, str]]]:
+    # -> kind of group, or "any" -> attribute, quantity, bound (of "low": the interval's end), name
     "What an edit of each kind of group should move and keep."
-    turned = "rotation from the original, median degrees"
+    def moved(attribute: str) -> tuple[str, str, str, str]:
+        return attribute, "specific", "low > 0", f"{attribute} moved, specifically"
+    kept = "category", "kept", ">= 0.85", "category kept"
+    still = "rotation", "turned", "<= 30", "rotation from the original, median degrees"
     criteria = {
-        "pose": [_Criterion("pose", "rotation", "moved", 0.5, name="rotation error to the target removed"),
-                 _Criterion("pose", "category", "kept", 0.85, name="category kept")],
-        "category": [_Criterion("category", "category", "reached", 0.7, name="target's category reached"),
-                     _Criterion("category", "rotation", "turned", 30.0, "<=", turned)],
-        "free": [_Criterion("free", "category", "kept", 0.85, name="category kept"),
-                 _Criterion("free", "rotation", "turned", 30.0, "<=", turned),
-                 *(_Criterion("free", a, "specific", 0.0, "low >", f"{a} moved, specifically")
-                   for a in ("identity", "shape", "albedo"))]}
-    for part in parts:
-        if part in criteria: continue
-        criteria[part] = [_Criterion(part, part, "specific", 0.0, "low >",
-                                     f"{part} moved, specifically"),
-                          _Criterion(part, "category", "kept", 0.85, name="category kept")]
-    return [c for part in criteria.values()
-            for c in part] + [_Criterion("any", "realism", "mean", 0.8, name="improved precision")]
+        "pose": [("rotation", "moved", ">= 0.5", "rotation error to the target removed"), kept],
+        "category": [("category", "reached", ">= 0.7", "target's category reached"), still],
+        "free": [kept, still, moved("identity"), moved("shape"), moved("albedo")]}
+    others = {part: [moved(part), kept] for part in parts if part not in criteria}
+    return criteria | others | {"any": [("realism", "mean", ">= 0.8", "improved precision")]}
 
 # %% ../../nbs/measure/03_edits.ipynb #677083ad
 _REPORTED = {"texture": "improved precision of textures",
@@ -528,23 +458,23 @@ _REPORTED = {"texture": "improved precision of textures",
 # %% ../../nbs/measure/03_edits.ipynb #59f75a91
 def _check_criteria(result: SelectivityResult) -> pd.DataFrame: # one row a criterion and cell
     "Compare a result with the criteria; the round trip is a row of its own."
-    guided, rows = result.scores[result.scores["gamma"] > 0], []
-    for c in _criteria(map(_part_of, result.groups)):
-        cells = guided[(guided["attribute"] == c.attribute) & (guided["quantity"] == c.quantity)]
-        cells = cells[np.array([c.part in ("any", _part_of(g)) for g in cells["group"]], bool)]
-        met = {">=": cells["value"] >= c.bound, "<=": cells["value"] <= c.bound,
-               "low >": cells["low"] > c.bound}[c.sense]
-        rows.append(cells.assign(criterion=c.name, wanted=f"{c.sense} {c.bound:g}",
-                                 met=met.astype(float)))
-    unguided = result.scores[(result.scores["attribute"] == "pixels") & (result.scores["gamma"] == 0)]
-    trip = unguided.drop_duplicates("mode")
+    scores, realism, rows = result.scores, result.realism, []
+    guided, parts = scores[scores["gamma"] > 0], scores["group"].map(_part_of)
+    for part, criteria in _criteria(parts.unique()).items():
+        for attribute, quantity, wanted, name in criteria:
+            cells = guided[(guided["attribute"] == attribute) & (guided["quantity"] == quantity)]
+            if part != "any": cells = cells[cells["group"].map(_part_of) == part]
+            met = cells.eval(wanted if wanted.startswith("low") else f"value {wanted}")
+            rows.append(cells.assign(criterion=name, wanted=wanted, met=met.astype(float)))
+    trip = scores.query("attribute == 'pixels' and gamma == 0").drop_duplicates("mode")
     rows.append(trip.assign(criterion="round trip, RMSE", wanted="<= 0.002", group="all",
                             met=(trip["value"] <= 0.002).astype(float)))
     for column, name in {"kid": "KID", "texture_kid": "KID of textures"}.items():
-        cells = result.realism[result.realism["gamma"] > 0].rename(columns={column: "value"})
+        cells = realism[realism["gamma"] > 0].rename(columns={column: "value"})
         rows.append(cells.assign(criterion=name, wanted="reported"))
     for attribute, name in _REPORTED.items():
-        rows.append(guided[guided["attribute"] == attribute].assign(criterion=name, wanted="reported"))
+        cells = guided[guided["attribute"] == attribute]
+        rows.append(cells.assign(criterion=name, wanted="reported"))
     columns = [*_KEYS, "criterion", "wanted", "value", "low", "high", "n", "met"]
     return pd.concat([r.reindex(columns=columns) for r in rows if len(r)], ignore_index=True)
 
@@ -560,35 +490,30 @@ def _report_criteria(summary: pd.DataFrame) -> pd.DataFrame:
     return wide[sorted(wide)].fillna("")
 
 # %% ../../nbs/measure/03_edits.ipynb #01f46cc0
-def _check_n_pairs(model: Any, n_pairs: int | None = None) -> int:
-    "How many pairs to draw. Raises ValueError if the test images are too few."
-    n_test = len(model.split.test)
-    most = n_test // 2 - 2
+def _check_n_pairs(model: Any, n_pairs: int | None = None, part: str = "test",
+                   name: str = "n_pairs") -> int:
+    "How many pairs to draw of a part's images. Raises ValueError if these are too few."
+    n_images = len(getattr(model.split, part))
+    most = n_images // 2 - 2
     if most < 4:
-        raise ValueError(f"{n_test} test images are too few to measure edits; at least 12 are "
+        raise ValueError(f"{n_images} {part} images are too few to measure edits; at least 12 are "
                          "needed, which a recording of about 60 images has")
-    if n_pairs is None: return min(64, max(4, n_test // 3))
+    if n_pairs is None: return min(64, max(4, n_images // 3))
     if not 4 <= n_pairs <= most:
-        raise ValueError(f"n_pairs must be from 4 to {most} (two of {n_test} test images each, and "
-                         f"a few that say what is real), got {n_pairs}")
+        raise ValueError(f"{name} must be from 4 to {most} (two of {n_images} {part} images each, "
+                         f"and a few that say what is real), got {n_pairs}")
     return n_pairs
-
-# %% ../../nbs/measure/03_edits.ipynb #2c3385dc
-def _drawn_pairs(model: Any, judge: Readouts, rows: np.ndarray, n_pairs: int, min_angle: float,
-                 seed: int) -> np.ndarray:
-    # rows of the recording; min_angle: degrees -> (n_pairs, 2) rows of the recording
-    "Originals and targets among some images that the judge reads rightly."
-    labels = model.recording.labels.iloc[rows]["category"].to_numpy()
-    readings = judge.read(model.recording.images[rows])
-    return rows[choose_pairs(readings, n_pairs, min_angle, seed, labels)]
 
 # %% ../../nbs/measure/03_edits.ipynb #fc21b264
 def _held_out_pairs(model: Any, judge: Readouts, n_pairs: int = 64, min_angle: float = 60.0,
-                    seed: int = 0) -> np.ndarray:
+                    seed: int = 0, part: str = "test") -> np.ndarray:
     # model: what has a recording and a split; min_angle: degrees -> (n_pairs, 2) rows
-    "Originals and targets among the test images of a model."
-    _check_n_pairs(model, n_pairs)
-    return _drawn_pairs(model, judge, np.asarray(model.split.test), n_pairs, min_angle, seed)
+    "Originals and targets among images of a part that the judge reads rightly."
+    _check_n_pairs(model, n_pairs, part)
+    rows = np.asarray(getattr(model.split, part))
+    labels = model.recording.labels.iloc[rows]["category"].to_numpy()
+    readings = judge.read(model.recording.images[rows])
+    return rows[choose_pairs(readings, n_pairs, min_angle, seed, labels)]
 
 # %% ../../nbs/measure/03_edits.ipynb #8d15c091
 def _edit_pairs(model: Any, pairs: np.ndarray, settings: Mapping[str, EditSettings],
@@ -619,40 +544,22 @@ def _model_digest(model: Any) -> str: # 16 hexadecimal digits
                for w in net.state_dict().values()]
     return digest(torch.cat([model.latents().cpu().double().flatten(), *weights]))
 
-# %% ../../nbs/measure/03_edits.ipynb #864f15f0
-def _further_readers(model: Any, judge: Readouts,
-                     n_images: int) -> tuple[dict[str, _LinearReadout], dict[str, Any]]:
-    # -> what else is read from features; how well
-    "Linear readings of what the judge was not trained on: other labels, and latents."
-    rows = np.asarray(model.split.train)[:n_images]
-    labels, readings = model.recording.labels.iloc[rows], judge.read(model.recording.images[rows])
-    own = _attribute_vectors(judge.config.descriptors)
-    found = find_attributes(labels, None, getattr(getattr(model, "vae", None), "codes", ()))
-    others = {name: a for name, a in found.items()
-              if own.get(name, lambda r: None)(readings) is None}
-    latents = _latent_readouts(readings.features, model.latents()[rows].numpy(),
-                               list(map(len, model.critics.groups)))
-    read = _label_readouts(readings.features, labels, others)
-    notes = {"latents_r2": [float(r.r2.mean()) for r in latents.values()],
-             "labels_r2": {name: float(r.r2.mean()) for name, r in read.items()}}
-    return read | latents, notes
-
 # %% ../../nbs/measure/03_edits.ipynb #24980268
 def run_selectivity(
     model: Any,                         # a fitted `MIGVis`
     judge: Readouts,                    # for images of the model's size
     n_pairs: int = 64,
-    settings: Any = None,               # settings or a mode, or several: a list, or name -> settings
+    settings: Any = None,               # settings or a mode, a list, or name -> settings
     *,
     groups: str | int | Sequence[int | str] = "all", # numbers from 1, or names
     min_angle: float = 60.0,            # degrees between the poses of original and target
-    latent_images: int = 2000,          # training images to read latents and labels from; 0: neither
-    folder: str | Path | None = None,   # keeps edits, result and figure
+    latent_images: int = 2000,          # training images to read latents and labels from; or 0
+    folder: str | Path | None = None,   # keeps edits and result
     seed: int = 0,                      # of the pairs and the bootstrap
     progress: bool = True,
 ) -> SelectivityResult:
     "Measure what each latent group changes, on held-out pairs, with intervals."
-    settings, folder = _named_settings(settings), None if folder is None else Path(folder).expanduser()
+    settings, folder = _named_settings(settings), folder and Path(folder).expanduser()
     images, z = model.recording.images, model.latents()
     pairs = _held_out_pairs(model, judge, n_pairs, min_angle, seed)
     edits = _edit_pairs(model, pairs, settings, folder, progress, groups)
@@ -665,9 +572,5 @@ def run_selectivity(
     rest = np.setdiff1d(model.split.test, pairs.ravel())
     result = measure_edits(edits, judge, images[rest], critic, extra=extra, settings=notes | fits,
                            seed=seed, progress=progress)
-    if folder is not None:
-        result.save(folder)
-        figure = result.plot()
-        with atomic_write(folder / "selectivity.png") as temporary: figure.savefig(temporary)
-        plt.close(figure) # a notebook would show it
+    if folder is not None: result.save(folder)
     return result

@@ -45,13 +45,11 @@ def _weighted_median(counts: np.ndarray, values: np.ndarray) -> np.ndarray:
     return medians
 
 # %% ../../nbs/measure/09_intervals.ipynb #0cb4e5d8
-def _interval(draws: np.ndarray, level: float = 0.95) -> pd.DataFrame:
+def _interval(draws: np.ndarray) -> pd.DataFrame:
     # draws (1 + b, c), the first row the estimate -> c rows: value, low, high
-    "Estimate and percentile interval."
-    ends = np.full((2, draws.shape[1]), np.nan)
-    some = np.isfinite(draws[1:]).any(0)
-    edges = [(1 - level) / 2, (1 + level) / 2]
-    if some.any(): ends[:, some] = np.nanquantile(draws[1:, some], edges, axis=0)
+    "Estimate and 95 % percentile interval."
+    ends, some = np.full((2, draws.shape[1]), np.nan), np.isfinite(draws[1:]).any(0)
+    if some.any(): ends[:, some] = np.nanquantile(draws[1:, some], [0.025, 0.975], axis=0)
     return pd.DataFrame({"value": draws[0], "low": ends[0], "high": ends[1]})
 
 # %% ../../nbs/measure/09_intervals.ipynb #22083bd0

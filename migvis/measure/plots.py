@@ -7,11 +7,12 @@ __all__ = ['plot_sheet']
 
 # %% ../../nbs/measure/10_plots.ipynb #p10c0002
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -22,33 +23,32 @@ from .edits import SelectivityResult, _part_of
 # %% ../../nbs/measure/10_plots.ipynb #821a09a0
 def _draw_matrix(ax: Axes, values: pd.DataFrame, low: pd.DataFrame, high: pd.DataFrame) -> None:
     "Shares as colours, with half the width of their interval."
-    ax.imshow(values, cmap="RdBu_r", vmin=-1, vmax=1, aspect="auto", interpolation="nearest")
-    for (i, j), v in np.ndenumerate(values.to_numpy()):
-        text = "-" if np.isnan(v) else f"{v:.2f}\n±{(high.iloc[i, j] - low.iloc[i, j]) / 2:.2f}"
-        ax.text(j, i, text, ha="center", va="center", fontsize=7, color="white" if abs(v) > 0.65
-                else "black")
-    ax.set(xticks=range(values.shape[1]), yticks=range(len(values)), yticklabels=values.index)
-    ax.set_xticklabels(values.columns, rotation=35, ha="right")
+    shares, halves = (x.apply(lambda column: column.map("{:.2f}".format))
+                      for x in (values, (high - low) / 2))
+    text = (shares + "\n±" + halves).where(values.notna(), "-")
+    sns.heatmap(values.fillna(0), ax=ax, vmin=-1, vmax=1, cmap="RdBu_r", cbar=False, fmt="",
+                annot=text, annot_kws={"size": 7})
     ax.tick_params(length=0)
-    ax.spines[:].set_visible(False)
+    ax.set(xlabel="", ylabel="")
+    ax.set_xticklabels(values.columns, rotation=35, ha="right")
+    ax.set_yticklabels(values.index, rotation=0)
 
 # %% ../../nbs/measure/10_plots.ipynb #bf5471a9
-def _draw_curve(ax: Axes, curve: pd.DataFrame, label: str, color: str, style: str = "-") -> None:
+def _draw_curve(ax: Axes, curve: pd.DataFrame, label: str, color: str, line: str = "-") -> None:
     "A score over the strengths, with its interval."
     if curve.empty: return
     at = range(len(curve))
-    ax.plot(at, curve["value"], style, marker="o", ms=3, color=color, label=label, lw=1.5
-            if style == "-" else 1)
+    ax.plot(at, curve["value"], line, marker="o", ms=3, color=color, label=label)
     ax.fill_between(at, curve["low"], curve["high"], color=color, alpha=0.15, lw=0)
     ax.set(xticks=at, xticklabels=[f"{g:g}" for g in curve.index], xlabel="strength γ")
 
 # %% ../../nbs/measure/10_plots.ipynb #275782c5
 def _main_score(result: SelectivityResult, group: str) -> tuple[str, str]: # attribute, quantity
     "What a group should move: what its labels say, or else its own latents."
-    part = _part_of(group)
+    part, known = _part_of(group), set(result.scores["attribute"])
     if part in ("pose", "category"): return {"pose": "rotation"}.get(part, part), "moved"
     latents = "latents " + "".join(re.findall(r"\d+", group)[:1])
-    return next((a for a in (part, latents) if a in result.attributes), "shape"), "specific"
+    return next((a for a in (part, latents) if a in known), "shape"), "specific"
 
 # %% ../../nbs/measure/10_plots.ipynb #82e7beea
 def _draw_trade(ax: Axes, result: SelectivityResult, mode: str) -> None:
@@ -106,40 +106,27 @@ def _plot_selectivity(result: SelectivityResult,
                       fontsize=8, title=title, title_fontsize=8)
     return figure
 
-# %% ../../nbs/measure/10_plots.ipynb #c5a2891e
-def _sheet_cells(edits: Edits, n: int = 64, seed: int = 0) -> np.ndarray:
-    # -> (n, 2) pair and place of the group, of random edits; fewer if there are fewer
-    "Which edits are on a sheet."
-    cells = np.argwhere(np.ones(edits.images.shape[:2], bool))
-    return cells[np.random.default_rng([seed, 53]).permutation(len(cells))[:n]]
-
 # %% ../../nbs/measure/10_plots.ipynb #f7384a73
 def plot_sheet(
-    edits: Edits, gamma: float, n: int = 64, seed: int = 0, columns: int = 8,
-    titles: Sequence[str] | None = None, # beside each number; None: the number of the group
-    width: float = 1.5, # inches of a column
+    edits: Edits, gamma: float, n: int = 64, seed: int = 0, columns: int = 8
 ) -> Figure:
     "Random edits of one strength, original and target beside each. Raises ValueError."
     if gamma not in edits.gammas:
         raise ValueError(f"gamma must be one of {list(edits.gammas)}, got {gamma}")
-    k, cells = list(edits.gammas).index(gamma), _sheet_cells(edits, n, seed)
-    titles = [f"group {group + 1}" for _, group in cells] if titles is None else titles
-    if len(titles) != len(cells):
-        raise ValueError(f"titles must name each of the {len(cells)} edits on the sheet, got "
-                         f"{len(titles)}")
+    made = edits.images[:, :, list(edits.gammas).index(gamma)]
+    cells = np.argwhere(np.ones(made.shape[:2], bool)) # pair, place of the group
+    cells = cells[np.random.default_rng([seed, 53]).permutation(len(cells))[:n]]
     rows = -(-len(cells) // columns)
     with style():
-        figure, axes = plt.subplots(rows, columns, figsize=(width * columns, 0.8 * width * rows
-                                                            + 0.5),
+        figure, axes = plt.subplots(rows, columns, figsize=(1.5 * columns, 1.2 * rows + 0.5),
                                     squeeze=False, layout="constrained")
         for ax in axes.flat: ax.axis("off")
         for number, (ax, (pair, group)) in enumerate(zip(axes.flat, cells), 1):
             small = np.concatenate([edits.originals[pair], edits.targets[pair]], 1)[:, ::2, ::2]
-            margin = ((0, 0), (0, 0), (0, 2))
-            framed = np.pad(edits.images[pair, group, k], margin, constant_values=1)
+            framed = np.pad(made[pair, group], ((0, 0), (0, 0), (0, 2)), constant_values=1)
             _show_image(ax, np.concatenate([framed, small], 2))
             ax.axis("off")
-            ax.set_title(f"{number}  {titles[number - 1]}", fontsize=7, pad=2, loc="left")
+            ax.set_title(f"{number}  group {group + 1}", fontsize=7, pad=2, loc="left")
         caption = edits.caption.removesuffix(f"; {edits.mode} guidance")
         figure.suptitle(f"{edits.mode} guidance, γ = {gamma:g}; beside each edit: original (top), "
                         f"target. {caption}", fontsize=8, wrap=True)

@@ -30,9 +30,8 @@ def geodesic_angle(
     b: np.ndarray, # (..., 3, 3) rotations, broadcast against `a`
 ) -> np.ndarray: # (...,) degrees, 0 to 180
     "Angle of the rotation between two poses; accurate at small angles, too."
-    chord = np.linalg.norm(np.asarray(a, float) - np.asarray(b, float),
-                           axis=(-2, -1)) / math.sqrt(8)
-    return np.degrees(2 * np.arcsin(np.clip(chord, 0, 1)))
+    apart = np.linalg.norm(np.asarray(a, float) - np.asarray(b, float), axis=(-2, -1))
+    return np.degrees(2 * np.arcsin(np.clip(apart / math.sqrt(8), 0, 1)))
 
 # %% ../../nbs/measure/00_readouts.ipynb #f15a7f7b
 @dataclass(frozen=True)
@@ -128,8 +127,8 @@ class _ReadoutNet(nn.Module):
             out = {"features": features} | {name: head(features)
                                             for name, head in self.heads.items()}
         if self.training: return out
-        return out | {"textures": torch.cat([early.float().mean((2, 3)),
-                                             early.float().std((2, 3))], 1)}
+        early = early.float()
+        return out | {"textures": torch.cat([early.mean((2, 3)), early.std((2, 3))], 1)}
 
 # %% ../../nbs/measure/00_readouts.ipynb #40030948
 def _rotation_from_6d(x: Tensor) -> Tensor: # x (..., 6) two vectors -> (..., 3, 3)
@@ -151,8 +150,8 @@ def _head_loss(head: str, output: Tensor, target: Tensor) -> Tensor: # (b, k), (
     "Loss of each row of one head."
     if head in _CLASSES: return F.cross_entropy(output, target.clamp(min=0), reduction="none")
     target = torch.nan_to_num(target)
-    return _rotation_loss(output,
-                          target) if head == "rotation" else ((output - target) ** 2).mean(1)
+    if head == "rotation": return _rotation_loss(output, target)
+    return ((output - target) ** 2).mean(1)
 
 # %% ../../nbs/measure/00_readouts.ipynb #36745cba
 def _readout_loss(outputs: Mapping[str, Tensor],
@@ -190,11 +189,6 @@ def _augment(images: Tensor, batch: Batch, config: ReadoutConfig) -> Tensor:
     x = _blur_images(x, config.blur * weak[:, 2] * images.shape[-1])
     return (wide(gain) * x + wide(config.noise * weak[:, 1]) * noise[1]).clamp(0, 1)
 
-# %% ../../nbs/measure/00_readouts.ipynb #a1f00d01
-def _most_probable(names: Sequence[str], chance: np.ndarray | None) -> np.ndarray | None: # (n,)
-    "Names of the most probable classes."
-    return None if chance is None else np.array(names)[chance.argmax(1)]
-
 # %% ../../nbs/measure/00_readouts.ipynb #409db5fd
 @dataclass(frozen=True)
 class Readings:
@@ -215,12 +209,14 @@ class Readings:
     @property
     def category(self) -> np.ndarray | None: # (n,) names
         "The most probable categories."
-        return _most_probable(self.categories, self.category_prob)
+        if self.category_prob is None: return None
+        return np.array(self.categories)[self.category_prob.argmax(1)]
 
     @property
     def object(self) -> np.ndarray | None: # (n,) names
         "The most probable objects."
-        return _most_probable(self.objects, self.object_prob)
+        if self.object_prob is None: return None
+        return np.array(self.objects)[self.object_prob.argmax(1)]
 
     def __len__(self) -> int: return len(self.features)
 
@@ -231,14 +227,14 @@ class Readings:
         return replace(self, **take)
 
 # %% ../../nbs/measure/00_readouts.ipynb #83d8289b
-def _read_rotation(raw: np.ndarray, readable: np.ndarray, factor: float = 1.0,
-                   limit: float = 180.0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    # raw (n, 7); readable (n,) -> (n, 3, 3), known (n,), errors (n,)
+def _read_rotation(judge: "Readouts", raw: np.ndarray, readable: np.ndarray
+                   ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    # raw (n, 7); readable (n,) probability -> (n, 3, 3), known (n,), errors (n,)
     "Rotations, whether they are given, and how far off they are expected to be."
     expected = np.degrees(3 * np.exp(raw[:, 6].clip(math.log(0.01), math.log(2.0))))
-    error = np.minimum(expected, 180) * np.float32(factor)
-    rotation = _rotation_from_6d(torch.from_numpy(raw)).numpy()
-    return rotation, (error <= limit) & (readable >= 0.5), error
+    error = np.minimum(expected, 180) * np.float32(judge.calibration["factor"])
+    known = (error <= judge.calibration["limit"]) & (readable >= 0.5)
+    return _rotation_from_6d(torch.from_numpy(raw)).numpy(), known, error
 
 # %% ../../nbs/measure/00_readouts.ipynb #a596948e
 def _check_sides(images: Any, size: int | None = None, channels: int | None = None) -> Tensor:
@@ -312,7 +308,7 @@ def _decode_outputs(judge: Readouts, out: Mapping[str, np.ndarray]) -> Readings:
     if judge.readable is not None and "object" in chance:
         known = [judge.readable.get(name, True) for name in judge.classes["object"]]
         readable = chance["object"] @ np.array(known, np.float32)
-    if "rotation" in out: rotation = _read_rotation(out["rotation"], readable, **judge.calibration)
+    if "rotation" in out: rotation = _read_rotation(judge, out["rotation"], readable)
     size = np.exp(values["size"][:, 0]) if "size" in values else None
     return Readings(judge.classes.get("category", ()), judge.classes.get("object", ()),
                     out["features"], out["textures"], chance.get("category"), chance.get("object"),
@@ -347,17 +343,6 @@ def _read_file(path: str | Path, device: str | torch.device = "auto") -> dict[st
     return {"net": net.to(resolve_device(device), memory_format=torch.channels_last),
             "config": config} | header
 
-# %% ../../nbs/measure/00_readouts.ipynb #8a4627d1
-def _class_score(readings: Readings, labels: pd.DataFrame,
-                 head: str) -> dict[str, tuple[float, int]]:
-    "Share of images whose class is read correctly, among those of a class that the judge knows."
-    names, title = {"category": (readings.categories, "category accuracy"),
-                    "object": (readings.objects, "identity accuracy")}[head]
-    truth = labels[head].astype(str).to_numpy()
-    known = np.isin(truth, names)
-    right = (getattr(readings, head) == truth)[known]
-    return {title: (float(right.mean()) if known.any() else math.nan, int(known.sum()))}
-
 # %% ../../nbs/measure/00_readouts.ipynb #1cc4e03a
 def _rotation_errors(readings: Readings, labels: pd.DataFrame) -> np.ndarray: # (n,) degrees
     "How far the rotation that is read is from that of the labels."
@@ -369,27 +354,14 @@ def _rotation_errors(readings: Readings, labels: pd.DataFrame) -> np.ndarray: # 
 def _rotation_scores(readings: Readings, labels: pd.DataFrame) -> dict[str, tuple[float, int]]:
     "Errors of the rotations that are given, share not given, error of all."
     error = _rotation_errors(readings, labels)
-    known = np.isfinite(error)
-    given = readings.rotation_known & known
-    n, n_given = int(known.sum()), int(given.sum())
-    def median(rows: np.ndarray) -> float:
-        return float(np.median(error[rows])) if rows.any() else math.nan
-    within = float((error[given] <= 30).mean()) if n_given else math.nan
-    return {"rotation error, median (degrees)": (median(given), n_given),
-            "rotation within 30 degrees": (within, n_given),
-            "rotation abstained": (1 - n_given / max(n, 1), n),
-            "rotation error, none abstained (degrees)": (median(known), n)}
-
-# %% ../../nbs/measure/00_readouts.ipynb #8d34fbe3
-def _value_score(read: np.ndarray, labels: pd.DataFrame, columns: Sequence[str],
-                 title: str) -> dict:
-    "R^2 of numbers, mean over columns."
-    from sklearn.metrics import r2_score
-    truth = labels[list(columns)].to_numpy(float)
-    known = np.isfinite(truth).all(1)
-    score = r2_score(truth[known], read.reshape(len(truth),
-                                                -1)[known]) if known.sum() > 1 else math.nan
-    return {f"{title} R2": (float(score), int(known.sum()))}
+    every = error[np.isfinite(error)]
+    given = error[np.isfinite(error) & readings.rotation_known]
+    def median(x: np.ndarray) -> float: return float(np.median(x)) if len(x) else math.nan
+    within = float((given <= 30).mean()) if len(given) else math.nan
+    return {"rotation error, median (degrees)": (median(given), len(given)),
+            "rotation within 30 degrees": (within, len(given)),
+            "rotation abstained": (1 - len(given) / max(len(every), 1), len(every)),
+            "rotation error, none abstained (degrees)": (median(every), len(every))}
 
 # %% ../../nbs/measure/00_readouts.ipynb #5bcae5df
 def score_readings(
@@ -398,15 +370,26 @@ def score_readings(
     descriptors: Sequence[str] = (), # label columns that `readings.descriptors` are
 ) -> pd.DataFrame: # rows: what is scored; columns: score, n (images it rests on)
     "Compare readings with labels; what is not in both is left out. Raises ValueError."
+    from sklearn.metrics import r2_score
     if len(readings) != len(labels):
         raise ValueError(f"there are {len(readings)} readings but {len(labels)} rows of labels; "
                          f"give one each")
-    scores = {}
+    scores, names = {}, {"category": readings.categories, "object": readings.objects}
     for head, columns in {**_COLUMNS, "descriptors": tuple(descriptors)}.items():
-        if getattr(readings, head) is None or not columns or not {*columns} <= {*labels}: continue
-        if head in _CLASSES: scores |= _class_score(readings, labels, head)
-        elif head == "rotation": scores |= _rotation_scores(readings, labels)
-        else: scores |= _value_score(getattr(readings, head), labels, columns, head)
+        read = getattr(readings, head)
+        if read is None or not columns or not {*columns} <= {*labels}: continue
+        truth = labels[list(columns)].to_numpy()
+        if head == "rotation": scores |= _rotation_scores(readings, labels)
+        elif head in names: # of a class that the judge knows
+            known = np.isin(truth := truth[:, 0].astype(str), names[head])
+            share = (read == truth)[known].mean() if known.any() else math.nan
+            title = {"category": "category", "object": "identity"}[head]
+            scores[f"{title} accuracy"] = share, known.sum()
+        else:
+            known = np.isfinite(truth := truth.astype(float)).all(1)
+            enough, read = known.sum() > 1, read.reshape(len(truth), -1)
+            r2 = r2_score(truth[known], read[known]) if enough else math.nan
+            scores[f"{head} R2"] = r2, known.sum()
     return pd.DataFrame.from_dict(scores, orient="index", columns=["score", "n"])
 
 # %% ../../nbs/measure/00_readouts.ipynb #51369084
@@ -417,24 +400,27 @@ def _calibrate(predicted: np.ndarray, error: np.ndarray, within: float = 30.0,
     if not len(error): return {"factor": 1.0, "limit": 180.0}
     factor, order = float(np.mean(error) / np.mean(predicted)), np.argsort(predicted)
     running = np.cumsum(error[order] <= within) / np.arange(1, len(error) + 1)
-    kept = np.flatnonzero(running >= share)
-    return {"factor": factor, "limit": float(predicted[order][kept[-1]] * factor) if len(kept)
-            else 0.0}
+    kept = predicted[order][running >= share]
+    return {"factor": factor, "limit": float(kept[-1] * factor) if len(kept) else 0.0}
+
+# %% ../../nbs/measure/00_readouts.ipynb #4f7bd4f2
+def _can_be_read(readable: Mapping[str, bool] | None, labels: pd.DataFrame) -> np.ndarray: # (n,)
+    "Images of objects whose rotation can be seen."
+    if readable is None or "object" not in labels: return np.ones(len(labels), bool)
+    return np.array([readable.get(str(name), True) for name in labels["object"]], bool)
 
 # %% ../../nbs/measure/00_readouts.ipynb #1c3cdf69
 def _calibrated(judge: Readouts, images: Tensor, labels: pd.DataFrame) -> Readouts:
     "Set a judge's calibration from validation images whose rotation can be seen."
     if "rotation" not in judge.net.heads: return judge
-    readings = judge.read(images)
+    readings, config = judge.read(images), judge.config
     error = _rotation_errors(readings, labels)
-    rows = np.isfinite(error)
-    if judge.readable is not None:
-        rows &= np.array([judge.readable.get(str(name), True) for name in labels["object"]])
-    judge.calibration = _calibrate(readings.rotation_error[rows], error[rows], judge.config.within,
-                                   judge.config.share)
+    rows = np.isfinite(error) & _can_be_read(judge.readable, labels)
+    judge.calibration = _calibrate(readings.rotation_error[rows], error[rows], config.within,
+                                   config.share)
     return judge
 
-# %% ../../nbs/measure/00_readouts.ipynb #4f7bd4f2
+# %% ../../nbs/measure/00_readouts.ipynb #bed906df
 @dataclass(frozen=True)
 class _Coding:
     "How labels become targets."
@@ -446,26 +432,24 @@ class _Coding:
     def targets(self, labels: pd.DataFrame) -> dict[str, Tensor]:
         "Targets with numbers z-scored, and with the rotations of unreadable objects taken out."
         targets = _encode_labels(labels, self.classes, self.descriptors)
-        for head, (mean, spread) in self.scale.items():
-            if head not in targets: continue
-            targets[head] = (targets[head] - torch.tensor(mean)) / torch.tensor(spread)
-        if self.readable is not None and {"rotation", "object"} <= set(targets):
-            hidden = torch.tensor([not self.readable.get(str(name), True)
-                                   for name in labels["object"]])
-            targets["rotation"] = targets["rotation"].masked_fill(hidden[:, None, None], math.nan)
+        for head in self.scale.keys() & targets.keys():
+            mean, spread = map(torch.tensor, self.scale[head])
+            targets[head] = (targets[head] - mean) / spread
+        if "rotation" in targets:
+            targets["rotation"][~_can_be_read(self.readable, labels)] = math.nan
         return targets
 
-# %% ../../nbs/measure/00_readouts.ipynb #bed906df
+# %% ../../nbs/measure/00_readouts.ipynb #ac0780a7
 def _learn_coding(labels: pd.DataFrame, config: ReadoutConfig,
                   readable: Mapping[str, bool] | None = None) -> _Coding:
     "Classes and scales of training labels."
     heads = [head for head in _CLASSES if head in labels and labels[head].notna().any()]
     classes = {head: tuple(sorted(labels[head].dropna().astype(str).unique())) for head in heads}
-    raw, scale = _encode_labels(labels, classes, config.descriptors), {}
-    for head in sorted({"position", "size", "descriptors"} & set(raw)):
-        values = raw[head].numpy()
-        scale[head] = (np.nanmean(values, 0).tolist(),
-                       np.maximum(np.nanstd(values, 0), 1e-6).tolist())
+    scale = {}
+    for head, values in _encode_labels(labels, classes, config.descriptors).items():
+        if head in (*_CLASSES, "rotation"): continue
+        mean, spread = np.nanmean(values.numpy(), 0), np.nanstd(values.numpy(), 0)
+        scale[head] = mean.tolist(), np.maximum(spread, 1e-6).tolist()
     return _Coding(classes, scale, config.descriptors, readable)
 
 # %% ../../nbs/measure/00_readouts.ipynb #34ebee9b
@@ -498,11 +482,10 @@ def _fingerprint(config: ReadoutConfig, images: Tensor, coding: _Coding,
                  targets: Mapping[str, Tensor], start: Readouts | None) -> dict[str, Any]:
     "What must agree for a checkpoint to be of this training."
     readable = coding.readable
-    unreadable = None if readable is None else sorted(name for name, seen in readable.items()
-                                                      if not seen)
+    hidden = None if readable is None else sorted(k for k, seen in readable.items() if not seen)
     return {"config": asdict(config), "size": images.shape[-1], "images": digest(images),
             "classes": {head: list(names) for head, names in coding.classes.items()},
-            "unreadable": unreadable,
+            "unreadable": hidden,
             "targets": {head: digest(target) for head, target in sorted(targets.items())},
             "start": None if start is None else digest_weights(start.net)}
 
@@ -512,12 +495,10 @@ def _take_body(net: _ReadoutNet, start: Readouts) -> None:
     body = {k: v for k, v in start.net.state_dict().items() if not k.startswith("heads.")}
     if start.net.channels == 1: # colours are then seen as their average
         body["stem.weight"] = body["stem.weight"].repeat(1, net.channels, 1, 1) / net.channels
-    shapes = {k: v.shape for k, v in net.state_dict().items() if not k.startswith("heads.")}
-    if {k: v.shape for k, v in body.items()} != shapes:
-        c = start.config
-        raise ValueError(f"`start` has another network ({c.widths}, {c.depths}, {c.features} "
-                         f"features, patches of {c.patch}, {start.net.channels} channels); use the "
-                         "same settings, or leave out start=")
+    own = {k: v.shape for k, v in net.state_dict().items() if not k.startswith("heads.")}
+    if own != {k: v.shape for k, v in body.items()}:
+        raise ValueError(f"`start` has another network ({start.config}, {start.net.channels} "
+                         "channels); use the same settings, or leave out start=")
     net.load_state_dict(body, strict=False)
 
 # %% ../../nbs/measure/00_readouts.ipynb #1e39b61a
@@ -550,14 +531,14 @@ def train_readouts(
     card: Mapping[str, Any] | None = None, # noted in the judge
     checkpoint: str | Path | None = None, # folder; an interrupted training there goes on
     progress: bool = True,
-    training: Mapping[str, Any] | None = None, # further arguments of `training.fit`
 ) -> Readouts:
     "Train a judge on labelled images, with noise and blur. Raises ValueError."
     images, device = _check_sides(images), resolve_device(device)
     _check_training(images, labels, config)
     if validation is None: (images, labels), validation = _set_aside(images, labels, seed)
     size, (held, held_labels) = images.shape[-1], validation
-    held, coding = _check_sides(held, size, images.shape[1]), _learn_coding(labels, config, readable)
+    held = _check_sides(held, size, images.shape[1])
+    coding = _learn_coding(labels, config, readable)
     targets = coding.targets(labels)
     net = _new_net(config, coding, targets, seed, start, images.shape[1])
     check = {head: t for head, t in coding.targets(held_labels).items() if head in targets}
@@ -571,7 +552,7 @@ def train_readouts(
         rows = {head: target[batch.index] for head, target in targets.items()}
         return _readout_loss(net(x.contiguous(memory_format=torch.channels_last)), rows)
 
-    done = fit(net, loss, len(images), **_fit_options(config) | options | dict(training or {}))
+    done = fit(net, loss, len(images), **_fit_options(config), **options)
     judge = Readouts(done.model, config, size, coding.classes, coding.scale, readable, card=card,
                      history=done.history)
     return _calibrated(judge, held, held_labels)
@@ -588,21 +569,14 @@ def _new_net(config: ReadoutConfig, coding: _Coding, targets: Mapping[str, Tenso
     if start is not None: _take_body(net, start)
     return net
 
-# %% ../../nbs/measure/00_readouts.ipynb #45d438b4
-def _shipped_readouts() -> dict[str, Path]: # name -> file
-    "The judges that are shipped."
-    folder = Path(str(files("migvis") / "weights"))
-    return {path.stem.removeprefix("readouts_"): path
-            for path in sorted(folder.glob("readouts_*.safetensors"))}
-
 # %% ../../nbs/measure/00_readouts.ipynb #392becc4
 def load_readouts(
-    name: str | Path = "demo", # a shipped judge, or a file of a saved one
+    name: str | Path = "demo", # the shipped judge, or a file of a saved one
     device: str | torch.device = "auto",
 ) -> Readouts:
     "A judge from its file. Raises ValueError for a name that is not shipped."
-    shipped = _shipped_readouts()
-    if name in shipped: return Readouts.load(shipped[name], device)
-    if Path(name).suffix: return Readouts.load(name, device)
-    raise ValueError(f"no readouts named {name!r} are shipped; there are {sorted(shipped)}, or "
-                     "give the path of a .safetensors file")
+    shipped = Path(str(files("migvis") / "weights" / f"readouts_{name}.safetensors"))
+    if not Path(name).suffix and not shipped.is_file():
+        raise ValueError(f"no readouts named {name!r} are shipped; there is 'demo', or give the "
+                         "path of a .safetensors file")
+    return Readouts.load(name if Path(name).suffix else shipped, device)

@@ -7,6 +7,7 @@ __all__ = ['kid', 'within_manifold', 'precision_recall', 'nearest']
 
 # %% ../../nbs/measure/01_realism.ipynb #7cafd684
 import numpy as np
+from scipy.spatial import KDTree
 from scipy.spatial.distance import cdist
 
 # %% ../../nbs/measure/01_realism.ipynb #89553de8
@@ -40,25 +41,15 @@ def _mmd2(real: np.ndarray, fake: np.ndarray) -> float:
 def kid(
     real: np.ndarray, # (n, F) features of real images
     fake: np.ndarray, # (m, F) features of edits or samples
-    subset_size: int | None = None, # None: half of the smaller set, at most 1000
-    subsets: int = 50,
-    seed: int = 0, # of the subsets
-) -> tuple[float, float]: # mean and standard deviation over subsets
+    seed: int = 0,
+) -> tuple[float, float]: # mean and standard deviation over 50 subsets of half the smaller set
     "Kernel inception distance (Binkowski et al. 2018). Raises ValueError."
     a, b = _check_features(real, fake, 4)
-    fewest = min(len(a), len(b))
-    size = min(1000, fewest // 2) if subset_size is None else subset_size
-    if not 2 <= size <= fewest: raise ValueError(f"subset_size must be between 2 and {fewest}, "
-                                                 f"got {size}")
-    rng = np.random.default_rng(seed)
-    values = []
-    for _ in range(subsets):
+    size, rng, values = min(1000, min(len(a), len(b)) // 2), np.random.default_rng(seed), []
+    for _ in range(50):
         rows = rng.choice(len(a), size, replace=False)
         values.append(_mmd2(a[rows], b[rng.choice(len(b), size, replace=False)]))
     return float(np.mean(values)), float(np.std(values))
-
-# %% ../../nbs/measure/01_realism.ipynb #4ecbc086
-_CHUNK = 1024 # rows whose distances are held in memory at once
 
 # %% ../../nbs/measure/01_realism.ipynb #19638128
 def within_manifold(
@@ -71,12 +62,9 @@ def within_manifold(
         raise ValueError(f"k must be between 1 and {len(real) - 1}, one less than the real "
                          f"images, got {k}")
     real, fake = _check_features(real, fake, 1)
-    chunks = range(0, len(real), _CHUNK)
-    radius = [np.partition(cdist(real[i:i + _CHUNK], real), k, axis=1)[:, k] for i in chunks]
-    radius = np.concatenate(radius) # the nearest of all is the image itself
-    inside = [(cdist(fake[i:i + _CHUNK], real) <= radius).any(1)
-              for i in range(0, len(fake), _CHUNK)]
-    return np.concatenate(inside)
+    radius = KDTree(real).query(real, [k + 1])[0][:, 0] # the nearest of all is the image itself
+    return np.concatenate([(cdist(fake[i:i + 1024], real) <= radius).any(1)
+                           for i in range(0, len(fake), 1024)]) # so much in memory at once
 
 # %% ../../nbs/measure/01_realism.ipynb #0fc3db4f
 def precision_recall(
@@ -86,8 +74,8 @@ def precision_recall(
 ) -> tuple[float, float]: # precision and recall, 0 to 1
     "Improved precision and recall (Kynkäänniemi et al. 2019). Raises ValueError."
     _check_features(real, fake, k + 1)
-    return float(within_manifold(real, fake,
-                                 k).mean()), float(within_manifold(fake, real, k).mean())
+    precision, recall = within_manifold(real, fake, k), within_manifold(fake, real, k)
+    return float(precision.mean()), float(recall.mean())
 
 # %% ../../nbs/measure/01_realism.ipynb #381b71b9
 def nearest(
@@ -100,10 +88,4 @@ def nearest(
     if skip_self and len(a) != len(b):
         raise ValueError(f"skip_self compares a set with itself, but there are {len(a)} and "
                          f"{len(b)} rows")
-    distance = np.empty(len(a))
-    for start in range(0, len(a), _CHUNK):
-        rows = np.arange(start, min(start + _CHUNK, len(a)))
-        far = cdist(a[rows], b)
-        if skip_self: far[np.arange(len(rows)), rows] = np.inf
-        distance[rows] = far.min(1)
-    return distance
+    return KDTree(b).query(a, [2 if skip_self else 1])[0][:, 0]

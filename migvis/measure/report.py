@@ -17,27 +17,21 @@ from ..data import Recording
 from ..ddim_guidance import invert, sample, _to_diffusion
 from ..denoiser import validation_loss, _pixel_limit, _to_images
 from ..infonce import held_out_mi
-from .latents import _group_slices, _probe_attribute
+from .latents import _group_slices, _probe_attribute, _r2_rmse
 from ..support.checks import _constant
 from ..vae import FittedVAE
-
-# %% ../../nbs/measure/11_report.ipynb #9c3965a3
-def _number(value: float) -> float | None:
-    "Rounded; None for what could not be measured, since JSON has no NaN."
-    return round(value, 3) if math.isfinite(value) else None
 
 # %% ../../nbs/measure/11_report.ipynb #dcf5ddbf
 def _report_vae(vae: FittedVAE, test: Recording) -> dict[str, Any]:
     "Held-out R^2 in per cent, and what the label heads read; None for what cannot be computed."
-    x, predicted = vae.standardizer.transform(test.responses), vae.reconstruct(test)
-    varies = ~_constant(test.responses)
-    r2 = 1 - ((x - predicted) ** 2).mean(0)[varies] / x.var(0)[varies].clip(min=1e-12)
+    varies = not _constant(test.responses).all()
+    r2 = _r2_rmse(vae.standardizer.transform(test.responses), vae.reconstruct(test))["r2"]
     predicted = vae.predict_labels(test)
     heads = {code.name: code.score(test.labels, predicted[code.name]) for code in vae.codes}
-    parts = {name: round(100 * value, 2)
-             for name, value in vae.group_r2(test).items()} if varies.any() else None
-    return {"r2_percent": 100 * float(r2.mean()) if varies.any() else None, "labels": heads,
-            "r2_of_parts_percent": parts, "active_dimensions": [len(dims) for dims in vae.active()],
+    parts = {name: round(100 * value, 2) for name, value in vae.group_r2(test).items()}
+    return {"r2_percent": 100 * r2 if varies else None, "labels": heads,
+            "r2_of_parts_percent": parts if varies else None,
+            "active_dimensions": [len(dims) for dims in vae.active()],
             "leak": _report_leak(vae, test)}
 
 # %% ../../nbs/measure/11_report.ipynb #0f305d3c
@@ -49,9 +43,10 @@ def _report_leak(vae: FittedVAE, test: Recording) -> dict[str, dict[str, float |
     leak = {}
     for group, part in enumerate(_group_slices(vae.groups, z.shape[1])):
         if group not in vae.free: continue
-        leak[f"group {group + 1}"] = {
-            f"{column} ({kind})": _number(_probe_attribute(z[:, part], test.labels, column, kind))
-            for column in columns for kind in kinds}
+        read = {f"{column} ({kind})": _probe_attribute(z[:, part], test.labels, column, kind)
+                for column in columns for kind in kinds}
+        leak[f"group {group + 1}"] = {name: round(score, 3) if math.isfinite(score) else None
+                                      for name, score in read.items()} # JSON has no NaN
     return leak
 
 # %% ../../nbs/measure/11_report.ipynb #964d92bf
@@ -71,8 +66,9 @@ def _report_denoiser(model: Any, images: np.ndarray, y0: Tensor, n_trip: int = 4
     report = {"shipped": model.shipped,
               "eps_loss": float(validation_loss(y0, denoiser.schedule)(denoiser)),
               "round_trip_rmse": float((after - before).square().mean().sqrt())}
-    if not getattr(denoiser, "latent", False): return report
-    return report | {"autoencoder_rmse": _autoencoder_rmse(denoiser, images[:n_trip])}
+    if getattr(denoiser, "latent", False):
+        report["autoencoder_rmse"] = _autoencoder_rmse(denoiser, images[:n_trip])
+    return report
 
 # %% ../../nbs/measure/11_report.ipynb #d0133ab6
 def _report_information(model: Any, test: Recording, y0: Tensor) -> dict[str, Any]:

@@ -8,6 +8,7 @@ __all__ = ['compare_groups', 'StabilityResult', 'stability', 'edits_agree']
 # %% ../../nbs/measure/07_stability.ipynb #ce64e298
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from itertools import combinations
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,6 +22,7 @@ from scipy.optimize import linear_sum_assignment
 from ..data import Recording, _check_recording, _split_images
 from .consistency import _another_target, _attribute_changes, share_table
 from .edits import _edit_pairs, _held_out_pairs
+from .latents import _group_slices
 from .intervals import _bootstrap_counts, _interval, _weighted_ratio
 from .readouts import Readouts
 from ..partial_correlation import GroupPenalty
@@ -29,47 +31,38 @@ from ..support.records import Result
 from ..vae import fit_vae
 
 # %% ../../nbs/measure/07_stability.ipynb #3f6b069f
-def _prediction_errors(known: np.ndarray, wanted: np.ndarray, groups: Sequence[int],
+def _prediction_errors(known: np.ndarray, wanted: np.ndarray, parts: Sequence[slice],
                        folds: int) -> tuple[np.ndarray, np.ndarray]:
     # known (n, D); wanted (n, D) -> (n, G, G) squared errors; squares
     "Errors of predicting groups (last) linearly from groups of the other fit (first)."
-    ends, fold = np.cumsum(groups), np.arange(len(known)) % folds
-    starts = ends - groups
+    fold, starts = np.arange(len(known)) % folds, [part.start for part in parts]
     def by_group(x: np.ndarray) -> np.ndarray: return np.add.reduceat(x**2, starts, axis=1)
-    error, square = np.empty((2, len(known), len(groups), len(groups)))
+    error, square = np.empty((2, len(known), len(parts), len(parts)))
     for k in range(folds):
         train, test = fold != k, fold == k
         square[test] = by_group(wanted[test] - wanted[train].mean(0))[:, None]
-        for i, (start, end) in enumerate(zip(starts, ends)):
-            x = np.column_stack([known[:, start:end], np.ones(len(known))])
+        for i, part in enumerate(parts):
+            x = np.column_stack([known[:, part], np.ones(len(known))])
             weights = np.linalg.lstsq(x[train], wanted[train], rcond=None)[0]
             error[test, i] = by_group(wanted[test] - x[test] @ weights)
     return error, square
 
-# %% ../../nbs/measure/07_stability.ipynb #51daf1cc
-def _similarity_parts(a: np.ndarray, b: np.ndarray, groups: Sequence[int], folds: int = 5,
-                      least: float = 0.01) -> tuple[np.ndarray, np.ndarray]:
-    # a (n, D); b (n, D) -> (2, n, G, G) squared errors; squares
-    "Errors of predicting groups of one fit linearly from another's, both ways. Raises ValueError."
-    fewest = folds * (max(groups) + 2)
-    if a.shape != b.shape or sum(groups) != a.shape[1] or len(a) < fewest:
+# %% ../../nbs/measure/07_stability.ipynb #834cc172
+def _group_similarity(a: np.ndarray, b: np.ndarray, groups: Sequence[int],
+                      counts: np.ndarray | None = None, folds: int = 5) -> np.ndarray:
+    # a (n, D); b (n, D); counts (r, n) of resamples; None: one of all -> (r, G, G), at most 1
+    "Symmetric linear R^2 of the groups of two fits; 0 for groups that carry nothing."
+    fewest, n = folds * (max(groups) + 2), len(a)
+    if a.shape != b.shape or sum(groups) != a.shape[1] or n < fewest:
         raise ValueError(f"latents must be of the same {fewest} images or more, with groups "
                          f"{tuple(groups)} that add up, got {a.shape} and {b.shape}")
-    a, b = (np.where(z.var(0) > least, z, 0.0) for z in (a, b))
-    there, back = _prediction_errors(a, b, groups, folds), _prediction_errors(b, a, groups, folds)
-    errors, squares = (np.stack([x, y.swapaxes(1, 2)]) for x, y in zip(there, back))
-    return errors, squares
-
-# %% ../../nbs/measure/07_stability.ipynb #834cc172
-def _group_similarity(errors: np.ndarray, squares: np.ndarray,
-                      counts: np.ndarray | None = None) -> np.ndarray:
-    # counts (b, n) -> (b, G, G), at most 1; 0 for groups that carry nothing
-    "Symmetric linear R^2 of every group of one fit and every group of the other."
-    n, shape = errors.shape[1], errors.shape[2:]
-    counts = np.ones((1, n)) if counts is None else counts
-    r2 = [1 - _weighted_ratio(counts, e.reshape(n, -1), s.reshape(n, -1))
-          for e, s in zip(errors, squares)]
-    return np.nan_to_num(np.mean(r2, 0)).reshape(-1, *shape)
+    parts, counts = _group_slices(groups, a.shape[1]), np.ones((1, n)) if counts is None else counts
+    a, b = (np.where(z.var(0) > 0.01, z, 0.0) for z in (a, b)) # less is nothing
+    def r2(known: np.ndarray, wanted: np.ndarray) -> np.ndarray: # (r, G, G)
+        error, square = _prediction_errors(known, wanted, parts, folds)
+        ratio = _weighted_ratio(counts, error.reshape(n, -1), square.reshape(n, -1))
+        return 1 - ratio.reshape(-1, len(groups), len(groups))
+    return np.nan_to_num((r2(a, b) + r2(b, a).swapaxes(1, 2)) / 2)
 
 # %% ../../nbs/measure/07_stability.ipynb #8b3ed232
 def _match_groups(similarity: np.ndarray) -> np.ndarray:
@@ -86,12 +79,11 @@ def compare_groups(
     n_boot: int = 1000, seed: int = 0,
 ) -> tuple[pd.DataFrame, np.ndarray]: # one row a group; (G, G) similarities
     "Match the groups of two fits, beside what matching finds in shuffled images; groups from 1."
-    draws = _group_similarity(*_similarity_parts(a, b, groups),
-                              _bootstrap_counts(len(a), n_boot, seed))
+    draws = _group_similarity(a, b, groups, _bootstrap_counts(len(a), n_boot, seed))
     matched, rows = _match_groups(draws[0]), np.arange(len(groups))
     rng, shuffled = np.random.default_rng([seed, 62]), []
     for _ in range(n_null):
-        similarity = _group_similarity(*_similarity_parts(a, b[rng.permutation(len(b))], groups))[0]
+        similarity = _group_similarity(a, b[rng.permutation(len(b))], groups)[0]
         shuffled.append(similarity[rows, _match_groups(similarity)])
     table = _interval(draws[:, rows, matched]).assign(group=rows + 1, matched=matched + 1)
     ordered = draws[0][:, matched]
@@ -149,21 +141,23 @@ def _fit_pairs(recordings: Sequence[Recording], kinds: Sequence[str],
     train, validation, test = _split_images(first, seed, 0.2, 0.1)
     units, images = (np.array_split(rng.permutation(n), 2)
                      for n in (first.responses.shape[1], len(train)))
-    def latents(recording: Recording, turn: int, rows: np.ndarray = train) -> list[np.ndarray]:
+    @cache # "seeds" and "subjects" share the first recording's
+    def latents(subject: int, turn: int, kind: str = "whole") -> list[np.ndarray]: # of each seed
+        recording, rows = recordings[subject], train
+        if kind == "units": recording = recording.select(sites=units[turn])
+        if kind == "images": rows = train[images[turn]]
         parts = [recording.select(images=part) for part in (rows, validation)]
-        how = {"seeds": [seed + turn * seeds + k for k in range(seeds)], "seed": seed,
-               "penalty": GroupPenalty(), "desc": f"fit {turn + 1}"}
-        fitted, held_out = fit_vae(*parts, config, **how | dict(vae)), recording.select(images=test)
+        options = {"seeds": [seed + turn * seeds + k for k in range(seeds)], "seed": seed,
+                   "penalty": GroupPenalty(), "desc": f"fit {turn + 1}"}
+        fitted = fit_vae(*parts, config, **options | dict(vae))
+        held_out = recording.select(images=test)
         return [fitted.latents(held_out, member).numpy() for member in range(seeds)]
-    needed = recordings if "subjects" in kinds else [first] if "seeds" in kinds else []
-    whole = [latents(recording, turn) for turn, recording in enumerate(needed)]
     for kind in kinds:
-        if kind == "seeds": pairs = combinations(whole[0], 2)
-        elif kind == "units": pairs = zip(*[latents(first.select(sites=half), k)
-                                            for k, half in enumerate(units)])
-        elif kind == "images": pairs = zip(*[latents(first, k, train[half])
-                                             for k, half in enumerate(images)])
-        else: pairs = (pair for a, b in combinations(whole, 2) for pair in zip(a, b))
+        if kind == "seeds": pairs = combinations(latents(0, 0), 2)
+        elif kind == "subjects":
+            whole = [latents(k, k) for k in range(len(recordings))]
+            pairs = (pair for a, b in combinations(whole, 2) for pair in zip(a, b))
+        else: pairs = zip(latents(0, 0, kind), latents(0, 1, kind))
         yield from ((kind, number, a, b) for number, (a, b) in enumerate(pairs))
 
 # %% ../../nbs/measure/07_stability.ipynb #cd2e331a
@@ -187,9 +181,8 @@ def stability(
     vae = {"progress": progress} | dict(vae or {})
     for kind, pair, a, b in _fit_pairs(recordings, kinds, config, seeds, seed, vae):
         table, matrix = compare_groups(a, b, config.groups, n_null, seed=seed)
-        table["group"], table["matched"] = ([names[g - 1] for g in table[c]]
-                                            for c in ("group", "matched"))
-        tables.append(table.assign(kind=kind, pair=pair))
+        named = {column: [names[g - 1] for g in table[column]] for column in ("group", "matched")}
+        tables.append(table.assign(**named, kind=kind, pair=pair))
         wide = pd.DataFrame(matrix, columns=names).assign(group=names)
         matrices.append(wide.melt("group", var_name="other").assign(kind=kind, pair=pair))
     simulated = "simulated recording " if all(r.simulated for r in recordings) else "recording "
@@ -227,8 +220,7 @@ def edits_agree(
     first: Any,             # a fitted `MIGVis`
     second: Any,            # another one, of the same images
     judge: Readouts, n_pairs: int = 32,
-    settings: EditSettings | str | None = None, # how edits are made
-    gamma: float | None = None, # None: the strongest of the settings
+    settings: EditSettings | str | None = None, # how edits are made, at the strongest of its gammas
     folder: str | Path | None = None, # keeps the edits
     seed: int = 0, progress: bool = True,
 ) -> pd.DataFrame: # attributes and groups, with intervals
@@ -237,20 +229,19 @@ def edits_agree(
         raise ValueError("both runs must be of the same images, in the same order")
     images, both = first.recording.images, np.intersect1d(first.split.test, second.split.test)
     latents = [model.latents()[both].numpy() for model in (first, second)]
-    matched = _match_groups(_group_similarity(*_similarity_parts(*latents, first.vae.groups))[0])
+    matched = _match_groups(_group_similarity(*latents, first.vae.groups)[0])
     held_out = SimpleNamespace(recording=first.recording, split=SimpleNamespace(test=both))
     pairs = _held_out_pairs(held_out, judge, n_pairs, seed=seed)
     source, target = (judge.read(images[rows]) for rows in pairs.T)
     others = np.column_stack([pairs[:, 0], pairs[_another_target(source, target, seed), 1]])
-    gamma = max(first.edit_settings(settings).gammas) if gamma is None else gamma
-    settings = replace(_as_settings(settings), gammas=(gamma,), seed=seed)
-    folder = folder and Path(folder)
-    def edits(name: str, model: Any, rows: np.ndarray, noise_seed: int) -> Any:
-        return _edit_pairs(model, rows, {name: replace(settings, noise_seed=noise_seed)}, folder,
-                           progress)[0]
-    one, two = edits("first", first, pairs, 0), edits("second", second, pairs, 1000)
-    control = edits("other-target", first, others, 0)
+    strongest = max(first.edit_settings(settings).gammas)
+    settings = replace(_as_settings(settings), gammas=(strongest,), seed=seed)
+    asked = {"first": (first, pairs, 0), "second": (second, pairs, 1000),
+             "other-target": (first, others, 0)}
+    edits = [_edit_pairs(model, rows, {name: replace(settings, noise_seed=noise_seed)},
+                         folder and Path(folder), progress)[0]
+             for name, (model, rows, noise_seed) in asked.items()]
     real = judge.read(images[np.setdiff1d(both, pairs)])
-    made = [e.images[:, :, 0] for e in (one, two, control)]
-    changes = _attribute_changes(made, [one.originals] * 3, judge, real)
+    changes = _attribute_changes([e.images[:, :, 0] for e in edits], [edits[0].originals] * 3,
+                                 judge, real)
     return _agreement(changes, matched, first.group_names, second.group_names, seed)

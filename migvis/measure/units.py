@@ -38,22 +38,16 @@ def _line_scores(responses: np.ndarray, values: np.ndarray, fold: np.ndarray) ->
         total += (off**2).sum()
     return 1 - wrong / total
 
-# %% ../../nbs/measure/05_units.ipynb #03688a7f
-def _allowed(classes: np.ndarray, within: np.ndarray | None) -> np.ndarray: # (n, C)
-    "Which classes the decoder may choose from, for each image."
-    n_classes = classes.max() + 1
-    if within is None: return np.ones((len(classes), n_classes), dtype=bool)
-    coarse = np.full(n_classes, -1)
-    coarse[classes] = within
-    return within[:, None] == coarse
-
 # %% ../../nbs/measure/05_units.ipynb #859a18c5
 def _nearest_mean_scores(responses: np.ndarray, classes: np.ndarray, fold: np.ndarray,
                          within: np.ndarray | None = None) -> np.ndarray:
-    # responses (n, N); classes (n,); fold (n,); within (n,) -> (N,) 0 is chance, 1 is perfect
+    # responses (n, N); classes (n,); fold (n,); within (n,): given -> (N,) 0 chance, 1 perfect
     "Cross-validated accuracy of the nearest class mean, above chance; classes count alike."
-    responses, allowed = responses.astype(np.float32), _allowed(classes, within)
-    onehot = np.eye(allowed.shape[1], dtype=np.float32)[classes]
+    within = np.zeros(len(classes), int) if within is None else within
+    coarse = np.full(classes.max() + 1, -1)
+    coarse[classes] = within
+    allowed = within[:, None] == coarse # (n, C) classes to choose from
+    responses, onehot = responses.astype(np.float32), np.eye(len(coarse), dtype=np.float32)[classes]
     weight = 1 / np.bincount(classes)[classes]
     right, weight = np.zeros(responses.shape[1]), weight / weight.sum()
     for k in np.unique(fold):
@@ -77,12 +71,9 @@ def _shuffled(values: np.ndarray, rng: np.random.Generator,
         out[within == group] = rng.permutation(values[within == group])
     return out
 
-# %% ../../nbs/measure/05_units.ipynb #0b149747
-_Decoder = Callable[[np.ndarray, np.ndarray], np.ndarray] # (n, N), (n,) -> (N,) scores
-
 # %% ../../nbs/measure/05_units.ipynb #17afc1c8
 def _decoders(labels: pd.DataFrame, attribute: Attribute,
-              fold: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray | None, _Decoder]]:
+              fold: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray | None, Callable]]:
     "Values of each column, what they are shuffled within, and the decoder that reads them."
     if attribute.kind != "class":
         for values in attribute.numbers(labels).T:

@@ -144,28 +144,6 @@ def _picture_shape(unet: nn.Module, autoencoder: nn.Module | None) -> tuple[int,
     halvings = len(autoencoder.config.block_out_channels) - 1
     return autoencoder.config.in_channels, _side_of(unet) * 2**halvings
 
-# %% ../../nbs/pretrained/00_diffusers.ipynb #572296c5
-def _run_unet(denoiser: DiffusersDenoiser, y_t: Tensor, t: int | Tensor) -> Any: # with .sample
-    "What the network returns for noisy images at times 1..T, with the prompt if there is one."
-    t, known = torch.as_tensor(t, device=y_t.device).expand(len(y_t)), {}
-    if denoiser.prompt is not None:
-        known["encoder_hidden_states"] = denoiser.prompt.to(denoiser.unet.dtype).expand(len(y_t), -1, -1)
-    return denoiser.unet(y_t.to(denoiser.unet.dtype), t - 1, **known)
-
-# %% ../../nbs/pretrained/00_diffusers.ipynb #c2300c21
-class _Middle(Exception):
-    "Ends a pass through a U-Net at its middle, which is the argument."
-
-# %% ../../nbs/pretrained/00_diffusers.ipynb #34dc7520
-def _middle_of(denoiser: DiffusersDenoiser, y_t: Tensor, t: int | Tensor) -> Tensor: # (B, c, h, w)
-    "What comes out of the middle block."
-    def stop(block: nn.Module, inputs: Any, output: Tensor) -> None: raise _Middle(output)
-    hook = denoiser.unet.mid_block.register_forward_hook(stop)
-    try: _run_unet(denoiser, y_t, t)
-    except _Middle as reached: return reached.args[0].to(y_t)
-    finally: hook.remove()
-    raise ValueError("the network has no middle block; use critics with encoder='conv'")
-
 # %% ../../nbs/pretrained/00_diffusers.ipynb #8affe976
 class DiffusersDenoiser(nn.Module):
     "eps(y_t, t) by a network of diffusers, with its schedule, kind of prediction and autoencoder."
@@ -189,12 +167,11 @@ class DiffusersDenoiser(nn.Module):
 
     def forward(self, y_t: Tensor, t: int | Tensor) -> Tensor: # (B, C, H, W); 1..T -> (B, C, H, W)
         "Estimate the noise in `y_t`."
-        t, out = torch.as_tensor(t, device=y_t.device).expand(len(y_t)), _run_unet(self, y_t, t)
-        return _TO_EPS[self.prediction](self.schedule, y_t, out.sample[:, :self.channels].to(y_t), t)
-
-    def middle(self, y_t: Tensor, t: int | Tensor) -> Tensor: # (B, channels, h, w)
-        "The middle of the U-Net, whose second half does not run."
-        return _middle_of(self, y_t, t)
+        t, known = torch.as_tensor(t, device=y_t.device).expand(len(y_t)), {}
+        if self.prompt is not None:
+            known["encoder_hidden_states"] = self.prompt.to(self.unet.dtype).expand(len(y_t), -1, -1)
+        out = self.unet(y_t.to(self.unet.dtype), t - 1, **known).sample[:, :self.channels]
+        return _TO_EPS[self.prediction](self.schedule, y_t, out.to(y_t), t)
 
     def encode(self, images: Any, batch_size: int = 8) -> Tensor: # (n, C, H, W) in [0, 1] -> y_0
         "Images as this model diffuses them: from -1 to 1, or latents."
@@ -252,9 +229,8 @@ def preset_for(
     preset: str | Preset,        # whose VAE, critics and edits are kept
 ) -> Preset:
     "A preset for the images and times of a denoiser."
-    old = get_preset(preset) if isinstance(preset, str) else preset
-    T, (_, side) = denoiser.schedule.T, _picture_shape_of(denoiser)
-    scale = T / old.denoiser.T
+    old, T = get_preset(preset), denoiser.schedule.T
+    side, scale = _picture_shape_of(denoiser)[1], T / old.denoiser.T
     edits = {name: _at_times(getattr(old, name), scale, old.t_edit) for name in ("edits", "paper_edits")}
     return replace(old, image_size=side, t_edit=round(old.t_edit * scale), **edits,
                    denoiser=replace(old.denoiser, image_size=side, T=T))

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from .reading import _need_shape, _Options, _Raw, _reading
+from .reading import _need_arrays, _Options, _Raw, _reading
 from ..support.files import _check_bytes, _declared_bytes, _TooLarge
 from ..support.images import prepare_images
 
@@ -22,36 +22,33 @@ __all__ = []
 _POSE_COLUMNS = ("rxy", "rxz", "ryz", "s", "ty", "tz")
 
 # %% ../../nbs/recordings/06_authors.ipynb #6dbe872b
-def _read_npy(path: Path, shape: tuple[int | None, ...]) -> np.ndarray:
-    "Read one .npy file without pickle and check its shape."
+def _read_npy(path: Path) -> np.ndarray:
+    "Read one .npy file without pickle."
     with _reading(path, "a NumPy .npy array", "copy it again from the authors' files"):
         try:
             with open(path, "rb") as file:
                 _check_bytes(_declared_bytes(file), path.name)
-            array = np.load(path, allow_pickle=False)
+            return np.load(path, allow_pickle=False)
         except _TooLarge:
             raise
         except ValueError as error:
             raise OSError("not an array that can be read without pickle") from error
-        _need_shape(array, shape, path.name)
-        return array
 
 # %% ../../nbs/recordings/06_authors.ipynb #056e4be7
 def _read_authors(folder: Path, options: _Options,
                   pose_columns: Sequence[str] = _POSE_COLUMNS) -> _Raw:
     "Images without background, pose, category and trial averages of the MIG-Vis authors."
-    images = _read_npy(folder / "stimulus_data_cleaned.npy", (None, None, None))
-    n = len(images)
-    pose = _read_npy(folder / "stimulus_pose_features.npy", (n, len(pose_columns)))
-    category = _read_npy(folder / "stimulus_category_ids.npy", (n,))
-    responses = _read_npy(folder / "sorted_it_avg_data.npy", (n, None))
-    if responses.shape[1] <= 58:
-        raise ValueError(f"{folder / 'sorted_it_avg_data.npy'} has {responses.shape[1]} sites, but "
-                         "M1's 58 and then M2's are expected; is it complete?")
-    labels = pd.DataFrame(pose, columns=list(pose_columns))
-    labels = labels.assign(category=category, image_id=np.arange(n))
-    names = [f"site{i:03d}" for i in range(responses.shape[1])]
-    animal = np.where(np.arange(len(names)) < 58, "Chabo", "Tito")
-    sites = pd.DataFrame({"site_id": names, "animal": animal, "region": "IT"})
+    shapes = {"stimulus_data_cleaned.npy": "n rows columns", "stimulus_pose_features.npy": "n pose",
+              "stimulus_category_ids.npy": "n", "sorted_it_avg_data.npy": "n sites"}
+    arrays = {name: _read_npy(folder / name) for name in shapes}
+    n_sites = _need_arrays(arrays, shapes, known={"pose": len(pose_columns)})["sites"]
+    images, pose, category, responses = arrays.values()
+    if n_sites <= 58:
+        raise ValueError(f"{folder / 'sorted_it_avg_data.npy'} has {n_sites} sites, but M1's 58 "
+                         "and then M2's are expected; is it complete?")
+    labels = pd.DataFrame(pose, columns=list(pose_columns)).assign(category=category)
+    sites = pd.DataFrame({"site_id": [f"site{i:03d}" for i in range(n_sites)], "region": "IT",
+                          "animal": ["Chabo"] * 58 + ["Tito"] * (n_sites - 58)})
     images = prepare_images(images, size=options.reading_size)
-    return _Raw(images, responses[:, None], labels, sites, "MIG-Vis arrays")
+    return _Raw(images, responses[:, None], labels.reset_index(names="image_id"), sites,
+                "MIG-Vis arrays")

@@ -12,23 +12,23 @@ import numpy as np
 import pandas as pd
 
 from .pictures import _prepare_eight_bit
-from .reading import (_check_hdf5, _import_for, _labels_of, _need_fields,
-                                       _need_shape, _Options, _Raw, _reading)
+from .reading import (_labels_of, _need_arrays, _need_fields, _open_hdf5, _Options,
+                                       _Raw)
+from ..support.files import _check_bytes
 
 # %% auto #0
 __all__ = []
 
 # %% ../../nbs/recordings/16_bashivan.ipynb #c7cc8ae8
-def _bashivan_sessions(file: Any, stimuli: str) -> pd.DataFrame: # monkey, setting, session, field
-    "All sessions of a file."
+def _bashivan_sessions(file: Any, stimuli: str) -> pd.DataFrame: # monkey, setting, session, place
+    "All sessions of a file, and the field of each."
     _need_fields(file, [f"neural/{stimuli}", "images"])
-    found: list[str] = []
-    file[f"neural/{stimuli}"].visit(found.append)
-    parts = [name.split("/") for name in found if name.count("/") == 2]
-    sessions = pd.DataFrame(parts, columns=["monkey", "setting", "session"])
-    sessions["monkey"] = sessions["monkey"].str.removeprefix("monkey_")
-    sessions["session"] = sessions["session"].str.removeprefix("session_")
-    return sessions.assign(place=["/".join(part) for part in parts])
+    names: list[str] = []
+    file[f"neural/{stimuli}"].visit(names.append)
+    names = [name for name in names if name.count("/") == 2]
+    sessions = pd.Series(names, dtype=str).str.extract(r"(?:monkey_)?(.+)/(.+)/(?:session_)?(.+)")
+    sessions.columns = ["monkey", "setting", "session"]
+    return sessions.assign(place=[f"neural/{stimuli}/{name}" for name in names])
 
 # %% ../../nbs/recordings/16_bashivan.ipynb #2c0f0e8c
 def _choose_sessions(sessions: pd.DataFrame, subject: str | None, setting: str, session: int,
@@ -46,17 +46,17 @@ def _choose_sessions(sessions: pd.DataFrame, subject: str | None, setting: str, 
     return sessions[wanted]
 
 # %% ../../nbs/recordings/16_bashivan.ipynb #00526883
-def _bashivan_trials(file: Any, chosen: pd.DataFrame, stimuli: str, n: int) -> np.ndarray:
-    "Responses (n, repeats, N) of sessions side by side; NaN where one has fewer repeats."
+def _bashivan_trials(file: Any, places: list[str], n: int) -> np.ndarray: # (n, repeats, N)
+    "Responses of sessions side by side; NaN where one has fewer repeats."
+    for place in places:
+        _need_arrays(file, {place: "repeats images sites"}, known={"images": n})
+    most = max(len(file[place]) for place in places)
     parts = []
-    for place in chosen["place"]:
-        field = f"neural/{stimuli}/{place}"
-        _need_shape(file[field], (None, n, None), f"{field} (repeats, images, sites)")
-        parts.append(file[field][:].astype(np.float32))
-    most = max(len(part) for part in parts)
-    missing = [[(0, most - len(part)), (0, 0), (0, 0)] for part in parts]
-    padded = [np.pad(p, m, constant_values=np.nan) for p, m in zip(parts, missing)]
-    return np.concatenate(padded, axis=2).transpose(1, 0, 2)
+    for place in places:
+        values = file[place][:].astype(np.float32).transpose(1, 0, 2)
+        missing = [(0, 0), (0, most - values.shape[1]), (0, 0)]
+        parts.append(np.pad(values, missing, constant_values=np.nan))
+    return np.concatenate(parts, axis=2)
 
 # %% ../../nbs/recordings/16_bashivan.ipynb #d62b7200
 def _bashivan_sites(chosen: pd.DataFrame, counts: list[int]) -> pd.DataFrame: # a row a site
@@ -72,19 +72,16 @@ def _read_bashivan(path: Path, options: _Options, setting: str = "stretch", sess
     "Macaque V4 of Bashivan, Kar and DiCarlo 2019."
     if stimuli not in ("naturalistic", "synthetic"):
         raise ValueError(f"stimuli must be 'naturalistic' or 'synthetic', not {stimuli!r}")
-    h5py = _import_for("h5py", "load_recording('bashivan')")
-    with _reading(path, "the file npc_v4_data.h5",
-                  "fetch it again") as path, h5py.File(path, "r") as file:
+    with _open_hdf5(path, "the file npc_v4_data.h5", ()) as file:
         sessions = _bashivan_sessions(file, stimuli)
         chosen = _choose_sessions(sessions, options.subject, setting, session, stimuli)
-        own = f"images/synthetic/{chosen['place'].iloc[0]}"
-        shown = "images/naturalistic" if stimuli == "naturalistic" else own
-        _need_fields(file, [shown])
-        _check_hdf5(file, (shown, *(f"neural/{stimuli}/{place}" for place in chosen["place"])))
+        own = chosen["place"].iloc[0].replace("neural", "images", 1)
+        shown = own if stimuli == "synthetic" else "images/naturalistic"
+        _need_arrays(file, {shown: "images rows columns"})
+        _check_bytes(sum(file[part].nbytes for part in [shown, *chosen["place"]]), "the file")
         pictures = file[shown][:]
-        _need_shape(pictures, (None, None, None), f"{shown} (images, rows, columns)")
-        trials = _bashivan_trials(file, chosen, stimuli, len(pictures))
-        counts = [file[f"neural/{stimuli}/{place}"].shape[2] for place in chosen["place"]]
+        trials = _bashivan_trials(file, list(chosen["place"]), len(pictures))
+        counts = [file[place].shape[2] for place in chosen["place"]]
         labels = _labels_of(range(len(pictures)), labels, options.missing)
         rows = labels["image_id"].to_numpy(int)
         images = _prepare_eight_bit(list(pictures[rows]), options.reading_size)

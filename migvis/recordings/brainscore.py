@@ -15,9 +15,9 @@ import pandas as pd
 
 from ..data import Recording, _check_unique
 from .pictures import _text_column, _variation_names, read_pictures
-from .reading import (_check_counting, _check_hdf5, _group_trials, _import_for,
-                                       _labels_of_images, _need_fields, _Options, _Raw, _reading,
-                                       fetch_files, recording_from_trials)
+from .reading import (_check_counting, _check_hdf5, _check_window, _group_trials,
+                                       _import_for, _labels_of_images, _need_fields, _Options,
+                                       _Raw, _reading, fetch_files, recording_from_trials)
 from ..support.checks import _check_columns, _real
 from ..support.files import _check_bytes
 
@@ -76,11 +76,11 @@ def read_assembly(
                              f"expected, found {variables} among {list(assembly.data_vars)}")
         assembly = assembly[variables[0]]
     _need_fields(assembly.dims, ["neuroid", "presentation"], "dimensions")
-    if window is None and assembly.sizes.get("time_bin", 1) != 1:
-        raise ValueError(f"the dimension 'time_bin' has {assembly.sizes['time_bin']} bins; choose "
-                         "some with window=(from, to)")
     if window is not None:
         assembly = _average_bins(assembly, window)
+    if assembly.sizes.get("time_bin", 1) != 1:
+        raise ValueError(f"the dimension 'time_bin' has {assembly.sizes['time_bin']} bins; choose "
+                         "some with window=(from, to)")
     _check_bytes(assembly.nbytes, "the assembly")
     indexed = [name for name in ("neuroid", "presentation", "time_bin") if name in assembly.indexes]
     assembly = assembly.reset_index(indexed).transpose("presentation", "neuroid", ...)
@@ -98,22 +98,19 @@ def _average_bins(assembly: Any, window: Sequence[float]) -> Any: # the same, wi
     chosen = _tile(starts, ends, window)
     part = assembly.isel(time_bin=chosen)
     _check_bytes(part.nbytes, f"the window{name}")
-    axis, lengths = part.dims.index("time_bin"), (ends - starts)[chosen]
-    values = _real(part.values, "the responses")
+    values, lengths = _real(part.values, "the responses"), (ends - starts)[chosen]
     kind = np.result_type(values, np.float32) # of whole numbers, too
-    averages = np.tensordot(values.astype(kind, copy=False),
-                            (lengths / lengths.sum()).astype(kind), (axis, 0))
-    first = part.isel(time_bin=[0])
-    return first.copy(data=np.expand_dims(averages, axis))
+    averages = np.tensordot(values.astype(kind, copy=False), (lengths / lengths.sum()).astype(kind),
+                            (part.dims.index("time_bin"), 0))
+    first = part.isel(time_bin=0, drop=True)
+    return first.copy(data=averages)
 
 # %% ../../nbs/recordings/03_brainscore.ipynb #a1c0f3d5
 def _window_name(window: Sequence[float] | None) -> str: # " 70-170 ms", or nothing
     "How a name tells a window. Raises ValueError for one that cannot be."
     if window is None: return ""
-    numbers = np.asarray(window)
-    if numbers.shape != (2,) or numbers.dtype.kind not in "iuf" or not numbers[0] < numbers[1]:
-        raise ValueError(f"window must be (from, to) in ms with from < to, not {window!r}")
-    return f" {numbers[0]:g}-{numbers[1]:g} ms"
+    _check_window(window, "ms")
+    return f" {window[0]:g}-{window[1]:g} ms"
 
 # %% ../../nbs/recordings/03_brainscore.ipynb #5a1f0c34
 def _tile(starts: np.ndarray, ends: np.ndarray, window: Sequence[float]) -> list[int]: # numbers
@@ -168,8 +165,7 @@ def from_xarray(
     values, shown, sites = read_assembly(assembly)
     _need_fields(shown, ["image_id", "category"], "coordinates")
     ids = pd.unique(shown["image_id"]) if image_ids is None else np.asarray(image_ids)
-    if image_ids is not None:
-        _check_counting(shown["image_id"], ids, "image_ids")
+    _check_counting(shown["image_id"], ids, "image_ids")
     labels = _labels_of_images(shown.drop(columns="repetition", errors="ignore"))
     labels = labels.set_index("image_id").reindex(ids).reset_index(names="image_id")
     trials = _group_trials(values, shown["image_id"], ids, missing)
@@ -185,17 +181,16 @@ def _fetch_brainscore(name: str, address: str, files: dict[str, str]) -> Path: #
     "Fetch public files of Brain-Score into the user's cache and verify them by their SHA-1."
     from platformdirs import user_cache_path
 
-    folder = user_cache_path("migvis") / name
-    return fetch_files(files, f"{_STORE}/{address}", folder, max_bytes=10**10, seconds=6 * 3600)
+    return fetch_files(files, f"{_STORE}/{address}", user_cache_path("migvis") / name)
 
 # %% ../../nbs/recordings/03_brainscore.ipynb #76b41897
 def _one_file(folder: Path, patterns: list[str], what: str) -> Path:
     "Find a file by its possible names."
-    matches = [path for pattern in patterns for path in sorted(folder.glob(pattern))]
-    if not matches:
-        raise FileNotFoundError(f"{folder} holds no {what} ({' or '.join(patterns)}); name the "
-                                "folder with the files, or none to fetch them")
-    return matches[0]
+    for pattern in patterns:
+        for path in sorted(folder.glob(pattern)):
+            return path
+    raise FileNotFoundError(f"{folder} holds no {what} ({' or '.join(patterns)}); name the "
+                            "folder with the files, or none to fetch them")
 
 # %% ../../nbs/recordings/03_brainscore.ipynb #76b41896
 _FILE_NAMES = ["filename", "image_file_name"]
@@ -214,17 +209,15 @@ def _read_stimulus_table(path: Path) -> tuple[pd.DataFrame, list[str]]: # labels
     _need_fields(labels, ["image_id"], "columns (stimulus_id or image_id)")
     return labels, list(labels["image_id"] + ".png" if names is None else names)
 
-# %% ../../nbs/recordings/03_brainscore.ipynb #5a1f0c35
-def _check_stimuli(labels: pd.DataFrame) -> pd.DataFrame: # the same
-    "Refuse a table of stimuli without names, or with one image twice."
-    _need_fields(labels, ["image_id", "category", "object"], "columns (stimulus_id or image_id, "
-                                                             "category_name, object_name)")
-    for column in ("image_id", "category", "object"):
-        if (labels[column] == "").any():
-            raise ValueError(f"{column} is empty in row {int((labels[column] == '').argmax())} of "
-                             "the table; complete it")
-    _check_unique(labels, "image_id", "stimuli")
-    return labels
+# %% ../../nbs/recordings/03_brainscore.ipynb #fa8ba302
+def _need_values(table: pd.DataFrame, columns: list[str], known_as: str = "") -> None:
+    "Raise ValueError where a column is missing, or one of its cells is empty."
+    _need_fields(table, columns, f"columns{known_as}")
+    for column in columns:
+        empty = table[column].isna() | (table[column] == "")
+        if empty.any():
+            raise ValueError(f"{column} is empty in row {int(empty.argmax())} of the table; "
+                             "complete it")
 
 # %% ../../nbs/recordings/03_brainscore.ipynb #76b418a3
 def _read_netcdf(path: Path, window: Sequence[float] | None = None, # ms, averaged
@@ -253,11 +246,13 @@ def _read_stimuli(
     pictures: Path | None = None, # archive or folder; None: the archive beside the table
 ) -> tuple[pd.DataFrame, np.ndarray]: # labels, (n, C, H, W)
     "Labels and images from the table and the archive of Brain-Score."
-    kinds = [f"stimulus_{stimuli}", f"image_{stimuli}"]
+    kinds, needed = [f"stimulus_{stimuli}", f"image_{stimuli}"], ["image_id", "category", "object"]
     with _reading(_one_file(folder, [f"{kind}.csv" for kind in kinds], "stimulus table"),
                   "the stimulus table of Brain-Score", "fetch it again") as path:
         labels, names = _read_stimulus_table(path)
-        labels = _check_stimuli(labels if relabel is None else relabel(labels))
+        labels = labels if relabel is None else relabel(labels)
+        _need_values(labels, needed, " (stimulus_id or image_id, category_name, object_name)")
+        _check_unique(labels, "image_id", "stimuli")
     pictures = pictures or _one_file(folder, [f"{k}.zip" for k in kinds], "archive of pictures")
     with _reading(pictures, "the zip archive of pictures", "fetch it again") as path:
         return labels, read_pictures(path, names, options.reading_size,
@@ -276,4 +271,4 @@ def _read_brainscore(
                   "a netCDF assembly of Brain-Score", "fetch it again") as path:
         values, shown, sites = _read_netcdf(path, window)
         trials = _group_trials(values, shown["image_id"], labels["image_id"], options.missing)
-    return _Raw(images, trials, labels, sites, name)
+    return _Raw(images, trials, labels, sites, f"{name}{_window_name(window)}")

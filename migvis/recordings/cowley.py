@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 
 from .pictures import _variation_names
-from .reading import _need_fields, _need_shape, _Options, _Raw, _reading
+from .reading import _need_arrays, _Options, _Raw, _reading
 from ..support.files import _load_arrays
 from ..support.images import check_images
 
@@ -25,16 +25,14 @@ def _read_cowley(path: Path, options: _Options) -> _Raw:
     "Spike counts of one session of Cowley, Stan, Pillow & Smith 2023."
     with _reading(path, "an npz session of Cowley et al. 2023", "copy or make it again") as path:
         arrays = _load_arrays(path, "get it again")
-        _need_fields(arrays, ["images", "spike_counts", "category", "obj", "var", "id"])
+        shapes = dict.fromkeys(["category", "obj", "var", "id", *arrays], "n")
+        shapes |= {"images": "n rows columns", "spike_counts": "sites n repeats"}
+        _need_arrays(arrays, shapes)
         images, counts = arrays.pop("images"), arrays.pop("spike_counts")
-        _need_shape(images, (None, None, None), "images")
-        _need_shape(counts, (None, len(images), None), "spike_counts (sites, images, repeats)")
-        for name, values in arrays.items():
-            _need_shape(values, (len(images),), name)
         labels = pd.DataFrame(arrays).rename(columns=_COWLEY_LABELS)
         labels = labels.assign(variation=_variation_names(labels["variation"]))
     session = path.stem.removeprefix("hvm_v4_")
     names = [f"{session}_{i:02d}" for i in range(len(counts))]
     sites = pd.DataFrame({"site_id": names, "region": "V4"})
-    return _Raw(check_images(images), counts.transpose(1, 2, 0), labels, sites, "Cowley2023 V4 "
-                                                                                f"{session}")
+    return _Raw(check_images(images), counts.transpose(1, 2, 0), labels, sites,
+                f"Cowley2023 V4 {session}")

@@ -50,27 +50,22 @@ def _picture_grid(height: int, width: int) -> tuple[Tensor, Tensor]: # (H, W)
 # %% ../../nbs/recordings/02_foreground.ipynb #fe2c3b7f
 def _blur(x: Tensor, sigma: float) -> Tensor: # x (b, c, h, w) -> (b, c, h, w)
     "Gaussian blur; edges repeat."
-    reach = max(1, round(3 * sigma))
-    kernel = torch.exp(-0.5 * (torch.arange(-reach, reach + 1) / sigma) ** 2)
-    kernel = (kernel / kernel.sum()).expand(x.shape[1], 1, -1)
-    padded = F.pad(x, (reach,) * 4, mode="replicate")
-    rows = F.conv2d(padded, kernel[..., None], groups=x.shape[1])
-    return F.conv2d(rows, kernel[:, :, None], groups=x.shape[1])
+    blurred = ndimage.gaussian_filter(x.numpy(), (0, 0, sigma, sigma), mode="nearest", truncate=3)
+    return torch.from_numpy(blurred)
 
 # %% ../../nbs/recordings/02_foreground.ipynb #553b7bd5
 def _make_scene(images: np.ndarray, labels: pd.DataFrame, aperture: float | None) -> _Scene:
     "Pictures and labels as tensors. Without s it is 1, without ryz 0."
     _need_fields(labels, ["ty", "tz"], "labels")
-    values = pd.DataFrame({"s": 1.0, "ryz": 0.0}, index=labels.index).assign(
-        **{name: labels[name] for name in ("ty", "tz", "s", "ryz") if name in labels})
-    values = {name: torch.tensor(values[name].to_numpy(np.float32)) for name in values}
+    default = {"s": np.ones(len(labels)), "ryz": np.zeros(len(labels))}
+    ty, tz, s, ryz = (torch.tensor(np.asarray(labels.get(name, default.get(name)), np.float32))
+                      for name in ("ty", "tz", "s", "ryz"))
     grey = torch.from_numpy(check_images(images).mean(1))
     codes = torch.cat([_appearance_codes(part) for part in grey.split(64)])
     objects = pd.factorize(labels["object" if "object" in labels else "category"])[0]
     inside = torch.hypot(*_picture_grid(*grey.shape[1:])) < (aperture or 2.0)
-    place = torch.stack([values["tz"], values["ty"]], 1)
-    roll = torch.deg2rad(values["ryz"])
-    return _Scene(grey, codes, torch.from_numpy(objects), place, values["s"], roll, inside)
+    place = torch.stack([tz, ty], 1)
+    return _Scene(grey, codes, torch.from_numpy(objects), place, s, torch.deg2rad(ryz), inside)
 
 # %% ../../nbs/recordings/02_foreground.ipynb #d684a593
 _N_BRIGHTNESS = 12
@@ -87,18 +82,12 @@ def _appearance_codes(images: Tensor) -> Tensor: # images (n, H, W) -> (n, H, W)
     bright = (x * _N_BRIGHTNESS).long().clamp(0, _N_BRIGHTNESS - 1)
     return (bright * 3 + torch.bucketize(smoother, torch.tensor(_ROUGH)))[:, 0].to(torch.uint8)
 
-# %% ../../nbs/recordings/02_foreground.ipynb #36cac236
-def _count_codes(scene: _Scene, weight: Tensor) -> Tensor: # weight (n, H, W) -> (n, codes)
-    "Weighted histogram of the kinds of pixels of each image."
-    weight = (weight * scene.inside).flatten(1)
-    counts = torch.zeros(len(weight), _N_CODES)
-    return counts.scatter_add_(1, scene.codes.flatten(1).long(), weight)
-
 # %% ../../nbs/recordings/02_foreground.ipynb #598a5a8f
 def _object_histograms(scene: _Scene, inside: Tensor, n_objects: int,
                        pooling: float = 0.0016) -> Tensor: # inside (n, H, W) -> (n, codes)
     "How the object of each image looks: half from all images of the object, half from this one."
-    own = _count_codes(scene, inside)
+    codes, weight = scene.codes.flatten(1).long(), (inside * scene.inside).flatten(1)
+    own = torch.zeros(len(inside), _N_CODES).scatter_add_(1, codes, weight)
     shared = torch.zeros(n_objects, _N_CODES).index_add_(0, scene.objects, own)
     shared = shared + 1e-3 * shared.mean(1, keepdim=True)
     shared = (shared / shared.sum(1, keepdim=True))[scene.objects]
@@ -106,7 +95,9 @@ def _object_histograms(scene: _Scene, inside: Tensor, n_objects: int,
     return 0.5 * shared + 0.5 * own / own.sum(1, keepdim=True)
 
 # %% ../../nbs/recordings/02_foreground.ipynb #d68e98f8
-def _background_likelihood(scene: _Scene, outside: Tensor, reach: float, cells: int = 28) -> Tensor:
+def _background_likelihood(scene: _Scene, outside: Tensor, reach: float = 0.13,
+                           cells: int = 28) -> Tensor: # outside (n, H, W) -> (n, H, W)
+    # reach: how far around a pixel its background is looked up, share of the side
     "How usual each pixel is for the background near it, with a fifth from the whole picture."
     n, height, width = outside.shape
     down, right = torch.arange(height) * cells // height, torch.arange(width) * cells // width
@@ -122,20 +113,6 @@ def _background_likelihood(scene: _Scene, outside: Tensor, reach: float, cells: 
     local = (near + prior * whole[:, :, None, None]) / (mass + prior)
     likelihood = 0.8 * local.flatten(1).gather(1, bins) + 0.2 * whole.gather(1, codes)
     return likelihood.view(n, height, width)
-
-# %% ../../nbs/recordings/02_foreground.ipynb #2f33dced
-@dataclass(frozen=True)
-class _SegmentationSettings:
-    "Weights of what a mask is inferred from."
-    coupling: float = 0.5 # how strongly neighbouring pixels hold together
-    looks: float = 1.3 # weight of how a pixel looks
-    nearby: float = 0.13 # how far around a pixel its background is looked up, share of the side
-    silhouette: float = 0.7 # weight of the silhouette's log odds
-    bias: float = 0.3 # added to them: masks that are too small would shrink further
-    radius: float = 0.25 # of the first disc, share of the side at s = 1
-    reach: float = 0.37 # shares of the side that one unit of tz and ty moves an object, at first
-    partner: float = 6.0 # log odds given by a partner
-    rounds: int = 10 # two with discs, then with silhouettes learned every second round
 
 # %% ../../nbs/recordings/02_foreground.ipynb #3c8c0a30
 @dataclass(frozen=True)
@@ -156,7 +133,7 @@ def _own_frame(scene: _Scene, shapes: _Shapes) -> Tensor: # (n, H, W, 2)
     return torch.stack([cos * right + sin * down, cos * down - sin * right], dim=-1)
 
 # %% ../../nbs/recordings/02_foreground.ipynb #926717d2
-def _location_prior(scene: _Scene, shapes: _Shapes, settings: _SegmentationSettings) -> Tensor:
+def _location_prior(scene: _Scene, shapes: _Shapes) -> Tensor: # (n, H, W) log odds
     "Prior of the mask: the object's silhouette where there is one, else a soft disc."
     frame = _own_frame(scene, shapes)
     if shapes.silhouette is None:
@@ -164,12 +141,15 @@ def _location_prior(scene: _Scene, shapes: _Shapes, settings: _SegmentationSetti
         return (1 - 2 * distance**2).clamp(min=-6).masked_fill(~scene.inside, -20)
     cover = F.grid_sample(shapes.silhouette[scene.objects], frame / shapes.extent,
                           align_corners=True, padding_mode="border")[:, 0]
-    odds = settings.silhouette * torch.logit(cover.clamp(1e-3, 1 - 1e-3)) + settings.bias
+    odds = 0.3 + 0.7 * torch.logit(cover.clamp(1e-3, 1 - 1e-3)) # 0.3, or small masks would shrink
     beyond = (frame.abs() > shapes.extent).any(-1)
     return odds.clamp(-6, 6).masked_fill(beyond, -6).masked_fill(~scene.inside, -20)
 
+# %% ../../nbs/recordings/02_foreground.ipynb #99bd1ce1
+_REACH = 0.37 # shares of the side that one unit of tz and ty moves an object, at first
+
 # %% ../../nbs/recordings/02_foreground.ipynb #713c914e
-def _learn_reach(scene: _Scene, inside: Tensor, n_objects: int, start: float = 0.37,
+def _learn_reach(scene: _Scene, inside: Tensor, n_objects: int, start: float = _REACH,
                  images_worth: float = 0.4) -> tuple[Tensor, Tensor]: # inside (n, H, W)
     "How far each object moves with its labels, and how large it is, from its masks."
     grid = torch.stack(_picture_grid(*inside.shape[1:]))
@@ -245,7 +225,7 @@ def _find_partners(scene: _Scene, background_ids: np.ndarray | None) -> tuple[Te
 
 # %% ../../nbs/recordings/02_foreground.ipynb #6530de99
 def _partner_evidence(inside: Tensor, pairs: Tensor, regions: Tensor, which: Tensor,
-                      strength: float) -> Tensor: # (len(which), H, W) log odds
+                      strength: float = 6.0) -> Tensor: # (len(which), H, W) log odds
     "What partners say where they show background: object where the images differ, else background."
     asked = torch.isin(pairs[:, 0], which)
     row = torch.searchsorted(which, pairs[asked, 0])
@@ -253,8 +233,8 @@ def _partner_evidence(inside: Tensor, pairs: Tensor, regions: Tensor, which: Ten
     return torch.zeros(len(which), *inside.shape[1:]).index_add_(0, row, says)
 
 # %% ../../nbs/recordings/02_foreground.ipynb #99d9d45a
-def _mean_field(probability: Tensor, odds: Tensor, images: Tensor, coupling: float,
-                steps: int = 10) -> Tensor: # (n, H, W) probability that a pixel is the object
+def _mean_field(probability: Tensor, odds: Tensor, images: Tensor,
+                coupling: float = 0.5, steps: int = 10) -> Tensor: # (n, H, W) probabilities
     "Mean field of 8 neighbours whose couplings fall with the difference in brightness."
     sharpness = 0.5 / (images.diff(dim=1) ** 2).mean((1, 2), keepdim=True).clamp(min=1e-6)
     weights = {}
@@ -270,45 +250,41 @@ def _mean_field(probability: Tensor, odds: Tensor, images: Tensor, coupling: flo
     return probability
 
 # %% ../../nbs/recordings/02_foreground.ipynb #e7d6e87c
-def _update_masks(scene: _Scene, inside: Tensor, shapes: _Shapes, partners: tuple[Tensor, Tensor],
-                  settings: _SegmentationSettings) -> tuple[Tensor, Tensor]: # inside (n, H, W)
+def _update_masks(scene: _Scene, inside: Tensor, shapes: _Shapes,
+                  partners: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]: # inside (n, H, W)
     "One round: looks of objects and backgrounds from the present masks, then new masks."
     histograms = _object_histograms(scene, inside, len(shapes.radius))
     masks, contrast = [], []
     for which in torch.arange(len(inside)).split(64):
         part, before = scene.rows(which), inside[which]
         object_ = histograms[which].gather(1, part.codes.flatten(1).long()).view_as(before)
-        odds = _location_prior(part, shapes, settings)
-        outside = (1 - before) * torch.sigmoid(-odds)
-        background = _background_likelihood(part, outside, settings.nearby)
+        prior = _location_prior(part, shapes)
+        background = _background_likelihood(part, (1 - before) * torch.sigmoid(-prior))
         looks = (torch.log(object_ + 1e-4) - torch.log(background + 1e-4)).clamp(-4, 4)
-        odds = odds + settings.looks * looks
-        odds = odds + _partner_evidence(inside, *partners, which, settings.partner)
-        after = _mean_field(before, odds, part.images, settings.coupling)
+        odds = prior + 1.3 * looks + _partner_evidence(inside, *partners, which)
+        after = _mean_field(before, odds, part.images)
         masks.append(after)
         contrast.append((looks * after).sum((1, 2)) / after.sum((1, 2)).clamp(min=1))
     return torch.cat(masks), torch.cat(contrast)
 
 # %% ../../nbs/recordings/02_foreground.ipynb #97360586
-def _segment_objects(scene: _Scene, partners: tuple[Tensor, Tensor],
-                     settings: _SegmentationSettings = _SegmentationSettings(),
-                     progress: bool = True) -> tuple[Tensor, Tensor]: # (n, H, W)
+def _segment_objects(scene: _Scene, partners: tuple[Tensor, Tensor], progress: bool = True,
+                     rounds: int = 10) -> tuple[Tensor, Tensor]: # (n, H, W), (n,)
     "Infer masks, in turns with what objects look like, how large they are and how they move."
     from tqdm.auto import trange
 
     n_objects = int(scene.objects.max()) + 1
-    reach = torch.full((n_objects, 2), settings.reach)
-    shapes = _Shapes(reach, torch.full((n_objects,), settings.radius))
-    inside = torch.cat([torch.sigmoid(_location_prior(scene.rows(which), shapes, settings))
+    shapes = _Shapes(torch.full((n_objects, 2), _REACH), torch.full((n_objects,), 0.25))
+    inside = torch.cat([torch.sigmoid(_location_prior(scene.rows(which), shapes))
                         for which in torch.arange(len(scene.images)).split(64)])
     quiet = None if progress and len(inside) >= 500 else True
-    for step in trange(settings.rounds, desc="segmenting", disable=quiet):
+    for step in trange(rounds, desc="segmenting", disable=quiet):
         if step:
-            reach, radius = _learn_reach(scene, inside, n_objects, settings.reach)
+            reach, radius = _learn_reach(scene, inside, n_objects)
             shapes = replace(shapes, reach=reach, radius=radius)
-        if step >= 2 and step % 2 == 0:
+        if step >= 2 and step % 2 == 0: # two rounds with discs, then silhouettes every second round
             shapes = replace(shapes, silhouette=_learn_silhouettes(scene, inside, shapes))
-        inside, contrast = _update_masks(scene, inside, shapes, partners, settings)
+        inside, contrast = _update_masks(scene, inside, shapes, partners)
     return inside, contrast
 
 # %% ../../nbs/recordings/02_foreground.ipynb #a232b810
@@ -343,7 +319,6 @@ def remove_background(
     labels: pd.DataFrame, # n rows with ty, tz; s, ryz (degrees), object and background_id help
     aperture: float | None = 0.45, # radius of the round window, share of the side; None: no window
     partners: bool = True, # use images that share a background_id
-    settings: _SegmentationSettings = _SegmentationSettings(),
     progress: bool = True, # show a bar when there are many images
 ) -> _Foreground: # images on black, masks, quality
     "Cut the objects of HvM images out: by images of the same background, or by segmentation."
@@ -352,7 +327,7 @@ def remove_background(
     scene = _make_scene(images, labels, aperture)
     known = partners and "background_id" in labels
     pairs, regions = _find_partners(scene, labels["background_id"].to_numpy() if known else None)
-    probability, contrast = _segment_objects(scene, (pairs, regions), settings, progress)
+    probability, contrast = _segment_objects(scene, (pairs, regions), progress)
     masks = np.stack([_clean_mask(p) for p in probability.numpy()])
     partner = np.full(len(images), -1)
     partner[pairs[:, 0].numpy()] = pairs[:, 1].numpy()
@@ -370,8 +345,8 @@ def _without_background(recording: Recording) -> Recording:
     failed, doubtful = (flags == "failed").sum(), (flags == "doubtful").sum()
     if failed or doubtful:
         warnings.warn(f"backgrounds of {failed} of {len(recording)} images could not be removed "
-                      f"well and {doubtful} are doubtful; labels.foreground_flag says "
-                      "which", stacklevel=3)
+                      f"well and {doubtful} are doubtful; labels.foreground_flag says which",
+                      stacklevel=3)
     quality = result.quality[["method", "contrast", "flag"]].add_prefix("foreground_")
     labels = pd.concat([recording.labels, quality], axis=1)
     return replace(recording, images=result.images, labels=labels)

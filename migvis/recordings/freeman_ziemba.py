@@ -11,8 +11,9 @@ from typing import Any
 
 import pandas as pd
 
-from .brainscore import _fetch_brainscore, _read_brainscore, _window_name
-from .reading import _need_fields, _Options, _Raw
+from .brainscore import (_fetch_brainscore, _need_values, _read_brainscore,
+                                           _window_name)
+from .reading import _Options, _Raw
 from ..support.checks import _real
 
 # %% auto #0
@@ -34,25 +35,19 @@ def _fetch_freeman_ziemba(which: dict[str, Any]) -> Path: # the folder
 # %% ../../nbs/recordings/12_freeman_ziemba.ipynb #5377c066
 def _texture_labels(labels: pd.DataFrame) -> pd.DataFrame: # with category, object, variation
     "Categories and objects from families and types of textures."
-    columns = ["texture_type", "texture_family", "sample"]
-    _need_fields(labels, columns, "columns")
-    for column in columns:
-        if labels[column].isna().any():
-            raise ValueError(f"{column} is empty in row {int(labels[column].isna().argmax())} of "
-                             "the table; complete it")
-    strange = ~labels["texture_type"].isin(["texture", "noise"])
-    if strange.any():
-        raise ValueError("texture_type must be 'texture' or 'noise', not "
-                         f"{labels['texture_type'][strange].iloc[0]!r}")
+    _need_values(labels, ["texture_type", "texture_family", "sample"])
+    kind = labels["texture_type"]
+    strange = kind[~kind.isin(["texture", "noise"])]
+    if len(strange):
+        raise ValueError(f"texture_type must be 'texture' or 'noise', not {strange.iloc[0]!r}")
     families = pd.Series(_real(labels["texture_family"], "texture_family"), labels.index)
     family = "family " + families.map("{:g}".format)
-    return labels.assign(category=family, object=family + " " + labels["texture_type"],
-                         variation=labels["texture_type"])
+    return labels.assign(category=family, object=family + " " + kind, variation=kind)
 
 # %% ../../nbs/recordings/12_freeman_ziemba.ipynb #1c7531f9
 def _read_freeman_ziemba(folder: Path, options: _Options,
                          window: Sequence[float] = (50, 200)) -> _Raw:
     "Freeman, Ziemba and others 2013 from the files of Brain-Score."
-    name = f"FreemanZiemba2013{_window_name(window)}"
-    patterns = ["assy*FreemanZiemba2013*.nc", "assy*.nc"]
-    return _read_brainscore(folder, options, name, patterns, window, relabel=_texture_labels)
+    return _read_brainscore(folder, options, "FreemanZiemba2013",
+                            ["assy*FreemanZiemba2013*.nc", "assy*.nc"], window,
+                            relabel=_texture_labels)

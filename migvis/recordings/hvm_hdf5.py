@@ -13,44 +13,31 @@ import pandas as pd
 
 from ..data import _as_indices
 from .pictures import _text_column, _variation_names
-from .reading import (_check_hdf5, _import_for, _need_fields, _need_shape,
-                                       _Options, _Raw, _reading)
+from .reading import _need_arrays, _open_hdf5, _Options, _Raw
 from ..support.images import resize_images
 
 # %% auto #0
 __all__ = []
 
 # %% ../../nbs/recordings/05_hvm_hdf5.ipynb #e04ce969
-_HDF5_LABELS = {
+_HDF5_LABELS = {f"image_meta/{field}": name for field, name in {
     "category": "category", "object_name": "object", "variation_level": "variation",
     "rotation_xy": "rxy", "rotation_xz": "rxz", "rotation_yz": "ryz",
     "translation_y": "ty", "translation_z": "tz", "size": "size",
-}
-
-# %% ../../nbs/recordings/05_hvm_hdf5.ipynb #a14ae500
-def _read_hdf5_labels(file: Any, n: int) -> pd.DataFrame: # n rows
-    "Labels of `ventral_neural_data.hdf5`."
-    meta = file["image_meta"]
-    _need_fields(meta, list(_HDF5_LABELS), "fields of image_meta")
-    for field in _HDF5_LABELS:
-        _need_shape(meta[field], (n,), f"image_meta/{field}")
-    columns = {name: _text_column(meta[field][:]) for field, name in _HDF5_LABELS.items()}
-    labels = pd.DataFrame(columns)
-    return labels.assign(variation=_variation_names(labels["variation"]), image_id=np.arange(n))
+}.items()}
 
 # %% ../../nbs/recordings/05_hvm_hdf5.ipynb #ebc022db
 def _read_hdf5_sites(file: Any, n_units: int) -> pd.DataFrame: # N rows: site_id, region, animal
     "Sites of `ventral_neural_data.hdf5`: region from the index arrays, animal from ANIMAL_INFO."
-    meta = file["neural_meta"]
-    _need_fields(meta, ["IT_NEURONS", "V4_NEURONS"], "fields of neural_meta")
     region = np.full(n_units, "unknown", dtype="<U7")
     for area in ("IT", "V4"):
-        name = f"{area}_NEURONS"
-        region[_as_indices(meta[name][:], n_units, f"neural_meta/{name}")] = area
+        field = f"neural_meta/{area}_NEURONS"
+        region[_as_indices(file[field][:], n_units, field)] = area
     sites = pd.DataFrame({"site_id": [f"site{i:03d}" for i in range(n_units)], "region": region})
-    if "ANIMAL_INFO" not in meta: return sites
-    _need_shape(meta["ANIMAL_INFO"], (n_units,), "neural_meta/ANIMAL_INFO")
-    animal = pd.Series(_text_column(meta["ANIMAL_INFO"][:])).astype(str)
+    field = "neural_meta/ANIMAL_INFO"
+    if field not in file: return sites
+    _need_arrays(file, {field: "sites"}, known={"sites": n_units})
+    animal = pd.Series(_text_column(file[field][:])).astype(str)
     for name in ("Chabo", "Tito"):
         animal[animal.str.contains(name, case=False)] = name
     return sites.assign(animal=animal)
@@ -59,29 +46,29 @@ def _read_hdf5_sites(file: Any, n_units: int) -> pd.DataFrame: # N rows: site_id
 def _read_hdf5_trials(file: Any, variations: np.ndarray, n_units: int) -> np.ndarray:
     "Single trials of `ventral_neural_data.hdf5`, stored as (trials, images, sites) for each level."
     blocks = {v: f"time_averaged/variation_level_{v[1:]}" for v in pd.unique(variations)}
-    _need_fields(file, list(blocks.values()))
     for v, name in blocks.items():
-        _need_shape(file[name], (None, int((variations == v).sum()), n_units), name)
-    repeats = max(file[name].shape[0] for name in blocks.values())
+        known = {"sites": n_units, "images": (variations == v).sum()}
+        _need_arrays(file, {name: "repeats images sites"}, known=known)
+    repeats = max(len(file[name]) for name in blocks.values())
     trials = np.full((len(variations), repeats, n_units), np.nan, dtype=np.float32)
     for v, name in blocks.items():
-        trials[variations == v, : file[name].shape[0]] = file[name][:].transpose(1, 0, 2)
+        trials[variations == v, : len(file[name])] = file[name][:].transpose(1, 0, 2)
     return trials
 
 # %% ../../nbs/recordings/05_hvm_hdf5.ipynb #1fef6890
 def _read_hvm_hdf5(path: Path, options: _Options) -> _Raw:
     "The HvM recording as `ventral_neural_data.hdf5`, all variation levels."
-    h5py = _import_for("h5py", "load_recording('hvm-hdf5')")
-    known_as = "the HDF5 file ventral_neural_data.hdf5"
-    with _reading(path, known_as, "copy it again") as path, h5py.File(path, "r") as file:
-        _check_hdf5(file, ("images", "image_meta", "neural_meta", "time_averaged"))
-        _need_fields(file, ["images", "image_meta", "neural_meta", "time_averaged_trial_averaged"])
-        _need_shape(file["images"], (None, None, None), "images")
-        n, averages = len(file["images"]), file["time_averaged_trial_averaged"]
-        _need_shape(averages, (n, None), "time_averaged_trial_averaged")
-        labels, sites = _read_hdf5_labels(file, n), _read_hdf5_sites(file, averages.shape[1])
-        trials = averages[:][:, None]
+    shapes = {"images": "n rows columns", "time_averaged_trial_averaged": "n sites",
+              "neural_meta/IT_NEURONS": "it", "neural_meta/V4_NEURONS": "v4",
+              **dict.fromkeys(_HDF5_LABELS, "n")}
+    parts = ("images", "image_meta", "neural_meta", "time_averaged")
+    with _open_hdf5(path, "the HDF5 file ventral_neural_data.hdf5", parts) as file:
+        n_units = _need_arrays(file, shapes)["sites"]
+        labels = {name: _text_column(file[field][:]) for field, name in _HDF5_LABELS.items()}
+        labels["variation"] = _variation_names(labels["variation"])
+        labels, sites = pd.DataFrame(labels), _read_hdf5_sites(file, n_units)
+        trials = file["time_averaged_trial_averaged"][:][:, None]
         if options.trials or options.reliability is not None:
-            trials = _read_hdf5_trials(file, labels["variation"].to_numpy(), averages.shape[1])
+            trials = _read_hdf5_trials(file, labels["variation"].to_numpy(), n_units)
         images = resize_images(file["images"][:], options.reading_size)
-    return _Raw(images, trials, labels, sites, "HvM")
+    return _Raw(images, trials, labels.reset_index(names="image_id"), sites, "HvM")

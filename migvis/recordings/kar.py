@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from .nwb import _check_window, _nwb_images, _open_nwb
+from .nwb import _nwb_images, _open_nwb
 from .pictures import read_pictures
-from .reading import (_need_fields, _need_shape, _Options, _Raw, _read_labels,
-                                       _reading)
+from .reading import (_check_window, _need_arrays, _need_fields, _Options, _Raw,
+                                       _read_labels, _reading)
 from ..support.images import prepare_images
 
 # %% auto #0
@@ -56,23 +56,22 @@ def _kar_electrodes(nwb: Any, n_channels: int) -> pd.DataFrame: # a row a channe
     electrodes = nwb.electrodes.to_dataframe()
     _need_fields(electrodes, ["location", "group"], "columns of the electrodes")
     if len(electrodes) == n_channels: return electrodes
-    _need_fields(nwb.scratch, ["QualityApprovedChannelMasks"])
-    masks = np.atleast_2d(nwb.scratch["QualityApprovedChannelMasks"][:])
-    _need_shape(masks, (None, len(electrodes)), "QualityApprovedChannelMasks "
-                "(sessions, electrodes)")
+    name = "QualityApprovedChannelMasks"
+    _need_fields(nwb.scratch, [name])
+    masks, known = np.atleast_2d(nwb.scratch[name][:]), {"electrodes": len(electrodes)}
+    _need_arrays({name: masks}, {name: "sessions electrodes"}, known=known)
     approved = (masks == 1).all(0)
     if approved.sum() != n_channels or not np.isin(masks, (0, 1)).all():
-        raise ValueError(f"QualityApprovedChannelMasks approves {approved.sum()} of "
-                         f"{len(electrodes)} electrodes in every session, but the PSTHs have "
-                         f"{n_channels} channels, so which is which is not known; give the PSTHs "
-                         "of all electrodes with psth=")
+        raise ValueError(f"{name} approves {approved.sum()} of {len(electrodes)} electrodes in "
+                         f"every session, but the PSTHs have {n_channels} channels, so which is "
+                         "which is not known; give the PSTHs of all electrodes with psth=")
     return electrodes[approved]
 
 # %% ../../nbs/recordings/14_kar.ipynb #ef28fa3b
 def _kar_sites(electrodes: pd.DataFrame, animal: str) -> pd.DataFrame: # a row an electrode
     "Where each electrode is."
     sites = pd.DataFrame({"site_id": [f"{animal}_{k}" for k in electrodes.index], "animal": animal})
-    groups = [str(group.location) for group in electrodes["group"]]
+    groups = [group.location for group in electrodes["group"]]
     for texts, part, columns in ((electrodes["location"], r"[\d.]+", ["row", "col", "elec"]),
                                  (groups, r"\w+", ["hemisphere", "region", "subregion"])):
         found = [re.findall(part, str(text)) for text in texts]
@@ -81,17 +80,15 @@ def _kar_sites(electrodes: pd.DataFrame, animal: str) -> pd.DataFrame: # a row a
             warnings.warn(f"the location of an electrode should be a list of {columns}, but one is "
                           f"{wrong[0]!r}; these columns are left out", stacklevel=4)
         else:
-            sites[columns] = np.array(found)
-    places = [column for column in ("row", "col", "elec") if column in sites]
-    return sites.astype({column: float for column in places})
+            sites[columns] = np.array(found, float if "row" in columns else str)
+    return sites
 
 # %% ../../nbs/recordings/14_kar.ipynb #6135969c
 def _kar_labels(labels: Any, n: int) -> pd.DataFrame: # n rows
     "Labels of the images of the PSTHs, in their order."
     if labels is None:
-        raise ValueError("the file does not name the images of its PSTHs; give labels=, a table "
-                         "or CSV file with image_id and category, a row an image, in the order of "
-                         "the PSTHs")
+        raise ValueError("the file does not name the images of its PSTHs; give labels=, a table or "
+                         "CSV file with image_id and category, in the order of the PSTHs")
     labels = _read_labels(labels)
     if len(labels) != n:
         raise ValueError(f"labels have {len(labels)} rows, but the PSTHs have {n} images; give a "
@@ -111,30 +108,28 @@ def _read_kar(path: Any, options: _Options, images: Any = None,
               bins: Sequence[float] | None = None, image_container: str | None = None) -> _Raw:
     # window: seconds after the onset; bins (start, stop, width) in ms; None: as described
     "Responses in time bins from an NWB file of the Kar laboratory, averaged over a window."
-    _check_window(window)
-    parts = (f"scratch/{psth}", "scratch/QualityApproved", "stimulus")
-    with _reading(path, "an NWB file", "copy or fetch it again") as path, _open_nwb(path,
-                                                                                    parts) as nwb:
+    _check_window(window, "seconds")
+    with _open_nwb(path, (f"scratch/{psth}", "scratch/QualityApproved", "stimulus")) as nwb:
         _need_fields(nwb.scratch, [psth], "fields of the scratch")
         values = getattr(nwb.scratch[psth], "data", np.zeros(0)) # none in a table
-        _need_shape(values, (None,) * 4, f"{psth} (images, repeats, bins, channels)")
+        _need_arrays({psth: values}, {psth: "images repeats bins channels"})
         times = _psth_bins(nwb.scratch[psth].description, values.shape[2], bins)
         trials = values[:, :, _bins_within(times, window)].mean(2)
         animal = nwb.subject.subject_id if nwb.subject else nwb.identifier
         sites = _kar_sites(_kar_electrodes(nwb, trials.shape[2]), animal)
         labels = _kar_labels(labels, len(trials))
         stored = _nwb_images(nwb, image_container) if images is None else None
-    names = labels.get("image_file_name", labels["image_id"])
-    pictures = _kar_pictures(names, images, stored, options)
+    pictures = _kar_pictures(labels, images, stored, options)
     return _Raw(pictures, trials, labels, sites, f"Kar {nwb.session_id or nwb.identifier}")
 
 # %% ../../nbs/recordings/14_kar.ipynb #f1b44c49
-def _kar_pictures(names: pd.Series, images: Any, stored: dict[str, np.ndarray] | None,
+def _kar_pictures(labels: pd.DataFrame, images: Any, stored: dict[str, np.ndarray] | None,
                   options: _Options) -> np.ndarray: # (n, C, size, size)
     "Pictures by name, from a folder, from an archive or from the file."
+    names = list(labels.get("image_file_name", labels["image_id"]).astype(str))
     size, colour = options.reading_size, options.colour or "average"
     if stored is not None:
-        _need_fields(stored, list(names), "pictures")
+        _need_fields(stored, names, "pictures")
         return prepare_images([stored[name] for name in names], colour, size=size)
     with _reading(images, "a folder or archive of pictures", "name another") as images:
-        return read_pictures(images, list(names.astype(str)), size, colour=colour)
+        return read_pictures(images, names, size, colour=colour)

@@ -36,7 +36,6 @@ def _fetch_majaj_hong(which: dict[str, Any]) -> Path: # the folder
 def _read_majaj_hong(folder: Path, options: _Options,
                      window: Sequence[float] | None = None) -> _Raw:
     "Majaj, Hong, Solomon & DiCarlo 2015 from the files of Brain-Score."
-    name = f"MajajHong2015{_window_name(window)}"
-    patterns = ["assy_dicarlo_MajajHong2015*.nc", "assy*.nc"]
     over_time = [] if window is None else ["assy*temporal*.nc"]
-    return _read_brainscore(folder, options, name, over_time + patterns, window)
+    patterns = [*over_time, "assy_dicarlo_MajajHong2015*.nc", "assy*.nc"]
+    return _read_brainscore(folder, options, "MajajHong2015", patterns, window)

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from .reading import (_check_counting, _check_hdf5, _group_trials, _import_for,
-                                       _labels_of_images, _need_fields, _Options, _Raw,
-                                       _read_labels, _reading)
+from .reading import (_check_counting, _check_hdf5, _check_window, _group_trials,
+                                       _import_for, _labels_of_images, _need_fields, _Options,
+                                       _Raw, _read_labels, _reading)
 from ..support.images import prepare_images
 
 # %% auto #0
@@ -26,11 +26,11 @@ def _count_spikes(spike_times: np.ndarray, onsets: np.ndarray, window: Sequence[
                   observed: np.ndarray | None = None) -> np.ndarray: # (P,)
     "Count spikes in a window after each onset."
     start, stop = onsets + window[0], onsets + window[1]
-    counts = np.searchsorted(spike_times, stop) - np.searchsorted(spike_times, start)
+    counts = np.diff(np.searchsorted(spike_times, [start, stop]), axis=0)[0]
     inside = np.isfinite(start)
     if observed is not None and len(observed):
-        intervals = _join(np.asarray(observed, dtype=float))
-        inside &= ((start[:, None] >= intervals[:, 0]) & (stop[:, None] <= intervals[:, 1])).any(1)
+        first, last = _join(np.asarray(observed, dtype=float)).T
+        inside &= ((start[:, None] >= first) & (stop[:, None] <= last)).any(1)
     return np.where(inside, counts, np.nan).astype(np.float32)
 
 # %% ../../nbs/recordings/08_nwb.ipynb #a28d88e4
@@ -99,12 +99,6 @@ def _nwb_images(nwb: Any, name: str | None, numbered: bool = False) -> dict[Any,
     full = 2.0 ** (getattr(container, "bits_per_pixel", None) or 16) - 1
     return {k: v / full if v.dtype == np.uint16 else v for k, v in pictures.items()}
 
-# %% ../../nbs/recordings/08_nwb.ipynb #edc5483a
-def _check_window(window: Sequence[float]) -> None: # seconds
-    "Raise ValueError unless a window runs from an earlier to a later time."
-    if len(window) != 2 or not window[0] < window[1]:
-        raise ValueError(f"window must be (from, to) in seconds with from < to, not {window}")
-
 # %% ../../nbs/recordings/08_nwb.ipynb #a28d88e9
 def _nwb_labels(shown: pd.DataFrame, labels: Any, pictures: Mapping[Any, np.ndarray],
                 missing: str) -> pd.DataFrame:
@@ -128,9 +122,8 @@ def _read_nwb(path: Any, options: _Options, images: Mapping[Any, Any] | None = N
               image_container: str | None = None, window: Sequence[float] = (0.07, 0.17),
               onset_column: str = "start_time") -> _Raw:
     "Spike counts from an NWB file with a trials table (image ids) and a units table (spike times)."
-    _check_window(window)
-    _import_for("pynwb", "load_recording('nwb')")
-    with _reading(path, "an NWB file", "copy or export it again") as path, _open_nwb(path) as nwb:
+    _check_window(window, "seconds")
+    with _open_nwb(path, ("units", "intervals", "stimulus")) as nwb:
         if nwb.trials is None or nwb.units is None:
             raise ValueError("a trials table and a units table are needed; add them with "
                              "nwbfile.add_trial and nwbfile.add_unit, or, if the file has averaged "
@@ -148,20 +141,20 @@ def _read_nwb(path: Any, options: _Options, images: Mapping[Any, Any] | None = N
 
 # %% ../../nbs/recordings/08_nwb.ipynb #5cf89bdd
 @contextmanager
-def _open_nwb(place: Any, parts: tuple[str, ...] = ("units", "intervals",
-                                                    "stimulus")) -> Iterator[Any]: # an NWBFile
+def _open_nwb(place: Any, parts: tuple[str, ...]) -> Iterator[Any]: # an NWBFile
     "Open an NWB file at a path, at an address or in an open file, after a look at its sizes."
     pynwb, h5py = (_import_for(name, "reading NWB files") for name in ("pynwb", "h5py"))
-    place = _open_address(place) if isinstance(place, str) else place
-    with h5py.File(place, "r") as file:
-        _check_hdf5(file, parts)
-        try:
-            nwb = pynwb.NWBHDF5IO(file=file, mode="r").read()
-        except ConnectionError:
-            raise
-        except Exception as error: # whatever is wrong with it
-            raise OSError(str(error)) from error
-        yield nwb
+    with _reading(place, "an NWB file", "copy, fetch or export it again") as place:
+        place = _open_address(place) if isinstance(place, str) else place
+        with h5py.File(place, "r") as file:
+            _check_hdf5(file, parts)
+            try:
+                nwb = pynwb.NWBHDF5IO(file=file, mode="r").read()
+            except ConnectionError:
+                raise
+            except Exception as error: # whatever is wrong with it
+                raise OSError(str(error)) from error
+            yield nwb
 
 # %% ../../nbs/recordings/08_nwb.ipynb #79dcd01c
 def _open_address(address: str) -> Any: # can read and seek

@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 
 from .reading import _need_fields
+from ..support.files import _check_bytes
 from ..support.images import (_pixels, _planes, _resize, _square, _stack, prepare_images)
 
 # %% auto #0
@@ -56,7 +57,6 @@ def read_pictures(
     names: list[str], # names of the files wanted, with or without folders
     size: int, # pixels
     fit: str = "crop", # or "pad", for pictures that are not square
-    max_bytes: int = 64 * 2**20, # larger files are refused
     colour: str = "average", # or "luminance"; "keep" for three channels
 ) -> np.ndarray: # (n, C, size, size) float32, in the order of `names`
     "Read pictures out of a folder, or out of a zip archive without unpacking it to disk."
@@ -68,9 +68,7 @@ def read_pictures(
         quiet = len(names) < 500 or None
         for name, member in zip(names,
                                 tqdm(members, desc="reading images", unit="image", disable=quiet)):
-            if member.file_size > max_bytes:
-                raise ValueError(f"the picture {name!r} is {member.file_size} bytes large; more "
-                                 f"than {max_bytes} are refused")
+            _check_bytes(member.file_size, f"the picture {name!r}")
             pixels = _decode(_unlocked(read, member), name)
             n_clear += pixels.ndim == 3 and pixels.shape[2] == 4
             images.append(_resize(_square(_planes(pixels, colour), fit)[None], size))

@@ -6,13 +6,12 @@
 from __future__ import annotations
 
 import importlib
-import time
 import warnings
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -64,18 +63,33 @@ def _need_fields(container: Any, names: list[str], what: str = "fields") -> None
     "Raise ValueError when a file lacks a field, with what it has instead."
     lacking = [name for name in names if name not in container]
     if lacking:
-        raise ValueError(f"the {what} {lacking} are missing (found: "
-                         f"{sorted(map(str, container))[:30]}); is this the right file, complete "
-                         "and of this format?")
+        found = sorted(map(str, container))[:30]
+        raise ValueError(f"the {what} {lacking} are missing (found: {found}); is this the right "
+                         "file, complete and of this format?")
 
 # %% ../../nbs/recordings/00_reading.ipynb #b0f7e423
-def _need_shape(values: Any, shape: tuple[int | None, ...], field: str) -> None:
-    "Raise ValueError when a field has another shape than expected."
-    fits = [expected in (None, found) for found, expected in zip(values.shape, shape)]
-    if len(values.shape) != len(shape) or not all(fits):
-        expected = str(tuple(length or "any" for length in shape)).replace("'", "")
-        raise ValueError(f"the field {field!r} has shape {tuple(values.shape)}, but {expected} is "
-                         "expected; export it again in this shape")
+def _need_arrays(container: Any, shapes: dict[str, str], what: str = "fields",
+                 known: Mapping[str, int] = {}) -> dict[str, int]: # lengths of all axes
+    # shapes: names of each field's axes, such as "n rows columns"; known: lengths of some axes
+    "Raise ValueError when a field is missing, or when axes of one name differ in length."
+    _need_fields(container, list(shapes), what)
+    lengths = dict(known)
+    for name, axes in shapes.items():
+        found, axes = tuple(container[name].shape), axes.split()
+        fits = tuple(lengths.get(axis, length) for axis, length in zip(axes, found)) == found
+        if not fits or len(axes) != len(found):
+            expected = ", ".join(str(lengths.get(axis, axis)) for axis in axes)
+            raise ValueError(f"the field {name!r} has shape {found}, but ({expected}) is expected; "
+                             "export it again in this shape")
+        lengths |= dict(zip(axes, found))
+    return lengths
+
+# %% ../../nbs/recordings/00_reading.ipynb #b7aa9561
+def _check_window(window: Any, unit: str) -> None:
+    "Raise ValueError unless a window runs from an earlier to a later time."
+    numbers = np.asarray(window)
+    if numbers.shape != (2,) or numbers.dtype.kind not in "iuf" or not numbers[0] < numbers[1]:
+        raise ValueError(f"window must be (from, to) in {unit} with from < to, not {window!r}")
 
 # %% ../../nbs/recordings/00_reading.ipynb #1c386e7e
 def _check_hdf5(file: Any, parts: tuple[str, ...] = ("",)) -> None:
@@ -97,6 +111,15 @@ def _check_hdf5(file: Any, parts: tuple[str, ...] = ("",)) -> None:
                          "into this one (h5copy, h5repack)")
     _check_bytes(sum(sizes), "the file")
 
+# %% ../../nbs/recordings/00_reading.ipynb #177b6096
+@contextmanager
+def _open_hdf5(path: Any, what: str, parts: tuple[str, ...]) -> Iterator[Any]: # an h5py.File
+    "Open an HDF5 file, after a look at its links and at the sizes of the parts to be read."
+    h5py = _import_for("h5py", f"reading {what}")
+    with _reading(path, what, "fetch or copy it again") as path, h5py.File(path, "r") as file:
+        _check_hdf5(file, parts)
+        yield file
+
 # %% ../../nbs/recordings/00_reading.ipynb #07b20fa1
 def _group_trials(values: np.ndarray, shown: pd.Series, image_ids: Any,
                   missing: str = "error") -> np.ndarray: # (n, repeats, N)
@@ -115,8 +138,8 @@ def _group_trials(values: np.ndarray, shown: pd.Series, image_ids: Any,
                          f"presentations, {list(ids[:1])} ... of the images")
     rows, values = rows[known], values[known]
     repeat = pd.Series(rows).groupby(rows).cumcount().to_numpy()
-    shape = (len(ids), int(repeat.max()) + 1, values.shape[1])
-    trials = np.full(shape, np.nan, dtype=np.result_type(values, np.float32))
+    kind = np.result_type(values, np.float32)
+    trials = np.full((len(ids), repeat.max() + 1, values.shape[1]), np.nan, dtype=kind)
     trials[rows, repeat] = values
     return trials
 
@@ -137,15 +160,14 @@ def _check_counting(shown: pd.Series, known: Any, what: str) -> None: # shown (P
 def _labels_of_images(shown: pd.DataFrame) -> pd.DataFrame:
     "Labels of images from those of presentations. Refuses two categories or objects of one image."
     values = shown.astype(str).groupby(shown["image_id"], sort=False).nunique(dropna=False)
-    for column in ("category", "object"):
-        if column in values and (values[column] > 1).any():
-            image = values.index[values[column] > 1][0]
-            found = list(pd.unique(shown[column][shown["image_id"] == image]))
-            raise ValueError(f"the presentations of image {image} differ in {column}, {found[:5]}; "
-                             "correct them, or give labels with one row an image")
-    differing = [c for c in values if (values[c] > 1).any()]
-    if differing:
-        warnings.warn(f"{differing} differ between presentations of one image, so they are no "
+    differing = values.columns[(values > 1).any()]
+    for column in differing.intersection(["category", "object"]):
+        image = values[column].idxmax()
+        found = list(pd.unique(shown[column][shown["image_id"] == image]))
+        raise ValueError(f"the presentations of image {image} differ in {column}, {found[:5]}; "
+                         "correct them, or give labels with one row an image")
+    if len(differing):
+        warnings.warn(f"{list(differing)} differ between presentations of one image, so they are no "
                       "labels of images and are left out", stacklevel=4)
     return shown.drop(columns=differing).drop_duplicates("image_id")
 
@@ -247,35 +269,11 @@ class _Raw:
     sites: pd.DataFrame # N rows; region and animal say what a unit belongs to
     name: str
 
-# %% ../../nbs/recordings/00_reading.ipynb #5c2e6c1e
-def _download(url: str, path: str | Path, max_bytes: int, seconds: float) -> None:
-    "Download a file. Raises ConnectionAbortedError for one that is too large or takes too long."
-    import requests
-    import urllib3
-    from tqdm.auto import tqdm
-
-    start, received = time.monotonic(), 0
-    with requests.get(url, stream=True, timeout=60) as response, open(path, "wb") as file:
-        response.raise_for_status()
-        size = int(response.headers.get("Content-Length", 0))
-        read = getattr(response.raw, "read1", response.raw.read) # what has come, however little
-        name = url.rsplit("/", 1)[-1]
-        with tqdm(total=size or None, unit="B", unit_scale=True, desc=name) as bar:
-            try:
-                while chunk := read(2**16, decode_content=True):
-                    received += len(chunk)
-                    if max(received, size) > max_bytes:
-                        raise ConnectionAbortedError(f"{url} is larger than {max_bytes} bytes and "
-                                                     "was not kept; is it the right address? "
-                                                     "max_bytes= allows more")
-                    if time.monotonic() - start > seconds:
-                        raise ConnectionAbortedError(f"{url} took longer than {seconds:g} seconds "
-                                                     "and was not kept; try again, or give more "
-                                                     "seconds=")
-                    file.write(chunk)
-                    bar.update(len(chunk))
-            except urllib3.exceptions.HTTPError as error:
-                raise requests.exceptions.ConnectionError(str(error)) from error
+    def select(self, units: Any) -> _Raw: # units (N,) bool
+        "Some of the units."
+        units = np.asarray(units)
+        return replace(self, trials=self.trials[:, :, units],
+                       sites=self.sites[units].reset_index(drop=True))
 
 # %% ../../nbs/recordings/00_reading.ipynb #5c2e6c1f
 def fetch_files(
@@ -283,38 +281,24 @@ def fetch_files(
     url: str, # where the names are
     folder: str | Path, # where to put them
     retries: int = 2, # further attempts when a connection breaks
-    max_bytes: int = 2 * 10**9, # largest file
-    seconds: float = 3600, # longest time for one file
 ) -> Path: # the folder
     "Fetch files and verify them. What is complete stays; nothing partial does."
     pooch = _import_for("pooch", "fetching recordings")
+    from requests.exceptions import RequestException
+
     registry = {name: f"sha1:{sha1}" for name, sha1 in files.items()}
     store = pooch.create(folder, url.rstrip("/") + "/", registry=registry, retry_if_failed=retries)
-
-    def downloader(address: str, file: str, _: Any) -> None:
-        _download(address, file, max_bytes, seconds)
-
-    for name in files:
-        with _naming(name, url, folder, files[name]):
+    downloader = pooch.HTTPDownloader(progressbar=True, timeout=60)
+    for name, sha1 in files.items():
+        try:
             store.fetch(name, downloader=downloader)
+        except RequestException as error:
+            raise ConnectionError(f"could not fetch {name} from {url} ({error}); nothing partial "
+                                  "was kept: try again, or give folder= with the files") from error
+        except ValueError as error:
+            raise ValueError(f"{name} from {url} does not have the expected SHA-1 {sha1} and was "
+                             "not kept; try again, or get the file elsewhere") from error
+        except OSError as error:
+            raise OSError(f"cannot store {name} in {folder} ({error}); choose another "
+                          "folder") from error
     return Path(folder)
-
-# %% ../../nbs/recordings/00_reading.ipynb #3abb7068
-@contextmanager
-def _naming(name: str, url: str, folder: str | Path, sha1: str) -> Iterator[None]:
-    "Make errors met while fetching a file say what was kept, and what to do."
-    import requests
-
-    try:
-        yield
-    except ConnectionAbortedError:
-        raise
-    except requests.exceptions.RequestException as error:
-        raise ConnectionError(f"could not fetch {name} from {url} ({error}); nothing partial was "
-                              "kept: try again, or give folder= with the files") from error
-    except ValueError as error:
-        raise ValueError(f"{name} from {url} does not have the expected SHA-1 {sha1} and was not "
-                         "kept; try again, or get the file elsewhere") from error
-    except OSError as error:
-        raise OSError(f"cannot store {name} in {folder} ({error}); choose another "
-                      "folder") from error

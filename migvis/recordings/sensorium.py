@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 from .pictures import _open_pictures, _prepare_eight_bit, _unlocked
-from .reading import (_group_trials, _labels_of, _need_fields, _need_shape,
+from .reading import (_group_trials, _labels_of, _need_arrays, _need_fields,
                                        _Options, _Raw, _reading)
 from ..support.files import _check_bytes, _declared_bytes
 
@@ -41,7 +41,6 @@ def _sensorium_files(infos: list[zipfile.ZipInfo]) -> dict[str, zipfile.ZipInfo]
 # %% ../../nbs/recordings/15_sensorium.ipynb #8c3e7def
 class _Arrays:
     "Arrays of a Sensorium recording, read one by one."
-
     def __init__(self, infos: list[zipfile.ZipInfo], read: Callable) -> None:
         self.files, self._read = _sensorium_files(infos), read
 
@@ -59,22 +58,20 @@ class _Arrays:
         except Exception as error: # damage can look like anything
             raise ValueError(f"{name} is damaged or not a plain array ({error})") from error
 
-    def get(self, name: str, n: int) -> np.ndarray | None: # n rows; None if there is no file
-        "An array that not every recording has."
+    def get(self, name: str, axes: str, known: dict[str, int]) -> np.ndarray | None:
+        "An array that not every recording has; None without its file."
         if name not in self.files: return None
         values = self[name]
-        if len(np.atleast_1d(values)) != n:
-            raise ValueError(f"{name} has shape {values.shape}, but {n} rows are expected; fetch "
-                             "the recording again")
+        _need_arrays({name: values}, {name: axes}, known=known)
         return values
 
 # %% ../../nbs/recordings/15_sensorium.ipynb #d9f9543a
 def _sensorium_trials(arrays: _Arrays, tier: str) -> pd.DataFrame: # a row a trial
     "Number, tier and image of each trial."
     tiers = arrays["meta/trials/tiers.npy"]
-    _need_shape(tiers, (None,), "meta/trials/tiers.npy (trials)")
+    n = _need_arrays({"tiers.npy": tiers}, {"tiers.npy": "trials"})
     trials = pd.DataFrame({"trial": np.arange(len(tiers)), "tier": tiers.astype(str)})
-    ids = [arrays.get(f"meta/trials/{name}.npy", len(tiers))
+    ids = [arrays.get(f"meta/trials/{name}.npy", "trials", n)
            for name in ("frame_image_id", "colorframeprojector_image_id")]
     trials["image_id"] = next((i for i in ids if i is not None), None)
     trials = trials if tier == "all" else trials[trials["tier"] == tier]
@@ -97,24 +94,23 @@ def _sensorium_images(arrays: _Arrays, trials: pd.DataFrame) -> tuple[pd.DataFra
     if (differing > 1).any():
         raise ValueError(f"trials of the image {differing.idxmax()} show {differing.max()} "
                          "different pictures; is the recording complete and unchanged?")
-    first, pictures = trials.drop_duplicates("image_id"), {}
-    for image, k in zip(first["image_id"], first["trial"]):
-        picture = arrays[f"data/images/{k}.npy"]
+    pictures = {}
+    for trial in trials.drop_duplicates("image_id").itertuples():
+        picture = arrays[f"data/images/{trial.trial}.npy"]
         if picture.ndim not in (2, 3) or picture.ndim == 3 and len(picture) != 1:
-            raise ValueError(f"data/images/{k}.npy has shape {picture.shape}, but grey pictures "
-                             "(1, rows, columns) are expected; those of two colours and videos "
-                             "are not read")
-        pictures[image] = picture.reshape(picture.shape[-2:])
+            raise ValueError(f"data/images/{trial.trial}.npy has shape {picture.shape}, but grey "
+                             "pictures (1, rows, columns) are expected; those of two colours and "
+                             "videos are not read")
+        pictures[trial.image_id] = picture.reshape(picture.shape[-2:])
     return trials, pictures
 
 # %% ../../nbs/recordings/15_sensorium.ipynb #e891a888
 def _sensorium_responses(arrays: _Arrays, trials: pd.DataFrame) -> tuple[np.ndarray, pd.DataFrame]:
     "Responses (P, N) of the trials that have some, and these trials."
-    rows = []
-    for k in trials["trial"]:
-        rows.append(arrays[f"data/responses/{k}.npy"].astype(np.float32))
-        _need_shape(rows[-1], rows[0].shape[:1], f"data/responses/{k}.npy (cells)")
-    values = np.stack(rows)
+    names = [f"data/responses/{k}.npy" for k in trials["trial"]]
+    rows = {name: arrays[name].astype(np.float32) for name in names}
+    _need_arrays(rows, dict.fromkeys(rows, "cells"))
+    values = np.stack(list(rows.values()))
     withheld = (values == 0).all(1)
     if withheld.any():
         tiers = sorted(set(trials["tier"][withheld]))
@@ -128,16 +124,14 @@ def _sensorium_responses(arrays: _Arrays, trials: pd.DataFrame) -> tuple[np.ndar
 # %% ../../nbs/recordings/15_sensorium.ipynb #92751cd6
 def _sensorium_sites(arrays: _Arrays, n: int) -> pd.DataFrame: # n rows
     "What is known of each cell."
-    sites = pd.DataFrame({"site_id": range(n)})
+    sites, known = pd.DataFrame({"site_id": range(n)}), {"cells": n, "places": 3}
     names = {"unit_ids": "site_id", "animal_ids": "animal", "area": "region", "layer": "layer"}
     for file, column in names.items():
-        values = arrays.get(f"meta/neurons/{file}.npy", n)
+        values = arrays.get(f"meta/neurons/{file}.npy", "cells", known)
         if values is not None:
-            _need_shape(values, (n,), f"meta/neurons/{file}.npy (cells)")
             sites[column] = values.astype(str) if column in ("animal", "region") else values
-    places = arrays.get("meta/neurons/cell_motor_coordinates.npy", n)
+    places = arrays.get("meta/neurons/cell_motor_coordinates.npy", "cells places", known)
     if places is not None:
-        _need_shape(places, (n, 3), "meta/neurons/cell_motor_coordinates.npy (cells, 3)")
         sites[["x", "y", "z"]] = places
     return sites
 

@@ -114,7 +114,10 @@ def load_recording(
         recording = recording_from_trials(raw.images, raw.trials, raw.labels, raw.sites, raw.name,
                                           options.missing, options.trials)
         recording = _choose_reliable(recording, options.reliability)
-    return _finish(recording, options)
+    if options.background == "remove": # at full resolution; resizing gives masks soft edges
+        recording = _without_background(recording)
+    if options.size is None: return recording
+    return replace(recording, images=resize_images(recording.images, options.size))
 
 # %% ../../nbs/recordings/10_sources.ipynb #5a7d34df
 _GATED = ("Kar2018hvm", "Kar2019", "Rajalingham2020", "BashivanKar2019", "Sanghavi2020",
@@ -124,7 +127,7 @@ _GATED = ("Kar2018hvm", "Kar2019", "Rajalingham2020", "BashivanKar2019", "Sangha
 def _find_source(name: str) -> Source:
     "A source by its name. Raises ValueError for others."
     if name in SOURCES: return SOURCES[name]
-    plain = re.sub(r"[\W_]", "", str(name)).lower()
+    plain = re.sub(r"[\W_]", "", name).lower()
     for gated in _GATED:
         if plain.endswith(gated.replace("_", "").lower()):
             raise ValueError(f"{gated} is gated: Brain-Score gives its files to nobody without "
@@ -143,15 +146,18 @@ def _find_place(name: str, source: Source, folder: Any, which: dict) -> Any: # a
                          "it and give its path")
     return place
 
+# %% ../../nbs/recordings/10_sources.ipynb #f2293d9a
+_CHOICES = {"background": ("remove", "keep"), "missing": ("error", "drop"),
+            "colour": ("average", "luminance", "keep")}
+
 # %% ../../nbs/recordings/10_sources.ipynb #91cb5532
 def _check_options(source: Source, given: dict[str, Any], which: dict[str, Any]) -> _Options:
     "Options with the source's defaults. Raises ValueError for unknown names and wrong values."
     own = dict(list(inspect.signature(source.read).parameters.items())[2:])
-    unknown = [name for name in which if name not in own]
-    if unknown:
-        raise ValueError(f"this source has no option {unknown[0]!r}; there are "
-                         f"{', '.join([*given, *own])}")
     for name, value in which.items():
+        if name not in own:
+            raise ValueError(f"this source has no option {name!r}; there are "
+                             f"{', '.join([*given, *own])}")
         if value is None and own[name].default is not None:
             raise ValueError(f"{name} must not be None; leave it out for {own[name].default!r}")
     options = replace(source.defaults, **{k: v for k, v in given.items() if v is not None})
@@ -160,12 +166,9 @@ def _check_options(source: Source, given: dict[str, Any], which: dict[str, Any])
         if not isinstance(value, kind):
             raise ValueError(f"{name} must be of type "
                              f"{kind.__name__ if isinstance(kind, type) else kind}, not {value!r}")
-    choices = {"background": ("remove", "keep"), "missing": ("error", "drop"),
-               "colour": ("average", "luminance", "keep")}
-    for name, allowed in choices.items():
-        if getattr(options, name) not in (None, *allowed):
-            raise ValueError(f"{name} must be {' or '.join(map(repr, allowed))}, not "
-                             f"{getattr(options, name)!r}")
+        allowed = _CHOICES.get(name, (value,))
+        if value is not None and value not in allowed:
+            raise ValueError(f"{name} must be {' or '.join(map(repr, allowed))}, not {value!r}")
     return options
 
 # %% ../../nbs/recordings/10_sources.ipynb #f637380a
@@ -184,10 +187,10 @@ def _choose_units(raw: _Raw, options: _Options) -> _Raw:
     if not keep.any():
         present = {column: sorted(raw.sites[column].astype(str).unique())
                    for column in ("animal", "region") if column in raw.sites}
-        names = " (M1 is Chabo, M2 is Tito)" if "Chabo" in str(present) else ""
+        hint = " (M1 is Chabo, M2 is Tito)" if "Chabo" in str(present) else ""
         raise ValueError(f"no unit of subject {options.subject!r} in area {options.area!r}; there "
-                         f"are {present}{names}")
-    return replace(raw, trials=raw.trials[:, :, keep], sites=raw.sites[keep], name=" ".join(names))
+                         f"are {present}{hint}")
+    return replace(raw.select(keep), name=" ".join(names))
 
 # %% ../../nbs/recordings/10_sources.ipynb #c9a54023
 def _choose_reliable(recording: Recording, reliability: float | None) -> Recording:
@@ -203,11 +206,3 @@ def _choose_reliable(recording: Recording, reliability: float | None) -> Recordi
         raise ValueError(f"no unit has a reliability of {reliability:g}; the highest is "
                          f"{pd.Series(known).max():.2f}: ask for less")
     return recording.select(sites=reliable)
-
-# %% ../../nbs/recordings/10_sources.ipynb #67d23673
-def _finish(recording: Recording, options: _Options) -> Recording:
-    "Cut objects out at full resolution if asked, then resize, which gives masks soft edges."
-    if options.background == "remove":
-        recording = _without_background(recording)
-    if options.size is None: return recording
-    return replace(recording, images=resize_images(recording.images, options.size))

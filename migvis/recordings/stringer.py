@@ -14,8 +14,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
+import torch.nn.functional as F
 
-from .reading import (_group_trials, _need_fields, _need_shape, _Options, _Raw,
+from .reading import (_group_trials, _need_arrays, _need_fields, _Options, _Raw,
                                        _reading)
 from ..support.files import _check_bytes
 from ..support.images import _scale_together, check_images
@@ -23,58 +25,47 @@ from ..support.images import _scale_together, check_images
 # %% auto #0
 __all__ = []
 
-# %% ../../nbs/recordings/09_stringer.ipynb #fd68d049
-_MAT_BYTES = {"int8": 1, "uint8": 1, "logical": 1, "int16": 2, "uint16": 2, "int32": 4, "uint32": 4,
-              "single": 4} # of a number; other kinds have 8
-
 # %% ../../nbs/recordings/09_stringer.ipynb #ab43e17c
 def _read_mat(path: str | Path, names: list[str]) -> dict[str, Any]:
     "Read variables of a MATLAB file; structures become dictionaries."
     from scipy.io import loadmat, whosmat
     from scipy.io.matlab import MatReadError
 
+    sizes = {"int8": 1, "uint8": 1, "logical": 1, "int16": 2, "uint16": 2, "int32": 4, "uint32": 4,
+             "single": 4} # bytes of a number; other kinds have 8
     broken = (MatReadError, zlib.error, TypeError, KeyError, AttributeError, IndexError,
               MemoryError)
     with _reading(path, "a MATLAB file (.mat)", "copy or fetch it again") as path:
         try:
             for name, shape, kind in whosmat(path):
                 if name in names:
-                    _check_bytes(math.prod(shape) * _MAT_BYTES.get(kind, 8), path.name)
-            variables = loadmat(path, simplify_cells=True, variable_names=names)
+                    _check_bytes(math.prod(shape) * sizes.get(kind, 8), path.name)
+            return loadmat(path, simplify_cells=True, variable_names=names)
         except NotImplementedError as error:
             raise ValueError("MATLAB files of version 7.3 are not read; save it in MATLAB with "
                              "save(..., '-v7')") from error
         except broken as error:
             raise OSError(f"its content cannot be read: {error}") from error
-        return {name: value for name, value in variables.items() if not name.startswith("__")}
-
-# %% ../../nbs/recordings/09_stringer.ipynb #2b485463
-def _shrink_images(images: np.ndarray, shrink: int) -> np.ndarray:
-    "Average blocks of pixels; rows and columns left over at the far edges are cut off."
-    n, channels, height, width = images.shape
-    if not 1 <= shrink <= min(height, width):
-        raise ValueError(f"shrink must be from 1 to {min(height, width)}, got {shrink}")
-    height, width = height // shrink, width // shrink
-    blocks = images[:, :, : height * shrink, : width * shrink]
-    blocks = blocks.reshape(n, channels, height, shrink, width, shrink)
-    return blocks.mean((3, 5), dtype=np.float64).astype(np.float32)
 
 # %% ../../nbs/recordings/09_stringer.ipynb #f7950b83
 def _read_stringer_images(path: Path, columns: Sequence[int], shrink: int) -> np.ndarray:
-    "Images of the public V1 recording, cropped and shrunk."
+    "Images of the public V1 recording, cropped, and shrunk by averaging blocks of pixels."
     variables = _read_mat(path, ["imgs"])
     with _reading(path, "the images of the recording", "fetch images_natimg2800_all.mat again"):
-        _need_fields(variables, ["imgs"], "variables")
+        _need_arrays(variables, {"imgs": "rows columns images"}, "variables")
         pictures = variables["imgs"]
-        _need_shape(pictures, (None, None, None), "imgs (rows, columns, images)")
+        height, width, _ = pictures.shape
         start, stop = columns
-        if not 0 <= start < stop <= pictures.shape[1]:
-            raise ValueError(f"columns must be within 0 and {pictures.shape[1]}, the width of the "
-                             f"images, got {columns}")
+        if not 0 <= start < stop <= width:
+            raise ValueError(f"columns must be within 0 and {width}, the width of the images, got "
+                             f"{columns}")
+        most = min(height, stop - start)
+        if not 1 <= shrink <= most:
+            raise ValueError(f"shrink must be from 1 to {most}, got {shrink}")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning) # of 8-bit values kept as floats
             images = _scale_together([pictures[:, start:stop].transpose(2, 0, 1)])[0]
-        return _shrink_images(check_images(images), shrink)
+        return F.avg_pool2d(torch.from_numpy(check_images(images)), shrink).numpy()
 
 # %% ../../nbs/recordings/09_stringer.ipynb #81c6ed3a
 def _read_stringer_session(path: Path,
@@ -88,19 +79,24 @@ def _read_stringer_session(path: Path,
             raise ValueError("the variable 'stim' should be a structure, but is "
                              f"{type(stim).__name__}")
         _need_fields(stim, ["resp", "istim"], "fields of 'stim'")
-        values, image = np.asarray(stim["resp"], np.float32), np.ravel(stim["istim"])
-        _need_shape(values, (len(image), None), "stim.resp (presentations, cells)")
+        arrays = {"stim.resp": np.asarray(stim["resp"], np.float32),
+                  "stim.istim": np.ravel(stim["istim"])}
+        shapes = {"stim.istim": "presentations", "stim.resp": "presentations cells"}
+        if "med" in variables:
+            arrays["med"] = np.asarray(variables["med"], float)
+            shapes["med"] = "cells places"
+        n_cells = _need_arrays(arrays, shapes, known={"places": 3})["cells"]
+        values, image = arrays["stim.resp"], arrays["stim.istim"]
         whole = image.dtype.kind in "iuf" and (image == np.round(image)).all()
         if not whole or image.min() < 1 or image.max() > n_images + 1:
             raise ValueError(f"stim.istim must hold whole numbers from 1 to {n_images + 1} (one "
                              "past the last image is the grey screen), but runs from "
                              f"{image.min()} to {image.max()}; is the file of images that of this "
                              "session?")
-        names = [f"{path.stem}_{i:05d}" for i in range(values.shape[1])]
-        sites = pd.DataFrame({"site_id": names, "region": "V1"})
-        if "med" in variables:
-            _need_shape(variables["med"], (values.shape[1], 3), "med (cells, 3)")
-            sites[["x", "y", "z"]] = np.asarray(variables["med"], float)
+    names = [f"{path.stem}_{i:05d}" for i in range(n_cells)]
+    sites = pd.DataFrame({"site_id": names, "region": "V1"})
+    if "med" in arrays:
+        sites[["x", "y", "z"]] = arrays["med"]
     shown = image <= n_images
     return values[shown], image[shown].astype(int) - 1, sites
 
@@ -108,7 +104,6 @@ def _read_stringer_session(path: Path,
 def _read_stringer(path: Path, options: _Options, images: str | Path | None = None,
                    columns: Sequence[int] = (0, 180), shrink: int = 2) -> _Raw:
     "Mouse V1, thousands of cells, natural images shown twice (Stringer et al. 2019)."
-    path = Path(path).expanduser()
     images = Path(images or path.with_name("images_natimg2800_all.mat"))
     pictures = _read_stringer_images(images, columns, shrink)
     values, image, sites = _read_stringer_session(path, len(pictures))

@@ -16,7 +16,7 @@ import pandas as pd
 
 from .brainscore import (_fetch_brainscore, _read_brainscore, _read_stimuli,
                                           _window_name)
-from .reading import _need_fields, _need_shape, _Options, _Raw, _reading
+from .reading import _need_arrays, _need_fields, _Options, _Raw, _reading
 from .stringer import _read_mat
 from .tvsd import _categorise
 from ..support.checks import _real
@@ -66,19 +66,14 @@ def _read_triple_n(folder: Path, options: _Options, categories: Any = None, wind
                    | None = None, response: str = "best", areas: Any = None) -> _Raw:
     "Li and others 2026, photographs of NSD."
     _need_categories(categories)
-
-    def relabel(labels: pd.DataFrame) -> pd.DataFrame:
-        return _scene_labels(labels, categories)
-
+    stimuli = {"colour": "luminance", "relabel": lambda table: _scene_labels(table, categories)}
     sessions = sorted(folder.rglob("Processed_ses*.mat"))
     if sessions:
-        labels, images = _read_stimuli(folder, options, colour="luminance", relabel=relabel)
+        labels, images = _read_stimuli(folder, options, **stimuli)
         return _read_sessions(sessions, labels, images, options, response, areas)
-    name = f"Triple-N{_window_name(window)}"
-    patterns = ["assy*Li2026*.nc", "assy*.nc"]
     over_time = [] if window is None else ["assy*temporal*.nc"]
-    raw = _read_brainscore(folder, options, name, over_time + patterns, window,
-                           colour="luminance", relabel=relabel)
+    patterns = [*over_time, "assy*Li2026*.nc", "assy*.nc"]
+    raw = _read_brainscore(folder, options, "Triple-N", patterns, window, **stimuli)
     if "reliability_window" not in raw.sites: return raw
     names = {"reliability": "reliability_best", "reliability_window": "reliability"}
     return replace(raw, sites=raw.sites.rename(columns=names))
@@ -99,14 +94,15 @@ def _read_session(path: Path, response: str) -> tuple[np.ndarray, pd.DataFrame]:
             raise ValueError("the name tells session and animal, as in "
                              "Processed_ses01_240629_M1_2.mat; give the file its name back")
         _need_fields(variables, [field, *columns], "variables")
-        values = np.atleast_2d(_real(variables[field], field)).astype(np.float32)
-        _need_shape(values, (None, 1072), field)
-        units = {c: np.ravel(_real(variables[name], name)) for name, c in columns.items()}
-        for name, column in columns.items():
-            _need_shape(units[column], (len(values),), name)
-    session, names = int(found[1]), [f"{int(found[1])}.{k}" for k in range(len(values))]
-    units = pd.DataFrame({"site_id": names, "animal": found[2], "session": session} | units)
-    return values.T, units.assign(unittype=units["unittype"].map(_UNIT_TYPES).fillna("unknown"))
+        arrays = {name: np.ravel(_real(variables[name], name)) for name in columns}
+        arrays[field] = np.atleast_2d(_real(variables[field], field)).astype(np.float32)
+        shapes = {field: "units pictures", **dict.fromkeys(columns, "units")}
+        n_units = _need_arrays(arrays, shapes, known={"pictures": 1072})["units"]
+    session = int(found[1])
+    units = pd.DataFrame({"site_id": [f"{session}.{k}" for k in range(n_units)], "animal": found[2],
+                          "session": session} | {c: arrays[name] for name, c in columns.items()})
+    kinds = units["unittype"].map(_UNIT_TYPES).fillna("unknown")
+    return arrays[field].T, units.assign(unittype=kinds)
 
 # %% ../../nbs/recordings/13_triple_n.ipynb #3019fbe8
 def _place_units(units: pd.DataFrame, areas: Any) -> pd.DataFrame: # with region, arealabel
@@ -120,14 +116,14 @@ def _place_units(units: pd.DataFrame, areas: Any) -> pd.DataFrame: # with region
     unknown = sorted(set(units["session"]) - set(table["SesIdx"]))
     if unknown: raise ValueError(f"the table of areas lacks session {unknown[0]}; complete it")
     early = table["Area"].str.strip().str.upper().eq("EVC").groupby(table["SesIdx"]).all()
-    early = units["session"].map(early).to_numpy()
-    label = np.where(early, "none", "IT-other").astype(object)
+    early = units["session"].map(early)
+    label = pd.Series(np.where(early, "none", "IT-other"))
     for row in table[::-1].itertuples(): # so that the first of two that overlap stays
         inside = (units["session"] == row.SesIdx) & units["pos"].between(row.y1, row.y2, "neither")
         label[inside] = str(row.AREALABEL).strip()
-    area = pd.Series(label).str[:2]
+    area = label.str[:2]
     area = area.where(area.isin(["V1", "V2", "V4"]), "EVC-other").where(early, "IT")
-    return units.assign(region=area.to_numpy(), arealabel=label)
+    return units.assign(region=area, arealabel=label)
 
 # %% ../../nbs/recordings/13_triple_n.ipynb #ba970363
 def _read_sessions(sessions: list[Path], labels: pd.DataFrame, images: np.ndarray,

@@ -15,8 +15,8 @@ import pandas as pd
 
 from .brainscore import _read_brainscore
 from .pictures import read_pictures
-from .reading import (_check_hdf5, _import_for, _need_fields, _need_shape,
-                                       _Options, _Raw, _reading)
+from .reading import (_need_arrays, _need_fields, _open_hdf5, _Options, _Raw,
+                                       _reading)
 
 # %% auto #0
 __all__ = []
@@ -27,67 +27,65 @@ _AREAS = { # electrodes, counted from 0
     "N": {"V1": (0, 512), "V4": (512, 768), "IT": (768, 1024)},
 }
 
+# %% ../../nbs/recordings/11_tvsd.ipynb #232d1ec2
+def _electrodes(monkey: str) -> pd.DataFrame: # 1024 rows: site_id, animal, region, electrode
+    "The array of one animal, by the number of the electrode."
+    rows = [(f"{monkey}{k:04d}", monkey, area, k)
+            for area, (start, stop) in _AREAS[monkey].items() for k in range(start, stop)]
+    return pd.DataFrame(rows, columns=["site_id", "animal", "region", "electrode"])
+
 # %% ../../nbs/recordings/11_tvsd.ipynb #7d000007
 def _tvsd_sites(file: Any, monkey: str) -> pd.DataFrame: # 1024 rows
     "What is known of each electrode."
-    _need_shape(file["reliab"], (None, 1024), "reliab (pairs of repeats, electrodes)")
-    region = np.empty(1024, dtype="<U2")
-    for area, (start, stop) in _AREAS[monkey].items():
-        region[start:stop] = area
-    sites = pd.DataFrame({"site_id": [f"{monkey}{k:04d}" for k in range(1024)], "animal": monkey,
-                          "region": region, "electrode": range(1024),
-                          "reliability": file["reliab"][:].mean(0)})
+    sites = _electrodes(monkey).assign(reliability=file["reliab"][:].mean(0))
     for field, column in (("SNR_max", "snr"), ("oracle", "oracle")):
-        if field in file:
-            if file[field].size != 1024:
-                raise ValueError(f"the field {field!r} has shape {file[field].shape}, but one "
-                                 "number for each of 1024 electrodes is expected")
-            sites[column] = file[field][:].ravel()
+        if field not in file: continue
+        if file[field].size != 1024:
+            raise ValueError(f"the field {field!r} has shape {file[field].shape}, but one number "
+                             "for each of 1024 electrodes is expected")
+        sites[column] = file[field][:].ravel()
     return sites
 
 # %% ../../nbs/recordings/11_tvsd.ipynb #7d000009
 def _tvsd_responses(path: Path, split: str, monkey: str) -> tuple[np.ndarray, pd.DataFrame]:
     "Responses (n, repeats, 1024) of one animal, and its electrodes."
-    h5py = _import_for("h5py", "load_recording('tvsd')")
-    field = {"train": "train_MUA", "test": "test_MUA_reps"}[split]
-    with _reading(path, "the file THINGS_normMUA.mat of TVSD",
-                  "fetch it again") as path, h5py.File(path, "r") as file:
-        _check_hdf5(file, (field, "reliab", "SNR_max", "oracle"))
-        _need_fields(file, [field, "reliab"])
-        shape = (None, 1024) if split == "train" else (None, None, 1024)
-        _need_shape(file[field], shape, field)
+    field, axes = {"train": ("train_MUA", "n electrodes"),
+                   "test": ("test_MUA_reps", "repeats n electrodes")}[split]
+    with _open_hdf5(path, "the file THINGS_normMUA.mat of TVSD",
+                    (field, "reliab", "SNR_max", "oracle")) as file:
+        _need_arrays(file, {field: axes, "reliab": "pairs electrodes"}, known={"electrodes": 1024})
         values, sites = file[field][:].astype(np.float32), _tvsd_sites(file, monkey)
     return values[:, None] if split == "train" else values.transpose(1, 0, 2), sites
 
 # %% ../../nbs/recordings/11_tvsd.ipynb #7d000011
 def _tvsd_photographs(path: Path, split: str) -> pd.DataFrame: # n rows: image_id, object
     "The photograph of each row of responses."
-    h5py, group = _import_for("h5py", "load_recording('tvsd')"), f"{split}_imgs"
-    with _reading(path, "the file _logs/things_imgs.mat of TVSD",
-                  "fetch it again") as path, h5py.File(path, "r") as file:
+    group = f"{split}_imgs"
+    with _open_hdf5(path, "the file _logs/things_imgs.mat of TVSD", (f"{group}/",)) as file:
         _need_fields(file, [group])
-        _check_hdf5(file[group])
         _need_fields(file[group], ["class", "things_path"], f"fields of {group}")
         names, paths = (_matlab_texts(file, file[group][field])
                         for field in ("class", "things_path"))
-        if len(names) != len(paths):
-            raise ValueError(f"{group} has {len(names)} times 'class' and {len(paths)} times "
-                             "'things_path'; fetch the file again")
-    paths = [path.replace("\\", "/") for path in paths]
-    return pd.DataFrame({"image_id": paths, "object": names})
+    if len(names) != len(paths):
+        raise ValueError(f"{path}: {group} has {len(names)} times 'class' and {len(paths)} times "
+                         "'things_path'; fetch the file again")
+    return pd.DataFrame({"image_id": [p.replace("\\", "/") for p in paths], "object": names})
 
 # %% ../../nbs/recordings/11_tvsd.ipynb #7d000012
 def _matlab_texts(file: Any, references: Any) -> list[str]:
     "Texts of a MATLAB 7.3 file, from a dataset of references to their character codes."
+    import h5py
+
     name = references.name
-    if references.dtype != _import_for("h5py", "load_recording('tvsd')").ref_dtype:
+    if references.dtype != h5py.ref_dtype:
         raise ValueError(f"{name} holds {references.dtype}, but references to text are expected")
-    codes = [file[reference][:] if reference else np.zeros(0)
-             for reference in references[:].ravel()]
-    wrong = [k for k, code in enumerate(codes) if code.dtype != np.uint16 or not code.size]
-    if wrong:
-        raise ValueError(f"{name} has no text in row {wrong[0]}; is it the file of TVSD, complete?")
-    return [code.ravel().tobytes().decode("utf-16-le") for code in codes]
+    texts = []
+    for row, reference in enumerate(references[:].ravel()):
+        codes = file[reference][:] if reference else np.zeros(0)
+        if codes.dtype != np.uint16 or not codes.size:
+            raise ValueError(f"{name} has no text in row {row}; is it the file of TVSD, complete?")
+        texts.append(codes.ravel().tobytes().decode("utf-16-le"))
+    return texts
 
 # %% ../../nbs/recordings/11_tvsd.ipynb #ffac5e6b
 _THINGS_KEYS = dict.fromkeys(["uniqueID", "object", "concept", "Word"], "object")
@@ -114,8 +112,8 @@ def _read_categories(categories: Any, keys: Sequence[str]) -> tuple[str, dict[st
         raise ValueError("the table of categories has neither a column category nor columns of 0 "
                          "and 1")
     size = table["category"].map(table["category"].value_counts())
-    table = table.assign(size=size).sort_values(["size", "category"], ascending=[False, True])
-    return name, dict(zip(table[name][::-1].astype(str), table["category"][::-1].astype(str)))
+    table = table.assign(size=size).sort_values(["size", "category"], ascending=[True, False])
+    return name, dict(zip(table[name].astype(str), table["category"].astype(str))) # the last counts
 
 # %% ../../nbs/recordings/11_tvsd.ipynb #7d000015
 def _categorise(labels: pd.DataFrame, categories: Any,
@@ -132,14 +130,14 @@ def _categorise(labels: pd.DataFrame, categories: Any,
 
 # %% ../../nbs/recordings/11_tvsd.ipynb #7d000017
 def _find_things(folder: Path, images: str | Path | None) -> Path | None: # None: nowhere
-    "Where the photographs are."
-    usual = ["object_images", "images_THINGS", "images_THINGS.zip"]
-    places = [Path(images).expanduser()] if images is not None else [folder / p for p in usual]
+    "Where the photographs are; the copies of Brain-Score may bring their own."
+    usual = [folder / p for p in ("object_images", "images_THINGS", "images_THINGS.zip")]
+    places = usual if images is None else [Path(images).expanduser()]
     place = next((place for place in places if place.exists()), None)
-    if place is None and (images is not None or not list(folder.glob("assy_*TVSD*.nc"))):
-        raise FileNotFoundError(f"the photographs of THINGS are not at {places[0]}; get "
-                                "images_THINGS.zip from https://osf.io/jum2f, unpack it, and name "
-                                "the folder with images=")
+    if place is None and (images is not None or not any(folder.glob("assy_*TVSD*.nc"))):
+        raise FileNotFoundError(f"the photographs of THINGS are not at {places[0]}; unpack "
+                                "images_THINGS.zip from https://osf.io/jum2f, and name its folder "
+                                "with images=")
     return place
 
 # %% ../../nbs/recordings/11_tvsd.ipynb #7d000018
@@ -160,46 +158,33 @@ def _read_tvsd(folder: Path, options: _Options, split: str = "train", images: st
         raw = replace(raw, labels=raw.labels.assign(category=category))
     if snr is None: return raw
     _need_fields(raw.sites, ["snr"], "signal-to-noise ratios (SNR_max)")
-    loud = (raw.sites["snr"] >= snr).to_numpy()
-    return replace(raw, trials=raw.trials[:, :, loud], sites=raw.sites[loud].reset_index(drop=True))
+    return raw.select(raw.sites["snr"] >= snr)
 
 # %% ../../nbs/recordings/11_tvsd.ipynb #d1fe542a
 def _tvsd_of_authors(folder: Path, options: _Options, split: str, monkeys: list[str],
                      things: Path) -> _Raw:
-    "The files of the authors."
-    labels = _tvsd_labels(folder, split, monkeys)
-    labels = labels.assign(variation="photograph", category=labels["object"])
-    trials, sites = _tvsd_population(folder, split, monkeys, len(labels))
-    with _reading(things, "a folder or archive of THINGS", "fetch it again"):
-        pictures = read_pictures(things, list(labels["image_id"]), options.reading_size,
-                                 colour=options.colour or "luminance")
-    return _Raw(pictures, trials, labels, sites, f"TVSD {split}")
-
-# %% ../../nbs/recordings/11_tvsd.ipynb #7d000019
-def _tvsd_labels(folder: Path, split: str, monkeys: list[str]) -> pd.DataFrame: # n rows
-    "The photographs, which are the same in the same order for both animals."
+    "The files of the authors: the same photographs for all animals, electrodes side by side."
     tables = [_tvsd_photographs(folder / f"monkey{m}" / "_logs" / "things_imgs.mat", split)
               for m in monkeys]
     if not tables[0].equals(tables[-1]):
-        raise ValueError(f"the files things_imgs.mat of {monkeys} differ; fetch them again, or load "
-                         "one subject")
-    return tables[0]
-
-# %% ../../nbs/recordings/11_tvsd.ipynb #7d000020
-def _tvsd_population(folder: Path, split: str, monkeys: list[str],
-                     n: int) -> tuple[np.ndarray, pd.DataFrame]: # (n, repeats, N), N rows
-    "Electrodes of all animals, side by side."
+        raise ValueError(f"the files things_imgs.mat of {monkeys} differ; fetch them again, or "
+                         "load one subject")
+    labels = tables[0].assign(variation="photograph", category=tables[0]["object"])
     parts = []
     for monkey in monkeys:
         path = folder / f"monkey{monkey}" / "THINGS_normMUA.mat"
         trials, sites = _tvsd_responses(path, split, monkey)
-        if len(trials) != n or trials.shape[1] != (parts or [(trials,)])[0][0].shape[1]:
-            raise ValueError(f"{path}: responses to {len(trials)} photographs, {trials.shape[1]} "
-                             f"times, but things_imgs.mat has {n} photographs; fetch the files "
-                             "again")
         parts.append((trials, sites))
+        if len(trials) != len(labels) or trials.shape[1] != parts[0][0].shape[1]:
+            raise ValueError(f"{path}: responses to {len(trials)} photographs, {trials.shape[1]} "
+                             f"times, but things_imgs.mat has {len(labels)} photographs; fetch "
+                             "both again")
     trials, sites = zip(*parts)
-    return np.concatenate(trials, axis=2), pd.concat(sites, ignore_index=True)
+    with _reading(things, "a folder or archive of THINGS", "fetch it again"):
+        pictures = read_pictures(things, list(labels["image_id"]), options.reading_size,
+                                 colour=options.colour or "luminance")
+    return _Raw(pictures, np.concatenate(trials, axis=2), labels,
+                pd.concat(sites, ignore_index=True), f"TVSD {split}")
 
 # %% ../../nbs/recordings/11_tvsd.ipynb #efb20cdc
 def _tvsd_of_brainscore(folder: Path, options: _Options, split: str, monkeys: list[str],
@@ -214,26 +199,24 @@ def _tvsd_of_brainscore(folder: Path, options: _Options, split: str, monkeys: li
                            colour="luminance", relabel=relabel, pictures=things,
                            stimuli=f"*TVSD*{split}*")
     sites = _number_electrodes(raw.sites.rename(columns={"SNR_max": "snr", "subject": "animal"}))
-    chosen = sites["animal"].isin(monkeys).to_numpy()
-    return replace(raw, trials=raw.trials[:, :, chosen], sites=sites[chosen])
+    return replace(raw, sites=sites).select(sites["animal"].isin(monkeys))
 
 # %% ../../nbs/recordings/11_tvsd.ipynb #9ad44195
 def _number_electrodes(sites: pd.DataFrame) -> pd.DataFrame: # 2048 rows
     "Names and numbers of electrodes as the authors have them."
     _need_fields(sites, ["animal", "region"], "coordinates (subject, region)")
-    rows = [(monkey, area, electrode) for monkey, areas in _AREAS.items()
-            for area in ("V1", "V4", "IT") for electrode in range(*areas[area])]
-    known = pd.DataFrame(rows, columns=["animal", "region", "electrode"])
+    known = pd.concat([_electrodes(monkey) for monkey in _AREAS])
+    place = known["region"].map({"V1": 0, "V4": 1, "IT": 2}) # the copies are sorted by area
+    known = known.iloc[np.lexsort([known["electrode"], place, known["animal"]])]
     known = known.assign(number=known.groupby("animal").cumcount())
     animal = sites["animal"].astype(str).str.removeprefix("monkey")
-    sites = sites.assign(animal=animal, number=pd.to_numeric(sites["site_id"], errors="coerce"))
-    numbered = sites.merge(known, "left", ["animal", "region", "number"])
+    number = pd.to_numeric(sites["site_id"], errors="coerce")
+    given = sites.rename(columns={"site_id": "given"}).assign(animal=animal, number=number)
+    numbered = given.merge(known, "left", ["animal", "region", "number"])
     wrong = (numbered["electrode"].isna() | numbered.duplicated(["animal", "number"])).to_numpy()
     if wrong.any() or len(sites) != len(known):
-        where = sites.iloc[wrong.argmax()]
+        where = given.iloc[wrong.argmax()]
         raise ValueError(f"each animal should have 1024 electrodes, V1, V4 and IT in turn, but "
-                         f"there are {len(sites)}, and number {where['site_id']} of monkey "
+                         f"there are {len(sites)}, and number {where['given']} of monkey "
                          f"{where['animal']} is in {where['region']}; fetch the whole file again")
-    electrode = numbered["electrode"].astype(int)
-    names = [f"{monkey}{k:04d}" for monkey, k in zip(animal, electrode)]
-    return numbered.assign(site_id=names, electrode=electrode).drop(columns="number")
+    return numbered.drop(columns=["given", "number"]).astype({"electrode": int})

@@ -15,7 +15,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from io import BytesIO
-from operator import methodcaller
 from pathlib import Path
 from typing import Any
 
@@ -30,16 +29,16 @@ from scipy.optimize import linear_sum_assignment
 from .. import figures
 from ..compare.ablations import Ablations, ablation
 from ..compare.methods import Comparison
-from ..ddim_guidance import MIGuide, _draw_negatives, _to_diffusion, invert, sample
-from ..denoiser import _pixel_limit, _to_images
-from ..infonce import held_out_mi
+from ..ddim_guidance import _edit_guide, _plan_edits, _to_diffusion, invert, sample
+from ..denoiser import _to_images
 from ..measure.consistency import ConsistencyResult
 from ..measure.edits import SelectivityResult
-from ..measure.latents import score_members, subspace_table, table_1, table_2, table_3, table_4
+from ..measure.latents import paper_table, score_members
 from ..measure.null import NullResult
 from ..measure.units import unit_scores
 from ..model import MIGVis
 from ..partial_correlation import GroupPenalty
+from .frames import _varied_images
 from ..support.files import atomic_write, digest_weights, read_csv, write_csv
 from ..support.presets import EditSettings
 from ..support.records import load_record, save_record
@@ -64,11 +63,8 @@ def _is_clear(labels: pd.DataFrame) -> np.ndarray: # (n,) bool; all True where n
     return clear
 
 # %% ../../nbs/show/03_gallery.ipynb #59e396af
-def _stand_in(
-    category: str,
-    known: Sequence,            # categories of the images to choose from
-    taken: Sequence,            # categories that others show
-) -> Any: # a known category
+def _stand_in(category: str, known: Sequence, taken: Sequence) -> Any: # a known category
+    # known: categories of the images to choose from; taken: categories that others show
     "A category, or where it is not known another one, if possible one that is not taken."
     if category in set(known): return category
     free = sorted(set(known) - set(taken)) or sorted(set(known))
@@ -76,12 +72,8 @@ def _stand_in(
     return free[paper.index(category) % len(free) if category in paper else 0]
 
 # %% ../../nbs/show/03_gallery.ipynb #45f52dc3
-def _find_image(
-    model: MIGVis,
-    category: str,
-    frontal: bool = True,       # the least turned; else the one nearest to 45 degrees
-    others: Sequence[int] = (), # images that it must not be
-) -> int: # number of a test image
+def _find_image(model: MIGVis, category: str, frontal: bool = True, others: Sequence[int] = ()) -> int:
+    # frontal: the least turned, else the one nearest to 45 degrees; others: images it must not be
     "A test image of a category, or of another one that stands in for it."
     labels, test = model.recording.labels, np.setdiff1d(model.split.test, others)
     taken = labels["category"].iloc[list(others)]
@@ -93,11 +85,8 @@ def _find_image(
     return int(members[np.nan_to_num(away, nan=np.inf).argmin()])
 
 # %% ../../nbs/show/03_gallery.ipynb #134ee113
-def _find_pair(
-    model: MIGVis,
-    originals: Sequence[str],   # categories
-    target: str,                # category
-) -> tuple[list[int], int]: # numbers of the originals and of the target, all different
+def _find_pair(model: MIGVis, originals: Sequence[str], target: str) -> tuple[list[int], int]:
+    # originals, target: categories -> numbers of images that are all different
     "Test images of categories: frontal originals and a turned target."
     chosen: list[int] = []
     for category in originals:
@@ -120,23 +109,6 @@ def _draw_pairs(model: MIGVis, run: Path | None, originals: Sequence[str], targe
     pair = _find_pair(model, originals, target)
     return model.edit(*pair, settings=_quickly(model), progress=False).plot()
 
-# %% ../../nbs/show/03_gallery.ipynb #e50ed75b
-def _draw_overview(model: MIGVis, run: Path | None, n: int = 4) -> Figure:
-    "Recorded images, responses and labels; what each latent group does to an image."
-    recording, train = model.recording, np.asarray(model.split.train)
-    labels = recording.labels.iloc[train].reset_index(drop=True)
-    rows = train[labels.drop_duplicates("category").index[:n]]
-    responses = model.vae.standardizer.transform(recording.responses)
-    recorded = []
-    for row, angle in zip(rows, _turned(recording.labels.iloc[rows])):
-        pose = "" if np.isnan(angle) else f", turned {angle:.0f}°" if angle else ", from the front"
-        words = f"{recording.labels['category'].iloc[row]}{pose}"
-        recorded.append((recording.images[row], np.asarray(responses[row]), words))
-    pair = _find_pair(model, ["Faces"], "Chairs")
-    edits = model.edit(*pair, settings=_quickly(model), progress=False)
-    shown = edits.originals[0], edits.targets[0], edits.images[0]
-    return figures.plot_overview(recorded, *shown, edits.gammas, edits.group_names, edits.caption)
-
 # %% ../../nbs/show/03_gallery.ipynb #5a065c3b
 def _draw_units(model: MIGVis, run: Path | None) -> Figure:
     "What single units tell, on the training images."
@@ -150,17 +122,15 @@ _ATTRIBUTES = {"rxy": "rotation xy", "rxz": "rotation xz", "ryz": "rotation yz",
                "tz": "position z", "s": "size"} # labels of HvM images
 
 # %% ../../nbs/show/03_gallery.ipynb #9bd90dde
-def _along(
-    standard: pd.DataFrame,     # (images, labels) of one object, in standard deviations
-    column: str,                # the label that varies
-    n: int,
-) -> tuple[list[int], float]: # n different rows, and how far they are from what was wanted
+def _along(standard: pd.DataFrame, column: str, n: int) -> tuple[list[int], float]:
+    # standard: (images, labels) of one object, in standard deviations; column: what varies
+    # -> n different rows, and how far they are from what was wanted
     "Images whose one label rises evenly while the others stay near the middle."
     wanted = np.linspace(*standard[column].quantile([0.03, 0.97]), n)
-    away = pd.DataFrame({k: 9 * (standard[column] - value) ** 2 for k, value in enumerate(wanted)})
-    cost = away.add(standard.drop(columns=column).pow(2).sum(axis=1), axis=0)
+    away = 9 * (standard[column].to_numpy()[:, None] - wanted) ** 2
+    cost = away + standard.drop(columns=column).pow(2).sum(axis=1).to_numpy()[:, None]
     rows, columns = linear_sum_assignment(cost)
-    return cost.index[rows[columns.argsort()]].tolist(), float(cost.to_numpy()[rows, columns].sum())
+    return standard.index[rows[columns.argsort()]].tolist(), float(cost[rows, columns].sum())
 
 # %% ../../nbs/show/03_gallery.ipynb #1a989f2a
 def _draw_variations(model: MIGVis, run: Path | None, n: int = 6) -> Figure:
@@ -184,7 +154,7 @@ def _draw_variations(model: MIGVis, run: Path | None, n: int = 6) -> Figure:
 # %% ../../nbs/show/03_gallery.ipynb #87c5d5e8
 def _draw_recorded(model: MIGVis, run: Path | None, n: int = 7) -> Figure:
     "Images and the responses of all units to them (paper Fig. 3A)."
-    rows = _varied(model, n)
+    rows = _varied_images(model, n, "validation")
     responses = model.vae.standardizer.transform(model.recording.responses[rows])
     names = [str(name) for name in model.recording.labels["category"].iloc[rows]]
     return figures._plot_recorded(model.recording.images[rows], np.asarray(responses), names,
@@ -199,15 +169,10 @@ def _draw_examples(model: MIGVis, run: Path | None) -> Figure:
 
 # %% ../../nbs/show/03_gallery.ipynb #f23d4a34
 @torch.no_grad()
-def _score_landscape(
-    model: MIGVis,
-    image: int,                 # number of the image that is scored
-    at: torch.Tensor,           # (D,) latents in which two dimensions are varied
-    dims: tuple[int, int],      # of the latents
-    group: int,
-    reach: float,               # from -reach to reach
-    n: int = 41,
-) -> np.ndarray: # (n, n); row: second, column: first dimension
+def _score_landscape(model: MIGVis, image: int, at: torch.Tensor, dims: tuple[int, int], group: int,
+                     reach: float, n: int = 41) -> np.ndarray:
+    # image: its number; at (D,): latents, two of which (dims) vary from -reach to reach
+    # -> (n, n); row: second, column: first dimension
     "Critic scores of one image over two latent dimensions."
     axis = torch.linspace(-reach, reach, n)
     z = at.repeat(n * n, 1)
@@ -215,40 +180,22 @@ def _score_landscape(
     y = _to_diffusion(model.recording.images[[image]], model.denoiser).to(model.device)
     return model.critics.scores(z.to(model.device), y)[group, 0].view(n, n).cpu().numpy()
 
-# %% ../../nbs/show/03_gallery.ipynb #85c6475a
-def _held_goal(
-    model: MIGVis, original: int, target: int, group: int
-) -> tuple[torch.Tensor, torch.Tensor]: # (1, D) latents, (1, G) weights of the groups
-    "What one edit climbs toward: the target's latents in one group, the original's in the others."
-    goal, end = model.latents()[[original]].clone(), sum(model.vae.groups[:group + 1])
-    own, n_groups = slice(end - model.vae.groups[group], end), len(model.vae.groups)
-    goal[:, own] = model.latents()[target, own]
-    hold = np.asarray(model.edit_settings().hold, np.float32)
-    table = np.broadcast_to(hold[:, None] if hold.ndim == 1 else hold, (n_groups, n_groups))
-    weights = torch.tensor(table[[group]])
-    weights[0, group] = 1
-    return goal.to(model.device), weights.to(model.device)
-
 # %% ../../nbs/show/03_gallery.ipynb #ae396d11
-def _guided_way(
-    model: MIGVis,
-    original: int,         # image numbers
-    target: int,
-    times: Sequence[int],  # noise levels to show, rising from 0
-    group: int,
-    gamma: float,          # strength
-) -> tuple[np.ndarray, np.ndarray]: # (k, C, H, W) on the way down and back up, in [-1, 1]
+def _guided_way(model: MIGVis, original: int, target: int, times: Sequence[int], group: int,
+                gamma: float) -> tuple[np.ndarray, np.ndarray]:
+    # original, target: image numbers; times: noise levels to show, rising from 0
+    # -> (k, C, H, W) on the way down and back up, in [-1, 1]
     "An image on its way into noise, and back under the guidance of one group: deterministic."
-    z, (denoiser, schedule) = model.latents().to(model.device), (model.denoiser, model.denoiser.schedule)
-    y0 = _to_diffusion(model.recording.images[[original]], denoiser).to(model.device)
-    steps, t_edit, seen = min(45, times[-1]), times[-1], {}
-    down = [y0] + [invert(y0, denoiser, schedule, t, 2, max(1, round(steps * t / t_edit)))
-                   for t in times[1:]]
-    negatives = _draw_negatives(z[model.split.train], 63, model.seed, z[[original, target]])
-    goal, weights = _held_goal(model, original, target, group)
-    guide = MIGuide(model.critics, goal, negatives, weights, noisy=model.critics.noise_aware)
-    edited = sample(down[-1], denoiser, schedule, t_edit, guide, gamma, steps,
-                    EditSettings("paper", scale="eps"),
+    denoiser, schedule, t_edit, z = model.denoiser, model.denoiser.schedule, times[-1], model.latents()
+    steps, seen, hold = min(45, t_edit), {}, model.edit_settings().hold
+    settings = EditSettings("paper", hold=hold, scale="eps", noisy=model.critics.noise_aware,
+                            t_edit=t_edit, autoguidance=1, n_negatives=63, seed=model.seed)
+    plan = _plan_edits(model.recording.images[[original]], z[target], z[[original]], model.critics,
+                       [group], [gamma], denoiser=denoiser)
+    guide = _edit_guide(model.editor(settings), plan)
+    down = [plan.y0] + [invert(plan.y0, denoiser, schedule, t, 2, max(1, round(steps * t / t_edit)))
+                        for t in times[1:]]
+    edited = sample(down[-1], denoiser, schedule, t_edit, guide, gamma, steps, settings,
                     callback=lambda t, rows, y_t, y0_hat: seen.update({t: y_t}))
     up = [seen[min(seen, key=lambda s: abs(s - t))] if t else edited for t in reversed(times)]
     down, up = (_to_images(denoiser, torch.cat(way)).cpu().numpy() for way in (down, up))
@@ -265,17 +212,15 @@ def _draw_method(model: MIGVis, run: Path | None, columns: int = 6, group: int =
     dims, names = (first, first + 1), tuple(f"z{group + 1}.{k}" for k in (1, 2))
     reach = 1.2 * float(z[:, dims].abs().max())
     landscape = _score_landscape(model, original, z[target], dims, group, reach)
-    caption = f"{_described(model)}; {model.group_names[group]} at γ = {gamma:g}, the others held, deterministic"
+    edited = f"{model.group_names[group]} at γ = {gamma:g}, the others held, deterministic"
     way = z[[original, target]][:, dims].numpy()
-    return figures.plot_method(down, up, times, landscape, reach, way, names, caption)
+    return figures.plot_method(down, up, times, landscape, reach, way, names,
+                               f"{_described(model)}; {edited}")
 
 # %% ../../nbs/show/03_gallery.ipynb #deb9cdd8
-def _draw_dimension_pairs(
-    model: MIGVis, run: Path | None,
-    original: str,              # category
-    target: str,                # category
-    group: int,                 # the last one, if there are fewer
-) -> Figure:
+def _draw_dimension_pairs(model: MIGVis, run: Path | None, original: str, target: str,
+                          group: int) -> Figure:
+    # original, target: categories; group: the last one, if there are fewer
     "Edits toward two dimensions of a group at a time."
     group = min(group, len(model.vae.groups) - 1)
     pairs, size = _dimension_pairs(model.vae, group), model.vae.groups[group]
@@ -307,45 +252,14 @@ def _draw_responses(model: MIGVis, run: Path | None, n: int = 4) -> Figure:
     chosen = np.linspace(0, len(model.split.test) - 1, n).astype(int)
     shown = model.recording.select(images=model.split.test[chosen])
     raw, reconstruction = model.vae.standardized(shown), model.vae.reconstruct(shown)
-    image, unit = np.indices(raw.shape).reshape(2, -1)
-    trials = pd.DataFrame({"image": image, "unit": unit, "raw": np.ravel(raw)})
-    trials["reconstruction"] = np.ravel(reconstruction)
     names = shown.labels["object" if "object" in shown.labels else "category"]
-    titles = dict(enumerate(str(name).replace("_", " ") for name in names))
-    return figures.plot_reconstructions(trials, titles, _described(model))
-
-# %% ../../nbs/show/03_gallery.ipynb #81ee3f93
-def _draw_information(model: MIGVis, run: Path | None, n_times: int = 6) -> Figure:
-    "Held-out information of each group over the noise level."
-    test = model.recording.select(images=model.split.test)
-    y0, posterior = _to_diffusion(test.images, model.denoiser), model.vae.posterior(test)
-    times, rows = np.linspace(0, model.preset.t_edit, n_times).round().astype(int).tolist(), []
-    for t in times if model.critics.noise_aware else [0]:
-        how = {"t": t or None, "repeats": 2, "seed": model.seed, "limit": _pixel_limit(model.denoiser)}
-        bounds = held_out_mi(model.critics, y0, posterior, **how)
-        rows += [(name, t, b.value, *b.interval()) for name, b in zip(model.group_names, bounds)]
-    table = pd.DataFrame(rows, columns=["group", "t", "value", "low", "high"])
-    return figures.plot_information(table, _described(model))
-
-# %% ../../nbs/show/03_gallery.ipynb #177e81f0
-def _draw_subspaces(model: MIGVis, run: Path | None) -> Figure:
-    "Overlap of the groups' subspaces with the true ones. Raises ValueError without a truth."
-    if (model.recording.truth or {}).get("basis_rotation") is None:
-        raise ValueError("true subspaces are known for simulated recordings only")
-    vae, truth = model.vae, model.recording.truth
-    values = subspace_table(vae.decode, model.latents(), vae.groups, truth, seed=model.seed)
-    label = "mean squared cosine"
-    return figures.plot_matrix({"shared variance": values}, label, caption=_described(model))
+    titles = [str(name).replace("_", " ") for name in names]
+    return figures.plot_reconstructions(raw, reconstruction, titles, _described(model))
 
 # %% ../../nbs/show/03_gallery.ipynb #a6861b2f
-def _fit_variants(
-    model: MIGVis,
-    seeds: int,                 # of each variant
-    steps: int | None,          # None: the preset's
-    checkpoint: Path | None,
-    seed: int,
-    progress: bool,
-) -> FittedVAE:
+def _fit_variants(model: MIGVis, seeds: int, steps: int | None, checkpoint: Path | None, seed: int,
+                  progress: bool) -> FittedVAE:
+    # seeds: of each variant; steps: None: the preset's
     "The variants of Table 1, fitted to a run's images as its VAE was. Raises ValueError below 1."
     for name, value in {"seeds": seeds, "steps": steps}.items():
         if value is not None and value < 1:
@@ -360,11 +274,8 @@ def _fit_variants(
                    checkpoint=checkpoint, progress=progress, desc="variants of the neural VAE")
 
 # %% ../../nbs/show/03_gallery.ipynb #5d18de20
-def _score_run(
-    model: MIGVis,
-    vae: FittedVAE,          # fitted to the run's training images
-    progress: bool = False,
-) -> pd.DataFrame: # one row a member: subject, variant, r2, rmse, mig, r2_supervised, ...
+def _score_run(model: MIGVis, vae: FittedVAE, progress: bool = False) -> pd.DataFrame:
+    # vae: fitted to the run's training images -> one row a member: subject, variant, r2, rmse, ...
     "Scores of an ensemble on a run's test images: all groups, and those with and without labels."
     name, test = model.recording.name, model.recording.select(images=model.split.test)
     subject = next((s for s in ("M1", "M2") if name.endswith(s)), name or "recording")
@@ -409,20 +320,19 @@ def _member_scores(model: MIGVis, run: Path | None) -> pd.DataFrame: # as from `
     return scores
 
 # %% ../../nbs/show/03_gallery.ipynb #61ca9e36
-_TABLES = { # number -> what makes it, its title, the variants it compares
-    1: (table_1, "Variance explained, variants of the model",
+_TABLES = { # number -> title, the variants it compares
+    1: ("Variance explained, variants of the model",
         {"standard VAE", "labels", "PC", "full", "migvis"}),
-    2: (table_2, "Reconstruction and disentanglement", {"migvis"}),
-    3: (table_3, "Variance explained from the groups with labels", {"migvis"}),
-    4: (table_4, "Variance explained from the groups without labels", {"migvis"})}
+    2: ("Reconstruction and disentanglement", {"migvis"}),
+    3: ("Variance explained from the groups with labels", {"migvis"}),
+    4: ("Variance explained from the groups without labels", {"migvis"})}
 
 # %% ../../nbs/show/03_gallery.ipynb #8126195f
-def _make_table(
-    model: MIGVis, run: Path | None, number: int
-) -> tuple[pd.DataFrame, str, str]: # the table, its title, data and members
+def _make_table(model: MIGVis, run: Path | None, number: int) -> tuple[pd.DataFrame, str, str]:
+    # -> the table, its title, data and members
     "A table of the paper beside its numbers. Raises ValueError for variants that are missing."
     scores = _member_scores(model, run)
-    make, title, compared = _TABLES[number]
+    title, compared = _TABLES[number]
     if missing := sorted(compared - set(scores["variant"])):
         again = " --again" if run is not None and (run / "scores.csv").is_file() else ""
         raise ValueError(f"Table {number} compares variants of the VAE, and the run has no "
@@ -431,36 +341,31 @@ def _make_table(
     ours = "simulated" if model.recording.simulated else "run"
     members = scores.groupby("variant").size().max()
     caption = f"{_described(model)}; mean ± s.d. over {members} members"
-    return make(scores, ours), f"Table {number}. {title}", caption
+    return paper_table(scores, number, ours), f"Table {number}. {title}", caption
 
 # %% ../../nbs/show/03_gallery.ipynb #5e0e5209
 def _draw_table(model: MIGVis, run: Path | None, number: int) -> Figure:
     "A table as a figure."
     return figures.plot_table(*_make_table(model, run, number))
 
-# %% ../../nbs/show/03_gallery.ipynb #5ea385e0
-def _save_table(model: MIGVis, run: Path | None, name: str, folder: Path) -> list[Path]:
-    "Write a table as CSV and as HTML, atomically."
-    table, title, caption = _make_table(model, run, int(name.removeprefix("table_")))
-    page = table.to_html(border=0).replace("<thead>", f"<caption>{title}. {caption}</caption><thead>", 1)
-    with atomic_write(folder / f"{name}.html") as temporary:
-        temporary.write_text(f"<!doctype html><meta charset=utf-8><title>{title}</title>{page}",
-                             encoding="utf-8")
-    return [write_csv(table, folder / f"{name}.csv", index=True), folder / f"{name}.html"]
-
 # %% ../../nbs/show/03_gallery.ipynb #5fab6a63
-def _draw_stored(
-    model: MIGVis, run: Path | None,
-    place: str,                       # within the folder of the run
-    command: str,                     # that makes it
-    load: Callable[[Path], Any],
-    draw: Callable[[Any], Figure] = methodcaller("plot"),
-) -> Figure:
+_MADE_BY = { # folder within that of the run -> the command that makes it
+    "comparison/methods": "compare --run RUN --out RUN/comparison",
+    "comparison/ablations": "compare --run RUN --out RUN/comparison --ablations",
+    "selectivity": "selectivity --run RUN --out RUN/selectivity",
+    "selectivity/consistency": "selectivity --run RUN --out RUN/selectivity --consistency",
+    "null": "null --run RUN --out RUN/null",
+    "information": "information --run RUN"}
+
+# %% ../../nbs/show/03_gallery.ipynb #ee586150
+def _draw_stored(model: MIGVis, run: Path | None, place: str, kind: type,
+                 draw: Callable[[Any], Figure]) -> Figure:
+    # place: folder within that of the run; kind: of the results in it
     "A figure of stored results. Raises FileNotFoundError that says how to make them."
     if run is None or not (run / place).is_dir():
-        command = command.replace("RUN", shlex.quote(str(run or "RUN")))
+        command = _MADE_BY[place].replace("RUN", shlex.quote(str(run or "RUN")))
         raise FileNotFoundError(f"the run has no folder {place}; make it with: migvis {command}")
-    return draw(load(run / place))
+    return draw(load_record(run / place, kind))
 
 # %% ../../nbs/show/03_gallery.ipynb #7b9f6fc7
 def _draw_ablation(ablations: Ablations, name: str) -> Figure:
@@ -478,30 +383,14 @@ class _PixelInformation:
     unit: str
     caption: str = ""                                # data, preset, seed
 
-# %% ../../nbs/show/03_gallery.ipynb #6f0711f7
-def _draw_pixels(information: _PixelInformation) -> Figure:
-    "Maps of every group below their images."
-    shown = information.images, information.maps, information.unit, information.caption
-    return figures.plot_pixel_information(*shown)
-
-# %% ../../nbs/show/03_gallery.ipynb #4bbf6e56
-def _varied(model: MIGVis, n: int) -> np.ndarray: # (n,) numbers of validation images
-    "n validation images, of as many categories as there are. Raises ValueError for a wrong n."
-    rows = np.asarray(model.split.validation)
-    if not 1 <= n <= len(rows):
-        raise ValueError(f"n_images must be from 1 to the {len(rows)} validation images, got {n}")
-    category = model.recording.labels["category"].iloc[rows].reset_index(drop=True)
-    nth = category.to_frame().groupby("category", dropna=False).cumcount()
-    return rows[nth.sort_values(kind="stable").index[:n]]
+    def plot(self) -> Figure:
+        "Maps of every group below their images."
+        return figures.plot_pixel_information(self.images, self.maps, self.unit, self.caption)
 
 # %% ../../nbs/show/03_gallery.ipynb #1ed2f929
-def _fit_information(
-    model: MIGVis,
-    steps: Sequence[int] | None,  # of the response denoiser, of the regression; None: the default
-    checkpoint: Path | None,
-    seed: int,
-    progress: bool,
-) -> Any: # group_information.GroupInformation
+def _fit_information(model: MIGVis, steps: Sequence[int] | None, checkpoint: Path | None, seed: int,
+                     progress: bool) -> Any: # group_information.GroupInformation
+    # steps: of the response denoiser, of the regression; None: the default
     "What each group of a run tells about images. Raises ValueError for steps that cannot be meant."
     from migvis.beyond.group_information import fit_groups
     if steps is not None and (len(steps) != 2 or min(steps) < 1):
@@ -514,10 +403,8 @@ def _fit_information(
                       **({} if steps is None else {"steps": tuple(steps)}))
 
 # %% ../../nbs/show/03_gallery.ipynb #33425638
-def _doubts(
-    bound: float,   # nats that held-out pairs show at least
-    total: float,   # nats that the maps of all latents add up to, mean over images
-) -> str: # empty: none
+def _doubts(bound: float, total: float) -> str: # empty: none
+    # bound: nats that held-out pairs show at least; total: of the maps of all latents, mean over images
     "Why maps of information may mean nothing."
     sums = f"the maps add up to {total:.2g} nats, and held-out pairs show {bound:.2g}: "
     if bound < 0.2:
@@ -540,7 +427,10 @@ def make_information(
     "Learn what each group tells, keep maps in the run's folder. Raises ValueError where they are."
     place = Path(folder).expanduser() / "information"
     _check_vacant(place / "record.npz", again)
-    images = model.recording.images[_varied(model, n_images)]
+    known = len(model.split.validation)
+    if not 1 <= n_images <= known:
+        raise ValueError(f"n_images must be from 1 to the {known} validation images, got {n_images}")
+    images = model.recording.images[_varied_images(model, n_images, "validation")]
     checkpoint = place.with_suffix(".checkpoints")
     learned = _fit_information(model, steps, checkpoint, seed, progress)
     maps = learned.maps(images, seed=seed, progress=progress)
@@ -583,41 +473,33 @@ _FROM_RUN = { # name -> what it shows, how it is drawn
        for name, (shows, original, target, group) in _PAIRED.items()},
     "figure_7b": ("The widest pair of dimensions of every group", _draw_manifolds),
     "figure_8": ("Raw and reconstructed responses", _draw_responses),
-    **{f"table_{k}": (title, partial(_draw_table, number=k)) for k, (_, title, _) in _TABLES.items()},
-    "overview": ("What goes in and what comes out", _draw_overview),
-    "information": ("Held-out information of each group over the noise level", _draw_information),
-    "subspaces": ("Overlap of the groups with the true subspaces", _draw_subspaces)}
-
-# %% ../../nbs/show/03_gallery.ipynb #40c04833
-_METHODS = partial(_draw_stored, place="comparison/methods", load=Comparison.load,
-                   command="compare --run RUN --out RUN/comparison")
-_ABLATIONS = partial(_draw_stored, place="comparison/ablations", load=Ablations.load,
-                     command="compare --run RUN --out RUN/comparison --ablations")
-_MEASURED = "selectivity --run RUN --out RUN/selectivity"
+    **{f"table_{k}": (title, partial(_draw_table, number=k)) for k, (title, _) in _TABLES.items()}}
 
 # %% ../../nbs/show/03_gallery.ipynb #d0c768c3
-_FROM_RESULTS = { # name -> what it shows, how it is drawn
-    "figure_5": ("Every method on the same pair",
-                 partial(_METHODS, draw=methodcaller("figure_5"))),
-    "figure_9": ("Different numbers of groups",
-                 partial(_ABLATIONS, draw=partial(_draw_ablation, name="groups"))),
-    "figure_10": ("Different numbers of negatives",
-                  partial(_ABLATIONS, draw=partial(_draw_ablation, name="negatives"))),
-    "methods": ("What every method reaches and what it keeps", _METHODS),
-    "ablations": ("What is reached and kept with one choice changed at a time", _ABLATIONS),
-    "selectivity": ("What each group changed and kept", partial(
-        _draw_stored, place="selectivity", load=SelectivityResult.load, command=_MEASURED)),
-    "consistency": ("What of the change is common to draws, and its dose", partial(
-        _draw_stored, place="consistency", load=ConsistencyResult.load,
-        command=_MEASURED + " --consistency")),
-    "null": ("The same measures after a fit to permuted responses", partial(
-        _draw_stored, place="null", load=NullResult.load, command="null --run RUN --out RUN/null")),
-    "pixel_information": ("How many bits each group tells, and about which pixels", partial(
-        _draw_stored, place="information", load=partial(load_record, kind=_PixelInformation),
-        command="information --run RUN", draw=_draw_pixels))}
+_STORED = { # name -> what it shows, folder within that of the run, what is in it, how it is drawn
+    "figure_5": ("Every method on the same pair", "comparison/methods", Comparison,
+                 Comparison.figure_5),
+    "figure_9": ("Different numbers of groups", "comparison/ablations", Ablations,
+                 partial(_draw_ablation, name="groups")),
+    "figure_10": ("Different numbers of negatives", "comparison/ablations", Ablations,
+                  partial(_draw_ablation, name="negatives")),
+    "methods": ("What every method reaches and what it keeps", "comparison/methods", Comparison,
+                Comparison.plot),
+    "ablations": ("What is reached and kept with one choice changed at a time",
+                  "comparison/ablations", Ablations, Ablations.plot),
+    "selectivity": ("What each group changed and kept", "selectivity", SelectivityResult,
+                    SelectivityResult.plot),
+    "consistency": ("What of the change is common to draws, and its dose",
+                    "selectivity/consistency", ConsistencyResult, ConsistencyResult.plot),
+    "null": ("The same measures after a fit to permuted responses", "null", NullResult,
+             NullResult.plot),
+    "pixel_information": ("How many bits each group tells, and about which pixels", "information",
+                          _PixelInformation, _PixelInformation.plot)}
 
 # %% ../../nbs/show/03_gallery.ipynb #5c60ef6a
-FIGURES = _FROM_RUN | _FROM_RESULTS # name -> what it shows, how it is drawn
+FIGURES = _FROM_RUN | { # name -> what it shows, how it is drawn
+    name: (shows, partial(_draw_stored, place=place, kind=kind, draw=draw))
+    for name, (shows, place, kind, draw) in _STORED.items()}
 
 # %% ../../nbs/show/03_gallery.ipynb #14dcb160
 def _figure_names(figure: str) -> list[str]: # of `FIGURES`
@@ -642,9 +524,8 @@ def draw_figure(
     return FIGURES[names[0]][1](model, run)
 
 # %% ../../nbs/show/03_gallery.ipynb #a4c1d87c
-def _captioned(
-    model: MIGVis, figure: str, run: str | Path | None = None
-) -> tuple[bytes, str]: # a PNG, and its caption as Markdown
+def _captioned(model: MIGVis, figure: str, run: str | Path | None = None) -> tuple[bytes, str]:
+    # -> a PNG, and its caption as Markdown
     "A figure for a page, with its caption below it and not in it."
     name, drawn, small = _figure_names(figure)[0], BytesIO(), BytesIO()
     shown = draw_figure(model, figure, run)
@@ -658,21 +539,15 @@ def _captioned(
     title = re.sub(r"figure_(\d+)(\w?)", lambda m: f"Figure {m[1]}{m[2].upper()}", name)
     return small.getvalue(), f"**{title}.** {FIGURES[name][0]}. *{made}; {digest}.*"
 
-# %% ../../nbs/show/03_gallery.ipynb #659ce5ab
-def _run_around(folder: Path) -> Path | None:
-    "The folder of a run that a folder is, or is in."
-    places = (folder, folder.resolve().parent)
-    return next((place for place in places if (place / "run.json").is_file()), None)
-
-# %% ../../nbs/show/03_gallery.ipynb #5849efb1
-def _save_figure(figure: Figure, path: Path, formats: Sequence[str]) -> list[Path]:
-    "Write a figure once for each format, atomically, and close it."
-    written = [path.with_name(f"{path.name}.{ending}") for ending in formats]
-    for file in written:
-        with atomic_write(file) as temporary, figures.style():
-            figure.savefig(temporary)
-    plt.close(figure)
-    return written
+# %% ../../nbs/show/03_gallery.ipynb #224d1f27
+def _save_table(model: MIGVis, run: Path | None, name: str, folder: Path) -> list[Path]:
+    "Write a table as CSV and as HTML, atomically."
+    table, title, caption = _make_table(model, run, int(name.removeprefix("table_")))
+    page = table.to_html(border=0).replace("<thead>", f"<caption>{title}. {caption}</caption><thead>", 1)
+    with atomic_write(folder / f"{name}.html") as temporary:
+        temporary.write_text(f"<!doctype html><meta charset=utf-8><title>{title}</title>{page}",
+                             encoding="utf-8")
+    return [write_csv(table, folder / f"{name}.csv", index=True), folder / f"{name}.html"]
 
 # %% ../../nbs/show/03_gallery.ipynb #24f53d04
 def make_figures(
@@ -681,7 +556,7 @@ def make_figures(
     only: str | Sequence[str] | None = None,    # as for `draw_figure`; None: all that are possible
     formats: str | Sequence[str] = ("png", "pdf"),
     progress: bool = True,
-    run: str | Path | None = None,              # folder of the run; None: `folder`, or around it
+    run: str | Path | None = None,              # folder of the run, with results of other commands
 ) -> dict[str, list[Path] | str]: # files of each figure, or why it could not be made
     "Write the figures of a run, tables also as CSV and HTML. Raises ValueError for a wrong name."
     only, formats = ([x] if isinstance(x, str) else list(x or ()) for x in (only, formats))
@@ -689,13 +564,14 @@ def make_figures(
     known = Figure().canvas.get_supported_filetypes()
     if not formats or set(formats) - set(known):
         raise ValueError(f"formats must be among {sorted(known)}, at least one, got {formats}")
-    run, made = _run_around(folder) if run is None else run, {}
+    made: dict[str, list[Path] | str] = {}
     for name in progress_bar(names or list(FIGURES), desc="figures", progress=progress):
         try: figure = draw_figure(model, name, run)
         except (ValueError, FileNotFoundError) as reason:
             if only: raise
             made[name] = f"left out: {reason}"
             continue
-        made[name] = _save_figure(figure, folder / name, formats)
-        if name.startswith("table_"): made[name] += _save_table(model, run, name, folder)
+        made[name] = [figures._save_figure(figure, folder / f"{name}.{kind}") for kind in formats]
+        if name.startswith("table_"):
+            made[name] += _save_table(model, run and Path(run), name, folder)
     return made

@@ -26,9 +26,9 @@ def _plot_edits(edits: Edits) -> Figure:
 
 # %% ../../nbs/show/04_looking.ipynb #51226dc7
 def _explore_edits(edits: Edits) -> Any: # an ipywidgets widget
-    "Sliders over these edits (`show.widgets.explore_guidance`)."
-    from migvis.show.widgets import explore_guidance
-    return explore_guidance(edits)
+    "Sliders over these edits (`show.widgets.explore`)."
+    from migvis.show.widgets import explore
+    return explore(edits)
 
 # %% ../../nbs/show/04_looking.ipynb #03d1c991
 def _edits_to_html(edits: Edits, path: str | Path) -> Path:

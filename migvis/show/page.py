@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, features
+from PIL import Image
 
 from ..support.edits import Edits
 from .frames import (Choices, FrameGrid, _as_grid, _css_palette, _label_colours,
@@ -28,8 +28,7 @@ from ..support.files import atomic_write, _as_json
 @dataclass(frozen=True)
 class _Sheet:
     "Many small pictures in one, compressed."
-    mime: str                # image/png, image/webp or image/jpeg
-    content: bytes
+    content: bytes           # a WebP file
     columns: int
     cell: tuple[int, int]    # height and width of a cell; multiples of 16, against bleeding
     cells: tuple[int, ...]   # cell of each picture that was given
@@ -37,38 +36,31 @@ class _Sheet:
     @property
     def uri(self) -> str:
         "The sheet as a data URI."
-        return f"data:{self.mime};base64,{base64.b64encode(self.content).decode()}"
+        return f"data:image/webp;base64,{base64.b64encode(self.content).decode()}"
 
 # %% ../../nbs/show/02_page.ipynb #c6fa7ae5
-def _encode(picture: np.ndarray, name: str, how: dict[str, Any]) -> tuple[str, bytes]:
-    "A picture as a file: its MIME type and content."
+def _encode(picture: np.ndarray, options: dict[str, Any]) -> bytes:
+    "A picture as a WebP file."
     buffer = io.BytesIO()
-    Image.fromarray(picture).save(buffer, name, **how)
-    return f"image/{name.lower()}", buffer.getvalue()
+    Image.fromarray(picture).save(buffer, "WEBP", **options)
+    return buffer.getvalue()
 
 # %% ../../nbs/show/02_page.ipynb #b78e225c
-def _smallest_encoding(picture: np.ndarray, cell: tuple[int, int],
-                       tolerance: float) -> tuple[str, bytes]:
-    # picture (H, W) or (H, W, 3) uint8 -> MIME type, file
-    "The smallest of PNG, WebP and JPEG whose worst cell is within the tolerance."
-    lossy = ["JPEG", "WEBP"] if features.check("webp") else ["JPEG"]
-    encodings = [_encode(picture, "PNG", {"optimize": True})]
-    if "WEBP" in lossy: encodings.append(_encode(picture, "WEBP", {"lossless": True}))
+def _smallest_encoding(picture: np.ndarray, cell: tuple[int, int]) -> bytes:
+    # picture (H, W) or (H, W, 3) uint8 -> a WebP file
+    "The lowest quality whose worst cell is close enough, or without losses if that is smaller."
+    exact = _encode(picture, {"lossless": True})
     cells = (-1, cell[0], picture.shape[1] // cell[1], cell[1], *picture.shape[2:])
     mode, within = ("L", (1, 3)) if picture.ndim == 2 else ("RGB", (1, 3, 4))
-    for name in lossy:
-        for quality in (50, 60, 70, 80, 88, 94):
-            mime, content = _encode(picture, name, {"quality": quality})
-            decoded = np.asarray(Image.open(io.BytesIO(content)).convert(mode), float)
-            error = ((decoded - picture) / 255) ** 2
-            if error.reshape(cells).mean(within).max() <= tolerance ** 2:
-                encodings.append((mime, content))
-                break
-    return min(encodings, key=lambda encoding: len(encoding[1]))
+    for quality in (50, 60, 70, 80, 88, 94):
+        content = _encode(picture, {"quality": quality})
+        decoded = np.asarray(Image.open(io.BytesIO(content)).convert(mode), float)
+        error = ((decoded - picture) / 255) ** 2
+        if error.reshape(cells).mean(within).max() <= 0.006 ** 2: return min(exact, content, key=len)
+    return exact
 
 # %% ../../nbs/show/02_page.ipynb #150f83cb
-def _make_sheet(images: np.ndarray, tolerance: float = 0.006) -> _Sheet:
-    # images (n, 1 or 3, H, W) in [0, 1]; tolerance: RMSE of the worst picture; pixels are in [0, 1]
+def _make_sheet(images: np.ndarray) -> _Sheet: # images (n, 1 or 3, H, W) in [0, 1]
     "Pictures side by side, each once, as the smallest file that looks right."
     pixels = (np.clip(images, 0, 1) * 255).round().astype(np.uint8)
     pixels = pixels[:, 0] if pixels.shape[1] == 1 else np.moveaxis(pixels, 1, -1)
@@ -82,8 +74,7 @@ def _make_sheet(images: np.ndarray, tolerance: float = 0.006) -> _Sheet:
     cell = padded.shape[1:3]
     whole = padded.reshape(-1, columns, *cell, *colours).swapaxes(1, 2)
     whole = whole.reshape(-1, columns * cell[1], *colours)
-    mime, content = _smallest_encoding(whole, cell, tolerance)
-    return _Sheet(mime, content, columns, cell, cells)
+    return _Sheet(_smallest_encoding(whole, cell), columns, cell, cells)
 
 # %% ../../nbs/show/02_page.ipynb #dc6d6e29
 _DIFFERENCE = { # what it shows, by the number of channels
@@ -95,7 +86,10 @@ def _explorer_texts(choices: Choices) -> dict[str, str]:
     "What is written on the page."
     both = ("The edit starts from the original and is guided until the critics say that it carries "
             "the latents that were asked for. ")
-    both += _DIFFERENCE[choices.album.images.shape[1]] + ", opaque from half of the whole range. "
+    _, image = next(iter(choices.album.values()))
+    both += _DIFFERENCE[len(image)] + ", opaque from half of the whole range. "
+    if choices.draws > 1: both += ("Draws are the same edit from other noise and against other "
+                                   "negatives: what all of them show is robust, the rest is luck. ")
     if choices.dims: return {"title": "What do two dimensions of a group encode?",
                              "matrix": "Every combination of the two strengths",
                              "hint": "Both strengths are 0. Turn one up. ",
@@ -114,7 +108,7 @@ def _explorer_texts(choices: Choices) -> dict[str, str]:
 # %% ../../nbs/show/02_page.ipynb #8a2a896f
 def _manifold_data(choices: Choices) -> dict[str, Any]: # JSON-able
     "Drawn planes, where the originals and targets are in them, and colours."
-    manifold = choices.manifold.thinned(choices.album.numbers)
+    manifold = choices.manifold.thinned(list(choices.album))
     planes, points = {}, {}
     colours = [_label_colours(manifold.labels[name]) for name in manifold.labels]
     for (g, group), (d, dims) in product(enumerate(choices.groups), enumerate(choices.dims)):
@@ -132,18 +126,18 @@ def _manifold_data(choices: Choices) -> dict[str, Any]: # JSON-able
             "points": points, "labels": list(manifold.labels), "fills": fills, "legends": legends}
 
 # %% ../../nbs/show/02_page.ipynb #d578fdbb
-def _explorer_data(grid: FrameGrid, tolerance: float = 0.006) -> dict[str, Any]: # JSON-able
+def _explorer_data(grid: FrameGrid) -> dict[str, Any]: # JSON-able
     "Everything that the page's script needs."
-    choices, album = grid.choices, grid.choices.album
-    n = len(grid)
-    sheet = _make_sheet(np.concatenate([grid.frames, album.images]), tolerance)
-    place, colours = {number: i for i, number in enumerate(album.numbers)}, _css_palette()
+    choices, n, colours = grid.choices, len(grid), _css_palette()
+    names, images = zip(*choices.album.values())
+    sheet = _make_sheet(np.concatenate([grid.frames, images]))
+    place = {number: i for i, number in enumerate(choices.album)}
     values = choices.axes() | {"pair": [[place[o], place[t]] for o, t in choices.pairs]}
     groups = zip(choices.group_names, choices.groups)
     data = {
         "sprite": sheet.uri, "size": list(grid.frames.shape[2:]), "cell": list(sheet.cell),
         "columns": sheet.columns, "cells": sheet.cells[:n], "colour": grid.frames.shape[1] == 3,
-        "images": [{"name": name, "cell": cell} for name, cell in zip(album.names, sheet.cells[n:])],
+        "images": [{"name": name, "cell": cell} for name, cell in zip(names, sheet.cells[n:])],
         "groups": [{"name": name, "color": colours[g % len(colours)]} for name, g in groups],
         "axes": list(values), "values": values, "start": choices.start(),
         "matrix": ["second", "first"] if choices.dims else ["group", "gamma"],
@@ -151,28 +145,22 @@ def _explorer_data(grid: FrameGrid, tolerance: float = 0.006) -> dict[str, Any]:
     if choices.dims and choices.manifold is not None: data["manifold"] = _manifold_data(choices)
     return data
 
-# %% ../../nbs/show/02_page.ipynb #842985a0
-def _package_text(name: str) -> str:
-    "A text file of the package."
-    return (files("migvis") / name).read_text(encoding="utf-8")
-
 # %% ../../nbs/show/02_page.ipynb #8d553761
 _WAIT = ("This explorer is a small program. If nothing else appears here, allow scripts: in "
          "Jupyter, trust the notebook or run the cell.")
 
 # %% ../../nbs/show/02_page.ipynb #1ab38bfb
-def _explorer_html(what: Edits | FrameGrid, title: str | None = None, lead: str | None = None,
-                   tolerance: float = 0.006) -> str:
+def _explorer_html(what: Edits | FrameGrid) -> str:
     # -> HTML to put into a page, or into IPython.display.HTML
     "The explorer as a piece of a page. Raises TypeError for anything else than edits or frames."
     grid, text = _as_grid(what), html.escape
     choices, texts = grid.choices, _explorer_texts(grid.choices)
-    title = texts["title"] if title is None else title
-    lead = texts["lead"] if lead is None else lead
-    css, script = (_package_text(f"explorer.{kind}") for kind in ("css", "js"))
+    title, lead = texts["title"], texts["lead"]
+    css, script = ((files("migvis") / f"explorer.{kind}").read_text(encoding="utf-8")
+                   for kind in ("css", "js"))
     simulated = "simulated" in choices.caption.lower()
     badge = '<span class="mv-badge">simulated data</span>' if simulated else ""
-    data = _as_json(_explorer_data(grid, tolerance), separators=(",", ":"))
+    data = _as_json(_explorer_data(grid), separators=(",", ":"))
     data = data.replace("<", "\\u003c") # no text in it can end the script, or begin a comment
     return f"""<div class="migvis-explorer" role="region" aria-label="{text(title)}">
 <style>{css}</style>
@@ -189,14 +177,11 @@ def _explorer_html(what: Edits | FrameGrid, title: str | None = None, lead: str 
 
 # %% ../../nbs/show/02_page.ipynb #16bbec6d
 def to_html(
-    what: Edits | FrameGrid, path: str | Path,
-    title: str | None = None,        # None: a question
-    lead: str | None = None,         # a sentence below the title
-    tolerance: float = 0.006,        # RMSE that compression may cost the worst frame
+    what: Edits | FrameGrid,
+    path: str | Path,
 ) -> Path:
     "Write the explorer as one file that needs nothing else, not even a network. Warns above 3 MB."
-    body = _explorer_html(what, title, lead, tolerance)
-    name = _explorer_texts(_as_grid(what).choices)["title"] if title is None else title
+    body, name = _explorer_html(what), _explorer_texts(_as_grid(what).choices)["title"]
     forbid = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
     page = f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8">

@@ -19,6 +19,7 @@ import torch
 from .. import __version__
 from ..data import Recording, Split, _recording_fingerprint
 from ..denoiser import Denoiser, load_denoiser, save_denoiser
+from ..figures import _save_figure
 from ..infonce import load_critics, save_critics
 from ..measure.edits import SelectivityResult
 from ..model import MIGVis, _check_preset, _prepare, _weak_of
@@ -58,12 +59,12 @@ def _check_same_weights(model: MIGVis, folder: Path) -> None:
     "Raise ValueError if a folder holds networks with other weights than the model's."
     stages = {"vae": (model.vae.model, lambda path: FittedVAE.load(path).model),
               "denoiser": (model.denoiser, lambda path: load_denoiser(path, "cpu")[0]),
+              "weak": (model.weak, lambda path: load_denoiser(path, "cpu")[0]),
               "critics": (model.critics, lambda path: load_critics(path, "cpu", model.denoiser))}
-    if model.weak is not None: stages["weak"] = (model.weak,
-                                                 lambda path: load_denoiser(path, "cpu")[0])
     for name, (network, load) in stages.items():
         path = folder / f"{name}.safetensors"
-        if path.exists() and digest_weights(load(path)) != digest_weights(network):
+        if network is None or not path.exists(): continue
+        if digest_weights(load(path)) != digest_weights(network):
             raise ValueError(f"{path} holds other weights than this model's {name}, which was "
                              "changed after it was written; save into another folder")
 
@@ -78,11 +79,10 @@ def _described_model(cls: type[MIGVis], path: Path, entries: dict[str, Any],
         model.dropped_units = tuple(entries.get("dropped_units", ()))
         _check_preset(model.preset)
     except (KeyError, TypeError, ValueError, AttributeError) as e:
-        version = "unknown"
-        if isinstance(entries, dict): version = entries.get("migvis", "of before 0.1.0")
         raise ValueError(f"{path} does not describe a run for migvis {__version__} "
-                         f"({type(e).__name__}: {e}); it was made by migvis {version}: fit the "
-                         "recording again, or install that version") from e
+                         f"({type(e).__name__}: {e}); it was made by migvis "
+                         f"{entries.get('migvis', 'of before 0.1.0')}: fit the recording again, or "
+                         "install that version") from e
     return model
 
 # %% ../../nbs/show/05_sharing.ipynb #0c99f946
@@ -102,19 +102,17 @@ def _denoiser_of(folder: Path, model: MIGVis, given: Any) -> torch.nn.Module:
     return copy.deepcopy(denoiser).eval().to(model.device)
 
 # %% ../../nbs/show/05_sharing.ipynb #62f77748
-def _recording_of(folder: Path, model: MIGVis, given: Recording | None) -> Recording | None:
-    "The recording of a run: given, or in its folder, or None."
+def _recording_of(folder: Path, model: MIGVis, given: Recording | None,
+                  noted: str | None) -> Recording | None:
+    "The recording of a run: given, or in its folder. Raises ValueError for another one."
     path, silent = folder / "recording.npz", "drop" if model.dropped_units else "keep"
-    if given is not None: return _prepare(given, model.preset, silent)
-    return Recording.load(path) if path.is_file() else None
-
-# %% ../../nbs/show/05_sharing.ipynb #d32b6234
-def _check_fingerprint(recording: Recording | None, noted: str | None, what: str) -> None:
-    "Raise ValueError unless a recording is the one that a run was fitted to."
-    if recording is None or noted is None: return
-    if (fingerprint := _recording_fingerprint(recording)) != noted:
-        raise ValueError(f"{what} is not the recording that this run was fitted to: its fingerprint "
-                         f"is {fingerprint}, not {noted}; give that one, or fit into another folder")
+    if given is None and not path.is_file(): return None
+    recording = Recording.load(path) if given is None else _prepare(given, model.preset, silent)
+    if noted is not None and (fingerprint := _recording_fingerprint(recording)) != noted:
+        raise ValueError(f"{path if given is None else 'the given recording'} is not the recording "
+                         f"that this run was fitted to: its fingerprint is {fingerprint}, not "
+                         f"{noted}; give that one, or fit into another folder")
+    return recording
 
 # %% ../../nbs/show/05_sharing.ipynb #3425a7a9
 def _load_run(
@@ -125,7 +123,7 @@ def _load_run(
     "Read what `_save_run` wrote."
     entries = _run_entries(folder)
     model = _described_model(cls, folder / "run.json", entries, resolve_device(device))
-    model.recording = _recording_of(folder, model, recording)
+    model.recording = _recording_of(folder, model, recording, entries.get("fingerprint"))
     own = folder / "split.npz"
     if own.is_file(): model.split = load_record(own, Split)
     elif model.recording is not None: model.split = Split.of(model.recording, model.seed)
@@ -134,8 +132,6 @@ def _load_run(
     model.weak = _weak_of(folder, model.device)
     model.critics = load_critics(folder / "critics.safetensors", model.device, model.denoiser)
     _check_noted(*[path for path in _kept_files(folder) if path.suffix != ".json"])
-    what = folder / "recording.npz" if recording is None else "the given recording"
-    _check_fingerprint(model.recording, entries.get("fingerprint"), f"{what}")
     if model.split is not None: _check_split(model.split.digest(), entries.get("split"), folder)
     return model
 
@@ -162,11 +158,8 @@ def _withhold_recording(folder: Path, model: MIGVis) -> None:
 # %% ../../nbs/show/05_sharing.ipynb #a6ae66c1
 def _draw_card(model: MIGVis, path: Path) -> None:
     "Edits of two test images toward a third, at the run's preset."
-    import matplotlib.pyplot as plt
     originals, target = _choose_pair(model.recording.labels, model.split.test)
-    figure = model.edit(originals, target, progress=False).plot()
-    with atomic_write(path) as temporary: figure.savefig(temporary, dpi=110)
-    plt.close(figure)
+    _save_figure(model.edit(originals, target, progress=False).plot(), path)
 
 # %% ../../nbs/show/05_sharing.ipynb #21c39cdb
 def _plain(text: Any) -> str:
@@ -205,19 +198,18 @@ def _selectivity_of(selectivity: SelectivityResult | None) -> str:
     "What each group moved, as a table, or that it was not measured."
     if selectivity is None: return "Not measured."
     table = selectivity.matrix("moved").round(2)
-    rows = [(group, *row) for group, row in zip(table.index, table.to_numpy())]
-    return _markdown_table(("group", *map(_plain, table.columns)), rows)
+    return _markdown_table(("group", *map(_plain, table.columns)), list(table.itertuples(name=None)))
 
 # %% ../../nbs/show/05_sharing.ipynb #00dfc1b1
 def _usage_of(model: MIGVis, repo: str, recording: bool) -> str:
     "How the run is loaded, and what that gives."
-    more = "" if recording else ", recording=recording"
-    if "denoiser" in model.options: more += ", denoiser=denoiser"
+    given = "denoiser" in model.options
+    more = ("" if recording else ", recording=recording") + (", denoiser=denoiser" if given else "")
     text = f'```python\nfrom migvis import MIGVis\n\nmodel = MIGVis.load("hf://{repo}"{more})\n```\n'
     if not recording:
         text += ("\nThe recording is not here. Without `recording=`, latents of new responses of the same "
                  "units can be read: `model.transform(responses)`.\n")
-    if "denoiser" in model.options:
+    if given:
         text += ("\nThe run was fitted with a denoiser that was given to it; if it is not among the files, "
                  "give it as `denoiser=`.\n")
     return text

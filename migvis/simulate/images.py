@@ -99,22 +99,20 @@ def _before_landscapes(images: np.ndarray, masks: np.ndarray, keys: np.ndarray, 
     return np.clip((images + (1 - masks) * scenes) * window + 0.5 * (1 - window), 0, 1)
 
 # %% ../../nbs/simulate/02_images.ipynb #ddf523e7
-def _render_job(rows: pd.DataFrame, size: int, background: str, supersample: int, seed: int) -> tuple:
+def _render_job(rows: pd.DataFrame, size: int, background: str, seed: int) -> tuple:
     "Pictures and masks, uint8, of rows of labels that show the same object. The index numbers the images."
     mesh = make_object(rows["object"].iloc[0])
     rotation = rotation_matrix(*rows[["rxy", "rxz", "ryz"]].to_numpy().T)
     place = (rows[name].to_numpy() for name in ("ty", "tz", "s"))
-    images, masks = render(mesh, rotation, *place, size=size, supersample=supersample, return_mask=True)
+    images, masks = render(mesh, rotation, *place, size=size, return_mask=True)
     if background == "natural": images = _before_landscapes(images, masks, rows.index.to_numpy(), seed)
     return np.round(images * 255).astype(np.uint8), np.round(masks * 255).astype(np.uint8)
 
 # %% ../../nbs/simulate/02_images.ipynb #1fcbfc19
 def _run_jobs(jobs: list[tuple], workers: int, progress: bool) -> Iterable[tuple]:
     "Results of `_render_job`, in order, from several processes if there are."
-    if workers > 1:
-        parallel = joblib.Parallel(n_jobs=workers, return_as="generator")
-        results = parallel(joblib.delayed(_render_job)(*job) for job in jobs)
-    else: results = (_render_job(*job) for job in jobs)
+    parallel = joblib.Parallel(n_jobs=workers, return_as="generator")
+    results = parallel(joblib.delayed(_render_job)(*job) for job in jobs)
     return tqdm(results, "rendering", len(jobs), unit="object", disable=None if progress else True)
 
 # %% ../../nbs/simulate/02_images.ipynb #52df4175
@@ -123,7 +121,6 @@ def render_labels(
     size: int = 128,
     background: str = "none", # "none" (black) or "natural" (landscape and aperture)
     seed: int = 0, # of the backgrounds
-    supersample: int = 2,
     workers: int | None = None, # processes; None uses all cores when there is enough to do
     progress: bool = True,
 ) -> tuple[np.ndarray, np.ndarray]: # images and masks of the objects, both (n, size, size) uint8
@@ -131,12 +128,12 @@ def render_labels(
     if background not in ("none", "natural"):
         raise ValueError(f"background must be 'none' or 'natural', not {background!r}")
     if size < 8: raise ValueError(f"size must be at least 8 pixels, not {size}")
-    table, pixels = labels.reset_index(drop=True), len(labels) * (size * supersample) ** 2
-    if workers is None: workers = joblib.cpu_count() if pixels > 2e7 else 1
+    table, rays = labels.reset_index(drop=True), len(labels) * (2 * size) ** 2
+    if workers is None: workers = joblib.cpu_count() if rays > 2e7 else 1
     groups = [rows for _, rows in table.groupby(["category", "object"], sort=False)]
-    jobs = [(rows, size, background, supersample, seed) for rows in groups]
+    jobs = [(rows, size, background, seed) for rows in groups]
     images, masks = (np.empty((len(table), size, size), np.uint8) for _ in range(2))
-    for rows, results in zip(groups, _run_jobs(jobs, workers, progress and pixels > 6e6)):
+    for rows, results in zip(groups, _run_jobs(jobs, workers, progress and rays > 6e6)):
         images[rows.index], masks[rows.index] = results
     return images, masks
 
@@ -173,23 +170,21 @@ def render_hvm(
     size: int = 128, # side of the pictures in pixels
     seed: int = 0, # another seed gives other poses
     background: str = "none", # "none" (black) or "natural"
-    supersample: int = 2, workers: int | None = None,
+    workers: int | None = None,
     cache: bool = False, # keep the images on disk
-    return_mask: bool = False, # also return the objects' masks
     progress: bool = True,
     colour: bool = False, # each object in a hue of its own: C = 3, and a label `hue`
-) -> tuple: # images (n, C, size, size) float32 in [0, 1], labels DataFrame[, masks (n, 1, size, size)]
+) -> tuple[np.ndarray, pd.DataFrame]: # images (n, C, size, size) float32 in [0, 1], labels
     "Fresh pictures of the simulated HvM, with labels."
     labels = sample_labels(n_images, seed)
-    arguments = dict(n_images=n_images, size=size, seed=seed, background=background, supersample=supersample)
+    arguments = dict(n_images=n_images, size=size, seed=seed, background=background, supersample=2)
 
     def make() -> np.ndarray: # (n, 2, size, size) uint8
-        return np.stack(render_labels(labels, size, background, seed, supersample, workers, progress), 1)
+        return np.stack(render_labels(labels, size, background, seed, workers, progress), 1)
 
     pair = _cached(arguments | {"renderer": _RENDERER}, make) if cache else make()
     images, masks = (pair[:, i:i + 1].astype(np.float32) / 255 for i in (0, 1))
-    if colour:
-        labels, visible = _with_hues(labels, seed), masks
-        if background == "natural": visible = masks * _aperture(size)
-        images = _tint(images, visible, labels["hue"].to_numpy())
-    return (images, labels, masks) if return_mask else (images, labels)
+    if not colour: return images, labels
+    labels = _with_hues(labels, seed)
+    if background == "natural": masks = masks * _aperture(size)
+    return _tint(images, masks, labels["hue"].to_numpy()), labels

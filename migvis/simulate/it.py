@@ -217,12 +217,6 @@ def _population(subject: str | _Population) -> _Population:
     raise ValueError(f"subject must be {' or '.join(map(repr, SUBJECTS))}, or one of `SUBJECTS` with "
                      f"other parameters (`dataclasses.replace`), not {subject!r}")
 
-# %% ../../nbs/simulate/03_it.ipynb #54c0ca2f
-def _with_hue(population: _Population, share: float = 0.12) -> _Population:
-    "The population with units that encode hue, too: other units than those for grey images."
-    if "hue" in population.factors: return population
-    return replace(population, shares=(*population.shares, share))
-
 # %% ../../nbs/simulate/03_it.ipynb #51610faa
 def _respond(labels: pd.DataFrame, subject: str | _Population = "M1",
              seed: int = 0, repeats: int = 40, window: float = 0.1, shared_gain: float = 0.0,
@@ -259,7 +253,8 @@ def simulate_hvm(
 ) -> Recording: # its `truth` says what every unit encodes
     "Simulate a recording: HvM-like images and the responses of an IT population whose tuning is known."
     population = _population(subject)
-    if colour: population = _with_hue(population)
+    if colour and "hue" not in population.factors: # other units than those for grey images
+        population = replace(population, shares=(*population.shares, 0.12))
     images, labels = render_hvm(n_images, size, seed, background, workers=workers, cache=cache,
                                 progress=progress, colour=colour)
     average, single, truth = _respond(labels, population, seed, repeats, window, shared_gain, session_drift,

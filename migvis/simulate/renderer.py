@@ -6,7 +6,7 @@
 __all__ = ['rotation_matrix', 'Light', 'render']
 
 # %% ../../nbs/simulate/01_renderer.ipynb #f28013e9
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import trimesh
@@ -60,29 +60,6 @@ def _is_free(scene: EmbreeScene, origins: np.ndarray, directions: np.ndarray) ->
     rays = (np.ascontiguousarray(array, np.float32) for array in (origins, directions))
     return scene.run(*rays, query="OCCLUDED") < 0
 
-# %% ../../nbs/simulate/01_renderer.ipynb #23ccf865
-def _sky_directions(n: int) -> np.ndarray:
-    "n directions around +z, spread by the cosine law (Fibonacci spiral)."
-    angle, height = np.arange(n) * np.pi * (3 - np.sqrt(5)), np.sqrt(1 - (np.arange(n) + 0.5) / n)
-    side = np.sqrt(1 - height**2)
-    return np.stack([side * np.cos(angle), side * np.sin(angle), height], 1)
-
-# %% ../../nbs/simulate/01_renderer.ipynb #1e5329f0
-def _ambient_occlusion(vertices: np.ndarray, normals: np.ndarray, faces: np.ndarray,
-                       n_rays: int = 20) -> np.ndarray:
-    # -> (v,) 1 where the whole hemisphere is open, 0 where nothing is
-    "Share of the hemisphere above each vertex from which light can come."
-    size = np.ptp(vertices, axis=0).max()
-    across = np.where(np.abs(normals[:, :1]) < 0.6, [[1.0, 0, 0]], [[0, 1.0, 0]])
-    side = np.cross(normals, across)
-    side /= np.maximum(np.linalg.norm(side, axis=1, keepdims=True), 1e-9)
-    frame = np.stack([side, np.cross(normals, side), normals], 1)
-    rays = np.einsum("rk,vkj->vrj", _sky_directions(n_rays), frame)
-    start = np.repeat((vertices + 4e-3 * size * normals)[:, None], n_rays, 1)
-    hit = _first_hits(_embree(vertices, faces), start.reshape(-1, 3), rays.reshape(-1, 3))
-    distance = np.where(hit["primID"] >= 0, hit["tfar"], np.inf).reshape(-1, n_rays)
-    return np.minimum(distance / (0.6 * size), 1.0).mean(1) ** 0.8
-
 # %% ../../nbs/simulate/01_renderer.ipynb #195d6609
 @dataclass(frozen=True)
 class Light:
@@ -98,15 +75,11 @@ class Light:
 def _surface(mesh: trimesh.Trimesh, albedo: float) -> np.ndarray: # (v, 6) float32
     "Normal, albedo, gloss and occlusion at the vertices of any mesh."
     given, n = mesh.vertex_attributes, len(mesh.vertices)
-    normal = given.get("normal", mesh.vertex_normals)
     grey = np.full(n, float(albedo))
     if mesh.visual.kind in ("vertex", "face"):
         grey = mesh.visual.vertex_colors[:, :3] @ np.array([0.299, 0.587, 0.114]) / 255
-    occlusion = given.get("occlusion")
-    if occlusion is None:
-        occlusion = _ambient_occlusion(mesh.vertices, mesh.vertex_normals, mesh.faces)
-    columns = [normal, given.get("albedo", grey), given.get("gloss", np.zeros(n)), occlusion]
-    return np.column_stack(columns).astype(np.float32)
+    others = {"normal": mesh.vertex_normals, "albedo": grey, "gloss": np.zeros(n), "occlusion": np.ones(n)}
+    return np.column_stack([given.get(name, value) for name, value in others.items()]).astype(np.float32)
 
 # %% ../../nbs/simulate/01_renderer.ipynb #b0000015
 @dataclass(frozen=True)
@@ -121,25 +94,18 @@ class _Target:
 @dataclass(frozen=True)
 class _Views:
     "Where an object stands in n pictures, and how they are taken."
-    pose: np.ndarray # (n, 3, 3)
-    shift: np.ndarray # (n, 3) in sides of the picture
-    scale: np.ndarray # (n,)
+    pose: np.ndarray # (n, 3, 3) float32
+    shift: np.ndarray # (n, 3) float32, in sides of the picture
+    scale: np.ndarray # (n,) float32
     size: int # side of the picture in pixels
     supersample: int # rays per pixel and side
-    perspective: float # 1 / distance of the camera in sides of the picture; 0 is orthographic
-
-    def part(self, rows: slice) -> "_Views":
-        "Some of the pictures."
-        return replace(self, pose=self.pose[rows], shift=self.shift[rows], scale=self.scale[rows])
 
 # %% ../../nbs/simulate/01_renderer.ipynb #b0000018
 def _covered(vertices: np.ndarray, views: _Views, grid: np.ndarray) -> np.ndarray:
     # vertices (v, 3); grid (side,) -> (r,) index of rays into (n, side, side)
     "Rays within the rectangle that the object covers in each picture."
-    pose, shift, scale = (np.asarray(a, np.float32) for a in (views.pose, views.shift, views.scale))
-    seen = np.einsum("vj,nij->nvi", vertices, pose) * scale[:, None, None]
-    depth = 1 + views.perspective * seen[..., 0]
-    screen = (seen[..., 1:] + shift[:, None, 1:]) / depth[..., None]
+    seen = np.einsum("vj,nij->nvi", vertices, views.pose) * views.scale[:, None, None]
+    screen = seen[..., 1:] + views.shift[:, None, 1:]
     low, high = (edge.T[..., None] for edge in (screen.min(1), screen.max(1)))
     inside = (grid >= low - 1 / len(grid)) & (grid <= high + 1 / len(grid))
     return np.flatnonzero(inside[1][:, :, None] & inside[0][:, None, :])
@@ -147,16 +113,13 @@ def _covered(vertices: np.ndarray, views: _Views, grid: np.ndarray) -> np.ndarra
 # %% ../../nbs/simulate/01_renderer.ipynb #166cc02a
 def _rays(target: _Target, views: _Views) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     "Rays that may hit: their index into (n, side, side), origins and directions in the object's frame."
-    side, perspective = views.size * views.supersample, np.float32(views.perspective)
-    pose, shift, scale = (np.asarray(a, np.float32) for a in (views.pose, views.shift, views.scale))
+    side = views.size * views.supersample
     grid = np.float32(0.5) - (np.arange(side, dtype=np.float32) + np.float32(0.5)) / np.float32(side)
     index = _covered(np.asarray(target.vertices, np.float32), views, grid)
-    image, row, column = np.unravel_index(index, (len(pose), side, side))
-    place = np.stack([np.zeros(len(index), np.float32), grid[column], grid[row]], 1)
-    ahead = perspective * place + np.array([1, 0, 0], np.float32)
-    back = 2.0 if not views.perspective else min(2.0, 0.98 / views.perspective)
-    start = (place - np.float32(back) * ahead - shift[image]) / scale[image, None]
-    return index, np.einsum("ri,rij->rj", start, pose[image]), np.einsum("ri,rij->rj", ahead, pose[image])
+    image, row, column = np.unravel_index(index, (len(views.pose), side, side))
+    place = np.stack([np.full(len(index), -2, np.float32), grid[column], grid[row]], 1) # before it
+    start = (place - views.shift[image]) / views.scale[image, None]
+    return index, np.einsum("ri,rij->rj", start, views.pose[image]), views.pose[image, 0]
 
 # %% ../../nbs/simulate/01_renderer.ipynb #b0000020
 def _dot(a: np.ndarray, b: np.ndarray) -> np.ndarray: # (h,)
@@ -209,8 +172,7 @@ def _hit_values(target: _Target, views: _Views, light: Light) -> tuple[np.ndarra
         within = np.stack([row % views.supersample, column % views.supersample], 1)
         jitter = within * (2.0 / (views.supersample - 1)) - 1
     points = origins[on] + hit["tfar"][on, None] * ahead[on]
-    pose = views.pose[image].astype(np.float32)
-    return index, _shade(points, looks, ahead[on], pose, jitter, target.scene, light)
+    return index, _shade(points, looks, ahead[on], views.pose[image], jitter, target.scene, light)
 
 # %% ../../nbs/simulate/01_renderer.ipynb #87b20ec8
 def _picture(target: _Target, views: _Views, light: Light) -> tuple[np.ndarray, np.ndarray]:
@@ -231,27 +193,26 @@ def render(
     tz: float | np.ndarray = 0.0, # position upwards
     s: float | np.ndarray = 1.0, # size factor
     size: int = 64, # side of the picture in pixels
-    background: float | np.ndarray = 0.0, # grey level, or (n, size, size) pictures
     supersample: int = 2, # rays per pixel and side
     extent: float = 0.66, # share of the picture's side that an object with s = 1 covers
     unit: float = 0.2, # share of the picture's side that ty = 1 or tz = 1 moves
-    perspective: float = 0.0, # 1 / distance of the camera in sides of the picture; 0 is orthographic
     light: Light = Light(),
     albedo: float = 0.65, # of meshes that bring neither `vertex_attributes["albedo"]` nor colours
     return_mask: bool = False, # also return the object's coverage of each pixel
 ) -> np.ndarray | tuple[np.ndarray, np.ndarray]: # (n, size, size) float32 in [0, 1]
-    "Render a mesh in n poses by ray casting."
+    "Render a mesh in n poses before black, by ray casting."
     pose = np.asarray(rotation, dtype=float).reshape(-1, 3, 3)
     if not np.allclose(pose @ pose.transpose(0, 2, 1), np.eye(3), atol=1e-4):
         raise ValueError("rotation must hold orthogonal 3 x 3 matrices; make them with rotation_matrix(...)")
     n = max(len(pose), *(np.size(value) for value in (ty, tz, s)))
     ty, tz, s = (np.broadcast_to(np.asarray(value, float), n) for value in (ty, tz, s))
-    shift = np.stack([np.zeros(n), ty, tz], 1) * unit
-    views = _Views(np.broadcast_to(pose, (n, 3, 3)), shift, s * extent / 2, size, supersample, perspective)
+    places = (np.broadcast_to(pose, (n, 3, 3)), np.stack([np.zeros(n), ty, tz], 1) * unit, s * extent / 2)
+    pose, shift, scale = (np.asarray(values, np.float32) for values in places)
     vertices, faces = _standard_size(np.asarray(mesh.vertices)), np.asarray(mesh.faces)
     target = _Target(vertices, faces, _surface(mesh, albedo), _embree(vertices, faces))
     step = max(1, int(1.5e6 / (size * supersample) ** 2))
-    parts = [_picture(target, views.part(slice(i, i + step)), light) for i in range(0, n, step)]
-    images, masks = (np.concatenate(arrays) for arrays in zip(*parts))
-    images = np.clip(images + (1 - masks) * np.asarray(background, np.float32), 0, 1)
+    views = [_Views(pose[i:i + step], shift[i:i + step], scale[i:i + step], size, supersample)
+             for i in range(0, n, step)]
+    pictures = [_picture(target, some, light) for some in views]
+    images, masks = (np.concatenate(arrays) for arrays in zip(*pictures))
     return (images, masks) if return_mask else images

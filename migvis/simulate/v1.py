@@ -16,6 +16,7 @@ from scipy.stats import truncnorm
 from ..data import Recording
 from .images import render_hvm
 from ..support.images import check_images
+from ..support.presets import _check_numbers
 
 # %% ../../nbs/simulate/04_v1.ipynb #dbe30da4
 @dataclass(frozen=True)
@@ -38,13 +39,9 @@ class V1Population:
     amplitude_shape: float = 2.0              # of the gamma distribution of an event's size
 
     def __post_init__(self) -> None:
-        positive = ("n_units", "frequency", "bandwidth", "field", "rate", "half_contrast", "amplitude_shape")
-        for name in positive:
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
-        for name in ("complex_share", "driven_share", "idle"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} must be from 0 to 1, got {getattr(self, name)}")
+        positive = "frequency bandwidth field rate half_contrast amplitude_shape"
+        _check_numbers(self, {"whole": "n_units", "positive": positive,
+                              "part": "complex_share driven_share idle"})
         if not 0 < self.limits[0] <= self.frequency <= self.limits[1]:
             raise ValueError(f"frequency must lie within its limits {self.limits}, got {self.frequency}")
 

@@ -5,7 +5,6 @@
 # %% ../../nbs/support/00_checks.ipynb #1eaa1abf
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 import numpy as np
@@ -70,19 +69,23 @@ def _check_responses(responses: Any, n: int) -> np.ndarray: # responses (n, N) -
     if responses is None:
         raise ValueError("responses are missing; give the average over trials, for example "
                          "np.nanmean(trials, axis=1)")
-    responses = _real(responses, "responses", ("image", "unit"))
-    responses = np.ascontiguousarray(responses, dtype=np.float32)
-    if responses.ndim != 2 or responses.shape[1] == 0:
-        raise ValueError(f"responses must be (images, units), but have shape {responses.shape}")
-    if len(responses) != n:
-        raise ValueError(f"{n} images but {len(responses)} rows of responses; one row is needed "
+    given = _real(responses, "responses", ("image", "unit"))
+    if given.ndim != 2 or given.shape[1] == 0:
+        raise ValueError(f"responses must be (images, units), but have shape {given.shape}")
+    if len(given) != n:
+        raise ValueError(f"{n} images but {len(given)} rows of responses; one row is needed "
                          "for each image (transpose (units, images))")
+    responses = np.ascontiguousarray(given, dtype=np.float32)
     bad = ~np.isfinite(responses)
     if bad.any():
         image, unit = np.argwhere(bad)[0]
         raise ValueError(f"responses hold {bad.sum()} NaN or infinite values, first at image "
                          f"{image}, unit {unit}; average over the trials that exist, or leave out "
                          "those images or units")
+    lost = (np.abs(given - responses).max(0) > 1e-3 * given.std(0)) & ~_constant(given)
+    if lost.any():
+        raise ValueError(f"units {np.flatnonzero(lost)[:10].tolist()} vary too little around their "
+                         "mean for 32-bit numbers; subtract it, from trials, too")
     return responses
 
 # %% ../../nbs/support/00_checks.ipynb #f02a7962
@@ -104,41 +107,20 @@ def _constant(x: np.ndarray) -> np.ndarray: # x (n, N) -> (N,) bool
     precision = np.finfo(x.dtype).eps if x.dtype.kind == "f" else 0
     return np.ptp(x, axis=0) <= 64 * precision * np.abs(x).max(0)
 
-# %% ../../nbs/support/00_checks.ipynb #7720e7eb
-def _centred(responses: Any, trials: Any) -> tuple[Any, Any]:
-    "Subtract the mean of units so far from 0 that 32 bits would round their variation away. Warns."
-    if responses is None: return responses, trials
-    x = _real(responses, "responses", ("image", "unit"))
-    if x.ndim != 2 or x.dtype.itemsize < 8 or not x.size or not np.isfinite(x).all():
-        return responses, trials
-    with np.errstate(over="ignore"):
-        rounding = np.abs(x - x.astype(np.float32)).max(0)
-    lost = (rounding > 1e-3 * x.std(0)) & ~_constant(x.astype(np.float64))
-    if not lost.any(): return responses, trials
-    warnings.warn(f"units {np.flatnonzero(lost)[:10].tolist()} vary too little around their mean "
-                  "for 32-bit numbers; it was subtracted from their responses and "
-                  "trials", stacklevel=5)
-    mean = np.where(lost, x.mean(0, dtype=np.float64), 0)
-    if trials is not None:
-        trials = _real(trials, "trials", ("image", "repeat", "unit")) - mean
-    return x - mean, trials
-
 # %% ../../nbs/support/00_checks.ipynb #5e44776b
 def _plain_column(column: pd.Series) -> pd.Series:
     "A column as files keep it: numbers held as objects become numbers, dates text."
-    if isinstance(column.dtype, pd.CategoricalDtype):
-        values = _plain_column(column.astype(object))
-        return values.astype("category") if pd.api.types.is_numeric_dtype(values) else values
+    if column.dtype.kind in "mM": return column.astype(str).where(column.notna(), None)
+    classes = isinstance(column.dtype, pd.CategoricalDtype)
+    nullable = isinstance(column.dtype, pd.api.extensions.ExtensionDtype)
+    if classes or nullable and pd.api.types.is_numeric_dtype(column):
+        if not classes and not column.isna().any(): return column.astype(column.dtype.numpy_dtype)
+        column = column.astype(object).where(column.notna(), None)
     present = column.dropna() if column.dtype == object else []
     if len(present) and all(type(v) in (int, float) or isinstance(v, np.number) for v in present):
-        return pd.to_numeric(column.where(column.notna(), np.nan))
-    if column.dtype.kind in "mM": return column.astype(str).where(column.notna(), None)
-    nullable = isinstance(column.dtype, pd.api.extensions.ExtensionDtype)
-    if not nullable or not pd.api.types.is_numeric_dtype(column): return column
-    if not column.isna().any(): return column.astype(column.dtype.numpy_dtype)
-    if pd.api.types.is_bool_dtype(column):
-        return column.astype(object).where(column.notna(), None).map(str, na_action="ignore")
-    return column.astype("float64")
+        column = pd.to_numeric(column.where(column.notna(), np.nan))
+        if classes: column = column.astype("category")
+    return column
 
 # %% ../../nbs/support/00_checks.ipynb #5e447769
 def _check_columns(table: pd.DataFrame, what: str) -> None:

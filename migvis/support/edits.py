@@ -69,14 +69,12 @@ class Edits:
 # %% ../../nbs/support/10_edits.ipynb #2c343621
 def _some_edits(edits: "Edits", index: np.ndarray) -> "Edits":
     "The edits of some originals."
-    picked = {}
-    for name in ("images", "originals", "targets", "z_targets"):
-        array = getattr(edits, name)
-        picked[name] = None if array is None else array[index]
-    for name in ("original_index", "target_index"):
-        numbers = getattr(edits, name)
-        picked[name] = None if numbers is None else tuple(np.asarray(numbers)[index].tolist())
-    return replace(edits, **picked)
+    known = {name: value for name, value in vars(edits).items() if value is not None}
+    arrays = {name: known[name][index] for name in ("images", "originals", "targets", "z_targets")
+              if name in known}
+    numbers = {name: tuple(np.asarray(known[name])[index].tolist())
+               for name in ("original_index", "target_index") if name in known}
+    return replace(edits, **arrays, **numbers)
 
 # %% ../../nbs/support/10_edits.ipynb #ebffb721
 def _change(edits: Edits) -> pd.DataFrame: # rows: groups, columns: gammas
@@ -84,8 +82,8 @@ def _change(edits: Edits) -> pd.DataFrame: # rows: groups, columns: gammas
     start = edits.originals[:, None]
     if 0.0 in edits.gammas: start = edits.images[:, :, edits.gammas.index(0.0)]
     rmse = np.sqrt(((edits.images - start[:, :, None]) ** 2).mean((-3, -2, -1))).mean(0)
-    groups, gammas = pd.Index(edits.group_names, name="group"), pd.Index(edits.gammas, name="gamma")
-    return pd.DataFrame(rmse, groups, gammas)
+    table = pd.DataFrame(rmse, edits.group_names, edits.gammas)
+    return table.rename_axis("group").rename_axis("gamma", axis=1)
 
 # %% ../../nbs/support/10_edits.ipynb #29585c9d
 def _load_edits(path: str | Path, note: Mapping[str, Any] | None) -> Edits:

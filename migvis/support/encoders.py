@@ -173,15 +173,18 @@ class DINOEncoder(_Frozen):
         return self.out(patches.transpose(1, 2).unflatten(2, (14, 14)))
 
 # %% ../../nbs/support/05_encoders.ipynb #69208cd9
+class _Middle(Exception):
+    "Ends a pass through a U-Net at its middle, which is the argument."
+
 def _middle_features(denoiser: nn.Module, y_t: Tensor, t: Tensor) -> Tensor: # (B, channels, h, w)
     "The middle of a denoiser's U-Net, whose second half does not run; t: (B,)."
-    if hasattr(denoiser, "middle"): return denoiser.middle(y_t, t)
-    unet = denoiser.unet
-    x = F.pixel_unshuffle(denoiser.centre(y_t, t), denoiser.patch).to(unet.conv_in.weight.dtype)
-    embedding = unet.time_embedding(unet.time_proj(t + (denoiser.first_time - 1)).to(x.dtype))
-    x = unet.conv_in(x)
-    for block in unet.down_blocks: x = block(x, embedding)[0]
-    return unet.mid_block(x, embedding)
+    def stop(block: nn.Module, inputs: tuple, output: Tensor) -> None: raise _Middle(output)
+    if denoiser.unet.mid_block is None:
+        raise ValueError("the network has no middle block; use critics with encoder='conv'")
+    hook = denoiser.unet.mid_block.register_forward_hook(stop)
+    try: denoiser(y_t, t)
+    except _Middle as reached: return reached.args[0]
+    finally: hook.remove()
 
 # %% ../../nbs/support/05_encoders.ipynb #c7ecda8f
 def _check_backbone(denoiser: nn.Module, weights: str | None) -> str: # digest of its weights

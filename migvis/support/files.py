@@ -14,7 +14,6 @@ import math
 import os
 import re
 import uuid
-import warnings
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -24,7 +23,7 @@ import numpy as np
 import pandas as pd
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
@@ -148,14 +147,9 @@ def save_tensors(
 ) -> Path:
     "Write tensors, JSON metadata and the checksum of both as one safetensors file, atomically."
     plain = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
-    header = dict(meta) | {"sha256": _checksum(plain, meta)}
+    header = {"migvis": _as_json(dict(meta) | {"sha256": _checksum(plain, meta)})}
     with atomic_write(path) as temporary:
-        mode = temporary.stat().st_mode
-        try:
-            save_file(plain, temporary, metadata={"migvis": _as_json(header)})
-        except SafetensorError as error:
-            raise _as_os_error(error) from error
-        temporary.chmod(mode) # a shared run can be read by those who may read its other files
+        temporary.write_bytes(save(plain, header))
     return Path(path).expanduser()
 
 # %% ../../nbs/support/01_files.ipynb #99788840
@@ -169,12 +163,6 @@ def _checksum(arrays: Mapping[str, Tensor | np.ndarray], meta: Mapping[str, Any]
             value = value.contiguous().reshape(-1).view(torch.uint8).numpy()
         digest.update(value.tobytes())
     return digest.hexdigest()
-
-# %% ../../nbs/support/01_files.ipynb #c3d85c69
-def _as_os_error(error: SafetensorError) -> OSError:
-    "What the operating system said, as Python's own files would raise it."
-    number = re.search(r"os error (\d+)", str(error))
-    return OSError(int(number[1]), str(error)) if number else OSError(str(error))
 
 # %% ../../nbs/support/01_files.ipynb #f8f690aa
 def load_tensors(
@@ -191,24 +179,15 @@ def load_tensors(
     except (SafetensorError, OSError, ValueError, RuntimeError) as error:
         raise ValueError(f"{path} is not a readable safetensors file ({error}); it may be "
                          "truncated: fetch or make it again") from error
-    _check_header(path, tensors, meta, kind)
-    return tensors, meta
-
-# %% ../../nbs/support/01_files.ipynb #88ee4b8c
-def _check_header(path: Path, tensors: Mapping[str, Tensor], meta: Any, kind: str | None) -> None:
-    "Compare the checksum, which is taken out of `meta`, and the kind. Raises ValueError."
     if not isinstance(meta, dict):
         raise ValueError(f"{path} is a safetensors file, but migvis did not write it: its header "
                          "has no 'migvis' entry")
-    checksum = meta.pop("sha256", None)
-    if checksum is None:
-        warnings.warn(f"{path} has no checksum, so damage to it would not be seen: an earlier "
-                      "version of migvis wrote it; save it again", stacklevel=3)
-    elif checksum != _checksum(tensors, meta):
+    if meta.pop("sha256", None) != _checksum(tensors, meta):
         raise ValueError(f"{path} is damaged: its checksum is not that of what it holds; "
                          "fetch or make it again")
     if kind is not None and meta.get("kind") != kind:
         raise ValueError(f"{path} should hold a {kind!r}, but it holds a {meta.get('kind')!r}")
+    return tensors, meta
 
 # %% ../../nbs/support/01_files.ipynb #5f5e2c01
 class _NoLargerThan(TorchFunctionMode):
@@ -224,10 +203,7 @@ class _NoLargerThan(TorchFunctionMode):
                            kwargs: dict[str, Any] | None = None) -> Any:
         kwargs = kwargs or {}
         if function in self.factories:
-            size = args[0] if args and isinstance(args[0], (tuple, list)) else args
-            size = args[2:3] if function is torch.linspace else size
-            size = [kwargs["steps"]] if "steps" in kwargs else kwargs.get("size", size)
-            self.left -= math.prod(size)
+            self.left -= function(*args, **kwargs | {"device": "meta"}).numel() # takes no memory
             if self.left < 0:
                 raise ValueError(f"the header of {self.path} describes a network that is far "
                                  "larger than the file; make or fetch it again")
@@ -251,11 +227,8 @@ _FORMULA = re.compile(rf"'*(?:[=@\t\r]|[+-](?!$|{_NUMBER}$))") # "-" alone is no
 
 # %% ../../nbs/support/01_files.ipynb #c9b29697
 def _map_text(table: pd.DataFrame, change: Callable[[Any], Any]) -> pd.DataFrame:
-    "Change text in cells and in the names of columns; other columns stay as they are."
-    def map_column(column: pd.Series) -> pd.Series:
-        changes = any(isinstance(v, str) and change(v) != v for v in column)
-        return column.map(change) if changes else column
-    return table.apply(map_column).rename(columns=change)
+    "Change cells and the names of columns."
+    return table.apply(lambda column: column.map(change)).rename(columns=change)
 
 # %% ../../nbs/support/01_files.ipynb #0e026967
 def _guard(value: Any) -> Any:

@@ -85,12 +85,10 @@ def resize_images(
 def _resize(images: np.ndarray, size: int) -> np.ndarray: # (n, C, size, size)
     "Resize images that are known to be square."
     import torch
-    import torch.nn.functional as F
+    from torchvision.transforms.functional import resize
 
-    if images.shape[3] == size: return images
-    resized = [F.interpolate(part, size=(size, size), mode="bilinear", antialias=True)
-               for part in torch.from_numpy(np.ascontiguousarray(images)).split(256)]
-    return torch.cat(resized).clamp(0, 1).numpy()
+    resized = resize(torch.from_numpy(np.ascontiguousarray(images)), [size, size])
+    return resized.clamp(0, 1).numpy()
 
 # %% ../../nbs/support/07_images.ipynb #1766702b
 _COLOUR_WEIGHTS = { # of red, green and blue

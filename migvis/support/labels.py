@@ -301,11 +301,11 @@ def _hold_by_labels(codes: Sequence[Any], n_groups: int) -> list[list[float]]:
     for code in codes:
         if kinds[code.group] != "category":
             kinds[code.group] = "category" if isinstance(code, _CategoricalCode) else "numbers"
-    strength = {"category": {"category": 2.0, "numbers": 1.0, "free": 0.0}, # edited: held
-                "numbers": {"category": 2.0, "numbers": 1.0, "free": 0.5},
-                "free": {"category": 2.0, "numbers": 1.0, "free": 0.0}}
-    return [[1.0 if g == h else strength[edited][held] for h, held in enumerate(kinds)]
-            for g, edited in enumerate(kinds)]
+    weight = {"category": 2.0, "numbers": 1.0, "free": 0.0}
+    table = [[0.5 if (edited, held) == ("numbers", "free") else weight[held] for held in kinds]
+             for edited in kinds]
+    for g in range(n_groups): table[g][g] = 1.0
+    return table
 
 # %% ../../nbs/support/08_labels.ipynb #c3a00018
 def _write_codes(codes: Sequence[_LabelCode]) -> list[dict[str, Any]]:
@@ -313,15 +313,11 @@ def _write_codes(codes: Sequence[_LabelCode]) -> list[dict[str, Any]]:
     return [{"kind": type(code.spec).__name__.lower(), **asdict(code)} for code in codes]
 
 # %% ../../nbs/support/08_labels.ipynb #c3a00024
-def _read_codes(entries: Sequence[dict[str, Any]], first_group: int) -> tuple[_LabelCode, ...]:
-    "Codes from a file; files of before number groups from 0 and say `angles` instead of `period`."
+def _read_codes(entries: Sequence[dict[str, Any]]) -> tuple[_LabelCode, ...]:
+    "Codes from a file."
     codes = []
     for entry in entries:
         spec_type, code_type = _KINDS[entry.pop("kind")]
-        spec = entry.pop("spec")
-        spec["group"] += 1 - first_group
-        if "angles" in spec:
-            spec["period"] = {"linear": None, "sincos": 360.0}[spec.pop("angles")]
-        codes.append(code_type(spec_type(**spec),
-                               **{key: tuple(value) for key, value in entry.items()}))
+        learned = {key: tuple(value) for key, value in entry.items() if key != "spec"}
+        codes.append(code_type(spec_type(**entry["spec"]), **learned))
     return tuple(codes)

@@ -8,11 +8,13 @@ __all__ = ['VAEConfig', 'CriticConfig', 'DenoiserConfig', 'EditSettings', 'Prese
 # %% ../../nbs/support/02_presets.ipynb #c1ff5897
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 from numbers import Integral, Real
 from operator import attrgetter
 from typing import Any
+
+import numpy as np
 
 # %% ../../nbs/support/02_presets.ipynb #03a206a2
 @dataclass(frozen=True)
@@ -107,38 +109,20 @@ class EditSettings:
     batch_size: int = 64         # images at once; does not change the result
 
     def __post_init__(self) -> None:
-        _freeze(self, ("gammas", "hold", "interval"))
+        vars(self).update({name: _as_tuples(value) for name, value in vars(self).items()})
         _check_edit_settings(self)
 
     def resolve(self, *defaults: "EditSettings") -> "EditSettings":
         "None filled in from other settings of the same mode, then from the mode."
-        return _resolve(self, defaults)
+        filled = _mode_defaults(self.mode)
+        for other in [*reversed(defaults), self]:
+            if other.mode == self.mode: filled = filled | _given(other)
+        return replace(self, **filled)
 
     def changes(self) -> dict[str, Any]:
         "What differs from the defaults of the mode."
-        return _changes(self)
-
-    @property
-    def holds(self) -> tuple[float, ...]:
-        "All weights of `hold`, in one row."
-        return _flat(self.hold)
-
-# %% ../../nbs/support/02_presets.ipynb #2f12f5dd
-def _resolve(settings: EditSettings, defaults: Sequence[EditSettings]) -> EditSettings:
-    "Fill in what is None from `defaults` of this mode, in their order, then from the mode."
-    sources = [vars(default) for default in defaults if default.mode == settings.mode]
-    filled = {}
-    for name in (f.name for f in fields(settings) if getattr(settings, f.name) is None):
-        values = [source.get(name) for source in (*sources, _mode_defaults(settings.mode))]
-        filled[name] = next((value for value in values if value is not None), None)
-    return replace(settings, **filled)
-
-# %% ../../nbs/support/02_presets.ipynb #c327d44c
-def _changes(settings: EditSettings) -> dict[str, Any]:
-    "Settings that differ from the defaults of their mode."
-    plain = EditSettings(settings.mode).resolve()
-    return {name: value for name, value in vars(settings.resolve()).items()
-            if value != getattr(plain, name)}
+        plain = vars(EditSettings(self.mode).resolve())
+        return {name: value for name, value in vars(self.resolve()).items() if value != plain[name]}
 
 # %% ../../nbs/support/02_presets.ipynb #611d03bc
 def _as_tuples(value: Any) -> Any:
@@ -146,15 +130,10 @@ def _as_tuples(value: Any) -> Any:
     if hasattr(value, "tolist"): value = value.tolist()
     return tuple(map(_as_tuples, value)) if isinstance(value, (list, tuple)) else value
 
-# %% ../../nbs/support/02_presets.ipynb #c467595e
-def _freeze(settings: "EditSettings", names: Sequence[str]) -> None:
-    "Turn lists and arrays of frozen settings into tuples."
-    for name in names: object.__setattr__(settings, name, _as_tuples(getattr(settings, name)))
-
 # %% ../../nbs/support/02_presets.ipynb #f7ed1b3b
-def _flat(value: Any) -> tuple[Any, ...]:
-    "The numbers of nested tuples, in one row."
-    return tuple(x for part in value for x in _flat(part)) if isinstance(value, tuple) else (value,)
+def _given(settings: EditSettings) -> dict[str, Any]:
+    "Settings that are not None."
+    return {name: value for name, value in vars(settings).items() if value is not None}
 
 # %% ../../nbs/support/02_presets.ipynb #4bdc89dd
 _RULES = { # what a number must be, in words and as a test
@@ -169,36 +148,33 @@ _RULES = { # what a number must be, in words and as a test
 }
 
 # %% ../../nbs/support/02_presets.ipynb #9183ddd5
-def _check_numbers(get: Callable[[str], Any], rules: Mapping[str, str],
-                   several: Sequence[str]) -> None:
-    # get: value of a name; rules: of `_RULES` -> names; several: names of tuples of numbers
+def _check_numbers(settings: Any, rules: Mapping[str, str], several: str = "") -> None:
+    # rules: of `_RULES` -> names; several: names of tuples of numbers
     "Raise ValueError for numbers that cannot be meant; None: something else decides."
-    for name, rule in ((name, rule) for rule, names in rules.items() for name in names.split()):
-        if (value := get(name)) is None: continue
+    for rule, name in ((rule, name) for rule, names in rules.items() for name in names.split()):
+        if (value := attrgetter(name)(settings)) is None: continue
         words, fits = _RULES[rule]
-        numbers = _flat(_as_tuples(value)) if name in several else (value,)
-        if not numbers or not all(isinstance(v, Real) and not isinstance(v, bool) and fits(v)
-                                  for v in numbers):
+        numbers = np.ravel(value) if name in several.split() else [value]
+        if not len(numbers) or not all(isinstance(v, Real) and not isinstance(v, bool) and fits(v)
+                                       for v in numbers):
             raise ValueError(f"{name} must be {words}, got {value!r}")
 
 # %% ../../nbs/support/02_presets.ipynb #64c48e1d
 _EDIT_RULES = {"whole": "t_edit steps candidates recurrence n_negatives batch_size",
                "natural": "copies fixed_point seed noise_seed", "finite": "gammas", "weight": "hold",
                "positive": "limit", "factor": "autoguidance", "part": "eta"}
+_EDIT_CHOICES = {"scale": ("none", "eps", "clip"), "gradient": ("through", "detached"),
+                 "renoise": ("guided", "unguided"),
+                 "precision": ("float32", "bfloat16", "auto", "float64")}
 
-def _check_edit_settings(settings: "EditSettings") -> None:
+def _check_edit_settings(settings: EditSettings) -> None:
     "Raise ValueError for values that cannot be meant."
-    choices = {"scale": ("none", "eps", "clip"), "gradient": ("through", "detached"),
-               "renoise": ("guided", "unguided"),
-               "precision": ("float32", "bfloat16", "auto", "float64")}
-    default = _mode_defaults(settings.mode)
-    value = {name: default.get(name) if given is None else given
-             for name, given in vars(settings).items()}
-    for name, known in choices.items():
+    value = _mode_defaults(settings.mode) | _given(settings)
+    for name, known in _EDIT_CHOICES.items():
         if value[name] not in known:
             raise ValueError(f"{name} must be one of {known}, got {value[name]!r}")
-    _check_numbers(value.get, _EDIT_RULES, ("gammas", "hold"))
-    _check_interval(value["interval"])
+    _check_numbers(settings, _EDIT_RULES, several="gammas hold")
+    _check_interval(settings.interval)
     if value["project"] and value["scale"] != "eps":
         raise ValueError("project=True adds directions that have no length, so scale must be "
                          f"'eps', got {value['scale']!r}")
@@ -210,9 +186,10 @@ def _check_edit_settings(settings: "EditSettings") -> None:
 def _check_interval(interval: Any) -> None:
     "Raise ValueError unless an interval is None, or two times of which the first is larger."
     if interval is None: return
-    if not (isinstance(interval, tuple) and len(interval) == 2
-            and all(isinstance(t, Integral) and t >= 0 for t in interval) and interval[0] > interval[1]):
-        raise ValueError(f"interval must be (start, stop), two times with start > stop >= 0, got "
+    times = interval if isinstance(interval, tuple) else (interval,)
+    whole = len(times) == 2 and all(isinstance(t, Integral) for t in times)
+    if not whole or not times[0] > times[1] >= 0:
+        raise ValueError("interval must be (start, stop), two times with start > stop >= 0, got "
                          f"{interval!r}")
 
 # %% ../../nbs/support/02_presets.ipynb #9ba453f7
@@ -255,72 +232,48 @@ class Preset:
     @classmethod
     def from_dict(cls, entries: Mapping[str, Any]) -> "Preset":
         "Inverse of `to_dict`. Raises ValueError for entries that are not those of this version."
-        parts = {"vae": VAEConfig, "critic": CriticConfig, "denoiser": DenoiserConfig,
+        kinds = {"vae": VAEConfig, "critic": CriticConfig, "denoiser": DenoiserConfig,
                  "edits": EditSettings, "paper_edits": EditSettings}
         try:
-            entries = {name: _as_tuples(value) for name, value in _with_edits(entries).items()}
-            built = {name: parts[name](**{k: _as_tuples(v) for k, v in value.items()})
-                     if name in parts else value for name, value in entries.items()}
-            return cls(**built)
-        except (TypeError, AttributeError) as e:
+            parts = {name: kind(**{k: _as_tuples(v) for k, v in entries[name].items()})
+                     for name, kind in kinds.items()}
+            return cls(**{**entries, **parts})
+        except (KeyError, TypeError, AttributeError) as e:
             raise ValueError("these entries do not make a preset of this version of migvis: "
                              f"{e}") from e
 
-# %% ../../nbs/support/02_presets.ipynb #4818909c
-def _with_edits(entries: Mapping[str, Any]) -> dict[str, Any]:
-    "Entries of a preset; older runs have the settings of edits beside the others."
-    old = {name: entries[name]
-           for name in ("gammas", "relative_gammas", "levers", "autoguidance") if name in entries}
-    if not old: return dict(entries)
-    levers = dict(old.get("levers", {}))
-    if "until" in levers: levers["interval"] = (entries["denoiser"]["T"], levers.pop("until"))
-    if levers.get("gradient") == "around": levers["gradient"] = "detached"
-    edits = levers | {"gammas": old.get("relative_gammas"), "autoguidance": old.get("autoguidance")}
-    kept = {name: value for name, value in entries.items() if name not in old}
-    return kept | {"edits": edits, "paper_edits": {"mode": "paper", "gammas": old.get("gammas")}}
-
 # %% ../../nbs/support/02_presets.ipynb #56c63ef0
-def _paper_preset() -> Preset:
-    "The published settings; of the U-Net, the ones whose number of parameters comes closest."
-    critic = CriticConfig(steps=10_000, lr=2e-3)
-    return Preset("paper", 128, 5760, VAEConfig(), critic, DenoiserConfig(layers=1), t_edit=135)
+_PAPER = Preset( # the published settings; of the U-Net, those whose size comes closest
+    "paper", 128, 5760, VAEConfig(), CriticConfig(steps=10_000, lr=2e-3), DenoiserConfig(layers=1),
+    t_edit=135)
 
 # %% ../../nbs/support/02_presets.ipynb #b08214fe
-def _demo_preset() -> Preset:
-    "What two CPU cores do in minutes."
-    vae = VAEConfig(seeds=2, steps=3000, batch_size=256, lr=3e-3)
-    critic = CriticConfig("denoiser", 0, 64, steps=3000, lr=4e-3, dropout=0.3, views=16)
-    denoiser = DenoiserConfig(image_size=64, width=64, multipliers=(1, 2, 1.5), layers=2, patch=4,
-                              attention_levels=2, steps=4000, batch_size=32, lr=1e-3, ema=0.995,
-                              precision="bfloat16")
-    edits = EditSettings(gammas=(0.0, 0.03, 0.1, 0.3), interval=(150, 45))
-    return Preset("demo", 64, 5760, vae, critic, denoiser, t_edit=135, edits=edits)
+_DEMO = Preset( # what two CPU cores do in minutes
+    "demo", 64, 5760, VAEConfig(seeds=2, steps=3000, batch_size=256, lr=3e-3),
+    CriticConfig("denoiser", 0, 64, steps=3000, lr=4e-3, dropout=0.3, views=16),
+    DenoiserConfig(image_size=64, width=64, multipliers=(1, 2, 1.5), layers=2, patch=4,
+                   attention_levels=2, steps=4000, batch_size=32, lr=1e-3, ema=0.995,
+                   precision="bfloat16"),
+    t_edit=135, edits=EditSettings(gammas=(0.0, 0.03, 0.1, 0.3), interval=(150, 45)))
 
 # %% ../../nbs/support/02_presets.ipynb #26690726
-def _sharp_preset() -> Preset:
-    "The demo at twice the resolution, with a wider denoiser, which is shipped."
-    demo = _demo_preset()
-    denoiser = DenoiserConfig(image_size=128, width=128, multipliers=(1, 2, 2), layers=2, patch=4,
-                              attention_levels=2, steps=10_839, batch_size=256, lr=1e-3, ema=0.9995,
-                              precision="bfloat16", flips=False)
-    vae, critic = replace(demo.vae, beta=0.0, prior_weight=1.0), replace(demo.critic, views=4)
-    return replace(demo, name="sharp", image_size=128, denoiser=denoiser, vae=vae, critic=critic)
+_SHARP = replace( # the demo at twice the resolution, with a wider denoiser, which is shipped
+    _DEMO, name="sharp", image_size=128, vae=replace(_DEMO.vae, beta=0.0, prior_weight=1.0),
+    critic=replace(_DEMO.critic, views=4),
+    denoiser=DenoiserConfig(image_size=128, width=128, multipliers=(1, 2, 2), layers=2, patch=4,
+                            attention_levels=2, steps=10_839, batch_size=256, lr=1e-3, ema=0.9995,
+                            precision="bfloat16", flips=False))
 
 # %% ../../nbs/support/02_presets.ipynb #0834d096
-def _tiny_preset() -> Preset:
-    "As small as can be."
-    vae = VAEConfig(seeds=2, steps=300, batch_size=128, lr=3e-3)
-    critic = CriticConfig(width=16, features=32, steps=150, batch_size=64, lr=4e-3)
-    denoiser = DenoiserConfig(image_size=32, width=16, multipliers=(1, 2), layers=1, patch=2,
-                              attention=False, T=50, steps=100, batch_size=32, lr=2e-3)
-    paper_edits = EditSettings("paper", gammas=(0.0, 2.0, 10.0))
-    return Preset("tiny", 32, 400, vae, critic, denoiser, t_edit=45, paper_edits=paper_edits)
+_TINY = Preset( # as small as can be
+    "tiny", 32, 400, VAEConfig(seeds=2, steps=300, batch_size=128, lr=3e-3),
+    CriticConfig(width=16, features=32, steps=150, batch_size=64, lr=4e-3),
+    DenoiserConfig(image_size=32, width=16, multipliers=(1, 2), layers=1, patch=2, attention=False,
+                   T=50, steps=100, batch_size=32, lr=2e-3),
+    t_edit=45, paper_edits=EditSettings("paper", gammas=(0.0, 2.0, 10.0)))
 
 # %% ../../nbs/support/02_presets.ipynb #00d7e0fc
-def _presets() -> dict[str, Preset]:
-    "The presets by name."
-    made = (_tiny_preset(), _demo_preset(), _sharp_preset(), _paper_preset())
-    return {preset.name: preset for preset in made}
+_PRESETS = {preset.name: preset for preset in (_TINY, _DEMO, _SHARP, _PAPER)}
 
 # %% ../../nbs/support/02_presets.ipynb #fb875c3a
 def get_preset(
@@ -328,22 +281,19 @@ def get_preset(
 ) -> Preset:
     "The preset of that name. Raises ValueError for a name that does not exist."
     if isinstance(preset, Preset): return preset
-    if preset in (known := _presets()): return known[preset]
-    raise ValueError(f"preset must be one of {sorted(known)} or a Preset, got {preset!r}")
+    if preset in _PRESETS: return _PRESETS[preset]
+    raise ValueError(f"preset must be one of {sorted(_PRESETS)} or a Preset, got {preset!r}")
 
 # %% ../../nbs/support/02_presets.ipynb #ed70e198
 def _check_critics(preset: Preset) -> None:
     "Raise ValueError for critics that no preset can have."
     config, known = preset.critic, ("conv", "denoiser")
-    if not 0 <= config.dropout < 1:
-        raise ValueError(f"critic.dropout must be from 0 to below 1, got {config.dropout!r}")
     if config.encoder not in known:
         raise ValueError(f"encoder must be one of {known}, got {config.encoder!r}; give others to "
                          f"`train_critics`")
-    if config.width < (config.encoder == "conv"):
+    if config.encoder == "conv" and not config.width:
         raise ValueError(f"critic.width must be positive, got {config.width!r}")
-    frozen = config.encoder == "denoiser" and not config.width and config.noise_aware
-    if config.views < 0 or config.views and not frozen:
+    if config.views and (config.encoder, config.width, config.noise_aware) != ("denoiser", 0, True):
         raise ValueError("critic.views must be 0, or positive with encoder='denoiser', width=0 and "
                          "noise_aware=True: only what is frozen can be looked at ahead; got "
                          f"views={config.views!r} with {config.encoder!r}, {config.width}, "
@@ -366,13 +316,13 @@ _PRESET_RULES = {
 
 # %% ../../nbs/support/02_presets.ipynb #81f6cc1f
 def _check_settings(preset: Preset) -> None:
-    "Raise ValueError for a number of a preset that cannot be meant."
-    several = ("vae.groups", "denoiser.multipliers", "denoiser.betas", "edits.gammas",
-               "paper_edits.gammas")
-    for name in several:
+    "Raise ValueError for a setting of a preset that cannot be meant."
+    several = "vae.groups denoiser.multipliers denoiser.betas edits.gammas paper_edits.gammas"
+    for name in several.split():
         value = attrgetter(name)(preset)
         if value is not None and (not isinstance(value, (tuple, list)) or not value):
             raise ValueError(f"{name} must be a tuple of numbers, got {value!r}")
-    _check_numbers(lambda name: attrgetter(name)(preset), _PRESET_RULES, several)
+    _check_numbers(preset, _PRESET_RULES, several)
     if len(preset.denoiser.betas) != 2:
         raise ValueError(f"denoiser.betas must be two numbers, got {preset.denoiser.betas!r}")
+    _check_critics(preset)

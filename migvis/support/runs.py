@@ -12,7 +12,6 @@ import json
 import os
 import re
 import shutil
-import types
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -25,7 +24,6 @@ from filelock import FileLock, Timeout
 
 from .. import __version__
 from .files import atomic_write, write_csv, _as_json
-from .presets import Preset
 
 # %% ../../nbs/support/04_runs.ipynb #8e0670da
 def run_stage(
@@ -66,8 +64,7 @@ def _read_run(folder: Path) -> dict[str, Any]:
     digest = entries.pop("digest", None) # None: taken out by somebody who changed an entry
     if digest not in (None, hashlib.sha256(_as_json(entries).encode()).hexdigest()):
         raise ValueError(f"{path} is damaged or was changed: its digest is not that of its "
-                         f"entries; "
-                         "restore it, or take out the entry 'digest' if the change is meant")
+                         "entries; restore it, or take out the entry 'digest' if the change is meant")
     return entries
 
 # %% ../../nbs/support/04_runs.ipynb #b0000402
@@ -92,15 +89,14 @@ def _check_noted(*paths: Path) -> None: # of one folder
     if not (folder / "run.json").is_file(): return
     noted = _read_run(folder).get("files", {})
     for path in paths:
-        if path.name in noted and noted[path.name] != _digest(path):
+        if path.name not in noted:
+            warnings.warn(f"{folder} has no digest of {path.name}, so it is not known whether this "
+                          "run wrote it: the writing was interrupted; saving the run there again "
+                          "notes it", stacklevel=3)
+        elif noted[path.name] != _digest(path):
             raise ValueError(f"{path} is not the file that this run wrote, but damaged or of "
                              "another run; restore it, or delete it and fit again. To use another "
                              "network, set it on a loaded model and save that into a new folder")
-    if unknown := [path.name for path in paths if path.name not in noted]:
-        warnings.warn(f"{folder} has no digests of {', '.join(unknown)}, so it is not known "
-                      "whether this run wrote them: an earlier version of migvis did, or the "
-                      "writing was interrupted; saving the run there again notes them",
-                      stacklevel=3)
 
 # %% ../../nbs/support/04_runs.ipynb #ee598ef3
 def claim_folder(
@@ -115,10 +111,7 @@ def claim_folder(
         _write_run(folder, identity | {"migvis": __version__})
         return folder
     noted = _read_run(folder)
-    unknown = {"shipped_weights", "dropped_units"} - set(noted) # of runs from before it was noted
-    with contextlib.suppress(ValueError, TypeError, KeyError): # settings that are newer have their defaults
-        noted["preset"] = Preset.from_dict(noted["preset"]).to_dict()
-    different = [k for k in identity if noted.get(k) != identity[k] and k not in unknown]
+    different = [k for k in identity if noted.get(k) != identity[k]]
     if different:
         raise ValueError(f"{folder} holds another run: its {', '.join(different)} differ; "
                          "choose another folder, or delete it")
@@ -127,9 +120,9 @@ def claim_folder(
 # %% ../../nbs/support/04_runs.ipynb #c8ca3514
 def _kept_files(folder: Path) -> list[Path]:
     "Files of a run that `run.json` notes, as far as they are there."
-    names = [*(f"{name}.safetensors" for name in ("vae", "denoiser", "weak", "critics")),
-             "recording.npz", "split.npz", "report.json"]
-    return [folder / name for name in names if (folder / name).is_file()]
+    names = ("vae.safetensors", "denoiser.safetensors", "weak.safetensors", "critics.safetensors",
+             "recording.npz", "split.npz", "report.json")
+    return [path for name in names if (path := folder / name).is_file()]
 
 # %% ../../nbs/support/04_runs.ipynb #d683707c
 def _run_entries(folder: Path) -> dict[str, Any]: # of its run.json
@@ -138,40 +131,28 @@ def _run_entries(folder: Path) -> dict[str, Any]: # of its run.json
         raise FileNotFoundError(f"{folder} is not a run: it has no run.json; make one with "
                                 "MIGVis.fit(..., out=folder) or `migvis fit`")
     entries = _read_run(folder)
-    noted = [name for name in entries.get("files", {}) if name != "report.json"]
-    needed = ["vae.safetensors", "critics.safetensors"]
-    if "denoiser" not in entries.get("options", {}): needed.append("denoiser.safetensors")
-    if "recording" not in entries.get("withheld", ()): needed.append("recording.npz")
-    names = dict.fromkeys(needed + noted)
-    if missing := [name.split(".")[0] for name in names if not (folder / name).is_file()]:
+    needed = {"vae.safetensors", "critics.safetensors", *entries.get("files", {})} - {"report.json"}
+    if "denoiser" not in entries.get("options", {}): needed.add("denoiser.safetensors")
+    if "recording" not in entries.get("withheld", ()): needed.add("recording.npz")
+    if missing := sorted(Path(name).stem for name in needed if not (folder / name).is_file()):
         raise FileNotFoundError(f"the run in {folder} is not finished: {', '.join(missing)} "
                                 "missing; fit again with the same folder")
     return entries
 
 # %% ../../nbs/support/04_runs.ipynb #236b02e4
 def _check_split(digest: str, noted: str | None, folder: Path) -> None: # noted: in a run's `run.json`
-    "Raise ValueError unless the run was fitted with this split; warn if that is not known."
-    if noted is None:
-        warnings.warn(f"{folder} does not say which images it was trained on, as runs of earlier "
-                      "versions did not: what is measured on test images may be too kind; fit the "
-                      "recording again", stacklevel=4)
-    elif noted != digest:
+    "Raise ValueError unless the run was fitted with this split."
+    if noted != digest:
         raise ValueError(f"{folder} was fitted with another split into training and test images "
                          f"than this version of migvis {__version__} makes (digest {noted}, not "
                          f"{digest}); fit the recording again")
-
-# %% ../../nbs/support/04_runs.ipynb #d83ca59e
-def _described(value: Any) -> str:
-    "A value in words that are the same in every process; functions by name and defaults."
-    if not isinstance(value, types.FunctionType): return re.sub(r" at 0x[0-9a-f]+", "", repr(value))
-    kept = [*(value.__defaults__ or ()), *(cell.cell_contents for cell in value.__closure__ or ())]
-    return f"{value.__module__}.{value.__qualname__}({', '.join(map(_described, kept))})"
 
 # %% ../../nbs/support/04_runs.ipynb #b38cb491
 def _deciding(options: Mapping[str, Any]) -> dict[str, str]:
     "Options of `fit` that decide its result, described; what only watches or saves is left out."
     watching = {"callback", "progress", "desc", "log_every", "keep", "checkpoint_every"}
-    return {name: _described(value) for name, value in options.items() if name not in watching}
+    return {name: re.sub(r" at 0x[0-9a-f]+", "", repr(value)) for name, value in options.items()
+            if name not in watching}
 
 # %% ../../nbs/support/04_runs.ipynb #5d059446
 def cache_folder() -> Path: # MIGVIS_CACHE, or the user's cache folder

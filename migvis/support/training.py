@@ -13,10 +13,12 @@ import os
 import signal
 import threading
 import warnings
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
-from functools import lru_cache, partial
+from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -26,10 +28,11 @@ from accelerate import Accelerator
 from accelerate.state import is_initialized
 from accelerate.utils import parse_flag_from_env
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm.auto import tqdm
 
 from .files import _as_json, _remove_unfinished, load_tensors, save_tensors
+from .presets import _check_numbers
 
 # %% ../../nbs/support/03_training.ipynb #b0000301
 def _seen_by_torch(device: torch.device) -> bool:
@@ -150,49 +153,13 @@ def progress_bar(
 def warmup_cosine(
     steps: int,         # length of the run
     warmup: int = 0,    # steps of linear increase
-    floor: float = 0.0, # final factor
 ) -> Callable[[int], float]: # factor of the learning rate at a step
-    "Learning-rate schedule: linear warm-up, then a half cosine down to `floor`."
+    "Learning-rate schedule: linear warm-up, then a half cosine down to 0."
     def factor(step: int) -> float:
         if step < warmup: return (step + 1) / warmup
         done = (step - warmup) / max(1, steps - warmup)
-        return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+        return 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
     return factor
-
-# %% ../../nbs/support/03_training.ipynb #769e6957
-@dataclass(frozen=True)
-class _Optimiser:
-    "Settings of AdamW and of the moving average of the weights."
-    lr: float
-    betas: tuple[float, float]
-    weight_decay: float
-    clip: float | None # largest norm of the gradient
-    ema: float | None # decay of the moving average
-
-    def __post_init__(self) -> None: # AdamW itself refuses bad betas and weight decay
-        if not 0 < self.lr < math.inf:
-            raise ValueError(f"lr must be positive and finite, got {self.lr!r}")
-        if self.clip is not None and not 0 < self.clip < math.inf:
-            raise ValueError(f"clip must be positive and finite, or None, got {self.clip!r}")
-        if self.ema is not None and not 0 <= self.ema < 1:
-            raise ValueError(f"ema must be from 0 to below 1, or None, got {self.ema!r}")
-
-# %% ../../nbs/support/03_training.ipynb #40f96177
-class _Average(AveragedModel):
-    "Moving average of a model's weights and buffers."
-    def __init__(self, model: nn.Module, decay: float) -> None:
-        super().__init__(model, use_buffers=True)
-        self.decay = decay
-
-    @torch.no_grad()
-    def update_parameters(self, model: nn.Module) -> None:
-        "average <- decay average + (1 - decay) model; the first time, and what does not float, a copy."
-        share = 1.0 if self.n_averaged == 0 else 1 - self.decay
-        averages, new = ([*m.parameters(), *m.buffers()] for m in (self.module, model))
-        floats = [i for i, p in enumerate(averages) if p.is_floating_point()]
-        torch._foreach_lerp_([averages[i] for i in floats], [new[i] for i in floats], share)
-        for i in set(range(len(averages))) - set(floats): averages[i].copy_(new[i])
-        self.n_averaged += 1
 
 # %% ../../nbs/support/03_training.ipynb #0564364a
 class _Best:
@@ -215,26 +182,26 @@ class _Best:
             self.weights[name] = torch.where(members, new.detach(), self.weights[name])
         self.score = torch.where(better, score, self.score)
 
-# %% ../../nbs/support/03_training.ipynb #f6e95e16
-def _accelerator(device: torch.device) -> Accelerator:
-    "The processes that train together; on a CPU not through a GPU, unless it was decided before."
-    cpu = device.type == "cpu" and not is_initialized()
-    return Accelerator(cpu=cpu, mixed_precision="no", device_placement=False)
-
 # %% ../../nbs/support/03_training.ipynb #4b059553
 class _Run:
     "State of a training run: model, optimiser, moving average, best weights, history."
-    def __init__(self, model: nn.Module, settings: _Optimiser, accelerator: Accelerator,
-                 compile: bool | str = False) -> None:
-        self.raw, self.settings, self.accelerator = model, settings, accelerator
+    def __init__(self, model: nn.Module, settings: Mapping[str, Any], compile: bool | str) -> None:
+        # settings: lr, betas, weight_decay, clip, ema
+        self.raw, self.settings = model, settings
         self.parameters = list(model.parameters())
         self.device = self.parameters[0].device
-        self.optimizer = torch.optim.AdamW(self.parameters, lr=settings.lr, betas=settings.betas,
-            weight_decay=settings.weight_decay, fused=self.parameters[0].is_cuda or None)
-        self.model = accelerator.prepare_model(model, device_placement=False)
+        cpu = self.device.type == "cpu" and not is_initialized() # unless it was decided before
+        self.accelerator = Accelerator(cpu=cpu, mixed_precision="no", device_placement=False)
+        adam = {name: settings[name] for name in ("lr", "betas", "weight_decay")}
+        adam["fused"] = self.device.type == "cuda" or None
+        self.optimizer = torch.optim.AdamW(self.parameters, **adam)
+        self.model = self.accelerator.prepare_model(model, device_placement=False)
         mode = compile if isinstance(compile, str) else None
         if compile: self.model = torch.compile(self.model, mode=mode)
-        self.ema = None if settings.ema is None else _Average(model, settings.ema)
+        self.ema = None
+        if settings["ema"] is not None:
+            average = get_ema_multi_avg_fn(settings["ema"])
+            self.ema = AveragedModel(model, multi_avg_fn=average, use_buffers=True)
         self.best, self.history, self.step = _Best(), [], 0
 
     @property
@@ -244,8 +211,8 @@ class _Run:
 
     def advance(self, loss: Tensor, factor: float) -> None:
         "One step of the optimiser, with this factor of the learning rate."
-        clip = self.settings.clip
-        for group in self.optimizer.param_groups: group["lr"] = self.settings.lr * factor
+        clip = self.settings["clip"]
+        for group in self.optimizer.param_groups: group["lr"] = self.settings["lr"] * factor
         self.optimizer.zero_grad(set_to_none=True)
         self.accelerator.backward(loss)
         if clip is not None: nn.utils.clip_grad_norm_(self.parameters, clip)
@@ -260,59 +227,46 @@ def _is_finite(run: _Run, loss: Tensor) -> bool:
     return bool(torch.isfinite(loss)) and all(bool(torch.isfinite(p).all()) for p in weights)
 
 # %% ../../nbs/support/03_training.ipynb #ab4203e3
-def _flatten_optimizer(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], list[dict]]:
-    "Tensors of an optimiser's state by 'index/name', and its parameter groups, JSON-able."
-    state = optimizer.state_dict()
-    entries = [(f"{i}/{k}", v) for i, entry in state["state"].items() for k, v in entry.items()]
-    return {name: torch.as_tensor(value) for name, value in entries}, state["param_groups"]
+def _optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    "Tensors of an optimiser's state, by number of the weight and name."
+    weights = optimizer.param_groups[0]["params"]
+    return {f"{i}/{name}": value for i, weight in enumerate(weights) if weight in optimizer.state
+            for name, value in optimizer.state[weight].items()}
 
 # %% ../../nbs/support/03_training.ipynb #09c934a9
-def _restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor],
-                       groups: list[dict]) -> None:
-    "Inverse of `_flatten_optimizer`."
-    state: dict[int, dict[str, Tensor]] = {}
+def _restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
+    "Inverse of `_optimizer_state`."
+    group = optimizer.param_groups[0]
     for key, value in tensors.items():
-        i, name = key.split("/", 1)
-        state.setdefault(int(i), {})[name] = value
-    merged = []
-    for saved, current in zip(groups, optimizer.param_groups, strict=True):
-        kinds = {k: current[k] for k in ("fused", "foreach", "capturable") if k in current}
-        merged.append(saved | {"betas": tuple(saved["betas"])} | kinds)
-    optimizer.load_state_dict({"state": state, "param_groups": merged})
-    for weight, entry in optimizer.state.items():
-        for name, moment in entry.items():
-            if isinstance(moment, Tensor) and moment.shape == weight.shape and weight.ndim:
-                entry[name] = torch.empty_like(weight).copy_(moment)
-
-# %% ../../nbs/support/03_training.ipynb #725de324
-def _prefixed(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    "Add 'prefix/' to every name."
-    return {f"{prefix}/{k}": v for k, v in tensors.items()}
-
-# %% ../../nbs/support/03_training.ipynb #6451f921
-def _part(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    "Entries under 'prefix/', without it."
-    return {k[len(prefix) + 1:]: v for k, v in tensors.items() if k.startswith(prefix + "/")}
+        number, name = key.split("/")
+        weight = group["params"][int(number)]
+        if name != "step": value = torch.empty_like(weight).copy_(value)
+        elif group["fused"]: value = value.to(weight.device)
+        optimizer.state[weight][name] = value
 
 # %% ../../nbs/support/03_training.ipynb #b0000306
 def _pack_run(run: _Run) -> tuple[dict[str, Tensor], dict[str, Any]]: # tensors, header
     "What a checkpoint holds of a run. The history is text, because JSON has no NaN."
-    optimizer, groups = _flatten_optimizer(run.optimizer)
-    tensors = _prefixed("model", run.raw.state_dict()) | _prefixed("optimizer", optimizer)
-    if run.ema is not None: tensors |= _prefixed("ema", run.ema.state_dict())
-    if run.best.score is not None:
-        tensors |= _prefixed("best", run.best.weights) | {"score": run.best.score}
-    return tensors, {"step": run.step, "history": json.dumps(run.history), "groups": groups}
+    parts = {"model": run.raw.state_dict(), "optimizer": _optimizer_state(run.optimizer),
+             "best": run.best.weights}
+    if run.ema is not None: parts["ema"] = run.ema.state_dict()
+    if run.best.score is not None: parts["score"] = {"": run.best.score}
+    tensors = {f"{part}/{name}": x for part, named in parts.items() for name, x in named.items()}
+    return tensors, {"step": run.step, "history": json.dumps(run.history)}
 
 # %% ../../nbs/support/03_training.ipynb #b0000307
 def _unpack_run(run: _Run, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> None:
     "Inverse of `_pack_run`: put the state back into a run."
-    run.raw.load_state_dict(_part("model", tensors))
-    _restore_optimizer(run.optimizer, _part("optimizer", tensors), header["groups"])
-    if run.ema is not None: run.ema.load_state_dict(_part("ema", tensors))
-    if "score" in tensors:
-        run.best.score = tensors["score"].to(run.device)
-        run.best.weights = {k: v.to(run.device) for k, v in _part("best", tensors).items()}
+    parts: dict[str, dict[str, Tensor]] = defaultdict(dict)
+    for key, value in tensors.items():
+        part, name = key.split("/", 1)
+        parts[part][name] = value
+    run.raw.load_state_dict(parts["model"])
+    _restore_optimizer(run.optimizer, parts["optimizer"])
+    if run.ema is not None: run.ema.load_state_dict(parts["ema"])
+    if "score" in parts:
+        run.best.score = parts["score"][""].to(run.device)
+        run.best.weights = {k: v.to(run.device) for k, v in parts["best"].items()}
     run.step, run.history = header["step"], json.loads(header["history"])
 
 # %% ../../nbs/support/03_training.ipynb #b68c255c
@@ -361,6 +315,12 @@ class _Checkpoints:
     fingerprint: Mapping[str, Any] # what must agree for a checkpoint to be of this run
     writes: bool # this process writes them; one of several does
 
+    def resume(self, run: _Run) -> None:
+        "Go on from the newest one; what a killed run left unfinished is removed."
+        if self.folder is None: return
+        if self.writes: _remove_unfinished(self.folder)
+        if newest := _newest_readable(self.folder, self.fingerprint): _unpack_run(run, *newest)
+
     def write(self, run: _Run, loss: Tensor) -> None:
         "Write a checkpoint of what is finite, then drop all but the newest ones."
         if self.folder is None or not self.writes: return
@@ -370,58 +330,38 @@ class _Checkpoints:
         save_tensors(self.folder / f"step-{run.step:08d}.safetensors", tensors, header)
         for old in _list_checkpoints(self.folder)[:-self.keep]: old.unlink(missing_ok=True)
 
-# %% ../../nbs/support/03_training.ipynb #b0000315
-def _open_checkpoints(folder: str | Path | None, every: int, keep: int, fingerprint: Mapping[str, Any],
-                      run: _Run) -> _Checkpoints:
-    "The checkpoints of a run, which goes on from the newest; what a killed run left unfinished is removed."
-    folder, writes = None if folder is None else Path(folder).expanduser(), run.accelerator.is_main_process
-    if folder and writes and folder.is_dir(): _remove_unfinished(folder)
-    if folder and (newest := _newest_readable(folder, fingerprint)): _unpack_run(run, *newest)
-    return _Checkpoints(folder, every, keep, fingerprint, writes)
-
 # %% ../../nbs/support/03_training.ipynb #e85cfc9c
-class _Signals:
-    "Notes SIGINT and SIGTERM in the main thread, unless they are ignored; a second one acts at once."
-    def __init__(self, folder: Path | None) -> None: # of checkpoints
-        self.then = f"goes on from {folder}" if folder else "begins anew"
-        main = threading.current_thread() is threading.main_thread()
-        handlers = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM) if main}
-        not_ours = (None, signal.SIG_IGN) # None: a handler in C
-        self.handlers = {s: h for s, h in handlers.items() if h not in not_ours}
-        self.came: list[int] = []
+@contextlib.contextmanager
+def _signals_deferred(run: _Run, folder: Path | None) -> Iterator[list[int]]: # signals that came
+    "Hold SIGINT and SIGTERM back to the end, unless they are ignored; a second one acts at once."
+    came, handlers = [], {}
 
-    def __enter__(self) -> "_Signals":
-        for number in self.handlers: signal.signal(number, self.note)
-        return self
+    def note(number: int, frame: object) -> None:
+        came.append(number)
+        signal.signal(number, handlers[number])
 
-    def note(self, number: int, frame: object) -> None:
-        "Keep a signal for later."
-        self.came.append(number)
-        signal.signal(number, self.handlers[number])
-
-    def deliver(self, step: int) -> None: # the last one done
-        "Hand the signals that came to their handlers; if these return, note the next ones again."
-        while self.came:
-            number = self.came.pop(0)
-            handler = self.handlers[number]
-            try: handler(number, None) if callable(handler) else signal.raise_signal(number)
-            except KeyboardInterrupt as e:
-                message = f"stopped after step {step}; the same call {self.then}"
-                raise KeyboardInterrupt(message) from e
-            signal.signal(number, self.note)
-
-    def __exit__(self, *error: object) -> None:
-        for number, handler in self.handlers.items():
-            if signal.getsignal(number) == self.note: signal.signal(number, handler)
-        for number in self.came: signal.raise_signal(number)
+    if threading.current_thread() is threading.main_thread():
+        known = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+        handlers = {n: h for n, h in known.items() if h not in (None, signal.SIG_IGN)} # None: in C
+    for number in handlers: signal.signal(number, note)
+    try: yield came
+    finally:
+        for number, handler in handlers.items():
+            if signal.getsignal(number) is note: signal.signal(number, handler)
+    try:
+        for number in came: signal.raise_signal(number)
+    except KeyboardInterrupt as e:
+        then = f"goes on from {folder}" if folder else "begins anew"
+        raise KeyboardInterrupt(f"stopped after step {run.step}; the same call {then}") from e
 
 # %% ../../nbs/support/03_training.ipynb #7c0d75e8
 @contextlib.contextmanager
-def _at_most_threads(n: int | None) -> Iterator[None]: # None: as many as are set
-    "Compute with no more processor threads than these meanwhile."
+def _undisturbed(device: torch.device, threads: int | None) -> Iterator[None]:
+    "Leave the caller's random numbers alone; compute with no more threads than these, if given."
     before = torch.get_num_threads()
-    torch.set_num_threads(before if n is None else min(n, before))
-    try: yield
+    torch.set_num_threads(min(threads or before, before))
+    try:
+        with torch.random.fork_rng([device.index or 0] if device.type == "cuda" else []): yield
     finally: torch.set_num_threads(before)
 
 # %% ../../nbs/support/03_training.ipynb #ae60e616
@@ -483,19 +423,19 @@ def _loss_at(run: _Run, loss_fn: Callable, batch: Batch, precision: str) -> tupl
 def _train(run: _Run, steps: int, loss_at: Callable[[int], tuple[Tensor, Mapping]],
            schedule: Callable | None, watch: _Watch, checkpoints: _Checkpoints, bar: tqdm) -> None:
     "Take the steps that are left, and do after each what is due."
-    with _Signals(checkpoints.folder) as signals, bar:
+    with bar:
         while run.step < steps:
-            loss, logs = loss_at(run.step)
-            log, validate, save = watch.due(run.step + 1, steps, checkpoints.every)
-            if (run.device.type == "cpu" or log or validate or save) and not torch.isfinite(loss):
-                loss, logs = loss.item(), {} # else the error would keep the graph
-                _stop_not_finite(run.step, loss, checkpoints.folder)
-            run.advance(loss, schedule(run.step) if schedule else 1.0)
-            bar.update()
-            if (log or validate) and watch.look(run, loss, logs, validate): steps = run.step
-            if log: bar.set_postfix(loss=f"{run.history[-1]['loss']:.4g}")
-            if save or signals.came or run.step == steps: checkpoints.write(run, loss)
-            signals.deliver(run.step)
+            with _signals_deferred(run, checkpoints.folder) as came:
+                loss, logs = loss_at(run.step)
+                log, validate, save = watch.due(run.step + 1, steps, checkpoints.every)
+                if (run.device.type == "cpu" or log or validate or save) and not torch.isfinite(loss):
+                    loss, logs = loss.item(), {} # else the error would keep the graph
+                    _stop_not_finite(run.step, loss, checkpoints.folder)
+                run.advance(loss, schedule(run.step) if schedule else 1.0)
+                bar.update()
+                if (log or validate) and watch.look(run, loss, logs, validate): steps = run.step
+                if log: bar.set_postfix(loss=f"{run.history[-1]['loss']:.4g}")
+                if save or came or run.step == steps: checkpoints.write(run, loss)
 
 # %% ../../nbs/support/03_training.ipynb #10c31fe7
 def _finished(run: _Run, keep_best: bool, folder: Path | None) -> nn.Module:
@@ -508,13 +448,6 @@ def _finished(run: _Run, keep_best: bool, folder: Path | None) -> nn.Module:
     if not _is_finite(run, torch.zeros(())): _stop_not_finite(run.step, math.nan, folder)
     return run.raw.eval()
 
-# %% ../../nbs/support/03_training.ipynb #fd3f7a9d
-def _check_counts(counts: Mapping[str, int | None]) -> None: # by name
-    "Raise ValueError for numbers that must be positive integers, where they are given."
-    for name, value in counts.items():
-        if value is not None and not (1 <= value < math.inf and int(value) == value):
-            raise ValueError(f"{name} must be a positive integer, got {value!r}")
-
 # %% ../../nbs/support/03_training.ipynb #edc91f12
 @dataclass(frozen=True)
 class Fit:
@@ -524,14 +457,17 @@ class Fit:
     steps: int              # steps taken in all
     resumed_from: int       # step of the checkpoint it went on from, 0 if none
 
+# %% ../../nbs/support/03_training.ipynb #21aa8935
+_FIT_RULES = {"whole": "n steps batch_size keep log_every checkpoint_every validate_every threads",
+              "positive": "lr clip", "share": "ema"}
+
 # %% ../../nbs/support/03_training.ipynb #c8bc0851
 def fit(
     model: nn.Module, # trained in place
     loss_fn: Callable[[nn.Module, Batch], tuple[Tensor, Mapping[str, Tensor]]],
     n: int, # number of training examples; `Batch.index` numbers them
     *,
-    steps: int,
-    batch_size: int, # over all processes
+    steps: int, batch_size: int, # over all processes
     lr: float = 1e-3, betas: tuple[float, float] = (0.9, 0.999), weight_decay: float = 0.0,
     clip: float | None = None, # largest norm of the gradient
     schedule: Callable[[int], float] | None = None, # factor of lr at a step
@@ -550,18 +486,19 @@ def fit(
     desc: str = "training", progress: bool = True,
 ) -> Fit:
     "Train any model with AdamW; resumes exactly, scales with `accelerate launch`."
-    _check_counts(dict(n=n, steps=steps, batch_size=batch_size, keep=keep, log_every=log_every,
-                       checkpoint_every=checkpoint_every, validate_every=validate_every, threads=threads))
-    settings, device = _Optimiser(lr, betas, weight_decay, clip, ema), resolve_device(device)
+    _check_numbers(SimpleNamespace(**locals()), _FIT_RULES)
+    settings = dict(lr=lr, betas=betas, weight_decay=weight_decay, clip=clip, ema=ema)
+    device, folder = resolve_device(device), checkpoint and Path(checkpoint).expanduser()
     watch = _Watch(log_every or steps // 200, validate, validate_every or steps // 20, keep_best, callback)
-    run = _Run(model.to(device).train(), settings, _accelerator(device), compile)
-    marks = asdict(settings) | dict(seed=seed, n=n, batch_size=batch_size, precision=precision)
-    checkpoints = _open_checkpoints(checkpoint, checkpoint_every, keep, marks | dict(fingerprint or {}), run)
-    before, cuda = run.step, [device.index or 0] if device.type == "cuda" else []
-    batch_at = partial(_make_batch, n, batch_size, seed=seed, device=device,
-                       process=run.accelerator.process_index, n_processes=run.accelerator.num_processes)
+    run = _Run(model.to(device).train(), settings, compile)
+    marks = settings | dict(seed=seed, n=n, batch_size=batch_size, precision=precision)
+    checkpoints = _Checkpoints(folder, checkpoint_every, keep, marks | dict(fingerprint or {}),
+                               run.accelerator.is_main_process)
+    checkpoints.resume(run)
+    before, processes = run.step, (run.accelerator.process_index, run.accelerator.num_processes)
+    batch_at = lambda step: _make_batch(n, batch_size, step, seed, device, *processes)
     bar = progress_bar(None, progress and checkpoints.writes, desc, steps, "step", before)
-    with torch.random.fork_rng(devices=cuda), _at_most_threads(threads):
+    with _undisturbed(device, threads):
         _train(run, steps, lambda step: _loss_at(run, loss_fn, batch_at(step), precision), schedule, watch,
                checkpoints, bar)
-    return Fit(_finished(run, keep_best, checkpoints.folder), pd.DataFrame(run.history), run.step, before)
+    return Fit(_finished(run, keep_best, folder), pd.DataFrame(run.history), run.step, before)

@@ -227,8 +227,8 @@ def test_wilson_interval_is_scipys(hits, n):
     from scipy.stats import binomtest
 
     expected = binomtest(hits, n).proportion_ci(0.9, method="wilson")
-    assert dina_module._wilson_interval(hits, n,
-                                        0.9) == pytest.approx((expected.low, expected.high), abs=1e-9)
+    found = _Retrieval((np.arange(n) >= hits).astype(int), np.ones(n), np.full(n, n)).interval(level=0.9)
+    assert found == pytest.approx((expected.low, expected.high), abs=1e-9)
 
 
 def test_comparison_is_paired():
@@ -252,15 +252,14 @@ def test_retrieval_table_has_chance(fitted, parts):
 # ---------------------------------------------------------------- peers
 
 @pytest.mark.parametrize("n, d", [(30, 12), (20, 45)])
-def test_ridge_is_scikit_learns(n, d):
+def test_penalties_are_in_units_of_the_mean_eigenvalue(n, d):
     from sklearn.linear_model import Ridge as Reference
 
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(n, d)) + 3, rng.normal(size=(n, 2))
-    ridge = dina._Ridge.of(x)
     values = np.linalg.eigvalsh(np.cov(x.T, bias=True) * n)[::-1][:min(n, d)]
     expected = Reference(alpha=0.5 * values.mean()).fit(x, y).coef_.T
-    assert np.allclose(ridge.weights(y - y.mean(0), 0.5), expected, atol=1e-7)
+    assert np.allclose(dina._ridge_weights(x - x.mean(0), y - y.mean(0), 0.5), expected, atol=1e-7)
 
 
 def test_ridge_decoder_retrieves_what_is_linear_and_whitening_whitens(parts):

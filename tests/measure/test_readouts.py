@@ -2,6 +2,7 @@
 import copy
 import math
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -235,18 +236,19 @@ def test_unreadable_objects_do_not_train_the_rotation(rendered):
     assert not kept.read(images[:50]).rotation_known.any()
 
 
-def test_interrupted_training_resumes_exactly(rendered, tmp_path):
+def test_interrupted_training_resumes_exactly(rendered, tmp_path, monkeypatch):
     images, labels = rendered
     options = dict(seed=1, validation=(images[:40], labels[:40]), **QUIET)
     config = replace(SMALL, steps=12)
     whole = train_readouts(images, labels, config, **options)
     def stop(step, model, row):
         if step == 8: raise KeyboardInterrupt
-    kept = {"checkpoint_every": 5, "log_every": 1}
+    often = partial(readouts.fit, checkpoint_every=5, log_every=1)
+    monkeypatch.setattr(readouts, "fit", partial(often, callback=stop))
     with pytest.raises(KeyboardInterrupt):
-        train_readouts(images, labels, config, checkpoint=tmp_path,
-                       training=kept | {"callback": stop}, **options)
-    again = train_readouts(images, labels, config, checkpoint=tmp_path, training=kept, **options)
+        train_readouts(images, labels, config, checkpoint=tmp_path, **options)
+    monkeypatch.setattr(readouts, "fit", often)
+    again = train_readouts(images, labels, config, checkpoint=tmp_path, **options)
     for (name, a), b in zip(whole.net.state_dict().items(), again.net.state_dict().values()):
         assert torch.equal(a, b), name
     with pytest.raises(ValueError, match="another run"):

@@ -58,8 +58,7 @@ def test_unrelated_latents_score_about_0_and_do_not_come_back(z):
 
 def test_similarity_against_scikit_learn(z):
     a, b = z[:60, :5], z[:60, 3:8] + 0.3 * z[:60, :5]
-    errors, squares = st._similarity_parts(a, b, (3, 2))
-    found, fold = st._group_similarity(errors, squares)[0], np.arange(60) % 5
+    found, fold = st._group_similarity(a, b, (3, 2))[0], np.arange(60) % 5
     for i, x in enumerate((slice(0, 3), slice(3, 5))):
         for j, y in enumerate((slice(0, 3), slice(3, 5))):
             r2 = []
@@ -86,7 +85,7 @@ def test_dimensions_that_carry_nothing_are_left_out(z):
                                           ((30, 24), (30, 24), GROUPS)])
 def test_latents_that_cannot_be_compared_are_refused(a, b, groups):
     with pytest.raises(ValueError, match="same 40 images or more"):
-        st._similarity_parts(np.zeros(a), np.zeros(b), groups)
+        st._group_similarity(np.zeros(a), np.zeros(b), groups)
 
 
 # --- fits ---------------------------------------------------------------------------------------------------

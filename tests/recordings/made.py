@@ -39,6 +39,21 @@ def truncate(path, keep=0.6):
     path.write_bytes(path.read_bytes()[: int(keep * path.stat().st_size)])
 
 
+def check_damaged_and_missing(path, load):
+    "A truncated file of Brain-Score is named, and so is one that is not there."
+    truncate(path, 0.5)
+    with pytest.raises(ValueError, match=f"{path.name} is truncated, damaged or not .*fetch it again"):
+        load()
+    path.unlink()
+    with pytest.raises(FileNotFoundError, match="holds no .*none to fetch them"):
+        load()
+
+
+def each(cases):
+    "Run a test for each change and the message that it must give."
+    return pytest.mark.parametrize("change, message", cases.values(), ids=cases)
+
+
 N, REPEATS, UNITS = 12, 3, 6
 
 

@@ -39,7 +39,7 @@ def test_authors_arrays_with_float_images_up_to_255_say_what_was_done(tmp_path):
         (
             {"sorted_it_avg_data": np.zeros((15, 168))},
             ValueError,
-            r"sorted_it_avg_data\.npy.*\(15, 168\), but \(16, any\)",
+            r"sorted_it_avg_data\.npy.*\(15, 168\), but \(16, sites\)",
         ),
         ({"sorted_it_avg_data": np.zeros((16, 50))}, ValueError, "has 50 sites, but M1's 58"),
         (
@@ -51,7 +51,7 @@ def test_authors_arrays_with_float_images_up_to_255_say_what_was_done(tmp_path):
         (
             {"stimulus_data_cleaned": np.zeros((16, 20, 20, 3))},
             ValueError,
-            r"data_cleaned\.npy.*\(any, any, any\)",
+            r"data_cleaned\.npy.*\(n, rows, columns\)",
         ),
         ({"stimulus_data_cleaned": np.full((16, 20, 20), -1.0)}, ValueError, "pictures run from -1 to -1"),
         ({"sorted_it_avg_data": np.array([{}] * 16, dtype=object)}, ValueError, "without pickle"),

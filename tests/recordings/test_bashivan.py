@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from migvis.recordings.sources import load_recording
-from tests.recordings.made import truncate, write_bashivan
+from tests.recordings.made import each, truncate, write_bashivan
 
 h5py = pytest.importorskip("h5py")
 
@@ -82,13 +82,13 @@ BROKEN = {
     "negative images": (put("images/naturalistic", np.full((6, 9, 9), -1.0)), "pictures run from -1"),
     "no responses": (put("neural/naturalistic"), r"\['neural/naturalistic'\] are missing"),
     "no session": (put(PLACE), r"no session 1 of subject 'n' .*'stretch'.*\['n ohp 1', 's stretch 1'\]"),
-    "other images": (put(PLACE, np.zeros((4, 7, 3))), r"session_1 .*shape \(4, 7, 3\), but \(any, 6, any\)"),
+    "other images": (put(PLACE, np.zeros((4, 7, 3))), r"session_1' has shape \(4, 7, 3\), but \(repeats, 6, sites\)"),
     "averages": (put(PLACE, np.zeros((6, 3))), r"shape \(6, 3\)"),
     "all NaN": (put(PLACE, np.full((4, 6, 3), np.nan)), "6 images have no response"),
 }
 
 
-@pytest.mark.parametrize("change, message", BROKEN.values(), ids=BROKEN)
+@each(BROKEN)
 def test_broken_fields_are_named(tmp_path, change, message):
     path, _ = write_bashivan(tmp_path / "a.h5", change)
     with pytest.raises(ValueError, match=r"a\.h5.*" + message):

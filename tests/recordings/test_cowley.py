@@ -34,9 +34,9 @@ def nan_at(index):
         ({"category": None}, r"\['category'\] are missing"),
         (
             {"spike_counts": np.zeros((12, 4, 5))},
-            r"'spike_counts \(sites, images, repeats\)' has shape \(12, 4, 5\), but \(any, 12, any\)",
+            r"'spike_counts' has shape \(12, 4, 5\), but \(sites, 12, repeats\)",
         ),
-        ({"rxy": np.zeros(3)}, r"'rxy' has shape \(3,\), but \(12,\)"),
+        ({"rxy": np.zeros(3)}, r"'rxy' has shape \(3,\), but \(12\)"),
         ({"id": np.array(["same"] * 12)}, "image_id holds same more than once"),
         (
             {"spike_counts": nan_at(2)},
@@ -79,11 +79,7 @@ def test_real_v4_session(realdata):
         and rec.images.shape == (640, 1, 112, 112)
     )
     ceiling = rec.noise_ceiling()
-    assert (
-        0.4 < ceiling.min()
-        and ceiling.max() < 1
-        and np.abs(ceiling - rec.noise_ceiling("split_half")).max() < 0.05
-    )
+    assert 0.4 < ceiling.min() and ceiling.max() < 1
     metadata = pd.read_csv(realdata / "hvm_metadata.csv").set_index("id").loc[rec.labels["image_id"]]
     assert (metadata["obj"].to_numpy() == rec.labels["object"].to_numpy()).all() and (
         metadata["var"].to_numpy() == rec.labels["variation"].to_numpy()

@@ -10,7 +10,6 @@ import torch
 from migvis.data import Recording
 from migvis.recordings.foreground import (
     _Scene,
-    _SegmentationSettings,
     _Shapes,
     _appearance_codes,
     _background_likelihood,
@@ -102,7 +101,6 @@ def test_segmentation_is_better_than_the_labels_alone(segmented):
         _location_prior(
             scene,
             _Shapes(torch.full((n_objects, 2), 0.37), torch.full((n_objects,), 0.2)),
-            _SegmentationSettings(),
         ).numpy()
         > 0
     )
@@ -271,9 +269,7 @@ def test_location_prior_peaks_at_the_object_and_excludes_the_outside():
         pd.DataFrame({"category": [0], "ty": [0.5], "tz": [-0.5]}),
         0.45,
     )
-    prior = _location_prior(
-        scene, _Shapes(torch.full((1, 2), 0.4), torch.tensor([0.2])), _SegmentationSettings()
-    )[0]
+    prior = _location_prior(scene, _Shapes(torch.full((1, 2), 0.4), torch.tensor([0.2])))[0]
     row, column = divmod(int(prior.argmax()), SIZE)
     assert abs(row / SIZE - 0.7) < 0.03 and abs(column / SIZE - 0.3) < 0.03
     assert (prior[~scene.inside] == -20).all()

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from migvis.recordings.sources import load_recording
-from tests.recordings.made import bins, truncate, write_freeman_ziemba
+from tests.recordings.made import bins, check_damaged_and_missing, each, write_freeman_ziemba
 
 
 def load(folder, **options):
@@ -84,7 +84,7 @@ BROKEN = {
 }
 
 
-@pytest.mark.parametrize("change, message", BROKEN.values(), ids=BROKEN)
+@each(BROKEN)
 def test_broken_fields_are_named(tmp_path, change, message):
     folder, _, _ = write_freeman_ziemba(tmp_path / "d", **change)
     with pytest.raises(ValueError, match=message):
@@ -111,9 +111,4 @@ def test_options_that_cannot_be(tmp_path, options, message):
 @pytest.mark.parametrize("name", ["assy_movshon_FreemanZiemba2013_public.nc", "stimulus_FreemanZiemba2013_aperture-public.zip"])
 def test_damaged_and_missing_files(tmp_path, name):
     folder, _, _ = write_freeman_ziemba(tmp_path / "d")
-    truncate(folder / name, 0.5)
-    with pytest.raises(ValueError, match=f"{name} is truncated, damaged or not .*fetch it again"):
-        load(folder)
-    (folder / name).unlink()
-    with pytest.raises(FileNotFoundError, match="holds no .*none to fetch them"):
-        load(folder)
+    check_damaged_and_missing(folder / name, lambda: load(folder))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from migvis.recordings.sources import load_recording
-from tests.recordings.made import UNITS, truncate, write_hdf5
+from tests.recordings.made import UNITS, each, truncate, write_hdf5
 
 
 def test_hdf5_averages_and_trials(tmp_path):
@@ -31,16 +31,16 @@ def put(name, values):
 
 BROKEN_HDF5 = {
     "no images": (put("images", None), r"\['images'\] are missing"),
-    "no category": (put("image_meta/category", None), r"image_meta \['category'\] are missing"),
-    "no sites": (put("neural_meta/IT_NEURONS", None), r"neural_meta \['IT_NEURONS'\] are missing"),
+    "no category": (put("image_meta/category", None), r"\['image_meta/category'\] are missing"),
+    "no sites": (put("neural_meta/IT_NEURONS", None), r"\['neural_meta/IT_NEURONS'\] are missing"),
     "no trials": (put("time_averaged/variation_level_3", None), "variation_level_3"),
     "colour images": (
         put("images", np.zeros((15, 24, 24, 3), np.uint8)),
-        r"field 'images' has shape \(15, 24, 24, 3\), but \(any, any, any\)",
+        r"field 'images' has shape \(15, 24, 24, 3\), but \(n, rows, columns\)",
     ),
     "short responses": (
         put("time_averaged_trial_averaged", np.zeros((14, UNITS))),
-        r"'time_averaged_trial_averaged' has shape \(14, 6\), but \(15, any\)",
+        r"'time_averaged_trial_averaged' has shape \(14, 6\), but \(15, sites\)",
     ),
     "short labels": (put("image_meta/size", np.zeros(3)), r"'image_meta/size' has shape \(3,\)"),
     "site out of range": (
@@ -49,7 +49,7 @@ BROKEN_HDF5 = {
     ),
     "short trials": (
         put("time_averaged/variation_level_3", np.zeros((4, 5, UNITS))),
-        r"variation_level_3' has shape \(4, 5, 6\), but \(any, 6, 6\)",
+        r"variation_level_3' has shape \(4, 5, 6\), but \(repeats, 6, 6\)",
     ),
     "all-NaN unit": (
         put("time_averaged/variation_level_0", np.full((2, 4, UNITS), np.nan)),
@@ -58,7 +58,7 @@ BROKEN_HDF5 = {
 }
 
 
-@pytest.mark.parametrize("change, message", BROKEN_HDF5.values(), ids=BROKEN_HDF5)
+@each(BROKEN_HDF5)
 def test_broken_hdf5_names_file_and_field(tmp_path, change, message):
     path, _, _ = write_hdf5(tmp_path / "v.hdf5", change)
     with pytest.raises(ValueError, match=r"v\.hdf5.*" + message):

@@ -6,7 +6,7 @@ from PIL import Image
 
 from migvis.recordings.kar import _bins_within, _psth_bins
 from migvis.recordings.sources import load_recording
-from tests.recordings.made import PSTH, truncate, write_kar, write_zip
+from tests.recordings.made import PSTH, each, truncate, write_kar, write_zip
 
 h5py = pytest.importorskip("h5py")
 
@@ -94,12 +94,12 @@ def test_a_location_of_another_form_is_left_out_with_a_warning(tmp_path):
 
 BROKEN = {
     "no psth": (dict(psth=None), {}, rf"fields of the scratch \['{PSTH}'\] are missing"),
-    "three axes": (dict(psth=np.zeros((6, 4, 5))), {}, r"shape \(6, 4, 5\), but \(any, any, any, any\)"),
+    "three axes": (dict(psth=np.zeros((6, 4, 5))), {}, r"shape \(6, 4, 5\), but \(images, repeats, bins, channels\)"),
     "other bins": (dict(psth=np.zeros((6, 4, 8, 5))), {}, "from 10 to 190 ms, 20 ms wide, are 9, but .* 8"),
     "no times": (dict(described="responses"), {}, r"does not say when .*'responses'.*give bins="),
     "times cut": (dict(described="[start_time_ms, stop_time_ms, tb_ms]: [10 190]"), {}, "does not say when"),
     "no masks": (dict(masks=None), {}, r"\['QualityApprovedChannelMasks'\] are missing"),
-    "masks of others": (dict(masks=np.ones((2, 5), bool)), {}, r"'QualityApprovedChannelMasks .*\(2, 5\)"),
+    "masks of others": (dict(masks=np.ones((2, 5), bool)), {}, r"'QualityApprovedChannelMasks' .*\(2, 5\)"),
     "all approved": (dict(masks=np.ones((2, 6), bool)), {}, "approves 6 of 6 .*5 channels.*not known"),
     "masks of numbers": (
         dict(masks=np.array([[1, 1, 1, 2, 1, 1]])),
@@ -132,7 +132,7 @@ LABELS = {
 }
 
 
-@pytest.mark.parametrize("change, message", LABELS.values(), ids=LABELS)
+@each(LABELS)
 def test_labels_that_do_not_fit(tmp_path, change, message):
     path, folder, labels, _ = write_kar(tmp_path / "a.nwb")
     with pytest.raises(ValueError, match=message):
@@ -146,7 +146,7 @@ def test_a_table_in_place_of_averages_is_refused(tmp_path):
         nwb.add_scratch(DynamicTable(name="table", description="x"))
 
     path, folder, labels, _ = write_kar(tmp_path / "a.nwb", change)
-    with pytest.raises(ValueError, match=r"table \(images, repeats, bins, channels\).*shape \(0,\)"):
+    with pytest.raises(ValueError, match=r"'table' has shape \(0,\), but \(images, repeats"):
         load(path, folder, labels, psth="table")
 
 

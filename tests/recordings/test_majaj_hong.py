@@ -10,7 +10,7 @@ from PIL import Image
 from migvis.data import Recording
 from migvis.recordings.sources import load_recording
 from migvis.support.images import check_images, resize_images
-from tests.recordings.made import CATEGORIES, N, flat, truncate, write_majaj, write_zip
+from tests.recordings.made import CATEGORIES, N, each, flat, truncate, write_majaj, write_zip
 
 
 def load_majaj(folder, **arguments):
@@ -145,7 +145,7 @@ BROKEN_MAJAJ = {
 }
 
 
-@pytest.mark.parametrize("change, message", BROKEN_MAJAJ.values(), ids=BROKEN_MAJAJ)
+@each(BROKEN_MAJAJ)
 def test_broken_majaj_hong_names_file_field_and_remedy(tmp_path, change, message):
     folder, _, _ = write_majaj(tmp_path / "d", **change)
     with pytest.raises(ValueError, match=message):

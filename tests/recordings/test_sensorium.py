@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from migvis.recordings.sources import load_recording
-from tests.recordings.made import SHOWN, TIERS, write_sensorium
+from tests.recordings.made import SHOWN, TIERS, each, write_sensorium
 
 
 def load(folder, **options):
@@ -129,29 +129,29 @@ def other_picture(files):
 
 BROKEN = {
     "no tiers": (drop("meta/trials/tiers"), r"files \['meta/trials/tiers.npy'\] are missing"),
-    "tiers of two axes": (put("meta/trials/tiers", TIERS[None]), r"tiers.npy .*shape \(1, 10\)"),
+    "tiers of two axes": (put("meta/trials/tiers", TIERS[None]), r"tiers.npy' has shape \(1, 10\)"),
     "tiers of objects": (put("meta/trials/tiers", TIERS.astype(object)), r"tiers.npy is damaged or not a plain array .*llow_pickle=False"),
-    "more tiers": (put("meta/trials/tiers", np.append(TIERS, "test")), "frame_image_id.npy.*11 rows"),
-    "fewer ids": (put("meta/trials/frame_image_id", SHOWN[:-1]), r"frame_image_id.npy has shape \(9,\), but 10"),
+    "more tiers": (put("meta/trials/tiers", np.append(TIERS, "test")), r"frame_image_id.npy' has shape \(10,\), but \(11\)"),
+    "fewer ids": (put("meta/trials/frame_image_id", SHOWN[:-1]), r"frame_image_id.npy' has shape \(9,\), but \(10\)"),
     "no picture": (drop("data/images/4"), r"files \['data/images/4.npy'\] are missing"),
     "no response": (drop("data/responses/4"), r"files \['data/responses/4.npy'\] are missing"),
     "two colours": (put("data/images/3", np.zeros((2, 9, 16))), r"images/3.npy has shape \(2, 9, 16\), but grey"),
     "video": (put("data/images/3", np.zeros((1, 9, 16, 3))), "two colours and videos are not read"),
     "negative": (put("data/images/3", np.full((1, 9, 16), -3.0)), "pictures run from -3"),
     "one picture changed": (other_picture, "trials of the image 7 show 2 different pictures"),
-    "other cells": (put("data/responses/3", np.ones(4)), r"responses/3.npy.*shape \(4,\), but \(5,\)"),
+    "other cells": (put("data/responses/3", np.ones(4)), r"responses/3.npy.*shape \(4,\), but \(5\)"),
     "traces": (put("data/responses/0", np.ones((5, 30))), r"responses/0.npy.*shape \(5, 30\)"),
     "NaN": (put("data/responses/3", np.full(5, np.nan)), "1 images have no response"),
-    "unit ids": (put("meta/neurons/unit_ids", np.arange(4)), r"unit_ids.npy has shape \(4,\), but 5 rows"),
+    "unit ids": (put("meta/neurons/unit_ids", np.arange(4)), r"unit_ids.npy' has shape \(4,\), but \(5\)"),
     "unit ids twice": (put("meta/neurons/unit_ids", np.zeros(5, int)), "0 more than once"),
-    "animals": (put("meta/neurons/animal_ids", np.ones((5, 2))), r"animal_ids.npy .*shape \(5, 2\)"),
-    "area": (put("meta/neurons/area", np.array("V1")), r"area.npy has shape \(\), but 5 rows"),
-    "layer": (put("meta/neurons/layer", np.array(["L4"] * 6)), r"layer.npy has shape \(6,\)"),
-    "places": (put("meta/neurons/cell_motor_coordinates", np.ones((5, 2))), r"coordinates.npy .*\(5, 2\)"),
+    "animals": (put("meta/neurons/animal_ids", np.ones((5, 2))), r"animal_ids.npy' has shape \(5, 2\)"),
+    "area": (put("meta/neurons/area", np.array("V1")), r"area.npy' has shape \(\), but \(5\)"),
+    "layer": (put("meta/neurons/layer", np.array(["L4"] * 6)), r"layer.npy' has shape \(6,\)"),
+    "places": (put("meta/neurons/cell_motor_coordinates", np.ones((5, 2))), r"coordinates.npy' has shape \(5, 2\)"),
 }
 
 
-@pytest.mark.parametrize("change, message", BROKEN.values(), ids=BROKEN)
+@each(BROKEN)
 def test_broken_files_are_named(tmp_path, change, message):
     write_sensorium(tmp_path, change)
     with pytest.raises(ValueError, match=message):

@@ -5,7 +5,6 @@ import pytest
 
 from migvis.data import Recording
 from migvis.recordings.sources import load_recording
-from migvis.recordings.stringer import _shrink_images
 from tests.recordings.made import CELLS, N as IMAGES, write_stringer
 
 
@@ -104,9 +103,3 @@ def test_broken_files(tmp_path):
     newer.write_bytes(b"MATLAB 7.3 MAT-file".ljust(124) + b"\x00\x02IM" + b"\x00" * 64)
     with pytest.raises(ValueError, match="7.3"):
         load_recording("stringer", newer, images=pictures)
-
-
-def test_shrinking_averages_blocks():
-    images = np.arange(2 * 5 * 6, dtype=np.float64).reshape(2, 1, 5, 6) / 60
-    small = _shrink_images(images, 2)
-    assert small.shape == (2, 1, 2, 3) and small[1, 0, 0, 2] == pytest.approx(images[1, 0, :2, 4:].mean())

@@ -9,7 +9,8 @@ import pytest
 from scipy.io import loadmat
 
 from migvis.recordings.sources import load_recording
-from tests.recordings.made import AREAS_OF_SESSIONS, SCENES, scene_categories, truncate, write_sessions, write_triple_n
+from tests.recordings.made import (AREAS_OF_SESSIONS, SCENES, check_damaged_and_missing, each, scene_categories, truncate,
+                                   write_sessions, write_triple_n)
 
 EDGES = range(0, 310, 10)
 NC, CSV, ZIP = "assy_Li2026_Assembly.nc", "stimulus_Li2026_Stimuli.csv", "stimulus_Li2026_Stimuli.zip"
@@ -257,7 +258,7 @@ BROKEN = {
 }
 
 
-@pytest.mark.parametrize("change, message", BROKEN.values(), ids=BROKEN)
+@each(BROKEN)
 def test_broken_fields_are_named(tmp_path, change, message):
     made = write_triple_n(tmp_path, **change)
     with pytest.raises(ValueError, match=message):
@@ -267,9 +268,4 @@ def test_broken_fields_are_named(tmp_path, change, message):
 @pytest.mark.parametrize("name", [NC, ZIP])
 def test_damaged_and_missing_files(tmp_path, name):
     made = write_triple_n(tmp_path)
-    truncate(tmp_path / name, 0.5)
-    with pytest.raises(ValueError, match=f"{name} is truncated, damaged or not .*fetch it again"):
-        load(made)
-    (tmp_path / name).unlink()
-    with pytest.raises(FileNotFoundError, match="holds no .*none to fetch them"):
-        load(made)
+    check_damaged_and_missing(tmp_path / name, lambda: load(made))

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from migvis import MIGVis, simulate_hvm
-from migvis.show.frames import Choices, FrameKey, _Album, _Manifold
+from migvis.show.frames import Choices, FrameKey, _Manifold
 from migvis.support.presets import get_preset
 
 TINY = get_preset("tiny")
@@ -32,19 +32,19 @@ def drawn(keys):
     out = np.zeros((len(keys), 1, 16, 16))
     for picture, k in zip(out, keys):
         share = sum(s * (0.17 if d else 0.31) for d, s in zip(k.dims, k.strengths))
-        picture += (0.1 * k.gamma + 0.013 * k.original + 0.029 * k.target + share) % 0.9
+        picture += (0.1 * k.gamma + 0.013 * k.original + 0.029 * k.target + 0.05 * k.draw + share) % 0.9
         picture[:, :, k.group] = 1
     return out
 
 
 def album(n=4):
-    return _Album(tuple(range(n)), drawn([FrameKey(i, i, 9, 0) for i in range(n)]), tuple(f"image {i}" for i in range(n)))
+    return {i: (f"image {i}", drawn([FrameKey(i, i, 9, 0)])[0]) for i in range(n)}
 
 
 def manifold(n=50):
     rng = np.random.default_rng(0)
     labels = pd.DataFrame({"category": rng.choice(["a", "b"], n), "angle": rng.normal(size=n)})
-    return _Manifold(rng.normal(size=(n, 6)), ((0, 1), (2, 3), (4, 5)), np.arange(n), labels)
+    return _Manifold(rng.normal(size=(n, 6)), ((0, 1), (2, 3), (4, 5)), labels)
 
 
 def choices(**changes):

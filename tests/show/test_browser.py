@@ -14,27 +14,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from migvis.show.frames import Choices, FrameKey, _Album, _Manifold, precompute
+from migvis.show.frames import Choices, FrameKey, _Manifold, precompute
 from migvis.show.page import _explorer_html, to_html
 from tests.conftest import ROOT
 from tests.test_docs import converted
 
-FLAGS = ("--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-         "--disable-component-update --disable-sync").split()
-PROGRAMS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 SIZE = 32
-
-
-@pytest.fixture(scope="module")
-def browser():
-    "Headless Chromium."
-    sync_api = pytest.importorskip("playwright.sync_api", reason="the browser tests need playwright: pip install playwright")
-    program = os.environ.get("MIGVIS_CHROMIUM") or next(filter(None, map(shutil.which, PROGRAMS)), None)
-    if not program: pytest.skip("the browser tests need Chromium: install the system's package, or set MIGVIS_CHROMIUM to a browser")
-    with sync_api.sync_playwright() as playwright:
-        running = playwright.chromium.launch(executable_path=program, args=FLAGS)
-        yield running
-        running.close()
 
 
 def until(condition, seconds=20):
@@ -49,18 +34,18 @@ def drawn(keys):
     "Pictures that tell their key: a ramp, brighter with everything that changes, and a square whose place is the group."
     out = np.repeat(np.linspace(0, 0.2, SIZE)[None, None, None], len(keys), 0) * np.ones((len(keys), 1, SIZE, SIZE))
     for picture, k in zip(out, keys):
-        picture += 0.05 + 0.09 * k.gamma + 0.05 * k.original + 0.08 * k.target + 0.15 * sum(s * (d + 1) for d, s in zip(k.dims, k.strengths)) / 2
+        picture += 0.05 + 0.09 * k.gamma + 0.05 * k.original + 0.08 * k.target + 0.07 * k.draw * (k.gamma > 0) + 0.15 * sum(s * (d + 1) for d, s in zip(k.dims, k.strengths)) / 2
         picture[:, 4 : 12, 8 * k.group : 8 * k.group + 8] = 1
     return out.clip(0, 1)
 
 
-def grid(dimensions=False):
-    album = _Album((0, 1, 2, 3), drawn([FrameKey(i, i, 3, 0) for i in range(4)]), tuple(f"image {i}" for i in range(4)))
-    offer = Choices(album, ((0, 2), (0, 3), (1, 2), (1, 3)), (0, 2), ("Group 1", "Group 3"), (0.0, 1.0, 2.0), caption="simulated: drawn by a test")
+def grid(dimensions=False, draws=1):
+    album = {i: (f"image {i}", drawn([FrameKey(i, i, 3, 0)])[0]) for i in range(4)}
+    offer = Choices(album, ((0, 2), (0, 3), (1, 2), (1, 3)), (0, 2), ("Group 1", "Group 3"), (0.0, 1.0, 2.0), caption="simulated: drawn by a test", draws=draws)
     if not dimensions: return precompute(offer, drawn)
     rng = np.random.default_rng(0)
     labels = pd.DataFrame({"category": rng.choice(["a", "b"], 30), "angle": rng.normal(size=30)})
-    manifold = _Manifold(rng.normal(size=(30, 9)), ((0, 1, 2), (3, 4, 5), (6, 7, 8)), np.arange(30), labels)
+    manifold = _Manifold(rng.normal(size=(30, 9)), ((0, 1, 2), (3, 4, 5), (6, 7, 8)), labels)
     return precompute(Choices(album, ((0, 2), (1, 3)), (0, 2), ("Group 1", "Group 3"), (1.0,), ((0, 1), (1, 2)), (0.0, 0.5, 1.0), manifold,
                               "simulated: drawn by a test"), drawn)
 
@@ -162,6 +147,25 @@ def test_strengths_of_two_dimensions_move_picture_and_path(open_page):
     opened.done()
 
 
+def test_the_slider_of_draws_moves_the_picture_where_there_is_guidance(open_page):
+    opened = open_page(grid(draws=3))
+    slider, says = opened.page.get_by_role("slider", name="Draw"), opened.page.locator(".mv-says")
+    start = opened.canvas("edit")
+    slider.press("ArrowRight")
+    assert slider.get_attribute("aria-valuetext") == "2" and np.array_equal(opened.canvas("edit"), start)
+    opened.page.get_by_label("Guidance").press("End")
+    assert opened.shows(FrameKey(0, 2, 0, 2.0, draw=1)) and "draw 2 of 3" in says.inner_text()
+    slider.press("End")
+    assert opened.shows(FrameKey(0, 2, 0, 2.0, draw=2)) and not opened.shows(FrameKey(0, 2, 0, 2.0)) and "draw 3 of 3" in says.inner_text()
+    opened.done()
+
+
+def test_one_draw_has_no_slider(open_page):
+    opened = open_page(grid())
+    assert opened.page.get_by_role("slider", name="Draw").count() == 0 and "draw" not in opened.page.locator(".mv-says").inner_text()
+    opened.done()
+
+
 def test_playing_goes_through_the_strengths_and_stops(open_page):
     opened = open_page(grid())
     opened.page.get_by_role("button", name="Play").click()
@@ -244,10 +248,10 @@ def test_pages_of_the_documentation_ask_no_other_host(browser, tmp_path, name):
 CELL = """
 import time
 from migvis.show.frames import FrameGrid
-from migvis.show.widgets import Explorer, explore_dimension_pairs, explore_guidance
-explore_guidance(FrameGrid.load("guidance.npz"))
+from migvis.show.widgets import Explorer, explore
+explore(FrameGrid.load("guidance.npz"))
 """, """
-explore_dimension_pairs(FrameGrid.load("dimensions.npz"))
+explore(FrameGrid.load("dimensions.npz"))
 """, """
 stored = FrameGrid.load("guidance.npz")
 def source(keys):

@@ -1,100 +1,93 @@
 """Frames and their cache, choices, frames of a model, drawings."""
 import copy
 from dataclasses import replace
-from itertools import product
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
-from migvis.show.frames import (FrameCache, FrameGrid, FrameKey, ModelFrames, _Album, _as_grid, _choice_latents, _dimension_choices,
-                                _edit_calls, _frames, _guidance_choices, _label_colours, _Manifold, _manifold_svg, _plane_limit,
-                                _to_svg, _varied_images, precompute, precompute_dimension_pairs, precompute_guidance)
-from migvis.show.widgets import Explorer, explore_guidance
+from migvis.show.frames import (FrameGrid, FrameKey, _as_grid, _frames, _label_colours, _Manifold, _manifold_svg, _plane_limit,
+                                _to_svg, _varied_images, _wanted_latents, dimension_frames, guidance_frames, precompute)
 from migvis.support.presets import EditSettings
 from tests.show.conftest import choices, drawn, manifold, plane_choices
 
-BOTH = pytest.mark.parametrize("offer", [choices(), plane_choices()], ids=["guidance", "dimensions"])
+BOTH = pytest.mark.parametrize("offer", [choices(), choices(draws=2), plane_choices()], ids=["guidance", "draws", "dimensions"])
 
 
-def one(key, source=None, cache=None): return _frames([key], source, cache)[0]
+def one(key, source=None): return _frames([key], source, {})[0]
 
 
 # Frames and their cache
 
 def test_keys_say_what_is_shown_and_no_more():
-    assert FrameKey(np.int64(1), 2, 0, 5, [3, 1], [0, 1]) == FrameKey(1, 2, 0, 5.0, (1, 3), (1.0, 0.0))
-    assert FrameKey(1, 2, 3, 0.0, (0, 1), (1, 1)).simplest == FrameKey(1, 4, 0, 0.0).simplest
-    assert len({FrameKey(1, 2, 0, 1.0), FrameKey(1, 2, 0, 1), FrameKey(1, 2, 1, 1)}) == 2
+    assert FrameKey(np.int64(1), 2, 0, 5) == FrameKey(1, 2, 0, 5.0)
+    assert FrameKey(1, 2, 3, 0.0, (0, 1), (1, 1), 2).simplest == FrameKey(1, 4, 0, 0.0).simplest
+    assert len({FrameKey(1, 2, 0, 1.0), FrameKey(1, 2, 0, 1), FrameKey(1, 2, 1, 1), FrameKey(1, 2, 1, 1, draw=1)}) == 3
     for dims, strengths in [((1,), ()), ((1, 1), (0, 1)), ((), (1,))]:
         with pytest.raises(ValueError, match="distinct dims"): FrameKey(1, 2, 0, 1.0, dims, strengths)
 
 
-def test_what_is_cached_is_not_computed_again():
-    calls, cache = [], FrameCache()
+def test_what_is_stored_is_not_computed_again():
+    calls, stored = [], {}
     source = lambda keys: (calls.append(list(keys)), drawn(keys))[1]
     row = [FrameKey(0, 1, 0, g) for g in (1.0, 2.0, 3.0)]
-    assert np.allclose(_frames([row[2], row[0], row[2]], source, cache), drawn([row[2], row[0], row[2]]))
+    assert np.allclose(_frames([row[2], row[0], row[2]], source, stored), drawn([row[2], row[0], row[2]]))
     assert calls == [[row[2], row[0]]]
-    assert np.allclose(_frames(row, source, cache), drawn(row)) and calls[1:] == [[row[1]]]
-    assert np.allclose(one(row[1], None, cache), drawn(row)[1]) and len(calls) == 2
-    assert _frames(row, source, FrameCache(1)).shape == (3, 1, 16, 16)
+    assert np.allclose(_frames(row, source, stored), drawn(row)) and calls[1:] == [[row[1]]]
+    assert np.allclose(_frames(row, None, stored), drawn(row)) and len(calls) == 2
 
 
-def test_unguided_frames_are_shared_and_a_cache_is_bounded():
-    cache = FrameCache(3)
-    one(FrameKey(1, 2, 3, 0.0), drawn, cache)
-    assert FrameKey(1, 9, 0, 0.0) in cache and FrameKey(2, 2, 3, 0.0) not in cache
-    for g in range(1, 6): cache.put(FrameKey(0, 1, 0, g), np.full((1, 2, 2), g / 10))
-    assert len(cache) == 3 and FrameKey(0, 1, 0, 5) in cache and FrameKey(1, 9, 0, 0.0) not in cache
-    with pytest.raises(ValueError, match="positive"): FrameCache(0)
+def test_unguided_frames_are_shared():
+    stored = {}
+    unguided = [FrameKey(1, 2, 3, 0.0), FrameKey(1, 9, 0, 0.0), FrameKey(1, 2, 3, 0.0, draw=2)]
+    same = _frames(unguided, lambda keys: np.random.default_rng(0).random((len(keys), 1, 4, 4)), stored)
+    assert len(stored) == 1 and (same == same[0]).all() and FrameKey(2, 2, 3, 0.0).simplest not in stored
 
 
 @pytest.mark.parametrize("source, match", [
     (None, "not among the 0 stored frames"), (lambda keys: np.zeros((2, 1, 4, 4)), r"shape \(1, 1 or 3, H, W\)"),
     (lambda keys: np.zeros((1, 4, 4)), "must return"), (lambda keys: np.full((1, 1, 4, 4), np.nan), "finite")])
 def test_missing_and_wrong_frames_are_refused(source, match):
-    cache = FrameCache()
-    with pytest.raises(ValueError, match=match): one(FrameKey(0, 1, 0, 1.0), source, cache)
-    assert len(cache) == 0
+    stored = {}
+    with pytest.raises(ValueError, match=match): _frames([FrameKey(0, 1, 0, 1.0)], source, stored)
+    assert not stored
 
 
 # Frames of a model
 
-def test_calls_cover_exactly_the_keys():
-    rng = np.random.default_rng(0)
-    every = [FrameKey(o, t, g, gamma, dims, s) for o, t, g, gamma in product(range(2), range(3), range(2), (0.0, 1.0, 2.0))
-             for dims, s in [((), ()), ((0, 1), (0.5, 1.0))]]
-    for size in (len(every), 40, 7, 1):
-        keys = [every[i] for i in rng.permutation(len(every))[:size]]
-        covered = [FrameKey(o, t, g, gamma, dims, s) for rows, groups, gammas in _edit_calls(keys)
-                   for (o, t, dims, s), g, gamma in product(rows, groups, gammas)]
-        assert sorted(covered, key=repr) == sorted(keys, key=repr)
-    assert len(_edit_calls([k for k in every if not k.dims])) == 1
-
-
 def test_wanted_latents_are_between_original_and_target():
     z = torch.arange(12.0).reshape(2, 6) ** 2
-    wanted = _choice_latents(z, (0, 1, (0, 2), (0.5, 2.0)), [[3, 4, 5]])
+    wanted = _wanted_latents(z, 0, 1, (0.5, 2.0), [[3, 5]])
     assert wanted[3] == (z[0, 3] + z[1, 3]) / 2 and wanted[5] == 2 * z[1, 5] - z[0, 5] and wanted[4] == z[1, 4]
-    assert (_choice_latents(z, (0, 1, (), ()), [[3, 4, 5]]) == z[1]).all()
+    assert (_wanted_latents(z, 0, 1, (), [[]]) == z[1]).all()
+
+
+@pytest.mark.parametrize("draw", [0, 2])
+@pytest.mark.parametrize("mode", ["paper", "selective"])
+def test_a_frame_is_the_edit_of_the_model(model, mode, draw):
+    o, t = (int(i) for i in model.split.test[[0, 4]])
+    source, settings = guidance_frames(model, o, t, settings=mode, draws=3), EditSettings(mode, seed=draw, noise_seed=1000 * draw)
+    edit = lambda groups, dims: model.edit(o, t, groups=groups, gammas=[1.0], settings=settings, dims=dims, progress=False).images[0, -1, 0]
+    np.testing.assert_allclose(one(FrameKey(o, t, 2, 1.0, draw=draw), source), edit([1, 3], None), atol=1e-4)
+    for dims, strengths in [([0, 3], (1, 1)), ([3], (0, 1))]:
+        np.testing.assert_allclose(one(FrameKey(o, t, 2, 1.0, (0, 3), strengths, draw), source), edit([3], dims), atol=1e-4)
 
 
 @pytest.mark.parametrize("mode", ["paper", "selective"])
-def test_a_frame_is_the_edit_of_the_model(model, mode):
+def test_draws_differ_where_there_is_guidance(model, mode):
     o, t = (int(i) for i in model.split.test[[0, 4]])
-    source = ModelFrames(model, (o, t), mode)
-    edit = lambda groups, dims: model.edit(o, t, groups=groups, gammas=[1.0], settings=mode, dims=dims, progress=False).images[0, -1, 0]
-    np.testing.assert_allclose(one(FrameKey(o, t, 2, 1.0), source), edit([1, 3], None), atol=1e-4)
-    for dims, strengths in [([0, 3], (1, 1)), ([3], (0, 1))]:
-        np.testing.assert_allclose(one(FrameKey(o, t, 2, 1.0, (0, 3), strengths), source), edit([3], dims), atol=1e-4)
+    grid = guidance_frames(model, o, t, groups=[1], gammas=[0.0, 5.0], settings=EditSettings(mode, scale="eps", n_negatives=8), draws=3).precompute(progress=False)
+    trips, edits = ([grid.at(FrameKey(o, t, 0, gamma, draw=k)) for k in range(3)] for gamma in (0.0, 5.0))
+    assert len(grid) == 6 and all(np.array_equal(trips[0], trip) for trip in trips)
+    assert min(np.abs(edits[i] - edits[j]).max() for i, j in [(0, 1), (0, 2), (1, 2)]) > 1e-4
+    with pytest.raises(ValueError, match="draws must be at least 1"): guidance_frames(model, draws=0)
 
 
 def test_a_frame_does_not_depend_on_what_else_is_computed(model):
     o, t = (tuple(int(i) for i in part) for part in (model.split.train[:2], model.split.train[2:4])) # could be negatives of each other
-    grid = precompute_guidance(model, o, t, groups=[1, 2], gammas=[0.0, 1.0], progress=False)
-    source = ModelFrames(model, grid.choices.album.numbers)
+    source = guidance_frames(model, o, t, groups=[1, 2], gammas=[0.0, 1.0])
+    grid = source.precompute(progress=False)
     ragged = [FrameKey(o[0], t[0], 0, 1.0), FrameKey(o[1], t[1], 1, 1.0), FrameKey(o[1], t[0], 1, 0.0),
               FrameKey(o[0], t[1], 1, 1.0, (1, 2), (1, 0))]
     np.testing.assert_allclose(source(ragged)[:3], [grid.at(k) for k in ragged[:3]], atol=1e-4)
@@ -103,11 +96,11 @@ def test_a_frame_does_not_depend_on_what_else_is_computed(model):
 
 
 def test_grid_of_a_model_names_what_it_shows(model):
-    chosen = _guidance_choices(model)
+    chosen = guidance_frames(model).choices
     assert len(chosen.pairs) == 9 and len(chosen.keys()) == 9 * 4 * 4 and "simulated" in chosen.caption and "tiny" in chosen.caption
-    assert set(chosen.album.numbers) <= set(model.split.test.tolist())
-    assert len({name.split()[0] for name in chosen.album.names}) == 6 == len(set(_varied_images(model)))
-    planes = _dimension_choices(model, group=2, strengths=(0, 1))
+    assert set(chosen.album) <= set(model.split.test.tolist())
+    assert len({name.split()[0] for name, _ in chosen.album.values()}) == 6 == len(set(_varied_images(model)))
+    planes = dimension_frames(model, group=2, strengths=(0, 1)).choices
     assert planes.gammas == (max(model.edit_settings().gammas),) and len(planes.keys()) == len(planes.dims) * 4
     number, (a, b) = planes.pairs[0][0], planes.dims[-1]
     wanted = model.latents()[number, [model.critics.groups[1][d] for d in (a, b)]]
@@ -117,61 +110,47 @@ def test_grid_of_a_model_names_what_it_shows(model):
 @pytest.mark.parametrize("bad, match", [(dict(originals=999), "originals must be between"), (dict(groups=[7]), "groups must be|group"),
                                         (dict(originals=3, targets=3), "pairs empty")])
 def test_bad_choices_of_a_model(model, bad, match):
-    with pytest.raises(ValueError, match=match): _guidance_choices(model, **bad)
+    with pytest.raises(ValueError, match=match): guidance_frames(model, **bad)
 
 
 def test_bad_dimensions_of_a_model(model):
     for dims in ([(0, 6)], [(1, 1)], []):
-        with pytest.raises(ValueError, match="pairs of two dimensions in 0..5"): _dimension_choices(model, dims=dims)
+        with pytest.raises(ValueError, match="pairs of two dimensions in 0..5"): dimension_frames(model, dims=dims)
 
 
 def test_strengths_reach_every_group(model):
     o, t = (int(i) for i in model.split.test[[0, 4]])
-    both = precompute_dimension_pairs(model, o, t, group=[1, 3], dims=[(0, 1)], strengths=(0, 1), progress=False)
+    both = dimension_frames(model, o, t, group=[1, 3], dims=[(0, 1)], strengths=(0, 1)).precompute(progress=False)
     for group in (0, 2):
-        alone = precompute_dimension_pairs(model, o, t, group=group + 1, dims=[(0, 1)], strengths=(0, 1), progress=False)
+        alone = dimension_frames(model, o, t, group=group + 1, dims=[(0, 1)], strengths=(0, 1)).precompute(progress=False)
         for key in alone.choices.keys(): np.testing.assert_allclose(both.at(key), alone.at(key), atol=1e-4)
         ends = [alone.at(FrameKey(o, t, group, alone.choices.gammas[0], (0, 1), s)) for s in ((0, 0), (1, 1))]
         assert np.abs(ends[0] - ends[1]).max() > 1e-3
 
 
-def test_a_cache_is_of_one_way_to_make_frames(model):
-    o, t = (int(i) for i in model.split.test[[0, 4]])
-    common = dict(originals=o, targets=t, groups=[2], gammas=[0.0, 1.0])
-    quick = EditSettings(steps=4)
-    cache = precompute_guidance(model, settings=quick, progress=False, **common).cache()
-    assert explore_guidance(model, settings=quick, cache=cache, background=False, **common).worker.seconds is None, "all frames were there"
-    for other, match in [(EditSettings("paper", steps=4), "paper guidance"), (EditSettings(steps=5), "steps=5"),
-                         (EditSettings(steps=4, seed=3), "seed=3")]:
-        with pytest.raises(ValueError, match=f"the cache holds frames of: .*selective guidance.*{match}.*use another cache"):
-            explore_guidance(model, settings=other, cache=cache, **common)
-    own = FrameCache()
-    one(FrameKey(o, t, 1, 1.0), drawn, own) # a source that does not say how
-    Explorer(choices(), drawn, own, background=False)
-
-
 def test_targets_are_of_other_categories(model):
     category = model.recording.labels["category"]
     for original in model.split.test[:8]:
-        wanted = {t for _, t in _guidance_choices(model, original).pairs}
+        wanted = {t for _, t in guidance_frames(model, original).choices.pairs}
         assert len(wanted) == 3 and category[original] not in set(category[list(wanted)])
     alike = copy.copy(model)
     alike.recording = replace(model.recording, labels=model.recording.labels.assign(category="one"))
-    assert all(o != t for o, t in _guidance_choices(alike).pairs) and len(_dimension_choices(alike).pairs) == 1
+    assert all(o != t for o, t in guidance_frames(alike).choices.pairs) and len(dimension_frames(alike).choices.pairs) == 1
 
 
 # Choices and grids
 
 def test_choices_enumerate_every_frame():
     assert len(choices().keys()) == len(set(choices().keys())) == 3 * 2 * 3
+    assert len(set(choices(draws=2).keys())) == 2 * 3 * 2 * 3
     assert choices().keys()[4] == FrameKey(0, 2, 2, 2.0)
     assert plane_choices().keys()[1] == FrameKey(0, 2, 0, 2.0, (0, 1), (0.0, 0.5))
 
 
 def test_explorers_open_at_the_original():
-    assert choices(gammas=(2.0, 0.0, 5.0)).start() == {"pair": 0, "group": 0, "gamma": 1}
+    assert choices(gammas=(2.0, 0.0, 5.0)).start() == {"pair": 0, "group": 0, "gamma": 1, "draw": 0}
     plane = plane_choices(strengths=(-1.0, 0.0, 1.0), gammas=(1.0, 5.0)).start()
-    assert plane == {"pair": 0, "group": 0, "gamma": 1, "dims": 0, "first": 1, "second": 1}
+    assert plane == {"pair": 0, "group": 0, "gamma": 1, "draw": 0, "dims": 0, "first": 1, "second": 1}
 
 
 @pytest.mark.parametrize("bad, match", [
@@ -182,9 +161,8 @@ def test_bad_choices(bad, match):
     with pytest.raises(ValueError, match=match): choices(**bad)
 
 
-def test_albums_and_manifolds_must_match():
-    with pytest.raises(ValueError, match="album needs"): _Album((0, 0), np.zeros((2, 1, 4, 4)), ("a", "b"))
-    with pytest.raises(ValueError, match="as many"): _Manifold(np.zeros((3, 2)), ((0, 1),), np.arange(2), pd.DataFrame({"a": [1, 2, 3]}))
+def test_manifolds_must_match():
+    with pytest.raises(ValueError, match="as many"): _Manifold(np.zeros((3, 2)), ((0, 1),), pd.DataFrame({"a": [1, 2]}))
     with pytest.raises(ValueError, match="latents must be finite"): replace(manifold(), latents=np.full((50, 6), np.nan))
 
 
@@ -193,11 +171,11 @@ def test_grid_round_trip(offer, tmp_path):
     grid = precompute(offer, drawn)
     loaded = FrameGrid.load(grid.save(tmp_path / "grid.npz"))
     assert loaded.choices.keys() == offer.keys() and np.array_equal(loaded.frames, grid.frames)
-    assert loaded.choices.album.names == offer.album.names and loaded.choices.caption == offer.caption
+    assert [name for name, _ in loaded.choices.album.values()] == [name for name, _ in offer.album.values()] and loaded.choices.caption == offer.caption
     if offer.manifold is not None:
         assert np.array_equal(loaded.choices.manifold.plane(2, (1, 0)), offer.manifold.plane(2, (1, 0)))
         assert loaded.choices.manifold.labels.equals(offer.manifold.labels)
-    for key, image in zip(offer.keys(), grid.frames): assert np.array_equal(loaded.at(key), image) or key.gamma == 0
+    for key, image in zip(offer.keys(), grid.frames): assert np.array_equal(loaded.at(key), image)
     with pytest.raises(ValueError, match="as many as the choices offer"): FrameGrid(offer, grid.frames[1:])
 
 
@@ -221,7 +199,7 @@ def test_edits_become_a_grid(model):
 
 def test_manifold_thins_but_keeps_what_is_needed():
     thin = manifold(200).thinned((7, 180), n=20)
-    assert len(thin.numbers) == 20 and {7, 180} <= set(thin.numbers.tolist())
+    assert len(thin.labels) == 20 and {7, 180} <= set(thin.labels.index)
     assert np.array_equal(thin.place(180, 1, (1, 0)), manifold(200).place(180, 1, (1, 0)))
 
 

@@ -26,6 +26,7 @@ from migvis.support.edits import Edits
 from migvis.measure.edits import SelectivityResult
 from migvis.partial_correlation import GroupPenalty
 from migvis.show import gallery
+from migvis.show.frames import _varied_images
 from migvis.support.files import digest_weights
 from migvis.show.gallery import FIGURES, draw_figure, make_figures
 from migvis.support.records import load_record, save_record
@@ -60,7 +61,7 @@ def test_every_figure_and_table_of_the_paper_is_there():
 
 
 def test_figures_are_found_by_number_and_by_name():
-    asked = {"7A": ["figure_7a"], "7a": ["figure_7a"], "figure_7b": ["figure_7b"], "Table 1": ["table_1"], "overview": ["overview"],
+    asked = {"7A": ["figure_7a"], "7a": ["figure_7a"], "figure_7b": ["figure_7b"], "Table 1": ["table_1"], "null": ["null"],
              "1": ["figure_1a", "figure_1b"], "4": ["figure_4a", "figure_4b"], "figure_12": ["figure_12a", "figure_12b"], "10": ["figure_10"]}
     for name, found in asked.items(): assert gallery._figure_names(name) == found
     for name in ("13", "figure", "4c", "", "."):
@@ -80,7 +81,7 @@ def test_one_name_is_one_figure_and_formats_are_known_before_it_is_drawn(tmp_pat
 # From a run
 
 def test_figures_of_a_run_are_written_and_others_say_what_they_need(model, own):
-    made = make_figures(model, own / "figures", formats="png", progress=False) # the run is around the folder
+    made = make_figures(model, own / "figures", formats="png", progress=False, run=own)
     assert list(made) == list(FIGURES)
     missing = {"figure_5", "figure_9", "figure_10", "methods", "ablations", "selectivity", "consistency", "null", "pixel_information", "table_1"}
     for name, files in made.items():
@@ -133,15 +134,6 @@ def test_own_recordings_are_edited_toward_another_image(model, labels):
         assert len(set(category[[*originals, target]])) == min(len(originals) + 1, category.nunique())
     angles = gallery._turned(own.recording.labels)
     if np.isfinite(angles).any(): assert angles[gallery._find_image(own, "tools")] == 3
-
-
-def test_overview_shows_recorded_images_and_edits(model):
-    figure = draw_figure(model, "overview")
-    shown, gammas = pictures(figure, 32), model.edit_settings().gammas
-    assert len(shown) == 4 + 2 + 4 * len(gammas)
-    assert all(min(np.abs(picture - image[0]).max() for image in model.recording.images) < 1e-6 for picture in shown[:4])
-    words = [text.replace("\n", " ") for text in texts(figure)]
-    assert sum("turned" in text or "from the front" in text for text in words) == 4 and "In: a recording" in words
 
 
 def test_guided_way_ends_in_the_original_and_in_an_edit(model):
@@ -197,7 +189,9 @@ def comparison(tmp_path):
 def test_stored_comparison_is_drawn_and_found_by_the_command(comparison, own, tmp_path, capsys):
     figure = draw_figure(None, "5", tmp_path / "results")
     assert {"a", "b", "c"} <= set(texts(figure)) and any("random pixels" in t for t in texts(figure))
-    shown = [np.asarray(ax.images[0].get_array()) for ax in figure.axes if ax.images]
+    side = comparison.examples[0].images.shape[-1] + 1 # a line between pictures
+    shown = [np.asarray(ax.images[0].get_array())[i:i + side - 1, j:j + side - 1] for ax in figure.axes
+             for i in range(0, ax.images[0].get_array().shape[0], side) for j in range(0, ax.images[0].get_array().shape[1], side)]
     for edits in comparison.examples: # the chosen strength of each group is shown
         for wanted in (*edits.images[0, :, 2, 0], edits.originals[0, 0], edits.targets[0, 0]):
             assert min(np.abs(picture - wanted).max() for picture in shown) < 1e-4
@@ -213,7 +207,7 @@ def test_stored_ablations_are_drawn(tmp_path):
     made = Ablations({k: result(v) for k, v in values.items()}, {k: examples(v) for k, v in values.items()}, SETTINGS)
     made.save(tmp_path / "comparison" / "ablations")
     figure = draw_figure(None, "9", tmp_path)
-    assert {"groups 2", "groups 4"} <= set(texts(figure)) and sum(bool(ax.images) for ax in figure.axes) == 2 * (1 + 2 * 2 + 1)
+    assert {"groups 2", "groups 4"} <= set(texts(figure)) and len(figure.axes) == 1 + 2 + 1
     assert len(draw_figure(None, "ablations", tmp_path).axes) == 2
     with pytest.raises(ValueError, match="without 'negatives'"): draw_figure(None, "10", tmp_path)
 
@@ -353,7 +347,7 @@ def test_information_command_keeps_maps(model, own, learned, capsys):
     assert "about an image" in out and "nats" in out and str(own / "information") in out and "held-out pairs show" in notes
     kept = load_record(own / "information", gallery._PixelInformation)
     assert list(kept.maps) == [model.group_names[0], "All groups"] and kept.unit == "bits" and "tiny preset" in kept.caption
-    np.testing.assert_array_equal(kept.images, model.recording.images[gallery._varied(model, 2)])
+    np.testing.assert_array_equal(kept.images, model.recording.images[_varied_images(model, 2, "validation")])
     draw_figure(model, "pixel_information", own)
     assert main(command) == 2 and "--again" in capsys.readouterr().err
 
@@ -382,10 +376,10 @@ def test_information_refuses_numbers_that_cannot_be_meant(model, tmp_path, wrong
 
 
 def test_mapped_images_are_of_many_categories(model):
-    shown, labels = gallery._varied(model, 8), model.recording.labels["category"]
+    shown, labels = _varied_images(model, 8, "validation"), model.recording.labels["category"]
     there = set(labels.iloc[model.split.validation])
     assert set(shown) <= set(model.split.validation) and len(set(shown)) == 8 and len(set(labels.iloc[shown])) == min(8, len(there))
-    np.testing.assert_array_equal(gallery._varied(model, 3), shown[:3])
+    np.testing.assert_array_equal(_varied_images(model, 3, "validation"), shown[:3])
 
 
 # All figures by one command
@@ -397,10 +391,10 @@ def test_the_gallery_goes_on_with_the_first_figure_that_is_missing(folder, model
         if len(asked) == 2: raise KeyboardInterrupt
         return plt.figure()
     monkeypatch.setattr(gallery, "draw_figure", stopped)
-    names = ["figure_3b", "figure_8", "subspaces"]
+    names = ["figure_3b", "figure_8", "figure_3a"]
     with pytest.raises(KeyboardInterrupt): draw_missing(model, tmp_path, names)
     draw_missing(model, tmp_path, names)
-    assert asked == ["figure_3b", "figure_8", "figure_8", "subspaces"]
+    assert asked == ["figure_3b", "figure_8", "figure_8", "figure_3a"]
     assert {p.name for p in (tmp_path / "figures").iterdir()} == {f"{name}.png" for name in names}
     monkeypatch.undo()
     draw_missing(model, tmp_path, [*names, "figure_5"])

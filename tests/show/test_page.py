@@ -3,7 +3,6 @@ import base64
 import io
 import json
 import re
-from dataclasses import replace
 from itertools import product
 
 import numpy as np
@@ -14,7 +13,7 @@ from migvis.show.frames import precompute
 from migvis.show.page import _explorer_data, _explorer_html, _make_sheet, to_html
 from tests.show.conftest import album, choices, drawn, plane_choices
 
-BOTH = pytest.mark.parametrize("offer", [choices(), plane_choices()], ids=["guidance", "dimensions"])
+BOTH = pytest.mark.parametrize("offer", [choices(), choices(draws=2), plane_choices()], ids=["guidance", "draws", "dimensions"])
 
 
 @pytest.mark.parametrize("shape", [(16, 16), (30, 21)])
@@ -23,7 +22,7 @@ def test_sheet_gives_every_picture_back(shape, kind):
     rng = np.random.default_rng(0)
     ramp = np.linspace(0, 1, shape[1])[None, None] * rng.random((7, 1, 1)) * np.ones((7, *shape))
     images = {"noise": rng.random((7, *shape)), "smooth": ramp, "flat": np.zeros((7, *shape))}[kind][[0, 1, 2, 0, 3, 4, 5, 6, 2], None]
-    sheet = _make_sheet(images, tolerance=0.006)
+    sheet = _make_sheet(images)
     assert len(set(sheet.cells)) == (1 if kind == "flat" else 7) and sheet.cells[0] == sheet.cells[3]
     picture = np.asarray(Image.open(io.BytesIO(sheet.content)).convert("L"), float) / 255
     for image, cell in zip(images, sheet.cells):
@@ -51,10 +50,14 @@ def test_page_data_finds_every_frame(offer):
         cell = data["cells"][int(np.ravel_multi_index(place, sizes))]
         expected = grid.frames[int(np.ravel_multi_index(place, sizes)), 0]
         assert np.sqrt(((shown(cell) - expected) ** 2).mean()) < 0.01, values
-    for image, original in zip(data["images"], offer.album.images): assert np.abs(shown(image["cell"]) - original[0]).mean() < 0.01
+    for image, (_, original) in zip(data["images"], offer.album.values()): assert np.abs(shown(image["cell"]) - original[0]).mean() < 0.01
     if offer.manifold is not None:
         assert set(data["manifold"]["planes"]) == {f"{g},{d}" for g in range(2) for d in range(2)}
         assert len(data["manifold"]["points"]) == 3 * 4 and len(data["manifold"]["fills"]) == len(data["manifold"]["legends"]) == 2
+
+
+def test_several_draws_are_explained():
+    assert ["Draws are" in _explorer_html(precompute(choices(draws=k), drawn)) for k in (1, 2)] == [False, True]
 
 
 @BOTH
@@ -71,8 +74,8 @@ def test_page_holds_everything_and_loads_nothing(offer, tmp_path):
 
 @pytest.mark.parametrize("nasty", ['</script><b>"&', '<!--<script><b>"&', "<!-- <SCRIPT <b>"])
 def test_text_cannot_break_the_page(tmp_path, nasty):
-    offer = choices(caption=nasty, group_names=(nasty, "plain"), album=replace(album(), names=(nasty, "b", "c", "d")))
-    page = _explorer_html(precompute(offer, drawn), title=nasty, lead=nasty)
+    offer = choices(caption=nasty, group_names=(nasty, "plain"), album=album() | {0: (nasty, album()[0][1])})
+    page = _explorer_html(precompute(offer, drawn))
     assert page.count("</script>") == 2 and "<b>" not in re.sub(r"<script.*?</script>", "", page, flags=re.S)
     payload = json.loads(re.search(r'<script type="application/json">(.*?)</script>', page, re.S).group(1))
     assert payload["groups"][0]["name"] == nasty and payload["images"][0]["name"] == nasty
@@ -84,7 +87,7 @@ def test_real_data_is_not_called_simulated():
 
 
 def test_large_pages_warn(tmp_path):
-    with pytest.warns(UserWarning, match="fewer originals"): to_html(precompute(choices(), drawn), tmp_path / "a.html", lead="x" * 3_000_000)
+    with pytest.warns(UserWarning, match="fewer originals"): to_html(precompute(choices(caption="x" * 3_000_000), drawn), tmp_path / "a.html")
 
 
 def test_default_grid_at_128_pixels_stays_below_3_mb_even_for_noise():

@@ -16,6 +16,7 @@ from migvis.model import MIGVis
 from migvis.show.sharing import _plain, export_run
 from migvis.simulate.it import simulate_hvm
 from migvis.support.presets import EditSettings
+from tests.show.conftest import SMALL
 
 FILES = {"run.json", "report.json", "vae.safetensors", "critics.safetensors", "denoiser.safetensors"}
 QUICK = EditSettings(steps=6)
@@ -115,7 +116,7 @@ def recording(): return simulate_hvm(n_images=80, size=32, subject="M1", seed=3,
 @pytest.fixture(scope="module")
 def model(recording):
     with pytest.warns(UserWarning): # groups that carry nothing, after seconds of training
-        return MIGVis("tiny", device="cpu").fit(recording, progress=False)
+        return MIGVis(SMALL, device="cpu").fit(recording, progress=False)
 
 
 @pytest.fixture(autouse=True)

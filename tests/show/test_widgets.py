@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from migvis import MIGVis
-from migvis.show.frames import FrameCache, FrameKey, precompute
-from migvis.show.widgets import Explorer, _difference_image, explore_dimension_pairs, explore_guidance
+from migvis.show.frames import FrameKey, dimension_frames, guidance_frames, precompute
+from migvis.show.widgets import Explorer, _difference_image, explore
 from tests.show.conftest import SMALL, choices, drawn, plane_choices
 
 
@@ -27,7 +27,7 @@ def pixels(explorer):
 
 
 def test_every_control_changes_the_picture():
-    explorer = explore_guidance(precompute(choices(), drawn))
+    explorer = explore(precompute(choices(), drawn))
     for name, value in [("gamma", 2.0), ("group", 2), ("target", 3), ("gamma", 5.0), ("group", 0), ("original", 1), ("gamma", 0.0)]:
         explorer.controls[name].value = value
         expected = drawn([explorer.key])[0, 0] if explorer.key.gamma else None
@@ -38,7 +38,7 @@ def test_every_control_changes_the_picture():
 
 
 def test_only_targets_of_the_original_are_offered():
-    explorer = explore_guidance(precompute(choices(), drawn))
+    explorer = explore(precompute(choices(), drawn))
     explorer.controls["target"].value = 3
     explorer.controls["original"].value = 1
     assert explorer.controls["target"].value == 2 and len(explorer.controls["target"].options) == 1 and explorer.controls["target"].disabled
@@ -48,7 +48,7 @@ def test_only_targets_of_the_original_are_offered():
 
 
 def test_strengths_move_picture_and_path():
-    explorer = explore_dimension_pairs(precompute(plane_choices(), drawn))
+    explorer = explore(precompute(plane_choices(), drawn))
     seen = {explorer.picture.value}
     assert explorer.key.strengths == (0.0, 0.0) and "Turn one up" in explorer.status.value
     for name, value in [("first", 0.5), ("second", 1.0), ("dims", (1, 0)), ("group", 2), ("colour", "angle")]:
@@ -60,9 +60,7 @@ def test_strengths_move_picture_and_path():
 
 
 def test_missing_frames_without_a_model_are_explained():
-    cache = FrameCache()
-    cache.put(FrameKey(0, 2, 0, 0.0), drawn([FrameKey(0, 2, 0, 0.0)])[0])
-    explorer = Explorer(choices(), None, cache)
+    explorer = Explorer(choices(), None, {FrameKey(0, 2, 0, 0.0).simplest: drawn([FrameKey(0, 2, 0, 0.0)])[0]})
     assert "not computed" not in explorer.status.value
     explorer.controls["gamma"].value = 2.0
     assert "no model here" in explorer.status.value and "opacity" in explorer.picture.value
@@ -89,9 +87,8 @@ def test_while_busy_stored_frames_answer_and_only_the_newest_is_computed():
         asked.extend(keys), started.set()
         assert gate.wait(20)
         return drawn(keys)
-    offer, cache = choices(gammas=(0.0, 1.0, 2.0, 3.0, 4.0, 5.0)), FrameCache()
-    for gamma in (0.0, 5.0): cache.put(FrameKey(0, 2, 0, gamma), drawn([FrameKey(0, 2, 0, gamma)])[0])
-    explorer = Explorer(offer, slow, cache)
+    there = [FrameKey(0, 2, 0, gamma) for gamma in (0.0, 5.0)]
+    explorer = Explorer(choices(gammas=(0.0, 1.0, 2.0, 3.0, 4.0, 5.0)), slow, {key.simplest: drawn([key])[0] for key in there})
     explorer.controls["gamma"].value = 1.0
     assert started.wait(20) and "Computing this frame" in explorer.status.value and "aria-busy" in explorer.picture.value
     explorer.controls["gamma"].value = 5.0
@@ -113,7 +110,9 @@ def finish(explorer):
 
 def test_rows_are_computed_ahead_where_asked():
     asked = []
-    explorer = Explorer(choices(), lambda keys: (asked.append([k.gamma for k in keys]), drawn(keys))[1], ahead=True, background=False)
+    def source(keys): return (asked.append([k.gamma for k in keys]), drawn(keys))[1]
+    source.ahead = True
+    explorer = Explorer(choices(), source, background=False)
     assert asked == [[0.0, 2.0, 5.0]]
     explorer.controls["gamma"].value = 2.0
     assert len(asked) == 1
@@ -123,7 +122,8 @@ def test_a_frame_does_not_fail_with_its_row():
     def source(keys):
         if any(key.gamma == 5 for key in keys): raise FloatingPointError("diverged")
         return drawn(keys)
-    explorer = Explorer(choices(), source, ahead=True, background=False)
+    source.ahead = True
+    explorer = Explorer(choices(), source, background=False)
     assert "diverged" not in explorer.status.value
     explorer.controls["gamma"].value = 5.0
     assert "diverged" in explorer.status.value
@@ -131,43 +131,43 @@ def test_a_frame_does_not_fail_with_its_row():
     assert "diverged" not in explorer.status.value and np.abs(pixels(explorer) - drawn([explorer.key])[0, 0]).max() < 0.003
 
 
-def test_all_frames_are_computed_on_demand():
-    explorer = Explorer(choices(), drawn, background=False)
-    assert "4 of 18" in repr(explorer), "without guidance all targets and groups share a frame"
-    explorer.fill.click()
-    assert "18 of 18" in repr(explorer) and not explorer.worker.filling and "Computing" not in explorer.status.value
-    small = Explorer(choices(), drawn, FrameCache(2), background=False) # cannot hold all: does not try for ever
-    small.fill.click()
-    assert len(small.cache) <= 2
-    broken = Explorer(choices(), lambda keys: 1 / 0, background=False)
-    broken.fill.click()
-    assert not broken.worker.filling and "ZeroDivisionError" in broken.status.value
-
-
 def test_live_explorers_of_a_model(model):
     o, t = (int(i) for i in model.split.test[[0, 4]])
-    explorer = explore_guidance(model, o, t, groups=[2], gammas=[0.0, 1.0], background=False)
+    explorer = explore(guidance_frames(model, o, t, groups=[2], gammas=[0.0, 1.0]), background=False)
     whole = model.edit(o, t, groups=[2], gammas=[0.0, 1.0], progress=False).images[0, 0]
     assert np.abs(pixels(explorer) - whole[0, 0]).max() < 0.004
     explorer.controls["gamma"].value = 1.0
     assert np.abs(pixels(explorer) - whole[1, 0]).max() < 0.004
-    assert explorer.worker.seconds > 0 and not explorer.worker.ahead
-    pairs = explore_dimension_pairs(model, o, t, group=2, dims=[(0, 1)], strengths=(0, 1), background=False)
+    assert explorer.worker.seconds > 0 and not explorer.worker.source.ahead
+    pairs = explore(dimension_frames(model, o, t, group=2, dims=[(0, 1)], strengths=(0, 1)), background=False)
     pairs.controls["first"].value = 1.0
-    assert len(pairs.cache) == 2 and not pairs.worker.failed
-    with pytest.raises(TypeError, match="fitted MIGVis, Edits or a FrameGrid"): explore_guidance(model.recording)
-    with pytest.raises(ValueError, match="not fitted"): explore_guidance(MIGVis(SMALL))
+    assert len(pairs.worker.stored) == 2 and not pairs.worker.failed
+    with pytest.raises(TypeError, match="expected Edits or a FrameGrid, got Recording"): explore(model.recording)
+    with pytest.raises(ValueError, match="not fitted"): guidance_frames(MIGVis(SMALL))
+
+
+def test_a_draw_has_a_slider_where_there_are_several():
+    explorer = explore(precompute(choices(draws=3), drawn))
+    start = pixels(explorer)
+    explorer.controls["draw"].value = 2
+    assert np.array_equal(pixels(explorer), start), "without guidance all draws are the same"
+    explorer.controls["gamma"].value = 2.0
+    for draw in (0, 1, 2):
+        explorer.controls["draw"].value = draw
+        assert explorer.key == FrameKey(0, 2, 0, 2.0, draw=draw) and f"draw {draw + 1} of 3" in explorer.status.value
+        assert np.abs(pixels(explorer) - drawn([explorer.key])[0, 0]).max() < 0.003
+    assert "draw" not in explore(precompute(choices(), drawn)).controls
 
 
 def test_explorers_open_at_the_original_and_say_what_to_turn():
-    explorer = explore_guidance(precompute(choices(), drawn))
+    explorer = explore(precompute(choices(), drawn))
     assert explorer.key.gamma == 0 and "Turn γ up" in explorer.status.value
     explorer.controls["gamma"].value = 2.0
     assert "Turn" not in explorer.status.value
 
 
 def test_controls_have_distinct_labels_and_useful_widths():
-    explorer = explore_dimension_pairs(precompute(plane_choices(), drawn))
+    explorer = explore(precompute(plane_choices(), drawn))
     labels = [control.description for control in explorer.controls.values()]
     assert len(set(labels)) == len(labels) and {"strength of z1", "strength of z2"} < set(labels)
     assert {control.layout.width for control in explorer.controls.values()} == {"26em"}

@@ -7,7 +7,8 @@ from scipy.spatial.transform import Rotation
 
 from migvis.simulate.images import sample_labels
 from migvis.simulate.objects import make_object
-from migvis.simulate.renderer import Light, _ambient_occlusion, _standard_size, render, rotation_matrix
+from migvis.simulate.renderer import Light, _standard_size, render, rotation_matrix
+from tools.build_objects import ambient_occlusion
 
 
 def ball() -> trimesh.Trimesh:
@@ -51,11 +52,11 @@ def test_rotation_axes_mean_what_they_say(pose, vector, image):
 
 def test_occlusion_is_open_on_a_ball_and_closed_inside_it():
     mesh = ball()
-    outside = _ambient_occlusion(mesh.vertices, mesh.vertex_normals, mesh.faces)
-    inside = _ambient_occlusion(mesh.vertices * 0.1, mesh.vertex_normals, mesh.faces)
+    outside = ambient_occlusion(mesh.vertices, mesh.vertex_normals, mesh.faces)
+    inside = ambient_occlusion(mesh.vertices * 0.1, mesh.vertex_normals, mesh.faces)
     n, normals = len(mesh.vertices), np.tile(mesh.vertex_normals, (2, 1))
     vertices = np.concatenate([mesh.vertices, mesh.vertices * 0.3])
-    both = _ambient_occlusion(vertices, normals, np.concatenate([mesh.faces, mesh.faces + n]))
+    both = ambient_occlusion(vertices, normals, np.concatenate([mesh.faces, mesh.faces + n]))
     assert outside.min() > 0.99 and inside.min() > 0.99
     assert both[:n].min() > 0.99 and both[n:].max() < 0.75
 
@@ -133,29 +134,12 @@ def test_an_object_casts_a_shadow_on_itself():
     assert (shaded <= lit + 1e-6).all() and (lit - shaded).max() > 0.1
 
 
-def test_perspective_enlarges_what_is_near():
-    rod = trimesh.creation.cylinder(radius=0.1, height=2.0)
-    turn = rotation_matrix(0, 60)
-    _, flat = render(rod, turn, size=96, return_mask=True)
-    _, deep = render(rod, turn, size=96, perspective=1.0, return_mask=True)
-    width = lambda mask, rows: mask[0][rows].sum(1).max()
-    assert width(flat, slice(0, 48)) == pytest.approx(width(flat, slice(48, 96)), rel=0.15)
-    assert width(deep, slice(0, 48)) > 1.2 * width(deep, slice(48, 96))  # the top leans towards the viewer
-
-
 def test_colours_of_a_users_mesh_are_used():
     mesh = ball()
     colours = np.where(mesh.vertices[:, 1:2] > 0, [[250, 250, 250, 255]], [[40, 40, 40, 255]])
     mesh.visual.vertex_colors = colours.astype(np.uint8)
     image = render(mesh, np.eye(3), size=32, light=Light(key=(-1, 0, 0.01)))[0]
     assert image[16, 12] > image[16, 19] + 0.2  # bright on the left
-
-
-def test_backgrounds_show_where_the_object_is_not():
-    scene = np.full((2, 32, 32), 0.3, np.float32)
-    pose = rotation_matrix(np.array([0, 40]))
-    black, mask = render(ball(), pose, size=32, return_mask=True)
-    assert np.allclose(render(ball(), pose, size=32, background=scene), black + (1 - mask) * 0.3, atol=1e-6)
 
 
 def test_images_in_a_batch_do_not_depend_on_each_other():

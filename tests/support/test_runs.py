@@ -37,7 +37,7 @@ def test_another_file_is_refused_and_an_unknown_one_is_warned_of(folder):
         warnings.simplefilter("error")
         _check_noted(path)
     (folder / "new.safetensors").touch()
-    with pytest.warns(UserWarning, match="no digests of new.safetensors"):
+    with pytest.warns(UserWarning, match="no digest of new.safetensors"):
         _check_noted(folder / "new.safetensors")
     path.write_bytes(b"others")
     with pytest.raises(ValueError, match="not the file that this run wrote"):
