@@ -23,9 +23,9 @@ def pages(text: str) -> str:
     "Point links to notebooks at the site, and pictures at the repository."
     def link(match: re.Match) -> str:
         page = re.sub(r"(^|/)[0-9]+_", r"\1", match[1])
-        return f"]({site()}/{page}.html)"
+        return f"]({site()}/{page}.html{match[2] or ''})"
     text = re.sub(r"<iframe.*?</iframe>\n*", "", text)  # pages on which the README is read show none
-    return re.sub(r"\]\((images/[^)]+)\)", r"](nbs/\1)", re.sub(r"\]\(([\w/]+)\.ipynb\)", link, text))
+    return re.sub(r"\]\((images/[^)]+)\)", r"](nbs/\1)", re.sub(r"\]\(([\w/]+)\.ipynb(#[\w-]+)?\)", link, text))
 
 
 def cell(source: dict) -> str:

@@ -191,8 +191,10 @@ def test_pictures_are_there_and_say_what_they_show(pages, site):
             if source.startswith("data:image/"): continue
             assert ((pages / name).parent / source).is_file() and alternative, f"{name}: {source}"
 
-def test_front_picture_comes_from_the_shipped_weights():
-    assert Image.open(draw_front.PICTURE).text["weights"] == draw_front.weights_digest()
+
+@pytest.mark.parametrize("name", draw_front.PICTURES)
+def test_front_pictures_come_from_the_shipped_weights(name):
+    assert Image.open(draw_front.IMAGES / name).text["weights"] == draw_front.weights_digest()
 
 
 

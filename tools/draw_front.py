@@ -1,7 +1,8 @@
 """Draw the first picture of the front page: `python -m tools.draw_front RUN` (RUN: folder of a fitted `sharp` run; made if it is not there).
 
 Six held-out originals and targets are taken by a rule: large objects in the middle, the first of each category in a random order, with the
-first target of another category. Three of the six are shown, chosen by eye. About half an hour on one processor core once the run is there.
+first target of another category. The front page shows one of them, chosen by eye; the page of the edits shows all six. A quarter of an hour
+on one processor core once the run is there.
 """
 import hashlib
 import re
@@ -13,8 +14,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-PICTURE = Path(__file__).parents[1] / "nbs" / "images" / "front.png"
-SHOWN = (2, 3, 5)  # of the six pairs
+IMAGES = Path(__file__).parents[1] / "nbs" / "images"
+PICTURES = {"front.png": (2,), "front_all.png": range(6)}  # which of the six pairs each shows
 GAMMA = 0.3
 
 
@@ -39,19 +40,19 @@ def draw_pairs(labels: pd.DataFrame, held_out: np.ndarray, n_pairs: int = 6) -> 
 
 
 def draw(originals: np.ndarray, edits: np.ndarray, targets: np.ndarray, names: list[str]) -> Figure:
-    "One row a pair: original, one edit for each group (n, G, 1, H, W), target."
+    "One row a pair: original (n, 1, H, W), one edit for each group (n, G, 1, H, W), target (n, 1, H, W)."
     from migvis.figures import plot_rows
 
-    rows = [("", [originals[i], *edits[i], targets[i]]) for i in SHOWN]
+    rows = [("", pictures) for pictures in np.concatenate([originals[:, None], edits, targets[:, None]], 1)]
     short = [re.sub(r"Group (\d+) \((.*)\)", r"\1: \2", name) for name in names]
     caption = f"simulated recording M1; preset sharp, γ = {GAMMA:g}, single draws; weights {weights_digest()}"
     return plot_rows(rows, ["original", *short, "target"], caption=caption)
 
 
-def save(figure: Figure) -> Path:
-    "Write the picture with the digest of the weights in its header."
-    figure.savefig(PICTURE, dpi=144, metadata={"weights": weights_digest()})
-    return PICTURE
+def save(figure: Figure, name: str) -> Path:
+    "Write a picture with the digest of the weights in its header."
+    figure.savefig(IMAGES / name, dpi=144, metadata={"weights": weights_digest()})
+    return IMAGES / name
 
 
 def main() -> None:
@@ -62,7 +63,9 @@ def main() -> None:
     model = MIGVis.load(run) if run.exists() else MIGVis("sharp").fit(simulate_hvm(subject="M1", size=128), out=run)
     pairs = np.array(draw_pairs(model.recording.labels, model.split.test))
     edits = model.edit(pairs[:, 0].tolist(), pairs[:, 1].tolist(), gammas=(GAMMA,))
-    print(save(draw(edits.originals, edits.images[:, :, 0], edits.targets, list(edits.group_names))))
+    for name, shown in PICTURES.items():
+        parts = (pictures[list(shown)] for pictures in (edits.originals, edits.images[:, :, 0], edits.targets))
+        print(save(draw(*parts, list(edits.group_names)), name))
 
 
 if __name__ == "__main__": main()
