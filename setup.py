@@ -28,7 +28,7 @@ setup(
     keywords=cfg["keywords"],
     python_requires=f">={cfg['min_python']}",
     packages=find_packages(include=["migvis", "migvis.*"]),
-    package_data={"migvis": ["*.mplstyle", "explorer.*", "py.typed", "weights/*", "simulate/objects.npz"]},
+    package_data={"migvis": ["*.mplstyle", "explorer.*", "model_card.md", "py.typed", "weights/*", "simulate/objects.npz"]},
     install_requires=cfg["requirements"].split(),
     extras_require={"data": data_extra, "dino": dino_extra, "dev": dev_extra},
     entry_points={

@@ -23,36 +23,33 @@ from migvis.support.presets import get_preset
 
 DEMO = get_preset("demo").denoiser
 PLAIN, V = "plain", "v"  # preconditioning: the U-Net's output is eps; v-prediction. "data": by the images' mean and s.d.
-VARIANTS = { # name: (changes to the demo preset, preconditioning, weighting of the loss)
-    "demo": ({}, "data", "v"),
-    "plain, eps (paper)": ({}, PLAIN, "eps"),
-    "plain, min_snr": ({}, PLAIN, "min_snr"),
-    "v-prediction": ({}, V, "v"),
-    "loss weighted eps": ({}, "data", "eps"),
-    "loss weighted min_snr": ({}, "data", "min_snr"),
-    "patch 2, width 32": (dict(patch=2, width=32, multipliers=(1, 2, 4)), "data", "v"),
-    "width 96": (dict(width=96), "data", "v"),
-    "two blocks": (dict(layers=2), "data", "v"),
-    "batch 16": (dict(batch_size=16), "data", "v"),
-    "lr x 2": (dict(lr=2 * DEMO.lr), "data", "v"),
-    "lr / 2": (dict(lr=DEMO.lr / 2), "data", "v"),
-    "float32": (dict(precision="float32"), "data", "v"),
+VARIANTS = { # name: (changes to the demo preset, preconditioning); a plain network has the loss of eps, others that of v
+    "demo": ({}, "data"),
+    "plain, eps (paper)": ({}, PLAIN),
+    "v-prediction": ({}, V),
+    "patch 2, width 32": (dict(patch=2, width=32, multipliers=(1, 2, 4)), "data"),
+    "width 96": (dict(width=96), "data"),
+    "two blocks": (dict(layers=2), "data"),
+    "batch 16": (dict(batch_size=16), "data"),
+    "lr x 2": (dict(lr=2 * DEMO.lr), "data"),
+    "lr / 2": (dict(lr=DEMO.lr / 2), "data"),
+    "float32": (dict(precision="float32"), "data"),
 }
 
 
 def variant(name: str, y0: Tensor):
-    "Configuration, denoiser and weighting of a variant."
-    changes, precondition, weighting = VARIANTS[name]
+    "Configuration and denoiser of a variant."
+    changes, precondition = VARIANTS[name]
     config = replace(DEMO, **changes)
     std, mean = {PLAIN: (None, 0.0), V: (1.0, 0.0), "data": (y0.std().item(), y0.mean().item())}[precondition]
-    return config, build_denoiser(config, std, mean), weighting
+    return config, build_denoiser(config, std, mean)
 
 
 def seconds_a_step(name: str, images: Tensor) -> float:
     "Median of twelve training steps, after three to warm up."
-    config, denoiser, weighting = variant(name, _check_images(images, DEMO.image_size))
+    config, denoiser = variant(name, _check_images(images, DEMO.image_size))
     stamps = []
-    train_denoiser(images[:256], replace(config, steps=15), denoiser=denoiser, weighting=weighting, progress=False, log_every=1,
+    train_denoiser(images[:256], replace(config, steps=15), denoiser=denoiser, progress=False, log_every=1,
                    validation=images[:1], callback=lambda *_: stamps.append(time.perf_counter()))
     gaps = torch.tensor(stamps[2:14]).double().diff()
     return gaps.median().item()
@@ -100,10 +97,10 @@ def main() -> None:
     with torch.no_grad(): real = net[:-1](held_out)
     rows = [{"variant": "held-out images", "kid": kid(real[:512], real[512:])}]
     for name in options.only:
-        config, denoiser, weighting = variant(name, _check_images(images, DEMO.image_size))
+        config, denoiser = variant(name, _check_images(images, DEMO.image_size))
         step = seconds_a_step(name, images)
         config = replace(config, steps=max(10, round(60 * options.minutes / step)))
-        run = train_denoiser(images, config, validation=held_out, denoiser=denoiser, weighting=weighting, desc=name)
+        run = train_denoiser(images, config, validation=held_out, denoiser=denoiser, desc=name)
         samples = sample_images(run.model, 256, progress=True)
         with torch.no_grad(): fake = net[:-1](samples)
         rows.append({"variant": name, "parameters (M)": sum(p.numel() for p in denoiser.parameters()) / 1e6, "ms/step": 1e3 * step, "steps": config.steps,

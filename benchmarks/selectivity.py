@@ -1,11 +1,10 @@
 """What each latent group of a fitted model changes, and which criteria of selective guidance are met: one command, with intervals.
 
     python benchmarks/selectivity.py --run RUN --out FOLDER [--pairs 64] [--modes selective paper] [--gammas 0 0.1 0.2] [--steps 45]
-                                     [--lever until=45 renoise=unguided] [--device auto]
+                                     [--lever "interval=(150, 45)" hold=0.5] [--device auto]
 
 RUN is a folder of `MIGVis.save` or `migvis demo`. Prints the criteria at every strength (* where met) and writes to FOLDER: the edits,
-table.csv, scores.csv, realism.csv, settings.json, selectivity.png, and for every mode a sheet of 64 edits at its best strength, to be
-counted by eye. Edits that are already in FOLDER are not made again, so an interrupted run goes on.
+table.csv, scores.csv, realism.csv, settings.json and selectivity.png. Edits that are already in FOLDER are not made again, so an interrupted run goes on.
 """
 import argparse
 import ast
@@ -15,8 +14,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from migvis.measure.edits import _edit_pairs, _held_out_pairs, run_selectivity
-from migvis.measure.plots import plot_sheet
+from migvis.measure.edits import run_selectivity
 from migvis.model import MIGVis
 from migvis.measure.readouts import load_readouts
 from migvis.support.presets import EditSettings
@@ -44,11 +42,7 @@ def main(arguments: argparse.Namespace) -> None:
     print(f"\n{told['n_pairs']} pairs; held-out images: improved precision {told['reference']['realism']:.3f}, KID {told['reference']['kid']:.4f}; latents read "
           f"from images by the judge: R2 {', '.join(f'{r:.2f}' for r in told['latents_r2'])}; {time.perf_counter() - start:.0f} s")
     result.plot().savefig(out / "selectivity.png", dpi=110)
-    pairs = _held_out_pairs(model, judge, arguments.pairs, seed=arguments.seed)
-    for edits in _edit_pairs(model, pairs, settings, out):
-        best = result.best_gamma(edits.mode)
-        plot_sheet(edits, best).savefig(out / f"sheet-{edits.mode}.png", dpi=110)
-        print(f"{edits.mode}: most criteria met at gamma {best:g}")
+    for name in settings: print(f"{name}: most criteria met at gamma {result.best_gamma(name):g}")
 
 
 if __name__ == "__main__":

@@ -17,22 +17,25 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_origin
+
+import migvis
 
 # %% ../nbs/08_cli.ipynb #1b9d8630
 def _build_parser() -> argparse.ArgumentParser:
     "The command line."
-    from migvis import __version__
     parser = argparse.ArgumentParser(
         prog="migvis", description="See what a neural population encodes: latent groups, shown by "
                                    "mutual-information-guided diffusion.")
-    parser.add_argument("--version", action="version", version=f"migvis {__version__}")
+    parser.add_argument("--version", action="version", version=f"migvis {migvis.__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for name, function in _commands().items():
-        command = commands.add_parser(name, help=function.__doc__.split(".")[0],
-                                      description=function.__doc__)
+    for function in (_demo, _fit, _edit, _latents, _explore, _selectivity, _null, _stability,
+                     _compare, _scores, _information, _figures, _convert, _push, _info):
+        text = function.__doc__
+        command = commands.add_parser(function.__name__[1:], help=text.split(".")[0], description=text)
         for parameter in inspect.signature(function).parameters.values():
             _add_option(command, parameter)
         command.set_defaults(function=function)
@@ -45,27 +48,13 @@ def _add_option(parser: argparse.ArgumentParser, parameter: inspect.Parameter) -
     options = {"help": text, "default": parameter.default}
     if kind is bool: options["action"] = "store_true"
     else:
-        several = get_origin(kind) is list
-        if several: options["nargs"], (kind,) = "+", get_args(kind)
-        options["type"] = _expanded if kind is Path else kind
+        if get_origin(kind) is list: options["nargs"], (kind,) = "+", get_args(kind)
+        options["type"] = (lambda path: Path(path).expanduser()) if kind is Path else kind
     for extra in more: options |= extra
     if options.get("nargs") == "?": parser.add_argument(parameter.name, **options)
     else:
         required = parameter.default is parameter.empty
         parser.add_argument(f"--{parameter.name.replace('_', '-')}", required=required, **options)
-
-# %% ../nbs/08_cli.ipynb #becb6bde
-def _expanded(path: str) -> Path:
-    "A path, with the home folder for a ~."
-    return Path(path).expanduser()
-
-# %% ../nbs/08_cli.ipynb #e02b346c
-def _commands() -> dict[str, Callable]:
-    "The function of each command."
-    return {"demo": _demo, "fit": _fit, "edit": _edit, "latents": _latents, "explore": _explore,
-            "selectivity": _selectivity, "null": _null, "stability": _stability,
-            "compare": _compare, "scores": _scores, "information": _information,
-            "figures": _figures, "convert": _convert, "push": _push, "info": _info}
 
 # %% ../nbs/08_cli.ipynb #73dc0d19
 _PRESETS = ("tiny", "demo", "sharp", "paper") # of `get_preset`; here, so that torch is not needed
@@ -83,8 +72,7 @@ _Pairs = Annotated[int, "held-out pairs of original and target (default 64, or f
 _Steps = Annotated[int, "strided DDIM steps (default: every time is visited)"]
 _Gammas = Annotated[list[float], "guidance scales (default: those of the preset and mode)"]
 _Candidates = Annotated[int, "edits from different noise, of which the best is kept (default 1)"]
-_Hold = Annotated[list[float], "weight of the other groups, held at the original; or one for each "
-                               "group, while it is edited"]
+_Hold = Annotated[list[float], "of the other groups, held at the original: one weight, or one each"]
 
 # %% ../nbs/08_cli.ipynb #1bc2ffa3
 def _writable(folder: Path, name: str = "") -> Path: # as it was given; made when it is written into
@@ -93,10 +81,10 @@ def _writable(folder: Path, name: str = "") -> Path: # as it was given; made whe
         places = (folder, *folder.absolute().parents)
         existing = next(place for place in places if os.path.lexists(place))
         with tempfile.TemporaryFile(dir=existing): pass
-        with contextlib.suppress(FileNotFoundError): os.lstat(folder / name) # a name that is too long
+        with contextlib.suppress(FileNotFoundError): os.lstat(folder / name) # too long a name
     except OSError as e:
-        raise ValueError(f"cannot write into the folder {folder} ({e.strerror}); choose another "
-                         "folder or a shorter name") from e
+        told = f"cannot write into the folder {folder} ({e.strerror}); choose another or a shorter name"
+        raise ValueError(told) from e
     return folder
 
 # %% ../nbs/08_cli.ipynb #7f2c2a9d
@@ -104,16 +92,15 @@ def _output(path: Path | None, option: str, kinds: Sequence[str] = ()) -> None:
     "Raise ValueError for a file that cannot be written."
     if path is None: return
     if kinds and path.suffix.lower().lstrip(".") not in kinds:
-        raise ValueError(f"{option} must be a file ending in .{' or .'.join(kinds)}, got "
-                         f"{path.name}")
+        raise ValueError(f"{option} must be a file ending in .{' or .'.join(kinds)}, got {path.name}")
     if path.is_dir(): raise ValueError(f"{option} must be a file to write, but {path} is a folder")
     _writable(path.parent, f".{path.stem}-{'0' * 12}{path.suffix}") # see `atomic_write`
 
 # %% ../nbs/08_cli.ipynb #585465d8
 def _save_figure(figure: Any, path: Path) -> Path:
     "Write a figure, atomically."
-    from migvis import figures
-    return figures._save_figure(figure, path)
+    from migvis.figures import _save_figure
+    return _save_figure(figure, path)
 
 # %% ../nbs/08_cli.ipynb #8b8d6c28
 def _demo(
@@ -121,60 +108,54 @@ def _demo(
     preset: _Preset = "demo", seed: _Seed = 0, device: _Device = "auto", quiet: _Quiet = False,
 ) -> None:
     "Simulated recording -> latents -> edited images; no data, network or GPU needed."
-    from migvis import MIGVis, simulate_hvm
-    from migvis.show.looking import _choose_pair
+    from migvis.show.gallery import _find_pair, _quickly
     from migvis.support.files import _as_json, atomic_write
-    from migvis.support.presets import EditSettings, get_preset
-    started, out, preset, progress = time.time(), _writable(out), get_preset(preset), not quiet
-    print(f"migvis demo, preset {preset.name!r}: a simulated recording, nothing is downloaded. "
+    started, run = time.time(), _writable(out) / "run"
+    print(f"migvis demo, preset {preset!r}: a simulated recording, nothing is downloaded. "
           "Ctrl-C stops; the same command goes on.")
-    recording = simulate_hvm(n_images=preset.n_images, size=preset.image_size, subject="M1",
-                             seed=seed, progress=progress)
-    model = MIGVis(preset, seed=seed, device=device)
-    model.fit(recording, out=out / "run", progress=progress)
-    originals, target = _choose_pair(recording.labels, model.split.test)
-    quick = EditSettings(steps=min(45, preset.t_edit), precision="auto")
-    edits = model.edit(originals, target, settings=quick, progress=progress)
+    model = migvis.MIGVis(preset, seed=seed, device=device)
+    size = {"n_images": model.preset.n_images, "size": model.preset.image_size}
+    recording = migvis.simulate_hvm(**size, subject="M1", seed=seed, progress=not quiet)
+    model.fit(recording, out=run, progress=not quiet)
+    originals, target = _find_pair(model, ("Faces", "Cars"), "Chairs")
+    edits = model.edit(originals, target, settings=_quickly(model), progress=not quiet)
     print(f"\n{_save_figure(edits.plot(), out / 'guidance.png')}   edited images")
-    sliders = _explorer(model, originals, [target], out / "explore.html", quick, progress=progress)
-    print(f"{sliders}   the same with sliders, for a browser")
-    print(_measure(model, out, EditSettings(steps=25, precision="auto"), progress))
-    change = edits.change().round(4).to_dict("index")
-    report = _report_of(out / "run") | {"seconds": round(time.time() - started), "edits": {
+    page = _explorer(model, originals, [target], out / "explore.html", _quickly(model), 1, not quiet)
+    print(f"{page}   the same with sliders, for a browser\n{_measure(model, out, not quiet)}")
+    report = _report_of(run) | {"seconds": round(time.time() - started), "edits": {
         "originals": edits.original_index, "targets": edits.target_index, "mode": edits.mode,
-        "round_trip_rmse": edits.round_trip_rmse(), "change_by_group_and_gamma": change}}
+        "round_trip_rmse": edits.round_trip_rmse(),
+        "change_by_group_and_gamma": edits.change().round(4).to_dict("index")}}
     with atomic_write(out / "report.json") as temporary:
         temporary.write_text(_as_json(report, indent=1))
     print(f"{out / 'report.json'}   what was measured")
-    print(f"{out / 'run'}   the fitted run: {_edit_command(out / 'run', originals[0], target)}")
+    print(f"{run}   the fitted run: {_edit_command(run, originals[0], target)}")
 
 # %% ../nbs/08_cli.ipynb #c1100008
 def _edit_command(run: Path, original: int, target: int) -> str:
     "A command to copy."
-    return (f"migvis edit --run {shlex.quote(str(run))} --original {original} --target {target} "
-            "--out edit.png")
+    images = f"--original {original} --target {target}"
+    return f"migvis edit --run {shlex.quote(str(run))} {images} --out edit.png"
 
 # %% ../nbs/08_cli.ipynb #efb67a0c
-def _explorer(model: Any, originals: Any, targets: Any, path: Path, settings: Any, draws: int = 1,
-              progress: bool = True) -> Path:
+def _explorer(model: Any, originals: Any, targets: Any, path: Path, settings: Any, draws: int,
+              progress: bool) -> Path:
     "Sliders over originals, groups, strengths and draws as one HTML file."
     from migvis.show.frames import guidance_frames
     from migvis.show.page import to_html
-    top = max(model.edit_settings().gammas)
-    gammas = [round(top * k / 5, 4) for k in range(6)]
+    gammas = [round(max(model.edit_settings().gammas) * k / 5, 4) for k in range(6)]
     frames = guidance_frames(model, originals, targets, "all", gammas, settings, draws)
     return to_html(frames.precompute(progress), path)
 
 # %% ../nbs/08_cli.ipynb #37447093
-def _measure(model: Any, out: Path, settings: Any, progress: bool) -> str:
-    # -> where it was written, or why it could not be measured
-    "What the groups change and keep, on a few pairs; readouts that cannot see poses find no pairs."
+def _measure(model: Any, out: Path, progress: bool) -> str:
+    "Measure a few pairs: where results are, or why there are none (where poses are not seen)."
     from migvis.support.files import write_csv
+    settings = migvis.EditSettings(steps=25, precision="auto")
     try: result = model.selectivity(16, settings, progress=progress)
     except ValueError as reason: return f"selectivity was not measured: {reason}"
     picture = _save_figure(result.plot(), out / "selectivity.png")
     table = write_csv(result.scores, out / "selectivity.csv")
-    result.save(out / "run" / "selectivity") # for `migvis figures`
     return f"{picture}, {table}   what each group changes and keeps"
 
 # %% ../nbs/08_cli.ipynb #0ae3ad1e
@@ -196,34 +177,26 @@ def _fit(
     precision: Annotated[str, "in which a denoiser is trained (default: the preset's)",
                          {"choices": ("float32", "bfloat16")}] = None,
     compile: Annotated[bool, "compile a denoiser that is trained: pays on GPUs"] = False,
-    start: Annotated[str, "train the denoiser on from these shipped weights, such as demo: for few "
-                          "images of similar things"] = None,
+    start: Annotated[str, "shipped weights to train the denoiser on from, such as demo"] = None,
     preset: _Preset = "demo", seed: _Seed = 0, device: _Device = "auto", quiet: _Quiet = False,
 ) -> None:
     "Fit latents, critics and denoiser to a saved recording."
-    from migvis import MIGVis, Recording
-    out, recording = _writable(out), Recording.load(recording)
+    out, recording = _writable(out), migvis.Recording.load(recording)
     print(recording)
     labels = {} if supervise is None else {"supervision": _supervision(supervise, recording.labels)}
-    model = MIGVis(_preset_of(preset, precision), seed=seed, device=device)
+    model = migvis.MIGVis(preset, seed=seed, device=device)
+    if precision:
+        denoiser = replace(model.preset.denoiser, precision=precision)
+        model.set_params(preset=replace(model.preset, denoiser=denoiser))
     model.fit(recording, out=out, progress=not quiet, train=train, start=start, compile=compile, **labels)
     print(json.dumps(_report_of(out), indent=1))
     test = model.split.test
     print(f"\n{out}   the fitted run. Test images: {', '.join(map(str, test[:8]))}, ...")
     print(_edit_command(out, test[0], test[1]))
 
-# %% ../nbs/08_cli.ipynb #70cf003f
-def _preset_of(name: str, precision: str | None) -> Any: # Preset
-    "A preset by name, its denoiser trained in the precision that was asked for."
-    from dataclasses import replace
-    from migvis.support.presets import get_preset
-    preset = get_preset(name)
-    if precision is None: return preset
-    return replace(preset, denoiser=replace(preset.denoiser, precision=precision))
-
 # %% ../nbs/08_cli.ipynb #c1100009
 def _supervision(texts: Sequence[str], labels: Any) -> tuple[Any, ...]: # Continuous, Categorical
-    "Labels of groups 1, 2, ... from NAME=COLUMN[,COLUMN][:PERIOD]; text is classes. Raises ValueError."
+    "Labels of groups from NAME=COLUMN[,COLUMN][:PERIOD]; text is classes. Raises ValueError."
     from migvis.vae import Categorical, Continuous
     terms = []
     for group, text in enumerate([] if list(texts) == ["none"] else texts, 1):
@@ -242,59 +215,35 @@ def _supervision(texts: Sequence[str], labels: Any) -> tuple[Any, ...]: # Contin
 def _edit(
     run: _Run,
     out: Annotated[Path, "picture to write (.png or .pdf)"],
+    original: Annotated[list[int], "numbers of the images to edit"],
     target: Annotated[list[int], "number of the image whose latents guide (one, or one each)"],
-    original: Annotated[list[int], "numbers of the images to edit"] = None,
-    new: Annotated[list[Path], "pictures to edit that the run does not know, with --responses"] = None,
-    responses: Annotated[Path, "responses of the run's units to the new pictures, pictures x units "
-                               "(.npy)"] = None,
-    groups: Annotated[list[str], "latent groups by number (from 1) or name, such as category "
-                                 "(default: all)"] = "all",
+    groups: Annotated[list[str], "latent groups by number (from 1) or name (default: all)"] = "all",
     gammas: _Gammas = None,
     mode: Annotated[str, "selective (default) or paper", {"choices": _MODES}] = "selective",
     t_edit: Annotated[int, "inversion depth t' (default: the preset's)"] = None,
     steps: _Steps = None, candidates: _Candidates = 1, hold: _Hold = None,
-    autoguidance: Annotated[float, "how far the denoiser is driven away from a weaker one; 1: not "
-                                   "(default: the preset's)"] = None,
+    autoguidance: Annotated[float, "against a weaker denoiser; 1: none (default: by preset)"] = None,
     save: Annotated[Path, "also write the edited images to this .npz"] = None,
     seed: _Seed = 0, device: _Device = "auto", quiet: _Quiet = False,
 ) -> None:
     "Edit images of a fitted run toward the latents of another image."
-    from migvis import EditSettings, MIGVis
-    if (original is None) == (new is None):
-        raise ValueError("give --original, images of the run to edit, or --new, other pictures")
     _output(out, "--out", _PICTURES)
     _output(save, "--save")
-    settings = EditSettings(mode, gammas, hold, t_edit=t_edit, steps=steps, candidates=candidates,
-                            autoguidance=autoguidance, seed=seed)
-    model, latents = MIGVis.load(run, device), None
-    if new or responses: original, latents = _new_pictures(new, responses, model)
-    edits = model.edit(original, target, groups, latents=latents, settings=settings, progress=not quiet)
+    settings = migvis.EditSettings(mode, gammas, hold, t_edit=t_edit, steps=steps,
+                                   candidates=candidates, autoguidance=autoguidance, seed=seed)
+    model = migvis.MIGVis.load(run, device)
+    edits = model.edit(original, target, groups, settings=settings, progress=not quiet)
     print(edits.change().round(3).to_string())
     if save: print(edits.save(save))
     print(_save_figure(edits.plot(), out))
-
-# %% ../nbs/08_cli.ipynb #bec0d8c1
-def _new_pictures(new: Sequence[Path] | None, responses: Path | None, model: Any) -> tuple[Any, Any]:
-    "New images and their latents. Raises ValueError for one without the other."
-    import numpy as np
-    from PIL import Image
-    from migvis.support.images import prepare_images
-    if new is None or responses is None:
-        raise ValueError("--new and --responses go together: pictures, and the responses of the "
-                         "run's units to them")
-    channels, side = model.recording.images.shape[1:3]
-    pictures = [Image.open(path) for path in new]
-    images = prepare_images(pictures, "average" if channels == 1 else "keep", size=side)
-    return images, model.transform(np.load(responses, allow_pickle=False))
 
 # %% ../nbs/08_cli.ipynb #c1100005
 def _latents(run: _Run, out: Annotated[Path, "table to write (.csv)"], device: _Device = "auto",
              quiet: _Quiet = False) -> None:
     "Write the latents of every image of a fitted run beside its labels."
-    from migvis import MIGVis
     from migvis.support.files import write_csv
     _output(out, "--out")
-    model = MIGVis.load(run, device)
+    model = migvis.MIGVis.load(run, device)
     table = model.latents(table=True)
     table.insert(0, "split", [model.split.name(i) for i in range(len(table))])
     print(write_csv(table, out))
@@ -306,61 +255,47 @@ def _explore(
     original: Annotated[list[int], "numbers of the images to edit (default: test images)"] = None,
     target: Annotated[list[int], "numbers of images whose latents guide (default: others)"] = None,
     steps: Annotated[int, "strided DDIM steps (default 45)"] = 45,
-    draws: Annotated[int, "of every edit, with a slider: what all of them show is robust "
-                          "(default 1)"] = 1,
+    draws: Annotated[int, "of every edit: what all of them show is robust (default 1)"] = 1,
     seed: _Seed = 0, device: _Device = "auto", quiet: _Quiet = False,
 ) -> None:
     "Write sliders over edits of a fitted run as one page for a browser."
-    from migvis import EditSettings, MIGVis
     _output(out, "--out")
-    model = MIGVis.load(run, device)
-    settings = EditSettings(steps=min(steps, model.preset.t_edit), precision="auto", seed=seed)
+    model = migvis.MIGVis.load(run, device)
+    settings = migvis.EditSettings(steps=min(steps, model.preset.t_edit), precision="auto", seed=seed)
     print(_explorer(model, original, target, out, settings, draws, not quiet))
-
-# %% ../nbs/08_cli.ipynb #c1100010
-def _consistency(model: Any, judge: Any, n_pairs: int, settings: Any, folder: Path, seed: int,
-                 progress: bool) -> None:
-    "Measure what different versions of the same edits have in common."
-    from migvis.measure.consistency import consistency
-    versions = {"steps": _step_counts(settings.steps or 45, model.preset.t_edit)}
-    shared = consistency(model, judge, n_pairs, settings, folder=folder, versions=versions,
-                         seed=seed, progress=progress)
-    print(f"\ncommon to versions of the same edits\n{shared.shares().to_string()}")
-    print(shared.transition().to_string())
-    print(_save_figure(shared.plot(), folder / "consistency.png"))
 
 # %% ../nbs/08_cli.ipynb #f1802795
 def _selectivity(
     run: _Run,
     out: Annotated[Path, "folder for tables and figure; resumes what is there"],
     pairs: _Pairs = None, steps: _Steps = None,
-    modes: Annotated[list[str], "selective (default), paper, or both",
-                     {"choices": _MODES}] = ("selective",),
+    modes: Annotated[list[str], "default: selective", {"choices": _MODES}] = ("selective",),
     gammas: _Gammas = None,
-    consistency: Annotated[bool, "also what of the change is common to draws, steps, negatives and "
-                                 "starts"] = False,
+    consistency: Annotated[bool, "also what is common to draws, steps, negatives and starts"] = False,
     candidates: _Candidates = 1, hold: _Hold = None,
     seed: _Seed = 0, device: _Device = "auto", quiet: _Quiet = False,
 ) -> None:
     "Measure what each latent group of a fitted run changes and keeps."
-    from migvis import EditSettings, MIGVis
+    from migvis.measure import report
     from migvis.measure.edits import _check_n_pairs
     from migvis.model import _judge_for
-    out, model = _writable(out), MIGVis.load(run, device)
+    out, model = _writable(out), migvis.MIGVis.load(run, device)
     n_pairs = _check_n_pairs(model, pairs) # before a judge is trained
-    settings = [EditSettings(mode, gammas, hold, steps=steps, candidates=candidates) for mode in modes]
+    settings = [migvis.EditSettings(mode, gammas, hold, steps=steps, candidates=candidates)
+                for mode in modes]
     for one in settings: model.editor(one) # refuses what cannot be meant
     judge = _judge_for(model, not quiet, out / "judge.checkpoints")
     result = model.selectivity(n_pairs, settings, judge, out, seed=seed, progress=not quiet)
     print(result.report().to_string())
-    if consistency:
-        _consistency(model, judge, n_pairs, settings[0], out / "consistency", seed, not quiet)
+    if consistency: # with other draws, negatives, starts, and half or twice the steps
+        steps, most, folder = settings[0].steps or 45, model.preset.t_edit, out / "consistency"
+        counts = dict.fromkeys(min(s, most) for s in (steps, max(1, steps * 5 // 9), 2 * steps))
+        shared = report.consistency(model, judge, n_pairs, settings[0], folder=folder, seed=seed,
+                                    versions={"steps": tuple(counts)}, progress=not quiet)
+        print(f"\ncommon to versions of the same edits\n{shared.shares().to_string()}")
+        print(shared.transition().to_string())
+        print(_save_figure(shared.plot(), folder / "consistency.png"))
     print(_save_figure(result.plot(), out / "selectivity.png"))
-
-# %% ../nbs/08_cli.ipynb #a4bbc043
-def _step_counts(steps: int, most: int) -> tuple[int, ...]: # the first one is given
-    "Numbers of steps to compare: a given one, about half of it, and twice as many."
-    return tuple(dict.fromkeys(min(s, most) for s in (steps, max(1, steps * 5 // 9), 2 * steps)))
 
 # %% ../nbs/08_cli.ipynb #3aa23a59
 def _compare(
@@ -382,7 +317,7 @@ def _compare(
     paths = compare_run(run, _writable(out), methods, None if ablations else (), n_pairs=pairs,
                         n_validation=n_validation, n_ablation=n_ablation, min_angle=min_angle,
                         seeds=tuple(seeds), device=device, progress=not quiet, **options)
-    print("\n".join(map(str, paths)))
+    print(*paths, sep="\n")
 
 # %% ../nbs/08_cli.ipynb #4417dcc2
 def _null(
@@ -394,18 +329,16 @@ def _null(
     seed: _Seed = 0, device: _Device = "auto", quiet: _Quiet = False,
 ) -> None:
     "Fit and measure a run again with responses permuted over images: what nothing looks like."
-    from migvis import EditSettings, MIGVis
     from migvis.measure.edits import _check_n_pairs
-    from migvis.measure.null import null
-    model = MIGVis.load(run, device)
+    from migvis.measure.report import null
+    model = migvis.MIGVis.load(run, device)
     n_pairs = _check_n_pairs(model, pairs) # before a judge is trained
     out, vae = _writable(out), {"supervision": ()} if label_free else None
-    result = null(model, model.judge(not quiet), out, n_pairs, EditSettings(steps=steps), gamma, seed,
-                  vae, not quiet)
+    settings = migvis.EditSettings(steps=steps)
+    result = null(model, model.judge(not quiet), out, n_pairs, settings, gamma, seed, vae, not quiet)
     print(result.summary().to_string())
-    outside, n = result.outside()
-    print(f"{outside} of {n} intervals of the permuted fit leave 0 out; chance alone makes that "
-          "one in twenty")
+    print("{} of {} intervals of the permuted fit leave 0 out; chance alone makes that one in twenty"
+          .format(*result.outside()))
     print(_save_figure(result.plot(), out / "null.png"))
 
 # %% ../nbs/08_cli.ipynb #3d0e7e02
@@ -415,38 +348,17 @@ def _stability(
     seeds: Annotated[int, "of every fit (default 2)"] = 2,
     steps: Annotated[int, "training steps (default: the preset's)"] = None,
     label_free: Annotated[bool, "without labels"] = False,
-    edits: Annotated[list[Path], "also compare the edits of two fitted runs of the same images",
-                     {"nargs": 2, "metavar": "RUN"}] = (),
-    pairs: Annotated[int, "held-out pairs for that (default 32)"] = 32,
     preset: _Preset = "demo", seed: _Seed = 0, device: _Device = "auto", quiet: _Quiet = False,
 ) -> None:
     "Fit latents again with other seeds and on halves of the data, and match their groups."
-    from migvis import MIGVis, Recording
-    from migvis.measure.stability import stability
-    out, runs = _writable(out), [MIGVis.load(run, device) for run in edits]
-    options = {"device": device}
+    from migvis.measure.report import stability
+    out, options = _writable(out), {"device": device}
     if steps is not None: options["steps"] = steps
     if label_free: options["supervision"] = ()
-    recordings = [Recording.load(path) for path in recording]
+    recordings = [migvis.Recording.load(path) for path in recording]
     result = stability(recordings, preset, seeds=seeds, seed=seed, progress=not quiet, vae=options)
     print(result.summary().round(3).to_string())
     print(f"{result.save(out)}\n{_save_figure(result.plot(), out / 'stability.png')}")
-    if runs: print(_compare_edits(runs, out, pairs, seed, not quiet))
-
-# %% ../nbs/08_cli.ipynb #ad5516f0
-def _compare_edits(runs: Sequence[Any], out: Path, pairs: int, seed: int, progress: bool) -> Path:
-    # -> the table
-    "What edits of two runs have in common."
-    from migvis import EditSettings
-    from migvis.model import _judge_for
-    from migvis.measure.stability import edits_agree
-    from migvis.support.files import write_csv
-    judge = _judge_for(runs[0], progress, out / "judge.checkpoints")
-    settings = EditSettings(steps=min(45, runs[0].preset.t_edit))
-    table = edits_agree(*runs, judge, pairs, settings, folder=out / "edits", seed=seed,
-                        progress=progress)
-    print(table[table["attribute"] == "together"].round(3).to_string(index=False))
-    return write_csv(table, out / "edits.csv")
 
 # %% ../nbs/08_cli.ipynb #ffc0ef25
 def _scores(
@@ -456,12 +368,11 @@ def _scores(
     again: _Again = False, seed: _Seed = 0, device: _Device = "auto", quiet: _Quiet = False,
 ) -> None:
     "Fit the variants of Table 1 on a fitted run's images and score them."
-    from migvis import MIGVis
     from migvis.show.gallery import make_scores
-    model = MIGVis.load(run, device)
+    model = migvis.MIGVis.load(run, device)
     table = make_scores(model, _writable(run), seeds, steps, again, seed, progress=not quiet)
-    columns = [c for c in ("r2", "rmse", "mig", "group_mig") if c in table]
-    print(table.groupby("variant", sort=False)[columns].mean().round(3).to_string())
+    scores = table.groupby("variant", sort=False).mean(numeric_only=True)
+    print(scores.filter(["r2", "rmse", "mig", "group_mig"]).round(3).to_string())
     print(f"{run / 'scores.csv'}   of {seeds} seeds; for the tables: migvis figures "
           f"--run {shlex.quote(str(run))} --out figures")
 
@@ -470,22 +381,16 @@ def _information(
     run: _Run,
     n_images: Annotated[int, "validation images to map (default 6)"] = 6,
     steps: Annotated[list[int], "training steps of the two networks",
-                     {"nargs": 2, "metavar": ("DENOISER", "REGRESSION")}] = None,
+                     {"nargs": 2, "metavar": ("DENOISER", "REGRESSION")}] = (4000, 1000),
     again: _Again = False, seed: _Seed = 0, device: _Device = "auto", quiet: _Quiet = False,
 ) -> None:
     "Map how much each latent group of a fitted run tells about images."
-    from migvis import MIGVis
     from migvis.show.gallery import make_information
-    model = MIGVis.load(run, device)
-    bound, results = make_information(model, _writable(run), n_images, steps, again, seed,
-                                      progress=not quiet)
+    model, folder = migvis.MIGVis.load(run, device), _writable(run)
+    bound, results = make_information(model, folder, n_images, steps, again, seed, progress=not quiet)
     for name, result in results.items():
         print(f"{name}: maps of {result.total.mean():.2g} bits, mean over images")
-    if bound > 0:
-        print(f"held-out pairs show that all groups tell at least {bound:.2g} nats about an image")
-    else:
-        print("held-out pairs show nothing that the groups tell about an image (bound "
-              f"{bound:.2g} nats): more images or more steps would help")
+    print(f"held-out pairs show that all groups tell at least {max(bound, 0):.2g} nats about an image")
     print(f"{run / 'information'}   for the figure: migvis figures --run "
           f"{shlex.quote(str(run))} --out figures --only pixel_information")
 
@@ -494,13 +399,12 @@ def _figures(
     run: _Run,
     out: Annotated[Path, "folder for the figures"],
     only: Annotated[list[str], "figures to make (default: all)", {"metavar": "NAME"}] = None,
-    formats: Annotated[list[str], "file types (default png pdf)", {"choices": _PICTURES}] = ("png", "pdf"),
+    formats: Annotated[list[str], "default: png pdf", {"choices": _PICTURES}] = ("png", "pdf"),
     device: _Device = "auto", quiet: _Quiet = False,
 ) -> None:
     "Make the figures of a fitted run."
-    from migvis import MIGVis
     from migvis.show.gallery import make_figures
-    model = MIGVis.load(run, device)
+    model = migvis.MIGVis.load(run, device)
     made = make_figures(model, _writable(out), only, formats, progress=not quiet, run=run)
     for name, files in made.items():
         print(f"{name}: {files if isinstance(files, str) else ', '.join(map(str, files))}")
@@ -523,17 +427,15 @@ def _option(text: str) -> tuple[str, Any]:
 def _convert(
     format: Annotated[str, "what it is", {"choices": _SOURCES}],
     out: Annotated[Path, "recording to write (.npz)"],
-    source: Annotated[str, "file, folder or address (default: fetched, if it is public)",
-                      {"nargs": "?"}] = None,
+    source: Annotated[str, "file, folder, address (default: public files)", {"nargs": "?"}] = None,
     option: Annotated[str, "option of load_recording, such as subject=M1",
                       {"action": "append", "metavar": "NAME=VALUE"}] = None, # a list: once for each
 ) -> None:
     "Read a real recording in one of the known forms and save it for `migvis fit`."
-    from migvis.recordings.sources import load_recording
     _output(out, "--out")
     if source and "://" not in source and not Path(source).exists():
         raise FileNotFoundError(f"there is no file or folder {source}")
-    recording = load_recording(format, source, **dict(map(_option, option or ())))
+    recording = migvis.load_recording(format, source, **dict(map(_option, option or ())))
     print(recording)
     print(recording.save(out))
 
@@ -541,71 +443,43 @@ def _convert(
 def _push(
     run: _Run,
     repo: Annotated[str, "owner/name on the Hugging Face Hub"],
-    recording: Annotated[str, "whether images, responses and labels are published with it",
-                         {"choices": ("yes", "no")}],
+    recording: Annotated[str, "whether its recording is published, too", {"choices": ("yes", "no")}],
     public: Annotated[bool, "for everybody to see (default: private)"] = False,
 ) -> None:
     "Share a fitted run on the Hugging Face Hub, with a model card."
-    from migvis import MIGVis
-    model = MIGVis.load(run, "cpu")
+    model = migvis.MIGVis.load(run, "cpu")
     print(model.push_to_hub(repo, recording=recording == "yes", private=not public))
 
 # %% ../nbs/08_cli.ipynb #cf427ae8
 def _info(
-    path: Annotated[Path, "folder of a run, or a recording (default: this installation)",
-                    {"nargs": "?"}] = None,
-    json: Annotated[bool, "as JSON, of a run with all settings and digests"] = False,
+    path: Annotated[Path, "a run or a recording (default: this installation)", {"nargs": "?"}] = None,
 ) -> None:
     "What is installed, or what is in a run or a recording."
-    from migvis.support.files import _as_json
-    if path is None: shown = _installation()
-    elif (path / "run.json").is_file(): shown = _describe_run(path, json)
-    elif path.is_file():
-        from migvis import Recording
-        return print(Recording.load(path))
-    else:
-        raise FileNotFoundError(f"{path} is neither the folder of a run (it has no run.json) nor "
-                                "a file")
-    print(_as_json(shown, indent=1) if json else "\n".join(_readable(shown)))
-
-# %% ../nbs/08_cli.ipynb #3d966a9a
-def _describe_run(path: Path, everything: bool) -> dict[str, Any]: # JSON-able
-    "What a run is, and what it measured of itself; everything: also settings and digests of files."
-    from migvis.support.runs import _read_run
-    run, report = _read_run(path), _report_of(path) if (path / "report.json").is_file() else {}
-    if everything: return {"run": run, "report": report}
-    entries = ("recording", "seed", "shipped_denoiser", "shipped_weights", "options", "migvis")
-    known = {name: run[name] for name in entries if run.get(name) not in (None, {})}
-    measured = {name: value for name, value in report.items() if name not in ("preset", "seed")}
-    return {"preset": run["preset"]["name"]} | known | {"measured": measured}
+    from migvis.support.runs import _read_run, cache_folder
+    if path is None:
+        from importlib.metadata import version
+        from migvis.support.training import resolve_device
+        names = ("migvis", "torch", "diffusers", "accelerate", "numpy")
+        versions = {"python": sys.version.split()[0]} | {name: version(name) for name in names}
+        print(_readable(versions | {"device": str(resolve_device("auto")), "cores": os.cpu_count(),
+                                    "cache": str(cache_folder())}))
+    elif (path / "run.json").is_file():
+        report = _report_of(path) if (path / "report.json").is_file() else {}
+        made = ("shipped_denoiser", "shipped_weights", "options", "migvis")
+        report |= {name: value for name, value in _read_run(path).items() if name in made and value}
+        print(_readable(report))
+    elif path.is_file(): print(migvis.Recording.load(path))
+    else: raise FileNotFoundError(f"{path} is neither the folder of a run (with run.json) nor a file")
 
 # %% ../nbs/08_cli.ipynb #1b173704
-def _readable(entries: Mapping[str, Any], depth: int = 0) -> list[str]: # lines
-    "Nested entries as indented lines, numbers with three digits."
-    lines = []
-    for name, value in entries.items():
-        start = f"{'  ' * depth}{name.replace('_', ' ')}:"
-        if isinstance(value, Mapping): lines += [start, *_readable(value, depth + 1)]
-        else: lines.append(f"{start} {_short(value)}")
-    return lines
-
-# %% ../nbs/08_cli.ipynb #5c5cf8d4
-def _short(value: Any) -> str:
-    "A number, a text or a list of them for a line."
-    if isinstance(value, (list, tuple)): return ", ".join(map(_short, value))
-    if isinstance(value, bool): return "yes" if value else "no"
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
-
-# %% ../nbs/08_cli.ipynb #01387442
-def _installation() -> dict[str, Any]: # JSON-able
-    "Versions, device and the cache folder."
-    from importlib.metadata import version
-    from migvis.support.runs import cache_folder
-    from migvis.support.training import resolve_device
-    packages = ("migvis", "torch", "diffusers", "accelerate", "numpy")
-    return {"python": sys.version.split()[0], **{p: version(p) for p in packages},
-            "device": str(resolve_device("auto")),
-            "cores": os.cpu_count(), "cache": str(cache_folder())}
+def _readable(entries: Mapping[str, Any], indent: str = "") -> str:
+    "Entries as indented lines, numbers with three digits."
+    def line(value: Any) -> str:
+        if isinstance(value, Mapping): return "\n" + _readable(value, indent + "  ")
+        if isinstance(value, (list, tuple)): return ",".join(map(line, value))
+        if isinstance(value, bool): return " yes" if value else " no"
+        return f" {value:.3g}" if isinstance(value, float) else f" {value}"
+    return "\n".join(f"{indent}{name.replace('_', ' ')}:{line(value)}" for name, value in entries.items())
 
 # %% ../nbs/08_cli.ipynb #ef514c79
 def main(
@@ -619,30 +493,24 @@ def main(
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
 
-# %% ../nbs/08_cli.ipynb #c1100011
-def _note_once() -> Callable[..., None]:
-    "What shows warnings: as one line, each once."
-    shown: set[str] = set()
-    def note(message: Any, *_: Any, **__: Any) -> None: # called as `warnings.showwarning`
-        if str(message) not in shown: print(f"migvis: note: {message}", file=sys.stderr)
-        shown.add(str(message))
-    return note
-
 # %% ../nbs/08_cli.ipynb #6acc50f2
 def _run(arguments: Sequence[str] | None) -> int:
     "Parse, run, and tell what went wrong in one line."
-    options = vars(_build_parser().parse_args(arguments))
+    options, shown = vars(_build_parser().parse_args(arguments)), set()
     command = options.pop("function")
-    warnings.showwarning = _note_once()
+    def note(message: Any, *_: Any, **__: Any) -> None: # each warning once, as one line
+        if str(message) not in shown: print(f"migvis: note: {message}", file=sys.stderr)
+        shown.add(str(message))
+    warnings.showwarning = note
     logging.basicConfig(format="%(message)s")
     logging.getLogger("migvis").setLevel("WARNING" if options.get("quiet") else "INFO")
     try: command(**options)
     except BrokenPipeError: raise
     except (ValueError, TypeError, OSError, FloatingPointError, ImportError, MemoryError,
             RuntimeError) as e:
-        bug = isinstance(e, RuntimeError) and not _is_out_of_memory(e)
-        if bug or os.environ.get("MIGVIS_DEBUG"): raise
-        print(f"migvis: error: {_message(e)}", file=sys.stderr)
+        told = _message(e)
+        if told is None or os.environ.get("MIGVIS_DEBUG"): raise
+        print(f"migvis: error: {told}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         quick = (_edit, _latents, _explore, _stability, _figures, _convert, _push, _info)
@@ -651,20 +519,14 @@ def _run(arguments: Sequence[str] | None) -> int:
         return 130
     return 0
 
-# %% ../nbs/08_cli.ipynb #b63f11af
-def _is_out_of_memory(error: Exception) -> bool:
-    "Whether memory was short, in main memory or on a GPU."
-    text = str(error)
-    return (isinstance(error, MemoryError) or "out of memory" in text
-            or "allocate memory" in text) # torch, in main memory
-
 # %% ../nbs/08_cli.ipynb #a3771d5a
-def _message(error: Exception) -> str:
-    "What to print about an error: for one of the system's, the file and what is wrong with it."
-    if _is_out_of_memory(error):
-        details = str(error).splitlines()[0] if str(error) else "no details"
-        return (f"there is not enough memory ({details}); ask for less at once, such as fewer "
-                "images")
-    if isinstance(error, OSError) and error.strerror and error.filename:
-        return f"{error.filename}: {error.strerror}"
-    return str(error)
+def _message(error: Exception) -> str | None:
+    "What to print about an error of user or system; None for a bug, which keeps its traceback."
+    text = str(error)
+    short = "out of memory" in text or "allocate memory" in text # of torch
+    if short or isinstance(error, MemoryError):
+        details = text.splitlines()[0] if text else "no details"
+        return f"there is not enough memory ({details}); ask for less at once, such as fewer images"
+    if isinstance(error, RuntimeError): return None
+    system = isinstance(error, OSError) and error.strerror and error.filename
+    return f"{error.filename}: {error.strerror}" if system else text

@@ -18,11 +18,10 @@ import numpy as np
 import pandas as pd
 import torch
 
-from .support.checks import (_check_labels, _check_responses, _check_table,
-                                   _check_trials, _check_truth, _constant, _own, _real, _with_names,
-                                   to_numpy)
+from .support.checks import (_check_labels, _check_responses, _check_table, _check_trials,
+                                   _check_truth, _constant, _own, _real, _with_names, to_numpy)
 from .support.images import check_images, prepare_images
-from .support.records import load_record, save_record
+from .support.files import load_record, save_record
 
 # %% auto #0
 __all__ = ['Recording', 'noise_ceiling', 'Split', 'Standardizer']
@@ -108,8 +107,7 @@ def noise_ceiling(
 ) -> np.ndarray: # (N,) explainable share of the variance of the trial averages; NaN if unknown
     "Highest R^2 that a model of the images can reach on the trial averages, per unit; not clipped."
     if trials is None:
-        raise ValueError("the noise ceiling needs single trials, and this recording has only "
-                         "averages; load it with trials=True")
+        raise ValueError("the noise ceiling needs single trials; load the recording with trials=True")
     trials = np.asarray(trials, dtype=np.float64)
     repeats = np.isfinite(trials).sum(1)
     with warnings.catch_warnings(), np.errstate(all="ignore"):
@@ -119,9 +117,22 @@ def noise_ceiling(
         error = np.nanmean(np.where(repeats > 0, noise / repeats, np.nan), axis=0)
         return 1 - error / np.nanvar(np.nanmean(trials, axis=1), axis=0, ddof=1)
 
-# %% ../nbs/00_data.ipynb #6081872c
-def _facts(recording: Recording) -> dict[str, str]:
-    "What there is to know of a recording, in short strings."
+# %% ../nbs/00_data.ipynb #37876ff6
+def _trial_facts(trials: np.ndarray | None) -> dict[str, str]: # trials (n, repeats, N)
+    "How often images were shown, and how much of the responses can be explained."
+    facts = {"repeats": "averages only", "noise ceiling": "unknown without repeats"}
+    if trials is None: return facts
+    repeats = np.isfinite(trials).sum(1)
+    low, high = repeats.min(), repeats.max()
+    facts["repeats"] = f"{low} to {high} per image, median {np.median(repeats):g}"
+    if low == high: facts["repeats"] = f"{low} per image"
+    ceiling = noise_ceiling(trials) if high > 1 else np.array(np.nan)
+    if np.isfinite(ceiling).any(): facts["noise ceiling"] = f"median R^2 {np.nanmedian(ceiling):.2f}"
+    return facts
+
+# %% ../nbs/00_data.ipynb #c2858924
+def _describe(recording: Recording) -> str:
+    "The `repr` of a recording: a heading and a line for each fact."
     (n, channels, height, width), labels = recording.images.shape, recording.labels
     names = labels["category"].drop_duplicates().sort_values().astype(str)
     objects = f", {labels['object'].nunique()} objects" if "object" in labels else ""
@@ -135,48 +146,28 @@ def _facts(recording: Recording) -> dict[str, str]:
         "variations": ", ".join(f"{name}: {count}" for name, count in variations.items()),
         **_trial_facts(recording.trials),
     }
-    return {what: value for what, value in facts.items() if value}
-
-# %% ../nbs/00_data.ipynb #37876ff6
-def _trial_facts(trials: np.ndarray | None) -> dict[str, str]: # trials (n, repeats, N)
-    "How often images were shown, and how much of the responses can be explained."
-    unknown = {"repeats": "averages only", "noise ceiling": "unknown without repeats"}
-    if trials is None: return unknown
-    repeats = np.isfinite(trials).sum(1)
-    low, high = repeats.min(), repeats.max()
-    shown = f"{low} to {high} per image, median {np.median(repeats):g}"
-    if low == high: shown = f"{low} per image"
-    ceiling = noise_ceiling(trials) if high > 1 else np.array(np.nan)
-    if np.isnan(ceiling).all(): return unknown | {"repeats": shown}
-    return {"repeats": shown, "noise ceiling": f"median R^2 {np.nanmedian(ceiling):.2f}"}
-
-# %% ../nbs/00_data.ipynb #c2858924
-def _describe(recording: Recording) -> str:
-    "The `repr` of a recording: a heading and a line for each fact."
+    lines = [f"  {what:<14}{value}" for what, value in facts.items() if value]
     kind = "simulated" if recording.simulated else "recorded"
-    lines = [f"  {what:<14}{value}" for what, value in _facts(recording).items()]
     return "\n".join([f"Recording {recording.name!r} ({kind})", *lines])
 
 # %% ../nbs/00_data.ipynb #4340d631
 def _spread(groups: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
-    # groups (m,) what to spread over, for example the category of each image -> `count` indices
-    "Take `count` of m at random, spread over the groups as evenly as whole numbers allow."
+    "Take `count` of m at random, spread over groups (m,) as evenly as whole numbers allow."
     order = rng.permutation(len(groups))
     order = order[np.argsort(groups[order], kind="stable")]
     places = (np.arange(count) + rng.random()) * len(order) / max(count, 1) # systematic sampling
     return order[places.astype(int)]
 
 # %% ../nbs/00_data.ipynb #e7ee66b1
-def _describe_html(recording: Recording, n_images: int = 10, height: int = 72) -> str:
+def _describe_html(recording: Recording) -> str:
     "The `repr` in a notebook: a strip of images spread over the categories, and the facts."
     from torchvision.transforms.functional import to_pil_image
     from torchvision.utils import make_grid
 
     groups = pd.factorize(recording.labels["category"], sort=True)[0]
-    shown = _spread(groups, min(n_images, len(recording)), np.random.default_rng(0))
-    examples = torch.from_numpy(recording.images[shown])
-    strip = to_pil_image(make_grid(examples, n_images, pad_value=1))
-    strip.thumbnail((n_images * 2 * height, height))
+    shown = _spread(groups, min(10, len(recording)), np.random.default_rng(0))
+    strip = to_pil_image(make_grid(torch.from_numpy(recording.images[shown]), 10, pad_value=1))
+    strip.thumbnail((1440, 72))
     strip.save(buffer := io.BytesIO(), "PNG")
     picture = base64.b64encode(buffer.getvalue()).decode()
     return (f"<img src='data:image/png;base64,{picture}' alt='example images'>"
@@ -203,7 +194,6 @@ def _as_indices(which: Any, n: int, what: str) -> np.ndarray: # int64 indices in
 # %% ../nbs/00_data.ipynb #8dd73d91
 def _select_truth(truth: dict[str, np.ndarray], rows: np.ndarray, columns: np.ndarray,
                   shape: tuple[int, int]) -> dict[str, np.ndarray]:
-    # rows: indices of images; columns: indices of units; shape (n, N) before
     "Cut the arrays of `truth` along what they belong to, which their shape tells."
     (n, n_units), selected = shape, {}
     for name, values in truth.items():
@@ -219,14 +209,12 @@ def _select_truth(truth: dict[str, np.ndarray], rows: np.ndarray, columns: np.nd
 
 # %% ../nbs/00_data.ipynb #eccaf37f
 def _select(recording: Recording, images: Any = None, sites: Any = None) -> Recording:
-    # -> only those, in the order asked for
-    "Cut a recording down to some images and some units."
+    "Cut a recording down to some images and some units, in the order asked for."
     trials, table, truth = recording.trials, recording.sites, recording.truth
     shape = recording.responses.shape
     rows, columns = _as_indices(images, shape[0], "images"), _as_indices(sites, shape[1], "sites")
     if not len(rows) or not len(columns):
-        raise ValueError(f"nothing is left: {len(rows)} images and {len(columns)} units were "
-                         "selected")
+        raise ValueError(f"nothing is left: {len(rows)} images, {len(columns)} units were selected")
     return replace(recording, images=recording.images[rows],
                    responses=recording.responses[np.ix_(rows, columns)],
                    labels=recording.labels.iloc[rows].reset_index(drop=True),
@@ -236,105 +224,69 @@ def _select(recording: Recording, images: Any = None, sites: Any = None) -> Reco
 
 # %% ../nbs/00_data.ipynb #d9cb8c39
 def _check_recording(recording: Recording, silent: str = "warn") -> Recording:
-    # -> the same, without silent units if they are dropped
     "Check a whole recording: duplicate ids, silent units, images that show nothing."
     if silent not in ("warn", "drop", "keep", "error"):
         raise ValueError(f"silent must be 'warn', 'drop', 'keep' or 'error', not {silent!r}")
     _check_unique(recording.labels, "image_id", "labels")
-    if recording.sites is not None:
-        _check_unique(recording.sites, "site_id", "sites")
+    if recording.sites is not None: _check_unique(recording.sites, "site_id", "sites")
     _warn_of_images(recording.images)
     constant = _constant(recording.responses)
     if not constant.any() or silent == "keep": return recording
     found = (f"{constant.sum()} of {len(constant)} units give the same response to every image "
              f"(units {np.flatnonzero(constant)[:10].tolist()})")
-    if silent == "error" or constant.all():
-        raise ValueError(f"{found}; drop them with recording.check(silent='drop')")
+    remedy = "recording.check(silent='drop')"
+    if silent == "error" or constant.all(): raise ValueError(f"{found}; drop them with {remedy}")
     if silent == "drop":
         warnings.warn(f"{found}; they are left out", stacklevel=3)
         return recording.select(sites=~constant)
-    warnings.warn(f"{found}; they are kept: recording.check(silent='drop') leaves them "
-                  "out", stacklevel=3)
+    warnings.warn(f"{found}; they are kept: {remedy} leaves them out", stacklevel=3)
     return recording
 
 # %% ../nbs/00_data.ipynb #0d5e92d4
 def _check_unique(table: pd.DataFrame, column: str, what: str) -> None:
     "Raise ValueError when an id stands in a table twice."
-    if column in table and table[column].duplicated().any():
-        twice = table[column][table[column].duplicated()].iloc[0]
-        raise ValueError(f"{what}.{column} holds {twice} more than once; average its trials into "
-                         "one row, or drop one")
+    if column in table and (again := table[column].duplicated()).any():
+        raise ValueError(f"{what}.{column} holds {table[column][again].iloc[0]} more than once; average "
+                         "its trials into one row, or drop one")
 
 # %% ../nbs/00_data.ipynb #d9cb8c3a
 def _warn_of_images(images: np.ndarray) -> None: # (n, C, H, W)
     "Warn of images that are black, and of images that are all the same."
     black = np.flatnonzero(images.max((1, 2, 3)) == 0)
     if len(black):
-        warnings.warn(f"{len(black)} of {len(images)} images are black (numbers "
-                      f"{black[:5].tolist()}); were they read, masked or scaled "
-                      "wrongly?", stacklevel=4)
+        warnings.warn(f"{len(black)} of {len(images)} images are black (numbers {black[:5].tolist()}); "
+                      "were they read, masked or scaled wrongly?", stacklevel=4)
     elif len(images) > 1 and (images == images[:1]).all():
-        warnings.warn(f"all {len(images)} images are the same picture; was one read again and "
-                      "again?", stacklevel=4)
+        warnings.warn(f"all {len(images)} images are the same picture; was one read often?", stacklevel=4)
 
 # %% ../nbs/00_data.ipynb #8259499f
 def _split_indices(groups: np.ndarray, seed: int, test: float,
                    validation: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    # groups (m,) -> sorted indices of training, validation and test
-    "Split m things at random into three parts, each with about the same mix of groups."
+    "Split m things at random into training, validation and test, each with about the same mix of groups."
     if not (0 <= test and 0 <= validation and test + validation < 1):
         raise ValueError("test and validation must be fractions that leave something to train on, "
                          f"not {test} and {validation}")
     m, rng = len(groups), np.random.default_rng(seed)
     counts = [max(1, round(f * m)) if f else 0 for f in (test, validation)]
     if sum(counts) >= m:
-        raise ValueError(f"{m} are too few to split into three parts with test={test} and "
-                         f"validation={validation}")
+        raise ValueError(f"{m} are too few for three parts, test={test} and validation={validation}")
     held_test = _spread(groups, counts[0], rng)
     rest = np.setdiff1d(np.arange(m), held_test)
     held_validation = rest[_spread(groups[rest], counts[1], rng)]
     return np.setdiff1d(rest, held_validation), np.sort(held_validation), np.sort(held_test)
 
 # %% ../nbs/00_data.ipynb #825949a0
-def _same_image(images: np.ndarray) -> np.ndarray:
-    # -> (n,) 0, 1, ...: the same number for images that are equal in every pixel
+def _same_image(images: np.ndarray) -> np.ndarray: # (n,) whole numbers
     "Number the distinct images; if all are one, every image counts as its own."
     digests = [hashlib.blake2b(image.tobytes()).hexdigest() for image in images]
     code = pd.factorize(np.array(digests))[0]
     return code if code.max() > 0 else np.arange(len(images))
 
-# %% ../nbs/00_data.ipynb #825949a1
-def _split_images(recording: Recording, seed: int, test: float,
-                  validation: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    # -> sorted indices of training, validation and test
-    "Split images so that the same image is never in two parts. Warns if recorded images repeat."
-    code = _same_image(recording.images)
-    first = np.unique(code, return_index=True)[1]
-    repeats = len(code) - len(first)
-    if repeats and not recording.simulated: # simulated frontal views do repeat
-        warnings.warn(f"{repeats} of {len(code)} images are the same as others and stay together "
-                      "in the split; if rows are presentations, average those of each image into "
-                      "one row, and give them as trials", stacklevel=4)
-    groups = pd.factorize(recording.labels["category"])[0]
-    parts = _split_indices(groups[first], seed, test, validation)
-    return tuple(np.flatnonzero(np.isin(code, part)) for part in parts)
-
-# %% ../nbs/00_data.ipynb #825949a3
-def _split(recording: Recording, seed: int, test: float,
-           validation: float) -> tuple[Recording, Recording | None, Recording | None]:
-    # -> training, validation, test
-    "Split a recording into training, validation and test; a part of fraction 0 is None."
-    parts, category = _split_images(recording, seed, test, validation), recording.labels["category"]
-    lost = set(category) - set(category.iloc[parts[0]])
-    if lost:
-        warnings.warn(f"the training part has no image of {sorted(map(str, lost))}", stacklevel=3)
-    return tuple(recording.select(images=part) if len(part) else None for part in parts)
-
 # %% ../nbs/00_data.ipynb #30d62e34
 @dataclass(frozen=True)
 class Split:
     "Which images of a recording train, choose and test."
-    train: np.ndarray # indices into the recording
+    train: np.ndarray # sorted indices into the recording
     validation: np.ndarray
     test: np.ndarray
 
@@ -342,17 +294,32 @@ class Split:
     def of(cls, recording: Recording, seed: int = 0, test: float = 0.2,
            validation: float = 0.1) -> Split:
         "Split of a recording, spread evenly over categories; equal images stay together."
-        return cls(*_split_images(recording, seed, test, validation))
+        code = _same_image(recording.images)
+        first = np.unique(code, return_index=True)[1]
+        repeats = len(code) - len(first)
+        if repeats and not recording.simulated: # simulated frontal views do repeat
+            warnings.warn(f"{repeats} of {len(code)} images are the same as others and stay together; "
+                          "average presentations of an image, and give them as trials", stacklevel=4)
+        groups = pd.factorize(recording.labels["category"])[0]
+        parts = _split_indices(groups[first], seed, test, validation)
+        return cls(*(np.flatnonzero(np.isin(code, part)) for part in parts))
 
     def digest(self) -> str: # 16 hexadecimal digits
         "Digest of which image is in which part."
-        parts = [part.tolist() for part in (self.train, self.validation, self.test)]
+        parts = [part.tolist() for part in vars(self).values()]
         return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
 
     def name(self, index: int) -> str:
         "Which part an image is in."
-        names = ("train", "validation", "test")
-        return next(name for name in names if index in getattr(self, name))
+        return next(name for name, part in vars(self).items() if index in part)
+
+# %% ../nbs/00_data.ipynb #825949a3
+def _split(recording: Recording, seed: int, test: float, validation: float) -> tuple:
+    "Split a recording into training, validation and test; a part of fraction 0 is None."
+    split, category = Split.of(recording, seed, test, validation), recording.labels["category"]
+    if lost := set(category) - set(category.iloc[split.train]):
+        warnings.warn(f"the training part has no image of {sorted(map(str, lost))}", stacklevel=3)
+    return tuple(recording.select(part) if len(part) else None for part in vars(split).values())
 
 # %% ../nbs/00_data.ipynb #9c024627
 @dataclass(frozen=True, eq=False)
@@ -363,8 +330,17 @@ class Standardizer:
 
     @classmethod
     def fit(cls, responses: Any) -> Standardizer: # (n, N), of the training part
-        "Take mean and standard deviation of each unit."
-        return cls(*_mean_and_scale(responses))
+        "Take mean and s.d. of each unit; a constant one is divided by its size, so that it becomes 0."
+        x = _real(responses, "responses")
+        if x.ndim != 2 or len(x) < 2 or not np.isfinite(x).all():
+            raise ValueError("a Standardizer needs finite responses (n, N) of at least two images, "
+                             f"not shape {x.shape}")
+        constant, x = _constant(x), x.astype(np.float64)
+        if constant.any():
+            warnings.warn(f"units {np.flatnonzero(constant)[:10].tolist()} are constant in the "
+                          "training part; they become 0", stacklevel=2)
+        scale = np.where(constant, np.maximum(1, np.abs(x.mean(0))), x.std(0))
+        return cls(x.mean(0).astype(np.float32), scale.astype(np.float32))
 
     def transform(self, responses: Any) -> Any: # (..., N) -> (..., N)
         "Standard deviations from the training mean; arrays give arrays, tensors tensors."
@@ -384,21 +360,6 @@ class Standardizer:
         if hasattr(responses, "new_tensor"):
             return responses.new_tensor(self.mean), responses.new_tensor(self.scale)
         return self.mean, self.scale
-
-# %% ../nbs/00_data.ipynb #94e1d667
-def _mean_and_scale(responses: Any) -> tuple[np.ndarray, np.ndarray]:
-    # responses (n, N) -> (N,) float32 each
-    "Mean and standard deviation; a constant unit is divided by its size, so that it becomes 0."
-    x = _real(responses, "responses")
-    if x.ndim != 2 or len(x) < 2 or not np.isfinite(x).all():
-        raise ValueError("a Standardizer needs finite responses (n, N) of at least two images, "
-                         f"not shape {x.shape}")
-    constant, x = _constant(x), x.astype(np.float64)
-    if constant.any():
-        warnings.warn(f"units {np.flatnonzero(constant)[:10].tolist()} are constant in the "
-                      "training part; they become 0", stacklevel=3)
-    scale = np.where(constant, np.maximum(1, np.abs(x.mean(0))), x.std(0))
-    return x.mean(0).astype(np.float32), scale.astype(np.float32)
 
 # %% ../nbs/00_data.ipynb #57c4bcb1
 def _recording_fingerprint(recording: Recording) -> str: # 16 hexadecimal digits

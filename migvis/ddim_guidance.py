@@ -4,18 +4,19 @@
 
 # %% auto #0
 __all__ = ['ddim_step', 'invert', 'noise_maps', 'Guide', 'guidance_gradient', 'guided_eps', 'sample', 'MIGuide', 'SumGuide',
-           'ShiftedGuide', 'Editor']
+           'Editor']
 
 # %% ../nbs/05_ddim_guidance.ipynb #f3f5a622
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from .denoiser import (NoiseSchedule, _base_denoiser, _check_images, _eta_noise, _pixel_limit,
+from .denoiser import (Autoguided, NoiseSchedule, _check_images, _eta_noise, _pixel_limit,
                              _place_of, _to_images)
 from .infonce import _info_nce_rows
 from .support.edits import _check_gamma, _check_groups, _check_rows
@@ -40,6 +41,22 @@ def ddim_step(
 # %% ../nbs/05_ddim_guidance.ipynb #ce96e208
 _Denoise = Callable[[Tensor, int | Tensor], Tensor] # eps(y_t, t)
 
+# %% ../nbs/05_ddim_guidance.ipynb #aec522f9
+def _row_slices(n: int, batch_size: int | None) -> list[slice]:
+    "Slices of at most `batch_size` rows."
+    if batch_size is not None and batch_size < 1:
+        raise ValueError(f"batch_size must be positive or None, got {batch_size}")
+    size = batch_size or max(n, 1)
+    return [slice(i, min(i + size, n)) for i in range(0, n, size)]
+
+# %% ../nbs/05_ddim_guidance.ipynb #8f2e319c
+def _walk(times: Sequence[int], n: int, batch_size: int | None, desc: str,
+          progress: bool) -> Iterable[tuple[slice, int, int, int]]:
+    "Every step of every part of a batch: its rows, number, time and next time."
+    steps = [(rows, i, now, after) for rows in _row_slices(n, batch_size)
+             for i, (now, after) in enumerate(pairwise(times))]
+    return progress_bar(steps, desc=desc, unit="step", progress=progress)
+
 # %% ../nbs/05_ddim_guidance.ipynb #3a4d7711
 @torch.no_grad()
 def invert(
@@ -54,33 +71,23 @@ def invert(
 ) -> Tensor: # (B, ...) y_t' from which `sample` finds back to y0
     "Deterministic DDIM inversion (paper Algorithm 1, lines 1-3, with the exact step)."
     if fixed_point < 0: raise ValueError(f"fixed_point must not be negative, got {fixed_point}")
-    times, ab = schedule.times(t_edit, steps)[::-1], schedule.alpha_bar.tolist()
-    parts = list(y0.split(batch_size or max(len(y0), 1)))
-    total = len(parts) * (len(times) - 1)
-    with progress_bar(total=total, desc="inverting", unit="step", progress=progress) as bar:
-        for i, y in enumerate(parts):
-            for now, after in zip(times[:-1], times[1:]):
-                y_next = ddim_step(y, denoiser(y, after), ab[now], ab[after])
-                for _ in range(fixed_point):
-                    y_next = ddim_step(y, denoiser(y_next, after), ab[now], ab[after])
-                y = y_next
-                bar.update()
-            parts[i] = y
-    return torch.cat(parts)
+    times, ab, y = schedule.times(t_edit, steps)[::-1], schedule.alpha_bar.tolist(), y0.clone()
+    for rows, _, now, after in _walk(times, len(y), batch_size, "inverting", progress):
+        y_next = y[rows]
+        for _ in range(1 + fixed_point):
+            y_next = ddim_step(y[rows], denoiser(y_next, after), ab[now], ab[after])
+        y[rows] = y_next
+    return y
 
 # %% ../nbs/05_ddim_guidance.ipynb #ff63b59d
-def _noisy_step(
-    y: Tensor, eps: Tensor, schedule: NoiseSchedule, now: int, after: int,
-    eta: float = 0.0,              # share of the noise that is replaced, 0..1
-    noise: Tensor | None = None,   # (B, ...) what replaces it, scaled; None: nothing (the mean)
-    carried: Tensor | None = None, # (B, ...) noise of which the rest goes on; None: `eps`
-) -> Tensor: # (B, ...) at time `after`, below `now`
-    "A DDIM step to which noise is given (Song et al. 2021, Eq. 12)."
-    y_next = ddim_step(y, eps, schedule.alpha_bar[now], schedule.alpha_bar[after])
-    if eta or carried is not None:
-        carried = eps if carried is None else carried
-        kept = _eta_noise(carried, torch.zeros_like(eps), schedule, now, after, eta)
-        y_next = y_next + math.sqrt(1 - schedule.alpha_bar[after].item()) * (kept - eps)
+def _noisy_step(y: Tensor, eps: Tensor, schedule: NoiseSchedule, now: int, after: int,
+                eta: float = 0.0, noise: Tensor | None = None) -> Tensor:
+    "A DDIM step in which `noise` replaces the share eta of the old one (Song et al. 2021, Eq. 12)."
+    a, b = schedule.alpha_bar[now].item(), schedule.alpha_bar[after].item()
+    y_next = ddim_step(y, eps, a, b)
+    if eta:
+        kept = _eta_noise(eps, torch.zeros_like(eps), schedule, now, after, eta)
+        y_next = y_next + math.sqrt(1 - b) * (kept - eps)
     return y_next if noise is None else y_next + noise
 
 # %% ../nbs/05_ddim_guidance.ipynb #4bc1cbbb
@@ -99,20 +106,14 @@ def noise_maps(
 ) -> tuple[Tensor, Tensor]: # y_t' (B, ...); the noise (steps, B, ...) with which `sample` returns
     "Noise that leads through independent draws of q(y_t | y_0) (Huberman-Spiegelglas et al. 2024)."
     if not 0 <= eta <= 1: raise ValueError(f"eta must be between 0 and 1, got {eta}")
-    times, parts = schedule.times(t_edit, steps), _row_slices(len(y0), batch_size)
-    start, noise = torch.empty_like(y0), y0.new_empty(len(times) - 1, *y0.shape)
-    total = len(parts) * len(noise)
-    with progress_bar(total=total, desc="noise maps", unit="step", progress=progress) as bar:
-        for rows in parts:
-            shown = ((y0[rows] + 1) * 127.5).round().to(torch.int32) # what images show, to 8 bits
-            keys = [int(digest(image), 16) for image in shown]
-            y = start[rows] = _noised(y0[rows], keys, schedule, times[0], noise_seed)
-            for i, (now, after) in enumerate(zip(times[:-1], times[1:])):
-                y_next = _noised(y0[rows], keys, schedule, after, noise_seed)
-                mean = _noisy_step(y, denoiser(y, now), schedule, now, after, eta)
-                noise[i, rows] = y_next - mean
-                y = y_next
-                bar.update()
+    times, shown = schedule.times(t_edit, steps), ((y0 + 1) * 127.5).round().to(torch.int32)
+    keys = [int(digest(image), 16) for image in shown] # what images show, to 8 bits
+    start = _noised(y0, keys, schedule, times[0], noise_seed)
+    y, noise = start.clone(), y0.new_empty(len(times) - 1, *y0.shape)
+    for rows, i, now, after in _walk(times, len(y0), batch_size, "noise maps", progress):
+        mean = _noisy_step(y[rows], denoiser(y[rows], now), schedule, now, after, eta)
+        y[rows] = _noised(y0[rows], keys[rows], schedule, after, noise_seed)
+        noise[i, rows] = y[rows] - mean
     return start, noise
 
 # %% ../nbs/05_ddim_guidance.ipynb #3aa4550a
@@ -137,65 +138,24 @@ def guidance_gradient(
     y_t: Tensor,                # (B, ...)
     t: int, denoiser: _Denoise, schedule: NoiseSchedule, guide: Guide,
     gradient: str = "through",  # the denoiser, or "detached" from it
-    project: bool = False,      # own gradient without what lowers the held; needs `parts`
 ) -> tuple[Tensor, Tensor]: # eps (B, ...) and the gradient (B, ...) of the guide at y_t
     "Noise estimate, and the gradient of the guide at y_t (paper Eq. 6). Raises FloatingPointError."
     if gradient not in ("through", "detached"):
         raise ValueError(f"gradient must be 'through' or 'detached', got {gradient!r}")
-    if project: _check_parts(guide)
     with torch.enable_grad():
         y_t = y_t.detach().requires_grad_()
         with torch.set_grad_enabled(gradient == "through"):
             eps = denoiser(y_t, t)
-        y0_hat = schedule.y0_hat(y_t, eps, t)
-        terms = guide.parts(y0_hat, y_t, t) if project else (guide(y0_hat, y_t, t),)
-        grads = _gradients(terms, y_t, t)
-    return eps.detach(), _projected(*grads) if project else grads[0]
-
-# %% ../nbs/05_ddim_guidance.ipynb #8f2e319c
-def _gradients(terms: Sequence[Tensor], y_t: Tensor, t: int) -> list[Tensor]: # (B, ...) each
-    "Gradients of log densities. Raises ValueError unless these are (B,), FloatingPointError."
-    grads = []
-    for log_p in terms:
+        log_p = guide(schedule.y0_hat(y_t, eps, t), y_t, t)
         if log_p.shape != y_t.shape[:1]:
             raise ValueError(f"a guide must return one number per image, ({len(y_t)},), "
                              f"got {tuple(log_p.shape)}")
-        more = log_p is not terms[-1]
-        grads.append(torch.autograd.grad(log_p.sum(), y_t, retain_graph=more)[0])
-    if not all(torch.isfinite(grad).all() for grad in grads):
-        smallest = min(log_p.min() for log_p in terms)
+        grad = torch.autograd.grad(log_p.sum(), y_t)[0]
+    if not torch.isfinite(grad).all():
         raise FloatingPointError(f"the guide's gradient is not finite at t={t}: the images have "
-                                 f"diverged (smallest log density {smallest:.3g}); use a smaller "
-                                 "gamma, or scale='eps'")
-    return grads
-
-# %% ../nbs/05_ddim_guidance.ipynb #d2860aa6
-def _check_parts(guide: Guide) -> None:
-    "Raise TypeError for a guide that does not separate what is edited from what is held."
-    if not hasattr(guide, "parts"):
-        raise TypeError("project=True needs a guide with a method `parts`, which gives the log "
-                        f"densities of what is edited and of what is held; {type(guide).__name__} "
-                        "has none; use project=False")
-
-# %% ../nbs/05_ddim_guidance.ipynb #e02219a9
-def _projected(edited: Tensor, held: Tensor) -> Tensor: # (B, ...)
-    "Sum of both gradients at unit length, without what of the first lowers the held log density."
-    edited, held = _unit(edited), _unit(held)
-    dot = (edited * held).flatten(1).sum(1, dtype=_exact_type(edited))
-    conflict = dot.clamp(max=0).to(edited)
-    return _unit(edited - _per_row(conflict, edited) * held) + held
-
-# %% ../nbs/05_ddim_guidance.ipynb #af46042f
-def _unit(grad: Tensor) -> Tensor: # (B, ...)
-    "Rows at unit length; rows of zeros stay."
-    grad = grad / _per_row(_unit_of(grad), grad)
-    length = _lengths(grad)
-    return grad / _per_row(length.masked_fill(length == 0, 1), grad)
-
-# %% ../nbs/05_ddim_guidance.ipynb #1b0d5c06
-def _per_row(x: Tensor, images: Tensor) -> Tensor: # (B, 1, ...)
-    "One number a row (B,), in the shape that multiplies images."
-    return x.reshape(-1, *[1] * (images.ndim - 1))
+                                 f"diverged (smallest log density {log_p.min():.3g}); use a "
+                                 "smaller gamma, or scale='eps'")
+    return eps.detach(), grad
 
 # %% ../nbs/05_ddim_guidance.ipynb #12eda0be
 def guided_eps(
@@ -204,71 +164,35 @@ def guided_eps(
     gamma: Tensor,       # (B,)
     alpha_bar: float,    # at t
     scale: str = "none", # "none": v = gamma sqrt(1 - alpha_bar) grad (paper Eq. 1 in eps form);
-                         # "eps": v = gamma |eps| grad / |grad|; "clip": as "none", to limit |eps|
-    limit: float = 1.0,  # for "clip": longest guidance, in norms of eps
+                         # "eps": v = gamma |eps| grad / |grad|
 ) -> Tensor: # (B, ...)
     "Noise estimate that leads to higher log density: eps - v. Zero gradients give no guidance."
-    size = _unit_of(grad)
-    grad = grad / _per_row(size, grad)
-    length, plain = _lengths(grad), gamma * math.sqrt(1 - alpha_bar) * size
-    ratio = _lengths(eps) / length.masked_fill(length == 0, math.inf)
-    factor = {"none": plain, "eps": gamma * ratio, "clip": torch.minimum(plain, limit * ratio)}
-    if scale not in factor:
-        raise ValueError(f"scale must be one of {sorted(factor)}, got {scale!r}")
-    return eps - _per_row(factor[scale], eps) * grad
+    if scale not in ("none", "eps"):
+        raise ValueError(f"scale must be 'none' or 'eps', got {scale!r}")
+    one_per_row = -1, *[1] * (eps.ndim - 1)
+    factor = gamma * math.sqrt(1 - alpha_bar)
+    if scale == "eps":
+        peak = grad.flatten(1).abs().amax(1) # its square may leave the range of float32
+        unit = torch.where((peak > 1e-15) & (peak < 1e15), 1, peak)
+        grad = grad / unit.clamp(min=torch.finfo(grad.dtype).tiny).reshape(one_per_row)
+        length = _lengths(grad)
+        factor = gamma * (_lengths(eps) / length.masked_fill(length == 0, math.inf))
+    return eps - factor.reshape(one_per_row) * grad
 
 # %% ../nbs/05_ddim_guidance.ipynb #65ed0a2f
 def _lengths(x: Tensor) -> Tensor: # (B,)
-    "Norms of rows, in double precision, so that they do not depend on the size of the batch."
-    return x.flatten(1).norm(dim=1, dtype=_exact_type(x)).to(x.dtype)
-
-# %% ../nbs/05_ddim_guidance.ipynb #69b90b45
-def _exact_type(x: Tensor) -> torch.dtype:
-    "Double precision where the device has it."
-    return x.dtype if x.device.type == "mps" else torch.float64
-
-# %% ../nbs/05_ddim_guidance.ipynb #881412e5
-def _unit_of(grad: Tensor) -> Tensor: # (B,)
-    "The largest entry of rows whose squares would leave the range of float32, otherwise 1."
-    peak = grad.flatten(1).abs().amax(1)
-    unit = torch.where((peak > 1e-15) & (peak < 1e15), 1, peak)
-    return unit.clamp(min=torch.finfo(grad.dtype).tiny)
-
-# %% ../nbs/05_ddim_guidance.ipynb #7ae77c7d
-def _guided_step(
-    y: Tensor, now: int, after: int, denoiser: _Denoise, schedule: NoiseSchedule,
-    guide: Guide, gamma: Tensor, settings: EditSettings, noise: Tensor | None
-) -> tuple[Tensor, Tensor]: # (B, ...) at time `after`; (B, ...) guided estimate of the clean images
-    "One DDIM step with guidance (paper Algorithm 1, lines 5-6), and its variants."
-    a, b = schedule.alpha_bar[now].item(), schedule.alpha_bar[after].item()
-    for repeats_left in reversed(range(settings.recurrence)):
-        eps, grad = guidance_gradient(y, now, denoiser, schedule, guide, settings.gradient,
-                                      settings.project)
-        strength = gamma / settings.recurrence
-        eps_guided = guided_eps(eps, grad, strength, a, settings.scale, settings.limit)
-        if settings.clamp: # of rows that are guided
-            y0 = schedule.y0_hat(y, eps_guided, now).clamp(-1, 1)
-            clamped = schedule.eps_hat(y, y0, now)
-            eps_guided = torch.where(_per_row(gamma > 0, y), clamped, eps_guided)
-        renoise = eps if settings.renoise == "unguided" else None
-        if repeats_left: # down and up again
-            y_next = _noisy_step(y, eps_guided, schedule, now, after, carried=renoise)
-            y = ddim_step(y_next, eps, b, a)
-    y_next = _noisy_step(y, eps_guided, schedule, now, after, settings.eta, noise, renoise)
-    return y_next, schedule.y0_hat(y, eps_guided, now)
+    "Norms of rows, in double precision where there is any, lest they depend on the batch."
+    exact = x.dtype if x.device.type == "mps" else torch.float64
+    return x.flatten(1).norm(dim=1, dtype=exact).to(x.dtype)
 
 # %% ../nbs/05_ddim_guidance.ipynb #2e9d468c
-def _step(
-    y: Tensor, now: int, after: int, denoiser: _Denoise, schedule: NoiseSchedule,
-    guide: Guide | None, gamma: Tensor, settings: EditSettings, noise: Tensor | None
-) -> tuple[Tensor, Tensor]: # (B, ...) at time `after`; (B, ...) estimate of the clean images
-    "One step, guided where it should be."
+def _guided_estimate(y: Tensor, t: int, denoiser: _Denoise, schedule: NoiseSchedule,
+                     guide: Guide | None, gamma: Tensor, settings: EditSettings) -> Tensor:
+    "The denoiser's estimate of the noise, guided within the interval (Algorithm 1, line 5)."
     start, stop = settings.interval or (math.inf, -math.inf)
-    if guide is not None and gamma.any() and start >= now > stop:
-        return _guided_step(y, now, after, denoiser, schedule, guide, gamma, settings, noise)
-    eps = denoiser(y, now)
-    y_next = _noisy_step(y, eps, schedule, now, after, settings.eta, noise)
-    return y_next, schedule.y0_hat(y, eps, now)
+    if guide is None or not gamma.any() or not start >= t > stop: return denoiser(y, t)
+    eps, grad = guidance_gradient(y, t, denoiser, schedule, guide, settings.gradient)
+    return guided_eps(eps, grad, gamma, schedule.alpha_bar[t].item(), settings.scale)
 
 # %% ../nbs/05_ddim_guidance.ipynb #0299dff1
 def _guide_rows(guide: Guide, index: slice | Tensor) -> Guide:
@@ -295,20 +219,14 @@ def sample(
     times, settings = schedule.times(t_edit, steps), settings.resolve()
     gamma = _check_gamma(gamma, len(y_t)).to(y_t)
     noise_of = _check_noise(noise, noise_of, y_t, len(times) - 1, settings.eta)
-    parts, out = _row_slices(len(y_t), batch_size), torch.empty_like(y_t)
-    desc, total = "sampling" if guide is None else "guided sampling", len(parts) * (len(times) - 1)
-    with progress_bar(total=total, desc=desc, unit="step", progress=progress) as bar:
-        for rows in parts:
-            y, row_guide = y_t[rows], None if guide is None else _guide_rows(guide, rows)
-            for i, (now, after) in enumerate(zip(times[:-1], times[1:])):
-                drawn = None if noise is None else noise[i, noise_of[rows]]
-                y_next, y0 = _step(y, now, after, denoiser, schedule, row_guide, gamma[rows],
-                                   settings, drawn)
-                if callback: callback(now, rows, y, y0)
-                y = y_next
-                bar.update()
-            out[rows] = y
-    return out
+    y, desc = y_t.clone(), "sampling" if guide is None else "guided sampling"
+    for rows, i, now, after in _walk(times, len(y), batch_size, desc, progress):
+        some = None if guide is None else _guide_rows(guide, rows)
+        eps = _guided_estimate(y[rows], now, denoiser, schedule, some, gamma[rows], settings)
+        if callback: callback(now, rows, y[rows].clone(), schedule.y0_hat(y[rows], eps, now))
+        added = None if noise is None else noise[i, noise_of[rows]]
+        y[rows] = _noisy_step(y[rows], eps, schedule, now, after, settings.eta, added)
+    return y
 
 # %% ../nbs/05_ddim_guidance.ipynb #cacad35c
 def _check_noise(noise: Tensor | None, noise_of: Tensor | None, y_t: Tensor, steps: int,
@@ -328,14 +246,6 @@ def _check_noise(noise: Tensor | None, noise_of: Tensor | None, y_t: Tensor, ste
                          "one of these for each row")
     return noise_of.to(y_t.device)
 
-# %% ../nbs/05_ddim_guidance.ipynb #aec522f9
-def _row_slices(n: int, batch_size: int | None) -> list[slice]:
-    "Slices of at most `batch_size` rows."
-    if batch_size is not None and batch_size < 1:
-        raise ValueError(f"batch_size must be positive or None, got {batch_size}")
-    size = batch_size or max(n, 1)
-    return [slice(i, min(i + size, n)) for i in range(0, n, size)]
-
 # %% ../nbs/05_ddim_guidance.ipynb #d10017fc
 @dataclass(frozen=True)
 class MIGuide:
@@ -345,37 +255,23 @@ class MIGuide:
     z_negatives: Tensor             # (K, D) latents of other images
     weights: Tensor | None = None   # (B, G) weight of each group for each image; None: 1
     noisy: bool = False             # show noise-aware critics y_t and t, not the clean estimate
-    group: Tensor | None = None     # (B,) number of the group that is edited, for `parts`
 
     def __post_init__(self) -> None:
         z, n_latents = self.z_negatives, self.z_target.shape[-1]
         if z.ndim != 2 or not len(z) or z.shape[1] != n_latents:
             raise ValueError(f"z_negatives must be (K, {n_latents}), K >= 1, got {tuple(z.shape)}")
 
-    def rows(self, index: slice) -> "MIGuide":
+    def rows(self, index: slice | Tensor) -> "MIGuide":
         "The guide of some rows."
-        dims_of_one = {"z_target": 1, "weights": 1, "group": 0}
-        fields = {name: getattr(self, name) for name in dims_of_one}
-        return replace(self, **{name: x[index] for name, x in fields.items()
-                                if x is not None and x.ndim > dims_of_one[name]})
+        z, weights = (x[index] if x is not None and x.ndim == 2 else x
+                      for x in (self.z_target, self.weights))
+        return replace(self, z_target=z, weights=weights)
 
     def __call__(self, y0_hat: Tensor, y_t: Tensor, t: int) -> Tensor: # (B,)
         "Log density of the wanted latents given each image."
-        return self.weighted(y0_hat, y_t, t).sum(0)
-
-    def parts(self, y0_hat: Tensor, y_t: Tensor, t: int) -> tuple[Tensor, Tensor]: # (B,), (B,)
-        "The same of the group that is edited, and of all others."
-        if self.group is None:
-            raise ValueError("the guide must know which group each row edits; give MIGuide(group=)")
-        log_p = self.weighted(y0_hat, y_t, t)
-        edited = torch.nn.functional.one_hot(self.group.to(log_p.device), len(log_p)).T.to(log_p)
-        return (edited * log_p).sum(0), ((1 - edited) * log_p).sum(0)
-
-    def weighted(self, y0_hat: Tensor, y_t: Tensor, t: int) -> Tensor: # (G, B)
-        "Log softmax of each group's wanted latents, times its weight."
         log_p = _log_softmax(self, y_t, t) if self.noisy else _log_softmax(self, y0_hat, None)
-        if self.weights is None: return log_p
-        return self.weights.reshape(-1, len(log_p)).T.to(log_p) * log_p
+        if self.weights is None: return log_p.sum(0)
+        return (self.weights.reshape(-1, len(log_p)).T.to(log_p) * log_p).sum(0)
 
 # %% ../nbs/05_ddim_guidance.ipynb #e6eefbb9
 def _log_softmax(guide: MIGuide, y: Tensor, t: int | None) -> Tensor: # (G, B)
@@ -406,254 +302,20 @@ class SumGuide:
         weights = self.weights or [1.0] * len(self.guides)
         return sum(w * g(y0_hat, y_t, t) for w, g in zip(weights, self.guides, strict=True))
 
-# %% ../nbs/05_ddim_guidance.ipynb #4978be60
-@dataclass(frozen=True)
-class ShiftedGuide:
-    "Mean of a guide over slightly moved and noised copies of the images; deterministic."
-    guide: Guide
-    copies: int = 4         # each costs a pass through the critics
-    pixels: int = 2         # largest shift in either direction
-    noise: float = 0.05     # s.d. of the noise added, in units of [-1, 1]
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.copies < 1 or self.pixels < 0 or not self.noise >= 0:
-            raise ValueError("copies must be at least 1, pixels and noise not negative, got "
-                             f"{self.copies}, {self.pixels} and {self.noise}")
-
-    def rows(self, index: slice) -> "ShiftedGuide":
-        "The guide of some rows."
-        return replace(self, guide=_guide_rows(self.guide, index))
-
-    def __call__(self, y0_hat: Tensor, y_t: Tensor, t: int) -> Tensor: # (B,)
-        "The mean over copies."
-        return sum(self.guide(*moved, t) for moved in self.moved(y0_hat, y_t, t)) / self.copies
-
-    def parts(self, y0_hat: Tensor, y_t: Tensor, t: int) -> tuple[Tensor, ...]: # (B,), (B,)
-        "The means over copies of what is edited and of what is held."
-        _check_parts(self.guide)
-        copies = [self.guide.parts(*moved, t) for moved in self.moved(y0_hat, y_t, t)]
-        return tuple(sum(x) / self.copies for x in zip(*copies))
-
-    def moved(self, y0_hat: Tensor, y_t: Tensor, t: int) -> Iterator[tuple[Tensor, Tensor]]:
-        "The copies of both, one at a time."
-        for copy in range(self.copies):
-            stream = generator(self.seed, 43, t, copy)
-            shift = torch.randint(-self.pixels, self.pixels + 1, (2,), generator=stream).tolist()
-            noise = self.noise * torch.randn(y_t.shape[1:], generator=stream).to(y_t) # of all rows
-            yield tuple(torch.roll(y, shift, (-2, -1)) + noise for y in (y0_hat, y_t))
-
 # %% ../nbs/05_ddim_guidance.ipynb #cdea1108
-def _draw_negatives(
-    pool: Tensor, n: int = 127, seed: int = 0, # (M, D) latents of many images; n of them, or all
-    exclude: Tensor | None = None,             # (m, D) latents that must not be among them
-) -> Tensor: # (K, D)
-    "Fixed negatives for one edit. Raises ValueError if none are left."
-    if n < 1: raise ValueError(f"n_negatives must be at least 1, got {n}")
-    if exclude is not None and len(pool):
-        together = torch.cat([exclude.to(pool), pool]).cpu()
-        _, kind = torch.unique(together, dim=0, return_inverse=True)
-        excluded = torch.isin(kind[len(exclude):], kind[:len(exclude)])
-        pool = pool[~excluded.to(pool.device)]
+def _draw_negatives(pool: Tensor, n: int, seed: int, exclude: Tensor) -> Tensor: # (K, D)
+    # pool (M, D) latents of many images; exclude (m, D) those that must not be among them
+    "At most n fixed negatives for one edit. Raises ValueError if none are left."
+    _, kind = torch.unique(torch.cat([exclude.to(pool), pool]).cpu(), dim=0, return_inverse=True)
+    excluded = torch.isin(kind[len(exclude):], kind[:len(exclude)])
+    pool = pool[~excluded.to(pool.device)]
     if not len(pool):
         raise ValueError("no negatives: give the latents of other images (the originals and "
                          "targets do not count)")
     return pool[torch.randperm(len(pool), generator=generator(seed, 41))[:n].to(pool.device)]
 
-# %% ../nbs/05_ddim_guidance.ipynb #fdae978c
-@dataclass(frozen=True)
-class _EditRows:
-    "What each row of the batch is: indices and strength, (R,) each."
-    original: Tensor
-    target: Tensor
-    group: Tensor   # number of the latent group
-    gamma: Tensor
-
-# %% ../nbs/05_ddim_guidance.ipynb #8a754166
-def _edit_rows(
-    n_originals: int, n_targets: int, groups: Sequence[int], gammas: Sequence[float],
-    pairs: bool = False, # original i goes with target i, instead of each with each
-) -> _EditRows: # in the order (original[, target], group, gamma)
-    "Every combination of original, target, group and strength."
-    sizes = n_originals, 1 if pairs else n_targets, len(groups), len(gammas)
-    index = torch.meshgrid(*map(torch.arange, sizes), indexing="ij")
-    original, target, group, gamma = (i.flatten() for i in index)
-    target, strengths = original if pairs else target, torch.tensor(gammas, dtype=torch.float64)
-    return _EditRows(original, target, torch.tensor(groups)[group], strengths[gamma])
-
-# %% ../nbs/05_ddim_guidance.ipynb #e737c719
-def _target_latents(
-    rows: _EditRows, z_originals: Tensor, z_targets: Tensor, group_dims: Sequence[Sequence[int]],
-    dims: Sequence[int] | None = None, # which of a group's dimensions to change; None: all
-) -> Tensor: # (R, D)
-    "Latents that each row should carry: the original's, with the target's in the edited group."
-    z = z_originals[rows.original].clone()
-    for g in rows.group.unique().tolist():
-        chosen = torch.tensor(group_dims[g])[slice(None) if dims is None else list(dims)]
-        at = (rows.group == g).nonzero()
-        z[at, chosen] = z_targets[rows.target[at], chosen]
-    return z
-
-# %% ../nbs/05_ddim_guidance.ipynb #0a107f6a
-def _group_weights(
-    rows: _EditRows, n_groups: int,
-    hold: Any, # weight of the groups that are not edited; (G,): of all while group g is edited;
-               # (G, G): row = the group that is edited, column = held
-) -> Tensor: # (R, G)
-    "Weight of each group in each row's guide: 1 for the edited one. Raises ValueError."
-    edited = torch.nn.functional.one_hot(rows.group, n_groups).double()
-    hold = torch.as_tensor(hold, dtype=torch.float64)
-    if tuple(hold.shape) not in ((), (1,), (n_groups,), (n_groups, n_groups)):
-        raise ValueError(f"hold must be one number, one for each of the {n_groups} groups, or a "
-                         f"matrix ({n_groups}, {n_groups}) of edited and held groups, "
-                         f"got {tuple(hold.shape)}")
-    table = hold if hold.ndim == 2 else hold.reshape(-1, 1)
-    return edited + table.expand(n_groups, n_groups)[rows.group] * (1 - edited)
-
 # %% ../nbs/05_ddim_guidance.ipynb #843aade9
 _Target = Tensor | Mapping[int, Sequence[float]] # (D,), (m, D), or a direction {group: vector}
-
-# %% ../nbs/05_ddim_guidance.ipynb #2abf02f6
-def _as_direction(direction: Mapping[int, Sequence[float]], group_dims: Sequence[Sequence[int]],
-                  n_latents: int) -> Tensor:
-    "Vectors of some groups as one vector of all latents. Raises ValueError for what is none."
-    whole = torch.zeros(n_latents)
-    if not direction:
-        raise ValueError("a direction names at least one group: {group: vector}, got {}")
-    for group, values in direction.items():
-        (g,) = _check_groups([group], group_dims)
-        vector = torch.as_tensor(values, dtype=torch.float32)
-        size = len(group_dims[g])
-        if tuple(vector.shape) != (size,) or not torch.isfinite(vector).all() or not vector.any():
-            raise ValueError(f"the direction of group {g + 1} must be {size} finite numbers that "
-                             f"are not all 0, got {vector.tolist()}")
-        whole[list(group_dims[g])] = vector
-    return whole
-
-# %% ../nbs/05_ddim_guidance.ipynb #779a8c28
-@dataclass(frozen=True)
-class _EditPlan:
-    "Rows of a batch of edits, with the latents that they start from and those that they want."
-    y0: Tensor                  # (n, C, H, W) originals in [-1, 1]
-    rows: _EditRows             # R rows
-    z_originals: Tensor | None  # (n, D)
-    z_targets: Tensor           # (m, D)
-    wanted: Tensor              # (R, D) the originals' latents, the target's in the edited group
-    shape: tuple[int, ...]      # (n[, m], groups, gammas)
-    denoiser: Any               # which makes pictures of what it works on
-
-    def finish(self, y: Tensor) -> Tensor: # (R, C, H, W) -> `shape` + (C, H, W), in [0, 1]
-        "Edited images in the shape that an editor gives, on the CPU."
-        images = _to_images(self.denoiser, y).clamp(0, 1).cpu()
-        return images.reshape(*self.shape, *images.shape[1:])
-
-# %% ../nbs/05_ddim_guidance.ipynb #509cb1cf
-def _plan_edits(
-    originals: Tensor | Any, target: _Target, z_originals: Tensor | None,
-    model: Any,                 # what knows the latents: groups and n_latents
-    groups: str | Sequence[int], gammas: Sequence[float], paired: bool = False,
-    dims: Sequence[int] | None = None, needs_originals: bool = True,
-    denoiser: Any = None,       # whose image size the originals must have, and whose device is used
-) -> _EditPlan:
-    "The rows of a batch of edits. Raises ValueError for what does not fit together."
-    y0, along = _to_diffusion(originals, denoiser), isinstance(target, Mapping)
-    if along and isinstance(groups, str) and groups == "all": groups = sorted(target)
-    direction = _as_direction(target, model.groups, model.n_latents) if along else None
-    groups = _check_groups(groups, model.groups, dims)
-    if along: _check_direction(direction, z_originals, model.groups, groups)
-    n_targets = () if along or paired or target.ndim == 1 else (len(target),)
-    z_targets, paired = z_originals if along else torch.atleast_2d(target), paired or along
-    needs_originals = needs_originals or dims is not None
-    _check_latents(len(y0), z_targets, z_originals, model.n_latents, paired, needs_originals)
-    strengths = _check_gamma(gammas, len(gammas), signed=along).tolist()
-    rows = _edit_rows(len(y0), len(z_targets), groups, strengths, paired)
-    if along: # strengths of one sign, and targets ahead of each original and behind it
-        target = rows.original + len(y0) * (rows.gamma < 0)
-        rows = replace(rows, target=target, gamma=rows.gamma.abs())
-        direction = direction.to(z_originals)
-        z_targets = torch.cat([z_originals + direction, z_originals - direction])
-    place = _place_of(denoiser)
-    z_targets = z_targets.to(*place)
-    z_originals = None if z_originals is None else z_originals.to(*place)
-    z_start = z_targets[:1].expand(len(y0), -1) if z_originals is None else z_originals
-    wanted = _target_latents(rows, z_start, z_targets, model.groups, dims)
-    shape = (len(y0), *n_targets, len(groups), len(strengths))
-    return _EditPlan(y0.to(*place), rows, z_originals, z_targets, wanted, shape, denoiser)
-
-# %% ../nbs/05_ddim_guidance.ipynb #e42c3000
-def _sample_rows(
-    plan: _EditPlan, guide: Guide, denoiser: _Denoise, schedule: NoiseSchedule,
-    settings: EditSettings,
-    round_trips: Tensor | None = None, # (R, C, H, W) of which rows with gamma = 0; None: sampled
-    progress: bool = False,
-) -> Tensor: # (R, C, H, W) in about [-1, 1]
-    "To noise and back, for all rows; gamma = 0 is computed once an original."
-    run = {"schedule": schedule, "t_edit": settings.t_edit, "steps": settings.steps,
-           "batch_size": settings.batch_size, "progress": progress}
-    unguided = denoiser if settings.eta else _base_denoiser(denoiser) # to noise, and for gamma = 0
-    if settings.eta:
-        start, noise = noise_maps(plan.y0, unguided, eta=settings.eta,
-                                  noise_seed=settings.noise_seed, **run)
-    else:
-        start, noise = invert(plan.y0, unguided, fixed_point=settings.fixed_point, **run), None
-    gamma, original = plan.rows.gamma, plan.rows.original.to(start.device)
-    out, zero = start.new_empty(len(gamma), *start.shape[1:]), (gamma == 0).to(start.device)
-    if zero.any() and round_trips is None:
-        back = sample(start, unguided, noise=noise, settings=settings, **run)
-        out[zero] = back[original[zero]]
-    elif zero.any():
-        out[zero] = round_trips[zero]
-    if not zero.all():
-        of = original[~zero]
-        out[~zero] = sample(start[of], denoiser, guide=_guide_rows(guide, ~zero),
-                            gamma=gamma[~zero.cpu()], noise=noise, noise_of=of,
-                            settings=settings, **run)
-    return out
-
-# %% ../nbs/05_ddim_guidance.ipynb #624eb32f
-def _edit_guide(editor: "Editor", plan: _EditPlan) -> Guide: # one row for each row of the batch
-    "What a batch of edits ascends."
-    settings, wanted, critics = editor.settings, plan.wanted, editor.critics
-    weights = _group_weights(plan.rows, len(critics.groups), settings.hold).to(wanted)
-    group = plan.rows.group.to(wanted.device)
-    if editor.guide is not None:
-        guide = editor.guide(wanted, weights, group)
-    else:
-        sources = (plan.z_targets, plan.z_originals)
-        exclude = torch.cat([z for z in sources if z is not None])
-        negatives = _draw_negatives(editor.negatives.to(wanted), settings.n_negatives,
-                                    settings.seed, exclude)
-        guide = MIGuide(critics, wanted, negatives, weights, settings.noisy, group)
-    if settings.copies: guide = ShiftedGuide(guide, settings.copies)
-    if settings.project: _check_parts(guide)
-    return guide
-
-# %% ../nbs/05_ddim_guidance.ipynb #b20ef32d
-@torch.no_grad()
-def _best_of(
-    candidates: Sequence[Tensor], # (R, C, H, W) each: edits of the same rows from different noise
-    guide: Guide, rows: _EditRows, schedule: NoiseSchedule, settings: EditSettings,
-    limit: float = 1.0,           # of the finished images' values; inf: of latents
-) -> Tensor: # (R, C, H, W)
-    "Of several edits of a row the one that the guide scores best; of unguided ones the first."
-    if len(candidates) == 1: return candidates[0]
-    scores = torch.stack([_scores_of(y.clamp(-limit, limit), guide, schedule, settings)
-                          for y in candidates])
-    scores[1:, (rows.gamma == 0).to(scores.device)] = -torch.inf
-    row = torch.arange(len(rows.gamma), device=scores.device)
-    return torch.stack(list(candidates))[scores.argmax(0), row]
-
-# %% ../nbs/05_ddim_guidance.ipynb #aa30f1ad
-def _scores_of(y: Tensor, guide: Guide, schedule: NoiseSchedule, settings: EditSettings) -> Tensor:
-    "What a guide says of finished images; noise-aware critics see them in noise of five levels."
-    times = [round(schedule.T * k / 8) for k in range(5)] if settings.noisy else [0]
-    noise = torch.randn(y.shape[1:], generator=generator(settings.noise_seed, 46)).to(y)
-    noised = {t: schedule.add_noise(y, noise.expand_as(y), t) if t else y for t in times}
-    scores = []
-    for rows in _row_slices(len(y), settings.batch_size):
-        part = _guide_rows(guide, rows)
-        scores.append(sum(part(y[rows], y_t[rows], t) for t, y_t in noised.items()))
-    return torch.cat(scores)
 
 # %% ../nbs/05_ddim_guidance.ipynb #eac5c5ce
 @dataclass(frozen=True)
@@ -687,24 +349,173 @@ class Editor:
     ) -> Tensor: # (n[, m], group, gamma, C, H, W) in [0, 1]; m: several targets that are not paired
         "Edit all originals, groups and strengths in one batch. Raises ValueError early."
         gammas = self.settings.gammas if gammas is None else gammas
+        holds = bool(torch.as_tensor(self.settings.hold).any())
         plan = _plan_edits(originals, target, z_originals, self.critics, groups, gammas, paired,
-                           dims, torch.as_tensor(self.settings.hold or 0.0).any(), self.denoiser)
-        return _run_edits(self, plan, progress)
+                           dims, holds, self.denoiser)
+        guide, precision = _edit_guide(self, plan), self.settings.precision
+        if precision == "float64": precision = "float32" # the networks are in double: no autocast
+        with _computing_in(precision, plan.y0.device):
+            return plan.finish(_sample_rows(self, plan, guide, progress))
 
-# %% ../nbs/05_ddim_guidance.ipynb #854c68c3
-def _run_edits(editor: Editor, plan: _EditPlan, progress: bool) -> Tensor: # of the plan's shape
-    "Edited images: of several draws of the noise (`candidates`) the best is kept."
-    settings, guide = editor.settings, _edit_guide(editor, plan)
-    precision = "float32" if settings.precision == "float64" else settings.precision
-    with _computing_in(precision, plan.y0.device):
-        candidates = []
-        for k in range(settings.candidates):
-            draw = replace(settings, noise_seed=settings.noise_seed + k)
-            candidates.append(_sample_rows(plan, guide, editor.denoiser, editor.schedule, draw,
-                                           candidates[0] if candidates else None, progress))
-        limit = _pixel_limit(editor.denoiser)
-        best = _best_of(candidates, guide, plan.rows, editor.schedule, settings, limit)
-        return plan.finish(best)
+# %% ../nbs/05_ddim_guidance.ipynb #779a8c28
+@dataclass(frozen=True)
+class _EditPlan:
+    "What is edited: R rows, one for each original, target, group and strength, in this order."
+    y0: Tensor                  # (n, C, H, W) originals in [-1, 1]
+    original: Tensor            # (R,) number of each row's original
+    group: Tensor               # (R,) number of the edited group
+    gamma: Tensor               # (R,) strength, not negative
+    wanted: Tensor              # (R, D) the original's latents, the target's in the edited group
+    z_originals: Tensor | None  # (n, D)
+    z_targets: Tensor           # (m, D)
+    shape: tuple[int, ...]      # (n[, m], groups, gammas)
+    denoiser: Any               # which makes pictures of what it works on
+
+    def finish(self, y: Tensor) -> Tensor: # (R, C, H, W) -> `shape` + (C, H, W), in [0, 1]
+        "Edited images in the shape that an editor gives, on the CPU."
+        images = _to_images(self.denoiser, y).clamp(0, 1).cpu()
+        return images.reshape(*self.shape, *images.shape[1:])
+
+# %% ../nbs/05_ddim_guidance.ipynb #509cb1cf
+def _plan_edits(
+    originals: Tensor | Any, target: _Target, z_originals: Tensor | None,
+    model: Any,                 # what knows the latents: groups and n_latents
+    groups: str | Sequence[int], gammas: Sequence[float], paired: bool = False,
+    dims: Sequence[int] | None = None, holds: bool = True,
+    denoiser: Any = None,       # whose image size the originals must have, and whose device is used
+) -> _EditPlan:
+    "The rows of a batch of edits. Raises ValueError for what does not fit together."
+    y0, along = _to_diffusion(originals, denoiser), isinstance(target, Mapping)
+    if along and not target:
+        raise ValueError("a direction names at least one group: {group: vector}, got {}")
+    if along and isinstance(groups, str) and groups == "all": groups = sorted(target)
+    groups = _check_groups(groups, model.groups, dims)
+    _check_originals(z_originals, len(y0), model.n_latents, holds or along or dims is not None)
+    z_targets = _goals(target, z_originals, len(y0), model, groups, paired)
+    strengths, one_each = _check_gamma(gammas, len(gammas), signed=along), along or paired
+
+    sizes = len(y0), 1 if one_each else len(z_targets), len(groups), len(strengths)
+    original, aim, g, s = torch.cartesian_prod(*map(torch.arange, sizes)).T
+    group, gamma = torch.tensor(groups)[g], strengths[s]
+    if one_each: aim = original + len(y0) * (gamma < 0) # the goals behind follow those ahead
+
+    device, dtype = _place_of(denoiser)
+    z_targets = z_targets.to(device, dtype)
+    z_originals = None if z_originals is None else z_originals.to(device, dtype)
+    start = z_targets[:1].expand(len(y0), -1) if z_originals is None else z_originals
+    edited = _edited_latents(model, dims)[group].to(device)
+    wanted = torch.where(edited, z_targets[aim], start[original])
+    shape = len(y0), *(() if one_each else target.shape[:-1]), len(groups), len(strengths)
+    return _EditPlan(y0.to(device, dtype), original, group, gamma.abs(), wanted, z_originals,
+                     z_targets, shape, denoiser)
+
+# %% ../nbs/05_ddim_guidance.ipynb #2abf02f6
+def _as_direction(direction: Mapping[int, Sequence[float]], group_dims: Sequence[Sequence[int]],
+                  n_latents: int) -> Tensor:
+    "Vectors of some groups as one vector of all latents. Raises ValueError for what is none."
+    whole = torch.zeros(n_latents)
+    for group, values in direction.items():
+        (g,) = _check_groups([group], group_dims)
+        vector = torch.as_tensor(values, dtype=torch.float32)
+        size = len(group_dims[g])
+        if tuple(vector.shape) != (size,) or not torch.isfinite(vector).all() or not vector.any():
+            raise ValueError(f"the direction of group {g + 1} must be {size} finite numbers that "
+                             f"are not all 0, got {vector.tolist()}")
+        whole[list(group_dims[g])] = vector
+    return whole
+
+# %% ../nbs/05_ddim_guidance.ipynb #43141111
+def _goals(target: _Target, z_originals: Tensor | None, n: int, model: Any, groups: Sequence[int],
+           paired: bool) -> Tensor: # (m, D); of a direction (2 n, D), ahead of originals and behind
+    "The latents that are aimed at. Raises ValueError unless there is a goal for each edit."
+    if isinstance(target, Mapping):
+        direction = _as_direction(target, model.groups, model.n_latents).to(z_originals)
+        if zero := [g + 1 for g in groups if not direction[list(model.groups[g])].any()]:
+            raise ValueError(f"the direction says nothing about the groups {zero}; leave them out "
+                             "of groups=, or say where to go in them")
+        return torch.cat([z_originals + direction, z_originals - direction])
+    z_targets = torch.atleast_2d(target)
+    _check_rows("targets", z_targets, model.n_latents)
+    if paired and len(z_targets) != n:
+        raise ValueError(f"paired=True needs one target for each of the {n} originals, "
+                         f"got {len(z_targets)}")
+    return z_targets
+
+# %% ../nbs/05_ddim_guidance.ipynb #e737c719
+def _edited_latents(model: Any, dims: Sequence[int] | None) -> Tensor: # (G, D) of booleans
+    "Which latents an edit of each group changes: all of the group's, or some (dims)."
+    edited = torch.zeros(len(model.groups), model.n_latents, dtype=torch.bool)
+    for row, group in zip(edited, model.groups):
+        row[[d for k, d in enumerate(group) if dims is None or k in dims]] = True
+    return edited
+
+# %% ../nbs/05_ddim_guidance.ipynb #0a107f6a
+def _group_weights(group: Tensor, n_groups: int, hold: Any) -> Tensor: # (R,) -> (R, G)
+    # hold: of groups that are not edited; (G,): of all while group g is edited; (G, G): row = the
+    # group that is edited, column = held
+    "Weight of each group in each row's guide: 1 for the edited one. Raises ValueError."
+    hold = torch.as_tensor(hold, dtype=torch.float64)
+    if tuple(hold.shape) not in ((), (1,), (n_groups,), (n_groups, n_groups)):
+        raise ValueError(f"hold must be one number, one for each of the {n_groups} groups, or a "
+                         f"matrix ({n_groups}, {n_groups}) of edited and held groups, "
+                         f"got {tuple(hold.shape)}")
+    table = hold if hold.ndim == 2 else hold.reshape(-1, 1)
+    return table.expand(n_groups, n_groups).clone().fill_diagonal_(1)[group]
+
+# %% ../nbs/05_ddim_guidance.ipynb #624eb32f
+def _edit_guide(editor: Editor, plan: _EditPlan) -> Guide: # one row for each row of the plan
+    "What a batch of edits ascends."
+    settings, wanted = editor.settings, plan.wanted
+    weights = _group_weights(plan.group, len(editor.critics.groups), settings.hold).to(wanted)
+    if editor.guide is not None:
+        return editor.guide(wanted, weights, plan.group.to(wanted.device))
+    exclude = torch.cat([z for z in (plan.z_targets, plan.z_originals) if z is not None])
+    negatives = _draw_negatives(editor.negatives.to(wanted), settings.n_negatives, settings.seed,
+                                exclude)
+    return MIGuide(editor.critics, wanted, negatives, weights, settings.noisy)
+
+# %% ../nbs/05_ddim_guidance.ipynb #e42c3000
+def _sample_rows(editor: Editor, plan: _EditPlan, guide: Guide, progress: bool) -> Tensor:
+    "All rows (R, C, H, W) to noise and back: unguided ones once, of guided ones the best draw."
+    settings, denoiser = editor.settings, editor.denoiser
+    run = {"schedule": editor.schedule, "t_edit": settings.t_edit, "steps": settings.steps,
+           "batch_size": settings.batch_size, "progress": progress}
+    plain = isinstance(denoiser, Autoguided) and not settings.eta # to noise, and for gamma = 0
+    unguided = denoiser.denoiser if plain else denoiser
+    guided, candidates = plan.gamma > 0, []
+    guide, of = _guide_rows(guide, guided), plan.original[guided]
+    out = plan.y0.new_empty(len(guided), *plan.y0.shape[1:])
+    for draw in range(settings.candidates):
+        if settings.eta:
+            start, noise = noise_maps(plan.y0, unguided, eta=settings.eta,
+                                      noise_seed=settings.noise_seed + draw, **run)
+        else:
+            start, noise = invert(plan.y0, unguided, fixed_point=settings.fixed_point, **run), None
+        if draw == 0 and not guided.all():
+            back = sample(start, unguided, noise=noise, settings=settings, **run)
+            out[~guided] = back[plan.original[~guided]]
+        if not guided.any(): return out
+        candidates.append(sample(start[of], denoiser, guide=guide, gamma=plan.gamma[guided],
+                                 noise=noise, noise_of=of, settings=settings, **run))
+    out[guided] = _best_of(candidates, guide, editor)
+    return out
+
+# %% ../nbs/05_ddim_guidance.ipynb #b20ef32d
+@torch.no_grad()
+def _best_of(candidates: Sequence[Tensor], guide: Guide, editor: Editor) -> Tensor:
+    "Of several edits of a row the one that the guide scores best, seen in noise of five levels."
+    if len(candidates) == 1: return candidates[0]
+    settings, schedule = editor.settings, editor.schedule
+    edits, limit = torch.stack(list(candidates)), _pixel_limit(editor.denoiser)
+    stream = generator(settings.noise_seed, 46)
+    noise = torch.randn(edits.shape[2:], generator=stream).to(edits)
+    scores = edits.new_zeros(edits.shape[:2])
+    for rows in _row_slices(edits.shape[1], settings.batch_size):
+        some = _guide_rows(guide, rows)
+        for score, y in zip(scores[:, rows], edits[:, rows].clamp(-limit, limit)):
+            for t in [round(schedule.T * k / 8) for k in range(5)] if settings.noisy else [0]:
+                score += some(y, schedule.add_noise(y, noise.expand_as(y), t) if t else y, t)
+    return edits[scores.argmax(0), torch.arange(edits.shape[1], device=edits.device)]
 
 # %% ../nbs/05_ddim_guidance.ipynb #99ace860
 def _to_diffusion(images: Tensor | Any, denoiser: Any) -> Tensor: # (n, C, H, W) in [-1, 1]; latents
@@ -727,9 +538,6 @@ def _check_editor(editor: Editor) -> None:
     if getattr(editor.denoiser, "schedule", schedule) != schedule:
         raise ValueError(f"the denoiser was trained for {editor.denoiser.schedule}, but the edit "
                          f"uses {schedule}")
-    if settings.clamp and getattr(editor.denoiser, "latent", False):
-        raise ValueError("clamp=True keeps pixels within [-1, 1], and this denoiser works on "
-                         "latents; use clamp=False")
     if editor.guide is None:
         if editor.negatives is None:
             raise ValueError("give negatives=, latents of many images to draw negatives from")
@@ -758,28 +566,13 @@ def _check_noise_aware(critics: Any, schedule: NoiseSchedule) -> None:
         raise ValueError("the critics were trained for another noise schedule "
                          f"(T={len(table) - 1}) than {schedule}; train them for this one")
 
-# %% ../nbs/05_ddim_guidance.ipynb #43141111
-def _check_direction(direction: Tensor, z_originals: Tensor | None,
-                     group_dims: Sequence[Sequence[int]], groups: Sequence[int]) -> None:
-    "Raise ValueError for a direction without a start, or that is zero in an edited group."
-    if z_originals is None:
-        raise ValueError("a direction begins at the originals' latents; give z_originals")
-    if zero := [g + 1 for g in groups if not direction[list(group_dims[g])].any()]:
-        raise ValueError(f"the direction says nothing about the groups {zero}; leave them out of "
-                         "groups=, or say where to go in them")
-
 # %% ../nbs/05_ddim_guidance.ipynb #6acac3eb
-def _check_latents(n: int, z_targets: Tensor, z_originals: Tensor | None, n_latents: int,
-                   paired: bool, needs_originals: bool) -> None:
-    "Raise ValueError for latents that do not fit the critics and the n originals."
-    if needs_originals and z_originals is None:
-        raise ValueError("hold > 0 and dims need z_originals, the latents of the originals; give "
-                         "them or set hold=0")
-    _check_rows("targets", z_targets, n_latents)
+def _check_originals(z_originals: Tensor | None, n: int, n_latents: int, needed: bool) -> None:
+    "Raise ValueError for latents of originals that are missing or do not fit."
     if z_originals is not None:
         _check_rows("z_originals", z_originals, n_latents)
         if len(z_originals) != n:
             raise ValueError(f"{n} originals, but latents of {len(z_originals)} in z_originals")
-    if paired and len(z_targets) != n:
-        raise ValueError(f"paired=True needs one target for each of the {n} originals, "
-                         f"got {len(z_targets)}")
+    elif needed:
+        raise ValueError("hold > 0, dims and directions need z_originals, the latents of the "
+                         "originals; give them or set hold=0")

@@ -11,7 +11,7 @@ import contextlib
 import copy
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -27,73 +27,47 @@ from .support.presets import DenoiserConfig
 from .support.training import (Batch, Fit, fit, generator, progress_bar, resolve_device,
                                      warmup_cosine)
 
-# %% ../nbs/03_denoiser.ipynb #c3beaca8
-def _sigmoid_curve(T: int, start: float = -3.0, end: float = 3.0) -> Tensor: # (T + 1,) float64
-    "Sigmoid schedule (Jabri et al. 2023), before clipping."
-    level = torch.sigmoid(torch.linspace(start, end, T + 1, dtype=torch.float64))
-    return (level[-1] - level) / (level[-1] - level[0])
-
-# %% ../nbs/03_denoiser.ipynb #05170e8b
-def _cosine_curve(T: int, offset: float = 0.008) -> Tensor: # (T + 1,) float64
-    "Cosine schedule (Nichol and Dhariwal 2021), before clipping."
-    time = torch.linspace(0, 1, T + 1, dtype=torch.float64)
-    angle = (time + offset) / (1 + offset) * math.pi / 2
-    return (angle.cos() / angle[0].cos()) ** 2
-
-# %% ../nbs/03_denoiser.ipynb #9bf294f7
-def _linear_curve(T: int, first: float = 1e-4, last: float = 0.02) -> Tensor: # (T + 1,) float64
-    "Linear schedule (Ho et al. 2020) stretched from 1000 steps to T, before clipping."
-    beta = torch.linspace(first, last, T, dtype=torch.float64) * 1000 / T
-    return torch.cat([torch.ones(1, dtype=torch.float64), (1 - beta).clamp(min=0)]).cumprod(0)
-
-# %% ../nbs/03_denoiser.ipynb #233f8331
-_CURVES = {"sigmoid": _sigmoid_curve, "cosine": _cosine_curve, "linear": _linear_curve}
-
 # %% ../nbs/03_denoiser.ipynb #c97a2c9b
-def _clip_steps(alpha_bar: Tensor, max_loss: float = 0.999) -> Tensor: # (T + 1,) each
-    "Limit the share that one step removes, so that `alpha_bar` never reaches 0."
-    kept = (alpha_bar[1:] / alpha_bar[:-1].clamp(min=1e-30)).clamp(min=1 - max_loss)
-    return torch.cat([alpha_bar[:1], kept]).cumprod(0)
+def _named_curve(kind: str, T: int) -> Tensor: # (T + 1,) float64
+    'alpha_bar of "sigmoid", "cosine" or "linear", clipped so that it never reaches 0.'
+    double = {"dtype": torch.float64}
+    if kind == "sigmoid":
+        level = torch.sigmoid(torch.linspace(-3, 3, T + 1, **double))
+        curve = (level[-1] - level) / (level[-1] - level[0])
+    elif kind == "cosine":
+        angle = (torch.linspace(0, 1, T + 1, **double) + 0.008) / 1.008 * math.pi / 2
+        curve = (angle.cos() / angle[0].cos()) ** 2
+    else:
+        beta = torch.linspace(1e-4, 0.02, T, **double) * 1000 / T
+        curve = torch.cat([torch.ones(1, **double), (1 - beta).clamp(min=0)]).cumprod(0)
+    kept = (curve[1:] / curve[:-1].clamp(min=1e-30)).clamp(min=1 - 0.999)
+    return torch.cat([curve[:1], kept]).cumprod(0)
 
 # %% ../nbs/03_denoiser.ipynb #d3776525
 @lru_cache(maxsize=128)
 @torch.inference_mode(False) # what is kept must serve where gradients are taken, too
 def _schedule_table(schedule: "NoiseSchedule", name: str, dtype: torch.dtype = torch.float64,
                     device: torch.device = torch.device("cpu")) -> Tensor:
-    # name: "alpha_bar", "signal", "noise" or "snr" -> (T + 1,)
-    "A function of time, tabulated on a device."
+    '"alpha_bar", "signal", "noise" or "snr" over time (T + 1,), on a device.'
     given = torch.tensor((1.0, *schedule.given), dtype=torch.float64)
-    alpha_bar = _clip_steps(_CURVES[schedule.kind](schedule.T)) if not schedule.given else given
+    alpha_bar = given if schedule.given else _named_curve(schedule.kind, schedule.T)
     tables = {"alpha_bar": alpha_bar, "signal": alpha_bar.sqrt(), "noise": (1 - alpha_bar).sqrt(),
               "snr": alpha_bar / (1 - alpha_bar)}
     return tables[name].to(dtype).to(device)
 
-# %% ../nbs/03_denoiser.ipynb #19b4e138
-def _check_time(t: int, schedule: "NoiseSchedule") -> int: # t
-    "Return `t` if it is a time in 1..T of the schedule; raises ValueError otherwise."
-    if isinstance(t, bool) or int(t) != t or not 1 <= t <= schedule.T:
-        raise ValueError(f"t_edit must be an integer in 1..{schedule.T} (the schedule has "
-                         f"T={schedule.T}), got {t!r}")
-    return int(t)
-
 # %% ../nbs/03_denoiser.ipynb #5be0d3a2
 def _check_schedule(schedule: "NoiseSchedule") -> tuple[float, ...]: # `given`, Python's own numbers
     "Raise ValueError for an unknown kind, a bad T, or a list that does not fall from 1 to 0 in T."
-    if schedule.kind not in (*_CURVES, "given"):
-        raise ValueError(f"schedule must be one of {[*sorted(_CURVES), 'given']}, "
-                         f"got {schedule.kind!r}")
+    kinds = "cosine", "linear", "sigmoid", "given"
+    if schedule.kind not in kinds:
+        raise ValueError(f"schedule must be one of {list(kinds)}, got {schedule.kind!r}")
     if int(schedule.T) != schedule.T or schedule.T < 2:
         raise ValueError(f"T must be an integer of at least 2, got {schedule.T!r}")
     given = tuple(map(float, schedule.given))
-    if bool(given) != (schedule.kind == "given"):
-        raise ValueError("given= goes with kind='given' and with no other, got "
-                         f"kind={schedule.kind!r} and {len(given)} values")
-    if given and len(given) != schedule.T:
-        raise ValueError(f"given must hold alpha_bar at t = 1..T, {schedule.T} values, "
-                         f"got {len(given)}")
-    if not all(before > after > 0 for before, after in zip((1.0, *given), given)):
-        raise ValueError("given must fall from below 1 and stay above 0 (alpha_bar = 0 leaves "
-                         "nothing of the image); take another one, or leave out its last times")
+    falls = all(before > after > 0 for before, after in zip((1.0, *given), given))
+    if len(given) != schedule.T * (schedule.kind == "given") or not falls:
+        raise ValueError(f"given= goes with kind='given': {schedule.T} values that fall from below 1 "
+                         f"and stay above 0; got kind={schedule.kind!r}, given={given}")
     return given
 
 # %% ../nbs/03_denoiser.ipynb #93a8ebc2
@@ -137,18 +111,17 @@ class NoiseSchedule:
 
     def times(self, t_edit: int | None = None, steps: int | None = None) -> list[int]:
         "Times from `t_edit` (None: T) to 0, evenly spaced in `steps` (None: every time)."
-        t_edit = _check_time(self.T if t_edit is None else t_edit, self)
+        t_edit = self.T if t_edit is None else t_edit
         steps = t_edit if steps is None else steps
-        if int(steps) != steps or not 1 <= steps <= t_edit:
-            raise ValueError(f"steps must be an integer in 1..{t_edit} (the number of times below "
-                             f"t_edit), got {steps!r}")
+        for name, value, most in (("t_edit", t_edit, self.T), ("steps", steps, t_edit)):
+            if isinstance(value, bool) or int(value) != value or not 1 <= value <= most:
+                raise ValueError(f"{name} must be an integer in 1..{most}, got {value!r}")
         return [round(t_edit * (steps - i) / steps) for i in range(steps + 1)]
 
 # %% ../nbs/03_denoiser.ipynb #aad94969
 def _mixture_posterior(y: Tensor, means: Tensor, signal: Tensor, var: Tensor,
-                       weights: Tensor | None = None) -> Tensor:
-    # y (B, n); means (K, n); signal (B, 1); var (B, 1); weights (K,) -> (B, K)
-    "Log posterior log r_k of the components given noisy points."
+                       weights: Tensor | None = None) -> Tensor: # (B, K)
+    "Log posterior of components (K, n) given noisy points (B, n)."
     log_w = 0 if weights is None else weights.to(y).log()
     distance = signal * y @ means.T - signal**2 * means.square().sum(1) / 2
     return (log_w + distance / var).log_softmax(1)
@@ -211,18 +184,15 @@ class _ConditionEmbedding(nn.Module):
         return torch.where(absent, 0.0, self.outer(F.silu(self.inner(filled))))
 
 # %% ../nbs/03_denoiser.ipynb #0289e86b
-def _check_condition(condition: Tensor | None, n_condition: int, n_images: int,
-                     values: bool = True) -> None:
+def _check_condition(condition: Tensor | None, n_condition: int, n: int, values: bool) -> None:
     "Raise ValueError unless there is a row for each image, finite or all NaN (no condition)."
     if condition is None: return
     if not n_condition:
         raise ValueError("this denoiser takes no condition; build one with n_condition=")
-    if tuple(condition.shape) != (n_images, n_condition):
-        raise ValueError(f"the condition must have shape ({n_images}, {n_condition}), a row for "
-                         f"each image, got {tuple(condition.shape)}")
+    if (shape := tuple(condition.shape)) != (n, n_condition):
+        raise ValueError(f"condition must be {(n, n_condition)}, a row for each image, got {shape}")
     if values and (bad := ~(condition.isfinite().all(1) | condition.isnan().all(1))).any():
-        raise ValueError("each row of the condition must be finite, or all NaN for none; "
-                         f"{int(bad.sum())} of {n_images} rows are neither")
+        raise ValueError(f"rows must be finite, or all NaN; {bad.sum()} of {n} are neither")
 
 # %% ../nbs/03_denoiser.ipynb #8f0959df
 def _check_unet(unet: nn.Module, patch: int, n_condition: int) -> None:
@@ -281,10 +251,9 @@ class Denoiser(nn.Module):
 def _estimate_noise(denoiser: Denoiser, y_t: Tensor, t: int | Tensor,
                     condition: Tensor | None) -> Tensor:
     "The noise estimate of a `Denoiser`: the formula above, with the U-Net on patches."
-    shape = denoiser.channels, denoiser.image_size, denoiser.image_size
-    if y_t.shape[1:] != shape:
-        raise ValueError(f"this denoiser takes images of shape (B, {', '.join(map(str, shape))}), "
-                         f"got {tuple(y_t.shape)}")
+    channels, size = denoiser.channels, denoiser.image_size
+    if y_t.shape[1:] != (channels, size, size):
+        raise ValueError(f"images must be (B, {channels}, {size}, {size}), got {tuple(y_t.shape)}")
     look = y_t.device.type == "cpu" and not torch.compiler.is_compiling() # a GPU would have to wait
     _check_condition(condition, denoiser.n_condition, len(y_t), look)
     if isinstance(t, int): t = torch.full((), t, device=y_t.device)
@@ -312,13 +281,12 @@ def _build_unet(config: DenoiserConfig, channels: int = 1) -> nn.Module: # a dif
     "The U-Net of a configuration, for images of so many channels."
     from diffusers import UNet2DModel
 
-    n_levels, attend = len(config.multipliers), config.attention_levels
     widths = tuple(round(config.width * m) for m in config.multipliers)
-    plain = n_levels - attend
+    attend, inside = config.attention_levels, channels * config.patch**2
+    plain = len(widths) - attend
     return UNet2DModel(
-        sample_size=config.image_size // config.patch, in_channels=channels * config.patch**2,
-        out_channels=channels * config.patch**2, layers_per_block=config.layers,
-        block_out_channels=widths,
+        sample_size=config.image_size // config.patch, in_channels=inside, out_channels=inside,
+        layers_per_block=config.layers, block_out_channels=widths,
         attention_head_dim=math.gcd(32, *widths[-max(1, attend):]), add_attention=config.attention,
         down_block_types=("DownBlock2D",) * plain + ("AttnDownBlock2D",) * attend,
         up_block_types=("AttnUpBlock2D",) * attend + ("UpBlock2D",) * plain,
@@ -334,12 +302,12 @@ def build_denoiser(
     channels: int = 1,               # C of the images: 3 in colour
 ) -> Denoiser:
     "A new denoiser with random weights. Raises ValueError for sizes that do not fit."
-    n_levels = len(config.multipliers)
+    n_levels, attend = len(config.multipliers), config.attention_levels
     side = config.patch * 2**(n_levels - 1)
     if config.image_size % side:
         raise ValueError(f"image_size must be a multiple of {side} (patch {config.patch}, "
                          f"{n_levels} resolutions), got {config.image_size}")
-    if not 0 <= (attend := config.attention_levels) <= n_levels:
+    if not 0 <= attend <= n_levels:
         raise ValueError(f"attention_levels must be in 0..{n_levels}, got {attend!r}")
     with _initial_weights(seed, 31): unet = _build_unet(config, channels)
     denoiser = Denoiser(unet.to(memory_format=torch.channels_last),
@@ -352,31 +320,26 @@ def _add_condition(denoiser: Denoiser, n_condition: int, seed: int = 0) -> Denoi
     from diffusers import UNet2DModel
 
     if denoiser.n_condition or n_condition < 1:
-        raise ValueError("n_condition must be at least 1, and the denoiser unconditional, got "
-                         f"{n_condition!r} and a denoiser with n_condition={denoiser.n_condition}")
-    description = _describe_denoiser(denoiser)
-    scaling = {name: description[name] for name in ("patch", "data_std", "data_mean", "first_time")}
+        raise ValueError(f"n_condition={n_condition} must be at least 1, the denoiser unconditional")
+    settings = {name: getattr(denoiser, name) for name in _SETTINGS} | {"n_condition": n_condition}
     with _initial_weights(seed, 34):
-        unet = UNet2DModel(**description["unet"] | {"class_embed_type": "identity"})
-        new = Denoiser(unet, denoiser.schedule, n_condition=n_condition, **scaling)
+        unet = UNet2DModel(**_describe_denoiser(denoiser)["unet"] | {"class_embed_type": "identity"})
+        new = Denoiser(unet, denoiser.schedule, **settings)
     new.unet.load_state_dict(denoiser.unet.state_dict())
     new = new.to(next(denoiser.parameters()).device, memory_format=torch.channels_last)
     return new.train(denoiser.training)
 
 # %% ../nbs/03_denoiser.ipynb #d01a0bb6
-def _loss_weights(schedule: NoiseSchedule, kind: str = "eps") -> Tensor: # (T + 1,) float64
-    'Weight of the squared error at each time: "eps", "min_snr" or "v".'
+def _loss_weights(schedule: NoiseSchedule, kind: str) -> Tensor: # (T + 1,) float64
+    'Weight of the squared error at each time: "eps" or "v".'
+    if kind == "eps": return torch.ones(schedule.T + 1, dtype=torch.float64)
     snr = _schedule_table(schedule, "snr")[1:]
-    weights = {"eps": torch.ones_like(snr), "min_snr": snr.clamp(max=5) / snr, "v": (snr + 1) / snr}
-    if kind not in weights:
-        raise ValueError(f"weighting must be one of {sorted(weights)}, got {kind!r}")
-    return torch.cat([torch.zeros(1, dtype=torch.float64), weights[kind]])
+    return torch.cat([torch.zeros(1, dtype=torch.float64), (snr + 1) / snr])
 
 # %% ../nbs/03_denoiser.ipynb #23711a92
 def _denoising_loss(denoiser: Callable[..., Tensor], schedule: NoiseSchedule, y0: Tensor, t: Tensor,
-                    noise: Tensor, condition: Tensor | None = None) -> Tensor:
-    # y0 (B, ...); t (B,); noise (B, ...); condition (B, n_condition) -> (B,) mean over pixels
-    "Squared error of the noise estimate (Ho et al. 2020, Eq. 14), for each image."
+                    noise: Tensor, condition: Tensor | None = None) -> Tensor: # (B,)
+    "Squared error of the noise estimate, mean over pixels (Ho et al. 2020, Eq. 14)."
     y_t = schedule.add_noise(y0, noise, t)
     eps = denoiser(y_t, t) if condition is None else denoiser(y_t, t, condition)
     return (eps.float() - noise).square().flatten(1).mean(1)
@@ -388,43 +351,25 @@ def _model_range(y0: Tensor) -> Tensor: # float32 in [-1, 1]
 
 # %% ../nbs/03_denoiser.ipynb #18eefe10
 def _check_images(images: Tensor | Any, size: int, keep_bytes: bool = False,
-                  channels: int | None = None) -> Tensor:
-    # images (n, C, H, W) -> (n, C, H, W) float32 in [-1, 1]
+                  channels: int | None = None) -> Tensor: # (n, C, H, W) float32 in [-1, 1]
     "Images as the diffusion model takes them. Raises ValueError for a wrong shape or range."
     images = torch.as_tensor(images)
     if images.ndim != 4 or images.shape[2:] != (size, size) or not images.numel():
-        raise ValueError(f"images must have shape (n, {channels or 'C'}, {size}, {size}), got "
+        raise ValueError(f"images must be (n, {channels or 'C'}, {size}, {size}), got "
                          f"{tuple(images.shape)}; resize them or change image_size")
     _check_channels(images.shape[1], channels)
     if images.dtype == torch.uint8: return images if keep_bytes else _model_range(images)
     images = images.float()
     if not (images.min() >= -1e-4 and images.max() <= 1 + 1e-4): # false for NaN, too
-        raise ValueError("images must be finite and in [0, 1], got values from "
-                         f"{images.min():.3g} to {images.max():.3g}")
+        low, high = images.min(), images.max()
+        raise ValueError(f"images must be finite and in [0, 1], got {low:.3g} to {high:.3g}")
     return 2 * images.clamp(0, 1) - 1
 
-# %% ../nbs/03_denoiser.ipynb #f834d5d4
-@dataclass(frozen=True)
-class _Examples:
-    "Images, with a condition for each if there is one."
-    y0: Tensor               # (n, C, H, W) in [-1, 1], or uint8
-    condition: Tensor | None # (n, n_condition)
-
-    def to(self, device: torch.device) -> "_Examples":
-        "The same on a device."
-        condition = None if self.condition is None else self.condition.to(device)
-        return _Examples(self.y0.to(device), condition)
-
 # %% ../nbs/03_denoiser.ipynb #840f2f4e
-def _read_examples(images: Tensor | Any, condition: Tensor | Any | None, size: int) -> _Examples:
-    "Images and conditions, checked."
-    y0 = _check_images(images, size, keep_bytes=True)
-    if condition is None: return _Examples(y0, None)
-    condition = torch.as_tensor(condition).float()
-    if condition.ndim != 2 or len(condition) != len(y0) or not condition.shape[1]:
-        raise ValueError(f"the condition must be a matrix with a row for each of the {len(y0)} "
-                         f"images, got shape {tuple(condition.shape)}")
-    return _Examples(y0, condition)
+def _read_examples(images: Tensor | Any, condition: Tensor | Any | None, size: int) -> tuple:
+    "Images (n, C, H, W) in [-1, 1], or uint8, and their conditions (n, n_condition) or None."
+    condition = None if condition is None else torch.as_tensor(condition).float()
+    return _check_images(images, size, keep_bytes=True), condition
 
 # %% ../nbs/03_denoiser.ipynb #daefbfb9
 def validation_loss(
@@ -444,19 +389,18 @@ def validation_loss(
 
     @torch.no_grad()
     def loss(denoiser: nn.Module) -> Tensor:
-        losses = [_denoising_loss(denoiser, schedule, *part) for part in zip(*parts)]
-        return torch.cat(losses).mean()
+        return torch.cat([_denoising_loss(denoiser, schedule, *x) for x in zip(*parts)]).mean()
     return loss
 
 # %% ../nbs/03_denoiser.ipynb #c8d152fa
-def _training_loss(schedule: NoiseSchedule, train: _Examples, weighting: str, flips: bool,
-                   drop: float) -> Callable[[nn.Module, Batch], tuple[Tensor, dict[str, Tensor]]]:
-    "Loss function for `fit`: weighted squared error at random times."
-    weights = _loss_weights(schedule, weighting).float().to(train.y0.device)
-    condition = train.condition
+def _training_loss(denoiser: Denoiser, y0: Tensor, condition: Tensor | None, flips: bool,
+                   drop: float) -> Callable[..., tuple[Tensor, dict[str, Tensor]]]:
+    "Loss function for `fit`: squared error at random times, of eps or, if preconditioned, of v."
+    schedule, kind = denoiser.schedule, "eps" if denoiser.data_std is None else "v"
+    weights = _loss_weights(schedule, kind).float().to(y0.device)
 
     def loss(model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        y, t = _model_range(train.y0[batch.index]), batch.randint(schedule.T + 1, low=1)
+        y, t = _model_range(y0[batch.index]), batch.randint(schedule.T + 1, low=1)
         if flips and condition is None: y = torch.where(batch.rand(1, 1, 1) < 0.5, y.flip(-1), y)
         noise, z = batch.randn(*y.shape[1:]), None
         if condition is not None:
@@ -485,32 +429,22 @@ def _describe_denoiser(denoiser: Denoiser) -> dict[str, Any]: # JSON-able
 
 # %% ../nbs/03_denoiser.ipynb #da41a99e
 def _training_fingerprint(y0: Tensor, config: DenoiserConfig, denoiser: Denoiser,
-                          choices: Mapping[str, Any]) -> dict[str, Any]:
+                          choices: Mapping) -> dict[str, Any]:
     "What must agree for a checkpoint to belong to this training run."
     described = _describe_denoiser(denoiser)
     if denoiser.data_std is not None: # the last digits of sums depend on the machine
         described |= {name: round(described[name], 3) for name in ("data_std", "data_mean")}
-    marks = {"config": asdict(config), "denoiser": described, "images": digest(y0), **choices}
-    return json.loads(json.dumps(marks))
-
-# %% ../nbs/03_denoiser.ipynb #0c2a80e8
-def _denoiser_for(train: _Examples, config: DenoiserConfig, seed: int) -> Denoiser:
-    "A new denoiser, preconditioned by the statistics of its training images."
-    n_condition = 0 if train.condition is None else train.condition.shape[1]
-    statistics = _pixel_statistics(train.y0)
-    return build_denoiser(config, *statistics, seed, n_condition, train.y0.shape[1])
+    return {"config": asdict(config), "denoiser": described, "images": digest(y0), **choices}
 
 # %% ../nbs/03_denoiser.ipynb #5fe05e98
-def _check_training(denoiser: Denoiser, image_size: int, parts: tuple[_Examples, ...],
-                    drop: float) -> None:
-    "Raise ValueError unless a denoiser can be trained on these examples."
-    if denoiser.image_size != image_size:
-        raise ValueError(f"the denoiser is for images of side {denoiser.image_size}, the "
-                         f"configuration for {image_size}")
+def _check_training(denoiser: Denoiser, size: int, parts: Sequence[tuple], drop: float) -> None:
+    "Raise ValueError unless a denoiser can be trained on these images and conditions."
+    if denoiser.image_size != size:
+        raise ValueError(f"the denoiser is for side {denoiser.image_size}, its config for {size}")
     if not 0 <= drop < 1: raise ValueError(f"drop must be in [0, 1), got {drop!r}")
-    for part in parts:
-        _check_channels(part.y0.shape[1], denoiser.channels)
-        _check_condition(part.condition, denoiser.n_condition, len(part.y0))
+    for y0, condition in parts:
+        _check_channels(y0.shape[1], denoiser.channels)
+        _check_condition(condition, denoiser.n_condition, len(y0), values=True)
 
 # %% ../nbs/03_denoiser.ipynb #a9c2cf27
 def _fit_settings(config: DenoiserConfig) -> dict[str, Any]:
@@ -528,7 +462,6 @@ def train_denoiser(
     *,
     validation: Tensor | Any | None = None, # (m, C, H, W) held out; None: the training images
     denoiser: Denoiser | None = None,       # to train on; None: built from `config`
-    weighting: str | None = None,           # None: "v" if preconditioned, else "eps"
     condition: Tensor | Any | None = None,  # (n, n_condition) of the images, of order one
     drop: float = 0.1,                      # share of images without their condition, [0, 1)
     validation_condition: Tensor | Any | None = None, # (m, n_condition); None: unconditional
@@ -538,33 +471,31 @@ def train_denoiser(
     callback: Callable[[int, nn.Module, Mapping], None] | None = None, # (step, model, row)
     log_every: int | None = None,           # steps between calls of it; None: 200 times a run
     compile: bool | str = False,            # torch.compile; pays on GPUs; a string: its mode
-    desc: str = "denoiser",                 # of the progress bar
-    progress: bool = True,
+    desc: str = "denoiser", progress: bool = True, # of the progress bar; whether it is shown
 ) -> Fit: # .model is the trained Denoiser, .history its losses
     "Train a denoiser. Raises ValueError for what does not fit together."
-    train = _read_examples(images, condition, config.image_size)
-    held_out = (train if validation is None else _read_examples(validation, validation_condition,
-                                                                config.image_size))
-    choices = {} if denoiser is None else {"start": digest_weights(denoiser)}
-    if denoiser is None: denoiser = _denoiser_for(train, config, seed)
-    _check_training(denoiser, config.image_size, (train, held_out), drop)
-    weighting = weighting or ("eps" if denoiser.data_std is None else "v")
-    choices["weighting"] = weighting
-    if condition is not None: choices |= {"condition": digest(train.condition), "drop": float(drop)}
-    marks = _training_fingerprint(train.y0, config, denoiser, choices)
-    device, schedule = resolve_device(device), denoiser.schedule
-    loss = _training_loss(schedule, train.to(device), weighting, config.flips, drop)
-    held_out = held_out.to(device)
-    return fit(denoiser, loss, len(train.y0), **_fit_settings(config), seed=seed,
-               validate=validation_loss(held_out.y0, schedule, condition=held_out.condition),
+    size, choices = config.image_size, {}
+    held_out = _read_examples(images, condition, size)
+    y0, z = held_out
+    if validation is not None: held_out = _read_examples(validation, validation_condition, size)
+    if denoiser is not None: choices["start"] = digest_weights(denoiser)
+    else:
+        n_condition = 0 if z is None else z.shape[-1]
+        denoiser = build_denoiser(config, *_pixel_statistics(y0), seed, n_condition, y0.shape[1])
+    _check_training(denoiser, size, ((y0, z), held_out), drop)
+    if z is not None: choices |= {"condition": digest(z), "drop": float(drop)}
+    marks = _training_fingerprint(y0, config, denoiser, choices)
+    device = resolve_device(device)
+    y0, z, *held_out = (x if x is None else x.to(device) for x in (y0, z, *held_out))
+    return fit(denoiser, _training_loss(denoiser, y0, z, config.flips, drop), len(y0),
+               **_fit_settings(config), seed=seed, device=device, fingerprint=marks,
+               validate=validation_loss(held_out[0], denoiser.schedule, condition=held_out[1]),
                checkpoint=checkpoint, checkpoint_every=checkpoint_every, callback=callback,
-               log_every=log_every, compile=compile, desc=desc, progress=progress,
-               device=device, fingerprint=marks)
+               log_every=log_every, compile=compile, desc=desc, progress=progress)
 
 # %% ../nbs/03_denoiser.ipynb #e6a920c8
 def _eta_noise(eps: Tensor, fresh: Tensor | None, schedule: NoiseSchedule, now: int, after: int,
-               eta: float) -> Tensor:
-    # eps (B, ...) -> (B, ...) of unit variance, if both are
+               eta: float) -> Tensor: # of unit variance, if both are
     "Noise for the next time: the old one and some fresh noise (Song et al. 2021, Eqs. 12, 16)."
     a, b = schedule.alpha_bar[now].item(), schedule.alpha_bar[after].item()
     share = eta * math.sqrt(max(1 - a / b, 0) / (1 - a)) # sigma / sqrt(1 - alpha_bar_after)
@@ -573,9 +504,8 @@ def _eta_noise(eps: Tensor, fresh: Tensor | None, schedule: NoiseSchedule, now: 
 # %% ../nbs/03_denoiser.ipynb #4c668bac
 def _place_of(denoiser: Any) -> tuple[torch.device, torch.dtype]:
     "Where a module's parameters are and their type, at least float32; a function's: CPU, float32."
-    is_module = isinstance(denoiser, nn.Module)
-    first = next(denoiser.parameters(), None) if is_module else None
-    if first is None: return torch.device("cpu"), torch.float32
+    weights = denoiser.parameters() if isinstance(denoiser, nn.Module) else iter(())
+    first = next(weights, torch.empty(0, dtype=torch.float32, device="cpu"))
     return first.device, torch.promote_types(first.dtype, torch.float32)
 
 # %% ../nbs/03_denoiser.ipynb #4c668bad
@@ -608,14 +538,13 @@ def sample_images(
     times = schedule.times(steps=min(steps or schedule.T, schedule.T))
     eps = [denoiser] * len(parts)
     if condition is not None:
-        condition = torch.atleast_2d(condition).expand(n, -1).to(device)
+        parts_z = torch.atleast_2d(condition).expand(n, -1).to(device).split(batch_size)
         eps = [_conditional_eps(denoiser, torch.full_like(z, math.nan), z,
-                                z.new_full((len(z),), 1 + weight))
-               for z in condition.split(batch_size)]
+                                z.new_full((len(z),), 1 + weight)) for z in parts_z]
     pairs, limit = list(zip(times[:-1], times[1:])), _pixel_limit(denoiser)
     for now, after in progress_bar(pairs, desc="sampling", unit="step", progress=progress):
-        fresh = torch.randn(shape, generator=generator(seed, 33, now)) if eta else None
-        fresh = fresh.to(device).split(batch_size) if eta else [None] * len(parts)
+        stream, fresh = generator(seed, 33, now), [None] * len(parts)
+        if eta: fresh = torch.randn(shape, generator=stream).to(device).split(batch_size)
         for i, y in enumerate(parts):
             y0 = schedule.y0_hat(y, eps[i](y, now), now).clamp(-limit, limit)
             noise = _eta_noise(schedule.eps_hat(y, y0, now), fresh[i], schedule, now, after, eta)
@@ -625,8 +554,7 @@ def sample_images(
 # %% ../nbs/03_denoiser.ipynb #4511e03b
 def _conditional_eps(denoiser: Callable[..., Tensor], reference: Tensor, wanted: Tensor,
                      gamma: Tensor) -> Callable[[Tensor, int | Tensor], Tensor]:
-    # reference (B, n_condition); wanted (B, n_condition); gamma (B,) -> eps(y_t, t) for B images
-    "Guidance from one condition to another, both in one call (Ho and Salimans 2022, Eq. 6)."
+    "eps(y_t, t) from one condition to another, in one call (Ho and Salimans 2022, Eq. 6)."
     def eps(y_t: Tensor, t: int | Tensor) -> Tensor:
         if not gamma.any(): return denoiser(y_t, t, reference)
         if bool((gamma == 1).all()): return denoiser(y_t, t, wanted)
@@ -635,20 +563,6 @@ def _conditional_eps(denoiser: Callable[..., Tensor], reference: Tensor, wanted:
         start, goal = both.chunk(2)
         return start + gamma.to(y_t).reshape(-1, *[1] * (y_t.ndim - 1)) * (goal - start)
     return eps
-
-# %% ../nbs/03_denoiser.ipynb #6a2746f0
-def _check_weak(denoiser: Denoiser, weak: Denoiser, weight: float) -> None:
-    "Raise TypeError or ValueError unless the first can be driven away from the second."
-    for name, network in (("denoiser", denoiser), ("weaker one", weak)):
-        if not isinstance(network, Denoiser):
-            raise TypeError(f"the {name} must be a Denoiser, got {type(network).__name__}")
-        if network.n_condition: raise ValueError("autoguidance takes denoisers without a condition")
-    sizes, weak_sizes = ((d.channels, d.image_size, d.schedule) for d in (denoiser, weak))
-    if sizes != weak_sizes:
-        raise ValueError("both denoisers must be for the same channels, image size and schedule, "
-                         f"got {sizes} and {weak_sizes}")
-    if not 1 <= weight < math.inf:
-        raise ValueError(f"the weight must be finite and at least 1, got {weight}")
 
 # %% ../nbs/03_denoiser.ipynb #a0700002
 class Autoguided(nn.Module):
@@ -660,7 +574,16 @@ class Autoguided(nn.Module):
         weight: float = 2.0,  # w; 1: the base denoiser
     ) -> None:
         super().__init__()
-        _check_weak(denoiser, weak, weight)
+        for network in (denoiser, weak):
+            if not isinstance(network, Denoiser):
+                raise TypeError(f"autoguidance takes two Denoisers, got {type(network).__name__}")
+            if network.n_condition:
+                raise ValueError("autoguidance takes denoisers without a condition")
+        ours, theirs = ((d.channels, d.image_size, d.schedule) for d in (denoiser, weak))
+        if ours != theirs:
+            raise ValueError(f"not the same channels, image size and schedule: {ours}, {theirs}")
+        if not 1 <= weight < math.inf:
+            raise ValueError(f"the weight must be finite and at least 1, got {weight}")
         self.denoiser, self.weak, self.weight = denoiser, weak, float(weight)
         self.schedule = denoiser.schedule
         self.image_size, self.channels = denoiser.image_size, denoiser.channels
@@ -669,11 +592,6 @@ class Autoguided(nn.Module):
         "The noise estimate beyond the denoiser's, as seen from the weaker one."
         eps = self.denoiser(y_t, t)
         return eps if self.weight == 1 else torch.lerp(self.weak(y_t, t).to(eps), eps, self.weight)
-
-# %% ../nbs/03_denoiser.ipynb #05b53ef3
-def _base_denoiser(denoiser: Any) -> Any:
-    "The denoiser within an `Autoguided` one; anything else as it is."
-    return denoiser.denoiser if isinstance(denoiser, Autoguided) else denoiser
 
 # %% ../nbs/03_denoiser.ipynb #a0700006
 class _BatchInvariantLinear(nn.Linear):
@@ -713,13 +631,6 @@ def _round_rows(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         rounded |= {name: (v / scale).round().to(torch.int8), f"{name}.scale": scale.float()}
     return rounded
 
-# %% ../nbs/03_denoiser.ipynb #11df16e3
-def _unround_rows(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    "Weights in float32, scaled where they were rounded to 8 bits."
-    scales = {name: v for name, v in weights.items() if name.endswith(".scale")}
-    return {name: (v * scales.get(f"{name}.scale", 1)).float() for name, v in weights.items()
-            if name not in scales}
-
 # %% ../nbs/03_denoiser.ipynb #8551b46e
 def save_denoiser(
     path: str | Path, denoiser: Denoiser,
@@ -747,10 +658,11 @@ def load_denoiser(
     with _building_from(path):
         unet, schedule = UNet2DModel(**header["unet"]), NoiseSchedule(**header["schedule"])
         denoiser = Denoiser(unet, schedule, **settings)
+    scales = {k: weights.pop(k) for k in list(weights) if k.endswith(".scale")} # of 8-bit weights
+    weights = {k: (v * scales.get(f"{k}.scale", 1)).float() for k, v in weights.items()}
     prefix = {True: "", False: "unet."} # of weights of the embedding, and of others
-    weights = {prefix[k.startswith("embedding.")] + k: v for k, v in _unround_rows(weights).items()}
+    weights = {prefix[k.startswith("embedding.")] + k: v for k, v in weights.items()}
     try: denoiser.load_state_dict(weights)
-    except RuntimeError as e:
-        raise ValueError(f"the weights in {path} do not fit the network in its header: {e}") from e
-    denoiser = denoiser.to(resolve_device(device), memory_format=torch.channels_last)
+    except RuntimeError as e: raise ValueError(f"weights in {path} do not fit its header: {e}") from e
+    denoiser.to(resolve_device(device), memory_format=torch.channels_last)
     return denoiser.eval(), header.get("meta", {})

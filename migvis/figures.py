@@ -21,7 +21,6 @@ import pandas as pd
 import seaborn as sns
 import torch
 from matplotlib.axes import Axes
-from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from torchvision.utils import make_grid
 
@@ -37,11 +36,10 @@ _PAGE = 7.2 # inches: the largest width of a figure
 
 # %% ../nbs/06_figures.ipynb #42d00519
 @cache
+@style()
 def _palette() -> tuple[str, ...]: # hexadecimal
     "Twenty distinct colours: the eight of the style come first."
-    others = sns.color_palette("husl", 12).as_hex()
-    with style():
-        return (*(to_hex(f"C{k}") for k in range(8)), *others)
+    return (*sns.color_palette().as_hex(), *sns.color_palette("husl", 12).as_hex())
 
 # %% ../nbs/06_figures.ipynb #aa48ebe6
 def _colour(k: int) -> str: # from 0
@@ -49,10 +47,12 @@ def _colour(k: int) -> str: # from 0
     return _palette()[k % len(_palette())]
 
 # %% ../nbs/06_figures.ipynb #489d5f5e
-def _caption(figure: Figure, text: str) -> None:
-    "Write a caption below a figure, in lines that fit its width."
+def _caption(figure: Figure, text: str, legend: Axes | None = None) -> Figure:
+    "Write a caption below a figure, in lines that fit its width, and the legend of a panel above."
     lines = fill(text, max(20, int(figure.get_figwidth() / 0.062)))
     figure.supxlabel(lines, fontsize=8, color="0.35", va="bottom")
+    if legend: figure.legend(*legend.get_legend_handles_labels(), loc="outside upper center", ncols=4)
+    return figure
 
 # %% ../nbs/06_figures.ipynb #d5a4789e
 def _save_figure(figure: Figure, path: Path) -> Path:
@@ -63,14 +63,12 @@ def _save_figure(figure: Figure, path: Path) -> Path:
 
 # %% ../nbs/06_figures.ipynb #7f965d05
 def _show_image(ax: Axes, image: np.ndarray, title: str = "", frame: str | None = None) -> None:
-    # image (1 or 3, H, W) or (H, W), in [0, 1]; frame: colour of a frame
-    "Draw one image without ticks."
+    "Draw one image (1 or 3, H, W), or (H, W), without ticks; with a frame, if it has a colour."
     pixels = np.moveaxis(np.atleast_3d(image), 0, -1) if np.ndim(image) == 3 else np.asarray(image)
     ax.imshow(pixels, cmap="gray", vmin=0, vmax=1)
     ax.set(xticks=[], yticks=[])
     ax.set_title(title, fontsize=8, pad=3)
-    for spine in ax.spines.values():
-        spine.set(visible=frame is not None, color=frame, linewidth=1.8)
+    ax.spines[:].set(visible=frame is not None, color=frame, linewidth=1.8)
 
 # %% ../nbs/06_figures.ipynb #e2379ca8
 def _axes_at(figure: Figure, left: float, top: float, width: float, height: float) -> Axes:
@@ -80,8 +78,7 @@ def _axes_at(figure: Figure, left: float, top: float, width: float, height: floa
 
 # %% ../nbs/06_figures.ipynb #05939e73
 def _join_pictures(images: np.ndarray, columns: int) -> np.ndarray:
-    # images (n, 1 or 3, H, W) -> (height, width) or (height, width, 3)
-    "Pictures as one, row by row, with a white line between neighbours."
+    "Pictures (n, 1 or 3, H, W) as one, row by row, with a white line between neighbours."
     pad, colour = max(1, images.shape[-1] // 24), images.shape[1] == 3
     pixels = torch.as_tensor(np.asarray(images, np.float32))
     if colour: pixels = pixels.nan_to_num(nan=1.0) # no picture: white
@@ -91,9 +88,8 @@ def _join_pictures(images: np.ndarray, columns: int) -> np.ndarray:
 
 # %% ../nbs/06_figures.ipynb #1a450512
 def _draw_grid(ax: Axes, images: np.ndarray, titles: Sequence[str], names: Sequence[str] = (),
-               cmap: str = "gray", limits: tuple[float, float] = (0.0, 1.0)) -> Axes:
-    # images (n, 1 or 3, H, W); titles: one for each column; names: of the rows
-    "Pictures in rows, titles above the columns and names left of the rows."
+               cmap: str = "gray", limits: tuple[float, float] = (0.0, 1.0)) -> None:
+    "Pictures (n, 1 or 3, H, W) in rows, titles above the columns and names left of the rows."
     (h, w), pad = images.shape[-2:], max(1, images.shape[-1] // 24)
     ax.imshow(_join_pictures(images, len(titles)), cmap=cmap, vmin=limits[0], vmax=limits[1])
     ax.set_xticks((w + pad) * np.arange(len(titles)) + (w - 1) / 2, titles)
@@ -101,7 +97,6 @@ def _draw_grid(ax: Axes, images: np.ndarray, titles: Sequence[str], names: Seque
     ax.tick_params(length=0, pad=2, labeltop=True, labelbottom=False)
     ax.spines[:].set_visible(False)
     ax.set_anchor("NW")
-    return ax
 
 # %% ../nbs/06_figures.ipynb #88d5b51e
 _Pictures = Sequence[tuple[str, np.ndarray]] # titles with pictures, or names with rows of pictures
@@ -109,46 +104,41 @@ _Pictures = Sequence[tuple[str, np.ndarray]] # titles with pictures, or names wi
 # %% ../nbs/06_figures.ipynb #449fe7ea
 _Band = tuple[_Pictures, _Pictures, _Pictures] # what comes before, named rows, what comes after
 
-# %% ../nbs/06_figures.ipynb #c331ed39
-def _columns_before(before: _Pictures, rows: _Pictures) -> int:
-    "How many columns the pictures on the left take: one, where enough rows stand beside them."
-    return min(1, len(before)) if len(rows) > len(before) else len(before)
-
 # %% ../nbs/06_figures.ipynb #578541e8
-def _draw_band(figure: Figure, band: _Band, columns: Sequence[str], corner: tuple[float, float],
-               cell: float, margin: float, colours: Sequence[str] = ()) -> None:
-    "Draw one band; what comes after the rows gets a frame."
-    (before, rows, after), (left, top) = band, corner
-    across = _columns_before(before, rows)
+def _draw_band(figure: Figure, band: _Band, columns: Sequence[str], across: int, top: float, cell: float,
+               margin: float, colours: Sequence[str]) -> None:
+    "Draw one band below `top` (inches); `across` pictures stand side by side before the rows."
+    (before, rows, after), left = band, 0.05
     for k, (title, image) in enumerate(before):
         x, y = left + (k % across) * cell, top + (k // across) * (cell + 0.2)
         _show_image(_axes_at(figure, x, y, cell - 0.03, cell - 0.03), image, title)
-    left, (names, pictures) = left + across * cell, zip(*rows)
-    ax = _axes_at(figure, left + margin, top, len(columns) * cell, len(names) * cell)
+    left, (names, pictures) = left + across * cell + margin, zip(*rows)
+    ax = _axes_at(figure, left, top, len(columns) * cell, len(names) * cell)
     _draw_grid(ax, np.concatenate(pictures), columns, names)
     for label, colour in zip(ax.get_yticklabels(), colours):
         label.set_color(colour)
-    left += margin + len(columns) * cell + 0.08
+    left += len(columns) * cell + 0.08
     for title, image in after:
         _show_image(_axes_at(figure, left, top, cell - 0.03, cell - 0.03), image, title, _colour(1))
 
 # %% ../nbs/06_figures.ipynb #ba0c6ab1
+@style()
 def _plot_bands(bands: Sequence[_Band], columns: Sequence[str], title: str, caption: str,
                 colours: Sequence[str] = ()) -> Figure:
     "Bands below each other, as wide as a page allows."
-    (before, rows, after), n_rows = bands[0], sum(len(band[1]) for band in bands)
+    before, rows, after = bands[0]
+    across = min(1, len(before)) if len(rows) > len(before) else len(before) # of before
     margin = 0.066 * max(len(name) for name, _ in rows) + 0.1
-    n, top = _columns_before(before, rows) + len(columns) + len(after), 0.45 if title else 0.25
+    n, top = across + len(columns) + len(after), 0.45 if title else 0.25
     cell = min(0.95, (_PAGE - margin - 0.2) / n)
+    n_rows = sum(len(band[1]) for band in bands)
     height = top + n_rows * cell + 0.3 * len(bands) + 0.15 * (len(caption) // 100) + 0.1
-    with style():
-        figure = plt.figure(figsize=(n * cell + margin + 0.2, height))
-        for band in bands:
-            _draw_band(figure, band, columns, (0.05, top), cell, margin, colours)
-            top += len(band[1]) * cell + 0.3
-        figure.text(0.5, 1 - 0.05 / height, title, ha="center", va="top", fontsize=9)
-        _caption(figure, caption)
-    return figure
+    figure = plt.figure(figsize=(n * cell + margin + 0.2, height))
+    for band in bands:
+        _draw_band(figure, band, columns, across, top, cell, margin, colours)
+        top += len(band[1]) * cell + 0.3
+    figure.text(0.5, 1 - 0.05 / height, title, ha="center", va="top", fontsize=9)
+    return _caption(figure, caption)
 
 # %% ../nbs/06_figures.ipynb #bd65b7a4
 def plot_rows(
@@ -184,49 +174,45 @@ def plot_examples(
     return plot_rows([("", row) for row in rows], [str(name) for name in names], caption=caption)
 
 # %% ../nbs/06_figures.ipynb #e851f1dc
+@style()
 def _plot_recorded(images: np.ndarray, responses: np.ndarray, titles: Sequence[str],
                    caption: str = "") -> Figure:
-    # images (n, 1 or 3, H, W); responses (n, units); titles: of the images
-    "Images, and below each the responses of all units to it (paper Fig. 3A)."
+    "Images (n, 1 or 3, H, W), and below each the responses (n, units) to it (paper Fig. 3A)."
     left, cell = 0.55, min(0.95, (_PAGE - 1.35) / len(images))
-    width, height, limit = cell * len(images), cell + 2.75, float(np.quantile(np.abs(responses), 0.99))
-    with style():
-        figure = plt.figure(figsize=(left + width + 0.8, height))
-        _draw_grid(_axes_at(figure, left, 0.25, width, cell), images, titles)
-        ax = _axes_at(figure, left, cell + 0.35, width, 1.9)
-        shown = ax.imshow(np.transpose(responses), cmap="RdBu_r", vmin=-limit, vmax=limit, aspect="auto")
-        ax.set(xticks=[], ylabel="unit")
-        colours = _axes_at(figure, left + width + 0.1, cell + 0.35, 0.12, 1.9)
-        figure.colorbar(shown, cax=colours, label="response (s.d.)")
-        _caption(figure, caption)
-    return figure
+    width, limit = cell * len(images), float(np.quantile(np.abs(responses), 0.99))
+    figure = plt.figure(figsize=(left + width + 0.8, cell + 2.75))
+    _draw_grid(_axes_at(figure, left, 0.25, width, cell), images, titles)
+    ax = _axes_at(figure, left, cell + 0.35, width, 1.9)
+    shown = ax.imshow(np.transpose(responses), cmap="RdBu_r", vmin=-limit, vmax=limit, aspect="auto")
+    ax.set(xticks=[], ylabel="unit")
+    colours = _axes_at(figure, left + width + 0.1, cell + 0.35, 0.12, 1.9)
+    figure.colorbar(shown, cax=colours, label="response (s.d.)")
+    return _caption(figure, caption)
 
 # %% ../nbs/06_figures.ipynb #3f24d50d
+@style()
 def plot_mixed_selectivity(
     z: pd.DataFrame,           # rows: units; columns: attributes; score above shuffles, in s.d.
     caption: str = "",         # data
-    threshold: float = 3.0,    # a unit tells about an attribute from here on
-    least: float = 0.5,        # lines are drawn from this share of the attribute's best unit on
 ) -> Figure:
     "Units joined to the attributes they tell most about; thickness is the score (paper Fig. 1A)."
     values = z.to_numpy()[np.argsort((z / z.max()).to_numpy().argmax(1), kind="stable")]
-    strength = np.clip(values / np.maximum(values.max(0), threshold), 0, 1)
+    told = values > 3 # s.d.
+    strength = np.clip(values / np.maximum(values.max(0), 3), 0, 1)
     x_unit, x_name = np.linspace(0, 1, len(z)), (np.arange(z.shape[1]) + 0.5) / z.shape[1]
-    with style():
-        figure, ax = plt.subplots(figsize=(_PAGE, 2.8))
-        for u, a in np.argwhere((strength >= least) & (values > threshold)):
-            ends = [x_unit[u], x_name[a]], [0, 1]
-            ax.plot(*ends, color=_colour(a), alpha=0.8, linewidth=2.5 * strength[u, a] ** 2, zorder=1)
-        for a, name in enumerate(z.columns):
-            ax.text(x_name[a], 1.06, name, ha="center", color=_colour(a))
-        ax.scatter(x_unit, 0 * x_unit, c="0.25", s=16)
-        ax.text(0.5, -0.09, "units", ha="center", va="top", fontsize=8)
-        ax.set(ylim=(-0.2, 1.15))
-        ax.axis("off")
-        mixed = ((values > threshold).sum(1) > 1).sum()
-        note = f"{len(z)} units; {mixed} tell about more than one attribute; lines: at least {least:g} "
-        _caption(figure, f"{note}of the score of the attribute's best unit; {caption}".strip("; "))
-    return figure
+    figure, ax = plt.subplots(figsize=(_PAGE, 2.8))
+    for u, a in np.argwhere((strength >= 0.5) & told):
+        ends = [x_unit[u], x_name[a]], [0, 1]
+        ax.plot(*ends, color=_colour(a), alpha=0.8, linewidth=2.5 * strength[u, a] ** 2, zorder=1)
+    for a, name in enumerate(z.columns):
+        ax.text(x_name[a], 1.06, name, ha="center", color=_colour(a))
+    ax.scatter(x_unit, 0 * x_unit, c="0.25", s=16)
+    ax.text(0.5, -0.09, "units", ha="center", va="top", fontsize=8)
+    ax.set(ylim=(-0.2, 1.15))
+    ax.axis("off")
+    note = (f"{len(z)} units; {(told.sum(1) > 1).sum()} tell about more than one attribute; lines: "
+            f"at least 0.5 of the score of the attribute's best unit; {caption}")
+    return _caption(figure, note.strip("; "))
 
 # %% ../nbs/06_figures.ipynb #d93dda73
 def plot_guidance(
@@ -243,16 +229,17 @@ def plot_guidance(
         raise ValueError("images must have the shape (originals, groups, gammas, channels, H, W), "
                          f"here {shape} + (channels, H, W), got {np.shape(images)}")
     guided = [k for k, gamma in enumerate(gammas) if gamma != 0] or [0]
-    unguided = [k for k, gamma in enumerate(gammas) if gamma == 0][:1]
     bands = []
     for i, original in enumerate(originals):
-        before = [("original", original), *(("γ = 0", images[i, 0, k]) for k in unguided)]
+        before = [("original", original)]
+        if 0 in gammas: before.append(("γ = 0", images[i, 0, list(gammas).index(0)]))
         rows = [(name, images[i, g, guided]) for g, name in enumerate(groups)]
         bands.append((before, rows, [] if targets is None else [("target", targets[i])]))
     columns, colours = [f"γ = {gammas[k]:g}" for k in guided], _palette()[: len(groups)]
     return _plot_bands(bands, columns, "", caption, colours)
 
 # %% ../nbs/06_figures.ipynb #d5d758a3
+@style()
 def plot_manifolds(
     table: pd.DataFrame,                # rows: images; columns: latents and labels
     pairs: Sequence[tuple[str, str]],   # columns of each panel
@@ -260,28 +247,27 @@ def plot_manifolds(
     caption: str = "",
 ) -> Figure:
     "Pairs of latents, coloured by labels (paper Fig. 7B). Raises ValueError for missing columns."
-    if missing := {*colours, *(c for pair in pairs for c in pair)} - set(table):
+    latents = [column for pair in pairs for column in pair]
+    if missing := {*colours, *latents} - set(table):
         raise ValueError(f"the table has no columns {sorted(missing)}; it has {list(table)}")
-    reach = 1.05 * table[[c for pair in pairs for c in pair]].abs().to_numpy().max()
-    side, mixed = min(2.3, (_PAGE - 1.3) / len(pairs)), table.sample(frac=1, random_state=0)
-    with style():
-        size = (side * len(pairs) + 1.3, (side + 0.1) * len(colours) + 0.4)
-        shape, look = (len(colours), len(pairs)), {"squeeze": False, "layout": "constrained"}
-        figure, axes = plt.subplots(*shape, figsize=size, **look)
-        for row, label in zip(axes, colours):
-            numbers = table[label].dtype.kind in "fiu"
-            order = None if numbers else sorted(table[label].unique())
-            if not numbers: palette = list(_palette()[: table[label].nunique()])
-            else: palette = "twilight_shifted" if table[label].abs().max() > 30 else "viridis"
-            for ax, (x, y) in zip(row, pairs):
-                sns.scatterplot(mixed, x=x, y=y, hue=label, palette=palette, s=9, hue_order=order,
-                                linewidth=0, ax=ax, legend="auto" if ax is row[-1] else False)
-                ax.set(xlim=(-reach, reach), ylim=(-reach, reach))
-            sns.move_legend(row[-1], "center left", bbox_to_anchor=(1.02, 0.5), markerscale=1.5)
-        _caption(figure, caption)
-    return figure
+    reach, mixed = 1.05 * table[latents].abs().to_numpy().max(), table.sample(frac=1, random_state=0)
+    side = min(2.3, (_PAGE - 1.3) / len(pairs))
+    size = (side * len(pairs) + 1.3, (side + 0.1) * len(colours) + 0.4)
+    figure, axes = plt.subplots(len(colours), len(pairs), figsize=size, squeeze=False, layout="constrained")
+    for row, label in zip(axes, colours):
+        numbers = table[label].dtype.kind in "fiu"
+        order = None if numbers else sorted(table[label].unique())
+        if not numbers: palette = list(_palette()[: table[label].nunique()])
+        else: palette = "twilight_shifted" if table[label].abs().max() > 30 else "viridis"
+        for ax, (x, y) in zip(row, pairs):
+            sns.scatterplot(mixed, x=x, y=y, hue=label, palette=palette, s=9, hue_order=order,
+                            linewidth=0, ax=ax, legend="auto" if ax is row[-1] else False)
+            ax.set(xlim=(-reach, reach), ylim=(-reach, reach))
+        sns.move_legend(row[-1], "center left", bbox_to_anchor=(1.02, 0.5), markerscale=1.5)
+    return _caption(figure, caption)
 
 # %% ../nbs/06_figures.ipynb #3425d8e6
+@style()
 def plot_reconstructions(
     raw: np.ndarray,             # (n, units) responses to n images
     reconstruction: np.ndarray,  # (n, units)
@@ -289,15 +275,12 @@ def plot_reconstructions(
     caption: str = "",
 ) -> Figure:
     "Responses across units, and what the latents make of them (paper Fig. 8)."
-    with style():
-        figure, axes = _panels(len(raw), 2.0)
-        for ax, recorded, decoded, title in zip(axes, raw, reconstruction, titles):
-            ax.plot(recorded, color="0.55", linewidth=0.9, label="raw")
-            ax.plot(decoded, color=_colour(1), linewidth=0.9, label="reconstruction")
-            ax.set(title=title, xlabel="unit", ylabel="response (s.d.)")
-        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=2)
-        _caption(figure, caption)
-    return figure
+    figure, axes = _panels(len(raw), 2.0)
+    for ax, recorded, decoded, title in zip(axes, raw, reconstruction, titles):
+        ax.plot(recorded, color="0.55", linewidth=0.9, label="raw")
+        ax.plot(decoded, color=_colour(1), linewidth=0.9, label="reconstruction")
+        ax.set(title=title, xlabel="unit", ylabel="response (s.d.)")
+    return _caption(figure, caption, axes[0])
 
 # %% ../nbs/06_figures.ipynb #0e237dad
 def _panels(n: int, height: float) -> tuple[Figure, list[Axes]]: # inches of a row
@@ -310,6 +293,7 @@ def _panels(n: int, height: float) -> tuple[Figure, list[Axes]]: # inches of a r
     return figure, list(axes.flat[:n])
 
 # %% ../nbs/06_figures.ipynb #b3717d77
+@style()
 def plot_pixel_information(
     images: np.ndarray,                                # (n, 1 or 3, H, W) in [0, 1]
     maps: Mapping[str, tuple[np.ndarray, np.ndarray]], # name -> pixels (n, C, H, W), total (n,)
@@ -318,60 +302,42 @@ def plot_pixel_information(
     "Images above the information about each pixel. Raises ValueError if the shapes disagree."
     for name, (values, total) in maps.items():
         if {len(values), len(total)} != {len(images)} or values.shape[-2:] != images.shape[-2:]:
-            raise ValueError(f"{name!r}: maps {values.shape} and totals {np.shape(total)} must be "
-                             f"of the images {images.shape}")
+            shapes = f"{values.shape} and totals {np.shape(total)}"
+            raise ValueError(f"{name!r}: maps {shapes} must be of the images {images.shape}")
     margin = 0.3 + 0.066 * max(map(len, maps))
     cell = min(1.0, (_PAGE - margin) / len(images))
     width, step = cell * len(images), cell + 0.22
-    with style():
-        figure = plt.figure(figsize=(margin + width, (1 + len(maps)) * step + 0.4))
-        _draw_grid(_axes_at(figure, margin, 0.05, width, cell), images, [""] * len(images))
-        for row, (name, (values, total)) in enumerate(maps.items(), start=1):
-            ax = _axes_at(figure, margin, 0.05 + row * step, width, cell)
-            values = values.sum(1, keepdims=True) # of a pixel's colours
-            top = max(float(np.quantile(values, 0.998)), 1e-12)
-            titles = [f"{bits:.2f} {unit}" for bits in total]
-            _draw_grid(ax, values, titles, [f"{name}\nbright: {top:.1g}"], "magma", (0, top))
-        _caption(figure, caption)
-    return figure
+    figure = plt.figure(figsize=(margin + width, (1 + len(maps)) * step + 0.4))
+    _draw_grid(_axes_at(figure, margin, 0.05, width, cell), images, [""] * len(images))
+    for row, (name, (values, total)) in enumerate(maps.items(), start=1):
+        ax = _axes_at(figure, margin, 0.05 + row * step, width, cell)
+        values = values.sum(1, keepdims=True) # of a pixel's colours
+        top = max(float(np.quantile(values, 0.998)), 1e-12)
+        titles = [f"{bits:.2f} {unit}" for bits in total]
+        _draw_grid(ax, values, titles, [f"{name}\nbright: {top:.1g}"], "magma", (0, top))
+    return _caption(figure, caption)
 
 # %% ../nbs/06_figures.ipynb #7fb347be
+@style()
 def _plot_bars(table: pd.DataFrame, places: str, caption: str = "") -> Figure:
     "Bars with 95 % intervals: a panel for each group, a colour for each quantity."
     groups, rows, quantities = (list(dict.fromkeys(table[c])) for c in ("group", places, "quantity"))
     thick = 0.8 / len(quantities)
-    with style():
-        figure, axes = _panels(len(groups), 1.0 + 0.34 * len(rows))
-        for g, (ax, group) in enumerate(zip(axes, groups)):
-            for k, quantity in enumerate(quantities):
-                part = table[(table["group"] == group) & (table["quantity"] == quantity)]
-                y = part[places].map(rows.index) + thick * (k - (len(quantities) - 1) / 2)
-                ends = np.abs(part[["low", "high"]].to_numpy(float).T - part["value"].to_numpy(float))
-                ax.barh(y, part["value"], thick, xerr=ends, color=_colour(k), label=quantity,
-                        error_kw={"elinewidth": 1, "ecolor": "0.25"})
-            ax.set(title=group, xlabel="share of edits, or of the way", yticks=range(len(rows)),
-                   yticklabels=rows if g % 2 == 0 else [], ylim=(len(rows) - 0.5, -0.5))
-            ax.set_xlim(min(0, table["low"].min()), 1)
-        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=4)
-        _caption(figure, caption)
-    return figure
-
-# %% ../nbs/06_figures.ipynb #d8834138
-def _draw_heat_map(ax: Axes, values: pd.DataFrame, label: str,
-                   limits: tuple[float, float] = (0.0, 1.0),
-                   faded: np.ndarray | None = None) -> None:
-    "A heat map with its numbers; faded cells are pale, with grey numbers."
-    low, high = limits
-    sns.heatmap(values.astype(float), ax=ax, vmin=low, vmax=high, cmap="Blues", annot=True,
-                fmt=".2f", annot_kws={"size": 8}, cbar_kws={"label": label})
-    ax.tick_params(length=0, labelrotation=0)
-    ax.set(xlabel="", ylabel="")
-    if faded is None: return
-    ax.collections[0].set_alpha(np.where(faded, 0.25, 1.0))
-    for text, pale in zip(ax.texts, np.ravel(faded)):
-        if pale: text.set_color("0.55")
+    figure, axes = _panels(len(groups), 1.0 + 0.34 * len(rows))
+    for g, (ax, group) in enumerate(zip(axes, groups)):
+        for k, quantity in enumerate(quantities):
+            part = table[(table["group"] == group) & (table["quantity"] == quantity)]
+            y = part[places].map(rows.index) + thick * (k - (len(quantities) - 1) / 2)
+            ends = np.abs(part[["low", "high"]].to_numpy(float).T - part["value"].to_numpy(float))
+            ax.barh(y, part["value"], thick, xerr=ends, color=_colour(k), label=quantity,
+                    error_kw={"elinewidth": 1, "ecolor": "0.25"})
+        ax.set(title=group, xlabel="share of edits, or of the way", yticks=range(len(rows)),
+               yticklabels=rows if g % 2 == 0 else [], ylim=(len(rows) - 0.5, -0.5),
+               xlim=(min(0, table["low"].min()), 1))
+    return _caption(figure, caption, axes[0])
 
 # %% ../nbs/06_figures.ipynb #aea487e9
+@style()
 def plot_matrix(
     values: Mapping[str, pd.DataFrame],             # title -> named matrix
     label: str,                                     # what the numbers are
@@ -379,70 +345,53 @@ def plot_matrix(
     faded: Mapping[str, np.ndarray] | None = None,  # title -> bool: cells whose interval includes 0
     caption: str = "",
 ) -> Figure:
-    "Named matrices with their numbers written in, a panel each."
-    with style():
-        figure, axes = _panels(len(values), 0.9 + 0.36 * max(map(len, values.values())))
-        for ax, (title, matrix) in zip(axes, values.items()):
-            _draw_heat_map(ax, matrix, label, limits, (faded or {}).get(title))
-            ax.set_title(title)
-        _caption(figure, caption)
-    return figure
-
-# %% ../nbs/06_figures.ipynb #33141f3f
-def _table_text(table: pd.DataFrame, decimals: int) -> tuple[list[str], list[list[str]]]:
-    "Head and cells as text; levels of names below each other, repeated first names left out."
-    flat = table.reset_index()
-    if table.index.nlevels > 1:
-        first = flat.iloc[:, 0]
-        flat.isetitem(0, first.mask(first == first.shift(), ""))
-    heads = ["\n".join(map(str, c)) if isinstance(c, tuple) else str(c) for c in table.columns]
-    cells = [[f"{value:.{decimals}f}" if isinstance(value, float) else str(value) for value in row]
-             for row in flat.to_numpy(object)]
-    return [""] * table.index.nlevels + heads, cells
+    "Named matrices with their numbers written in, a panel each; faded cells are pale."
+    figure, axes = _panels(len(values), 0.9 + 0.36 * max(map(len, values.values())))
+    for ax, (title, matrix) in zip(axes, values.items()):
+        sns.heatmap(matrix.astype(float), ax=ax, vmin=limits[0], vmax=limits[1], cmap="Blues",
+                    annot=True, fmt=".2f", annot_kws={"size": 8}, cbar_kws={"label": label})
+        ax.tick_params(length=0, labelrotation=0)
+        ax.set(xlabel="", ylabel="", title=title)
+        if faded is None or title not in faded: continue
+        ax.collections[0].set_alpha(np.where(faded[title], 0.25, 1.0))
+        for text, pale in zip(ax.texts, np.ravel(faded[title])):
+            if pale: text.set_color("0.55")
+    return _caption(figure, caption)
 
 # %% ../nbs/06_figures.ipynb #465f65c1
+@style()
 def plot_table(
     table: pd.DataFrame,        # text or numbers; one or two levels of rows and of columns
     title: str = "",
     caption: str = "",          # data, preset, seed
-    decimals: int = 2,          # of numbers
 ) -> Figure:
     "A table as a figure (paper Tables 1 to 4). Raises ValueError if it is empty."
     if table.empty: raise ValueError("the table is empty; give at least one row and one column")
-    head, cells = _table_text(table, decimals)
-    columns = [[line for text in column for line in text.split("\n")] for column in zip(head, *cells)]
+    text = table.map(lambda x: f"{x:.2f}" if isinstance(x, float) else str(x)).reset_index()
+    if table.index.nlevels > 1: # repeated first names are left out
+        first = text.iloc[:, 0]
+        text.isetitem(0, first.mask(first == first.shift(), ""))
+    heads = ["\n".join(map(str, c)) if isinstance(c, tuple) else str(c) for c in table.columns]
+    head, cells = [""] * table.index.nlevels + heads, text.astype(str).to_numpy().tolist()
+    columns = ["\n".join(column).split("\n") for column in zip(head, *cells)]
     widths = np.array([2 + max(map(len, lines)) for lines in columns])
     levels = 1 + max(entry.count("\n") for entry in head)
     lines = len(cells) + levels + 3
-    with style():
-        figure = plt.figure(figsize=(min(_PAGE, 0.068 * widths.sum()), 0.24 * lines))
-        ax = figure.add_axes((0, 1.6 / lines, 1, 1 - 3 / lines))
-        ax.axis("off")
-        drawn = ax.table(cells, colLabels=head, colWidths=widths / widths.sum(), bbox=(0, 0, 1, 1))
-        drawn.auto_set_font_size(False)
-        drawn.set_fontsize(8)
-        for (row, _), cell in drawn.get_celld().items():
-            cell.set_text_props(ha="right")
-            cell.visible_edges = "TB" if row == 0 else "B" if row == len(cells) else ""
-            if row == 0: cell.set_height(cell.get_height() * levels)
-        figure.text(0, 1, title, va="top", fontsize=9)
-        _caption(figure, caption)
-    return figure
-
-# %% ../nbs/06_figures.ipynb #74ee4167
-def _draw_landscape(ax: Axes, landscape: np.ndarray, reach: float, way: np.ndarray,
-                    names: tuple[str, str]) -> None:
-    # landscape (n, n); way (2, 2); names: of the two dimensions
-    "Critic scores over two latent dimensions, with the way from the original to the target."
-    axis, (start, target) = np.linspace(-reach, reach, len(landscape)), way
-    filled = ax.contourf(axis, axis, landscape, 14, cmap="viridis")
-    ax.annotate("", target, start, arrowprops={"arrowstyle": "->", "color": "white"})
-    ax.plot(*start, "o", color="white", markersize=4)
-    ax.plot(*target, "*", color=_colour(1), markersize=9)
-    ax.set(xlabel=names[0], ylabel=names[1], title="log density ratio s(z, y)")
-    ax.figure.colorbar(filled, ax=ax)
+    figure = plt.figure(figsize=(min(_PAGE, 0.068 * widths.sum()), 0.24 * lines))
+    ax = figure.add_axes((0, 1.6 / lines, 1, 1 - 3 / lines))
+    ax.axis("off")
+    drawn = ax.table(cells, colLabels=head, colWidths=widths / widths.sum(), bbox=(0, 0, 1, 1))
+    drawn.auto_set_font_size(False)
+    drawn.set_fontsize(8)
+    for (row, _), cell in drawn.get_celld().items():
+        cell.set_text_props(ha="right")
+        cell.visible_edges = "TB" if row == 0 else "B" if row == len(cells) else ""
+        if row == 0: cell.set_height(cell.get_height() * levels)
+    figure.text(0, 1, title, va="top", fontsize=9)
+    return _caption(figure, caption)
 
 # %% ../nbs/06_figures.ipynb #ae3b957d
+@style()
 def plot_method(
     down: np.ndarray,           # (k, 1 or 3, H, W) images on the way to t', in [-1, 1]
     up: np.ndarray,             # (k, 1 or 3, H, W) images on the way back, the last one is the edit
@@ -457,19 +406,22 @@ def plot_method(
     if {len(down), len(up)} != {k}:
         raise ValueError(f"down, up and times must be as long, got {len(down)}, {len(up)}, {k}")
     ways = (("inversion", down, "->"), ("guided sampling", up[::-1], "<-"))
-    with style():
-        figure = plt.figure(figsize=(_PAGE, 2 * wide / k + 1.6))
-        for row, (name, pictures, arrow) in enumerate(ways):
-            ax = _axes_at(figure, 0.05, 0.3 + row * (wide / k + 0.5), wide, wide / k)
-            titles = [f"t = {t}" for t in times] if row == 0 else [""] * k
-            _draw_grid(ax, (np.clip(pictures, -1, 1) + 1) / 2, titles)
-            look = {"arrowstyle": arrow, "color": _colour(row)}
-            ax.annotate("", (1, -0.12), (0, -0.12), xycoords="axes fraction", arrowprops=look)
-            ax.set_xlabel(name, color=_colour(row), labelpad=12)
-        ax = _axes_at(figure, 4.85, 0.35, 2.2, 2 * wide / k + 0.3)
-        _draw_landscape(ax, landscape, reach, way, names)
-        _caption(figure, caption)
-    return figure
+    figure = plt.figure(figsize=(_PAGE, 2 * wide / k + 1.6))
+    for row, (name, pictures, arrow) in enumerate(ways):
+        ax = _axes_at(figure, 0.05, 0.3 + row * (wide / k + 0.5), wide, wide / k)
+        titles = [f"t = {t}" for t in times] if row == 0 else [""] * k
+        _draw_grid(ax, (np.clip(pictures, -1, 1) + 1) / 2, titles)
+        look = {"arrowstyle": arrow, "color": _colour(row)}
+        ax.annotate("", (1, -0.12), (0, -0.12), xycoords="axes fraction", arrowprops=look)
+        ax.set_xlabel(name, color=_colour(row), labelpad=12)
+    ax = _axes_at(figure, 4.85, 0.35, 2.2, 2 * wide / k + 0.3)
+    axis, (start, target) = np.linspace(-reach, reach, len(landscape)), way
+    figure.colorbar(ax.contourf(axis, axis, landscape, 14, cmap="viridis"), ax=ax)
+    ax.annotate("", target, start, arrowprops={"arrowstyle": "->", "color": "white"})
+    ax.plot(*start, "o", color="white", markersize=4)
+    ax.plot(*target, "*", color=_colour(1), markersize=9)
+    ax.set(xlabel=names[0], ylabel=names[1], title="log density ratio s(z, y)")
+    return _caption(figure, caption)
 
 # %% ../nbs/06_figures.ipynb #709d789e
 def _draw_intervals(ax: Axes, table: pd.DataFrame, places: str, series: str) -> None:
@@ -483,41 +435,35 @@ def _draw_intervals(ax: Axes, table: pd.DataFrame, places: str, series: str) -> 
     ax.set(yticks=range(len(rows)), yticklabels=rows, ylim=(len(rows) - 0.5, -0.5))
     ax.axvline(0, color="0.7", lw=0.6, zorder=0)
 
-# %% ../nbs/06_figures.ipynb #ab2d56e5
-def _draw_curves(ax: Axes, table: pd.DataFrame, x: str) -> None:
-    "A line with its band of uncertainty for each group."
-    for g, (group, rows) in enumerate(table.groupby("group", sort=False)):
-        ax.fill_between(rows[x], rows["low"], rows["high"], color=_colour(g), alpha=0.2, lw=0)
-        ax.plot(rows[x], rows["value"], "o-", color=_colour(g), markersize=3, label=group)
-    ax.legend()
-
 # %% ../nbs/06_figures.ipynb #14d2b2b1
+@style()
 def plot_consistency(
     table: pd.DataFrame,     # versions, group, attribute, quantity, value, low, high
     dose: pd.DataFrame,      # group, gamma, value, low, high
     caption: str = "",
-    wanted: float = 0.7,     # a dotted line at this share
 ) -> Figure:
     "Common and own shares of the change by group and attribute, and change over strength."
     common, own = (table[table["quantity"] == quantity] for quantity in ("common", "own"))
     parts = {"common, by group": (common[common["attribute"] == "together"], "group"),
              "own, by group": (own[own["attribute"] == "together"], "group"),
              "common, by attribute": (common[common["group"] == "all groups"], "attribute")}
-    with style():
-        figure, axes = _panels(4, 2.7)
-        for ax, (title, (rows, places)) in zip(axes, parts.items()):
-            _draw_intervals(ax, rows, places, "versions")
-            ax.axvline(wanted, color="0.5", ls=":", lw=0.8, zorder=0)
-            ax.set(xlabel="share of the change", title=title)
-            low = rows["low"].min()
-            if np.isfinite(low): ax.set_xlim(max(-0.5, min(-0.05, low)), 1.05)
-        _draw_curves(axes[3], dose, "gamma")
-        axes[3].set(xlabel="strength γ", ylabel="RMSE from the original", title="dose")
-        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=4)
-        _caption(figure, caption)
-    return figure
+    figure, axes = _panels(4, 2.7)
+    for ax, (title, (rows, places)) in zip(axes, parts.items()):
+        _draw_intervals(ax, rows, places, "versions")
+        ax.axvline(0.7, color="0.5", ls=":", lw=0.8, zorder=0)
+        ax.set(xlabel="share of the change", title=title)
+        low = rows["low"].min()
+        if np.isfinite(low): ax.set_xlim(max(-0.5, min(-0.05, low)), 1.05)
+    for g, (group, rows) in enumerate(dose.groupby("group", sort=False)):
+        x, colour = rows["gamma"], _colour(g)
+        axes[3].fill_between(x, rows["low"], rows["high"], color=colour, alpha=0.2, lw=0)
+        axes[3].plot(x, rows["value"], "o-", color=colour, markersize=3, label=group)
+    axes[3].set(xlabel="strength γ", ylabel="RMSE from the original", title="dose")
+    axes[3].legend()
+    return _caption(figure, caption, axes[0])
 
 # %% ../nbs/06_figures.ipynb #e684297e
+@style()
 def plot_null(
     table: pd.DataFrame,    # group, attribute, fit ("real" or "permuted"), value, low, high
     caption: str = "",
@@ -526,13 +472,10 @@ def plot_null(
     bounds, shares = (table[(table["attribute"] == "bound") == one] for one in (True, False))
     groups = list(dict.fromkeys(shares["group"]))
     lines = max(shares["attribute"].nunique(), bounds["group"].nunique())
-    with style():
-        figure, axes = _panels(1 + len(groups), 0.9 + 0.25 * lines)
-        _draw_intervals(axes[0], bounds, "group", "fit")
-        axes[0].set(xlabel="nats", title="bound on held-out images")
-        for ax, group in zip(axes[1:], groups):
-            _draw_intervals(ax, shares[shares["group"] == group], "attribute", "fit")
-            ax.set(xlabel="specific share of the way", title=group)
-        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=2)
-        _caption(figure, caption)
-    return figure
+    figure, axes = _panels(1 + len(groups), 0.9 + 0.25 * lines)
+    _draw_intervals(axes[0], bounds, "group", "fit")
+    axes[0].set(xlabel="nats", title="bound on held-out images")
+    for ax, group in zip(axes[1:], groups):
+        _draw_intervals(ax, shares[shares["group"] == group], "attribute", "fit")
+        ax.set(xlabel="specific share of the way", title=group)
+    return _caption(figure, caption, axes[0])

@@ -22,40 +22,34 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .denoiser import Denoiser, NoiseSchedule
-from .support.encoders import ConvEncoder, DenoiserEncoder, ENCODERS
+from .support.encoders import ConvEncoder, DenoiserEncoder, ENCODERS, GroupLinear
 from .support.files import digest, digest_weights, load_tensors, save_tensors, _building_from
 from .support.images import _check_channels
-from .support.layers import GroupLinear
 from .support.presets import CriticConfig
 from .support.training import (Batch, Fit, fit, generator, progress_bar, _quick_precision,
                                      resolve_device, warmup_cosine)
 
 # %% ../nbs/04_infonce.ipynb #2091f3b4
-def _positive_columns(scores: Tensor, positive: str | None) -> Tensor: # (B, 1)
+def _positive_columns(scores: Tensor, positive: str | None) -> Tensor: # (..., B, 1)
     "Column of the positive in each row of scores (..., B, M); None: decide by the shape."
-    if not scores.is_floating_point():
-        raise TypeError(f"scores must be a floating-point tensor, got {scores.dtype}")
-    if scores.ndim < 2 or scores.shape[-1] < 2 or scores.shape[-2] < 1:
-        raise ValueError("scores must be (B, B) with the positives on the diagonal or (B, 1 + K) "
-                         f"with the positive first and K >= 1, got {tuple(scores.shape)}")
-    rows, columns = scores.shape[-2:]
+    shape = tuple(scores.shape)
+    if not scores.is_floating_point(): raise TypeError(f"scores must be floats, got {scores.dtype}")
+    if len(shape) < 2 or shape[-1] < 2 or shape[-2] < 1:
+        raise ValueError("scores must be (B, B) with the positives on the diagonal, or (B, 1 + K) "
+                         f"with the positive first, got {shape}")
+    rows, columns = shape[-2:]
     positive = positive or ("diagonal" if rows == columns else "first")
     if positive not in ("diagonal", "first") or positive == "diagonal" and rows != columns:
-        raise ValueError("positive must be 'first', or 'diagonal' for a square matrix, or None; "
-                         f"got {positive!r} for scores {tuple(scores.shape)}")
-    return (torch.arange(rows, device=scores.device) * (positive == "diagonal"))[:, None]
-
-# %% ../nbs/04_infonce.ipynb #cc56e27b
-def _positives(scores: Tensor, columns: Tensor) -> Tensor: # (..., B)
-    "The positives' scores."
-    return scores.gather(-1, columns.expand(*scores.shape[:-1], 1)).squeeze(-1)
+        raise ValueError(f"positive must be 'first' or 'diagonal', got {positive!r} for {shape}")
+    columns = torch.arange(rows, device=scores.device) * (positive == "diagonal")
+    return columns[:, None].expand(*scores.shape[:-1], 1)
 
 # %% ../nbs/04_infonce.ipynb #8f869439
 def _info_nce_rows(scores: Tensor, positive: str | None = None) -> Tensor: # (..., B) in nats
     "InfoNCE loss of every row: minus log p(z+ | y) among the candidates."
     columns = _positive_columns(scores, positive)
     if scores.element_size() < 4: scores = scores.float()
-    return scores.logsumexp(-1) - _positives(scores, columns)
+    return scores.logsumexp(-1) - scores.gather(-1, columns).squeeze(-1)
 
 # %% ../nbs/04_infonce.ipynb #e826f71c
 def info_nce_loss(
@@ -106,14 +100,11 @@ def mi_bound(
 ) -> _MIBound:
     "The bound with standard errors over images. Raises ValueError for less than 2 images."
     columns, scores = _positive_columns(scores, positive).cpu(), scores.detach().cpu().double()
-    if scores.shape[-2] < 2:
-        raise ValueError(f"a standard error needs at least 2 images, got {tuple(scores.shape)}")
-    if not torch.isfinite(scores).all():
-        raise ValueError("scores must be finite; they hold NaN or infinity")
-    positives, m = _positives(scores, columns), scores.shape[-1]
-    negatives = scores.scatter(-1, columns.expand(*scores.shape[:-1], 1), -math.inf)
+    if scores.shape[-2] < 2: raise ValueError("a standard error needs at least 2 images")
+    if not torch.isfinite(scores).all(): raise ValueError("scores must be finite")
+    positives, m = scores.gather(-1, columns).squeeze(-1), scores.shape[-1]
     bounds = []
-    for n_terms, terms in ((m, scores), (m - 1, negatives)):
+    for n_terms, terms in ((m, scores), (m - 1, scores.scatter(-1, columns, -math.inf))):
         rows = math.log(n_terms) + positives - terms.logsumexp(-1)
         rows = rows.reshape(-1, rows.shape[-1]).mean(0)
         bounds += [rows.mean().item(), rows.std().item() / math.sqrt(len(rows))]
@@ -123,8 +114,7 @@ def mi_bound(
 def _candidate_columns(n: int, n_candidates: int, order: Tensor | None = None) -> Tensor: # (n, B)
     "Columns of each row's B candidates, its own first; `order` (n,): around the circle."
     if not 2 <= n_candidates <= n:
-        raise ValueError(f"the number of candidates B must be between 2 and {n} (all images), "
-                         f"got {n_candidates}")
+        raise ValueError(f"candidates must be between 2 and {n} (all images), got {n_candidates}")
     order = torch.arange(n) if order is None else order
     circle = (torch.arange(n)[:, None] + torch.arange(n_candidates)) % n
     return order[circle][order.argsort()]
@@ -138,8 +128,7 @@ def _separable_score(f: Tensor, h: Tensor) -> Tensor: # (G, R, E), (G, M, E + 1)
 # %% ../nbs/04_infonce.ipynb #3e1f8c23
 def _resolve_groups(groups: Sequence[int] | Sequence[Sequence[int]],
                     n_latents: int | None = None) -> tuple[tuple[int, ...], ...]:
-    # groups: sizes (6, 6), or dimensions ((0, 1), (4,)) -> dimensions of each group
-    "Latent dimensions of every group. Raises ValueError for dimensions repeated or out of range."
+    "Dimensions of groups given by sizes (6, 6) or dimensions ((0, 1), (4,)). Raises ValueError."
     if not len(groups): raise ValueError("groups must name at least one group, got none")
     if all(isinstance(g, Integral) for g in groups):
         ends = torch.tensor(groups).cumsum(0).tolist()
@@ -148,15 +137,13 @@ def _resolve_groups(groups: Sequence[int] | Sequence[Sequence[int]],
     last = math.inf if n_latents is None else n_latents - 1
     for g in resolved:
         if not g or len(set(g)) < len(g) or min(g) < 0 or max(g) > last:
-            raise ValueError("a group must hold at least one dimension, all distinct and between 0 "
-                             f"and {last}, got {g}")
+            raise ValueError(f"a group must hold distinct dimensions between 0 and {last}, got {g}")
     return resolved
 
 # %% ../nbs/04_infonce.ipynb #93d2633d
 class _Heads(nn.Module):
     "Networks above the encoder, for each group: f_g on image features, h_g on latents."
-    def __init__(self, dims: Sequence[Sequence[int]], n_in: int, n_features: int,
-                 dropout: float) -> None:
+    def __init__(self, dims: Sequence, n_in: int, n_features: int, dropout: float) -> None:
         super().__init__()
         n, widest, hidden = len(dims), max(map(len, dims)), 2 * n_features
         index = [[*g, *[g[0]] * (widest - len(g))] for g in dims] # smaller groups are filled up ...
@@ -183,14 +170,12 @@ def _signal_level(alpha_bar: Tensor | None, t: int | Tensor | None, y: Tensor) -
     "alpha_bar[t] of each image y; None where t is."
     if t is None: return None
     if alpha_bar is None:
-        raise ValueError("this model was trained on clean images and takes no t; leave t out, "
-                         "or train them with schedule=")
+        raise ValueError("trained on clean images, takes no t: leave t out, or train with schedule=")
     t, last = torch.as_tensor(t, device=y.device), len(alpha_bar) - 1
     if t.device.type == "cpu" and (t.min() < 0 or t.max() > last):
         raise ValueError(f"t must be between 0 and {last}, got {t.min()} to {t.max()}")
     if t.ndim > 1 or t.ndim == 1 and len(t) not in (1, len(y)):
-        raise ValueError(f"t must be one step or one for each of the {len(y)} images, got shape "
-                         f"{tuple(t.shape)}")
+        raise ValueError(f"t must be one, or one for each of the {len(y)} images: {tuple(t.shape)}")
     return alpha_bar[t].expand(len(y))
 
 # %% ../nbs/04_infonce.ipynb #9434b27d
@@ -198,8 +183,7 @@ def _check_shown(y: Tensor, encoder: nn.Module) -> None:
     "Raise ValueError unless images (n, C, H, W) have the size and the channels of an encoder."
     size = encoder.image_size
     if y.ndim != 4 or y.shape[2:] != (size, size):
-        raise ValueError(f"images must be (n, C, {size}, {size}), got {tuple(y.shape)}; resize "
-                         "them or train critics for this size")
+        raise ValueError(f"images must be resized to (n, C, {size}, {size}), not {tuple(y.shape)}")
     _check_channels(y.shape[1], getattr(encoder, "channels", None))
 
 # %% ../nbs/04_infonce.ipynb #92fd9ada
@@ -207,8 +191,7 @@ def _check_schedule(encoder: nn.Module, alpha_bar: Tensor | None) -> Tensor | No
     "A copy of a schedule. Raises ValueError if it is none, or not for the encoder."
     if alpha_bar is None: return None
     if not encoder.noise_aware:
-        raise ValueError("a schedule was given, but the encoder cannot be told the noise level; "
-                         "build it with noise_aware=True")
+        raise ValueError("with a schedule, the encoder must be built with noise_aware=True")
     a = torch.as_tensor(alpha_bar).detach()
     if a.ndim != 1 or len(a) < 2 or abs(a[0] - 1) > 1e-6 or (a.diff() > 0).any() or a[-1] < 0:
         raise ValueError("alpha_bar must be (T + 1,), start with 1 and fall to no less than 0")
@@ -277,23 +260,18 @@ def _encoder_config(encoder: nn.Module) -> dict[str, Any]:
     "What an encoder can be built from again. Raises ValueError for one that cannot."
     config = getattr(encoder, "config", {"kind": "custom"})
     if config["kind"] not in ENCODERS:
-        raise ValueError(f"only models with one of the encoders {sorted(ENCODERS)} can be saved; "
-                         "keep the state_dict of others yourself")
+        raise ValueError(f"only models with one of the encoders {sorted(ENCODERS)} can be saved")
     return config
 
 # %% ../nbs/04_infonce.ipynb #1f715b0b
 def _build_encoder(config: dict[str, Any], denoiser: Denoiser | None = None,
                    weights: str | Path | None = None) -> nn.Module:
     "An encoder as its configuration describes it."
-    settings = dict(config)
-    kind = settings.pop("kind")
-    if kind == "denoiser":
-        if denoiser is None:
-            raise ValueError("this encoder looks through a denoiser; give the one it was trained "
-                             "with as denoiser=")
-        settings["denoiser"] = denoiser
-    if kind == "dino": settings["weights"] = weights
-    return ENCODERS[kind](**settings)
+    kind, settings = config["kind"], {name: x for name, x in config.items() if name != "kind"}
+    if kind == "denoiser" and denoiser is None:
+        raise ValueError("this encoder looks through a denoiser: give its own as denoiser=")
+    parts = {"denoiser": {"denoiser": denoiser}, "dino": {"weights": weights}}
+    return ENCODERS[kind](**settings, **parts.get(kind, {}))
 
 # %% ../nbs/04_infonce.ipynb #e93f8f84
 def _trained_state(model: nn.Module) -> dict[str, Tensor]:
@@ -306,17 +284,16 @@ def _load_trained(model: nn.Module, tensors: dict[str, Tensor], path: str | Path
     missing, unexpected = model.load_state_dict(tensors, strict=False)
     wrong = [k for k in missing if not k.startswith(_FROZEN)] + unexpected
     if wrong:
-        raise ValueError(f"{path} does not hold the weights its header describes (missing or "
-                         f"unexpected: {wrong[:5]})")
+        raise ValueError(f"{path} does not hold the weights of its header: {wrong[:5]} differ")
     return model.eval()
 
 # %% ../nbs/04_infonce.ipynb #9b472c75
 def _describe_critics(critics: Critics) -> dict[str, Any]: # JSON-able
     "Everything but the weights: groups, sizes, encoder, and whether noise-aware."
     encoder = getattr(critics.encoder, "config", {"kind": "custom"})
-    return {"kind": "critics", "groups": [list(g) for g in critics.groups], "encoder": encoder,
-            "n_latents": critics.n_latents, "config": critics.config,
-            "noise_aware": critics.noise_aware}
+    settings = {name: getattr(critics, name) for name in ("n_latents", "config", "noise_aware")}
+    groups = [list(g) for g in critics.groups]
+    return {"kind": "critics", "groups": groups, "encoder": encoder, **settings}
 
 # %% ../nbs/04_infonce.ipynb #52a9967f
 def save_critics(critics: Critics, path: str | Path) -> Path:
@@ -373,7 +350,6 @@ def _read_latents(z: _Latents) -> tuple[Tensor, Tensor]: # (n, D), (n, D)
 # %% ../nbs/04_infonce.ipynb #31bc33fc
 def _read_data(images: Tensor, z: _Latents, device: torch.device, what: str = "images",
                limit: float = 1.0) -> _CriticData:
-    # images (n, C, H, H) in [-1, 1]; z (n, D), or (mean, log_var)
     "Images and latents. Raises ValueError for shapes, ranges or values that cannot be meant."
     images, (mean, std) = torch.as_tensor(images).detach().float(), _read_latents(z)
     if images.ndim != 4 or images.shape[2] != images.shape[3]:
@@ -386,8 +362,7 @@ def _read_data(images: Tensor, z: _Latents, device: torch.device, what: str = "i
         if not torch.isfinite(x).all(): raise ValueError(f"{name} must be finite")
     low, high = images.min().item(), images.max().item()
     if max(-low, high) > 1.001 * limit:
-        raise ValueError(f"{what} must lie in [-1, 1], got {low:.3g} to {high:.3g}; map [0, 1] by "
-                         "2 * images - 1")
+        raise ValueError(f"{what} must be in [-1, 1] (2 * images - 1): {low:.3g} to {high:.3g}")
     if low >= 0 and limit == 1:
         warnings.warn(f"{what} hold no value below 0; they must lie in [-1, 1]", stacklevel=3)
     return _CriticData(images.to(device), mean.to(device), std.to(device))
@@ -400,23 +375,22 @@ def _add_noise(y: Tensor, alpha_bar: Tensor, noise: Tensor) -> Tensor: # (B, C, 
 
 # %% ../nbs/04_infonce.ipynb #ebcc05c1
 @torch.no_grad()
-def _held_out_scores(critics: Critics, data: _CriticData, columns: Tensor,
-                     t: int | Tensor | None, random: torch.Generator, known: Tensor | None = None,
-                     seen: Tensor | None = None, chunk: int = 128) -> Tensor:
-    # columns (n, B); known (G, n, E); seen (n, ...) -> (G, n, B), positive first
-    "Scores of every image with its own candidates; the whole matrix never exists."
-    everyone, device = torch.arange(len(data.images), device=data.mean.device), data.mean.device
+def _held_out_scores(critics: Critics, data: _CriticData, columns: Tensor, t: int | Tensor | None,
+                     random: torch.Generator, known: Tensor | None = None,
+                     seen: Tensor | None = None) -> Tensor: # (G, n, B), positive first
+    "Scores of images and their candidates; given image features, or what these are read from."
+    device = data.mean.device
+    everyone = torch.arange(len(data.images), device=device)
     noise = torch.randn(data.mean.shape, generator=random).to(device)
     h, parts = critics.latent_features(data.draw(everyone, noise)), []
     if t is not None: t = torch.as_tensor(t).expand(len(everyone)).to(device)
-    for rows in everyone.split(chunk):
+    for rows in everyone.split(128): # the whole matrix never exists
         y, at = (data.images if seen is None else seen)[rows], None if t is None else t[rows]
         if at is not None and seen is None:
             noise = torch.randn(y.shape, generator=random).to(device)
             y = _add_noise(y, critics.alpha_bar[at], noise)
         f = critics.image_features(y, at, seen is not None) if known is None else known[:, rows]
-        scores = _separable_score(f, h)
-        parts.append(scores.gather(-1, columns[rows].expand(len(scores), -1, -1)))
+        parts.append(_separable_score(f, h).gather(-1, columns[rows].expand(len(f), -1, -1)))
     return torch.cat(parts, 1)
 
 # %% ../nbs/04_infonce.ipynb #7d8eb759
@@ -436,12 +410,12 @@ def held_out_mi(
     n, was_training, scores, known = len(data.images), critics.training, [], None
     critics.eval()
     if t is None and repeats > 1: # clean images look the same in every repeat
-        with torch.no_grad(): known = [critics.image_features(y) for y in data.images.split(128)]
-        known = torch.cat(known, 1)
+        with torch.no_grad():
+            known = torch.cat([critics.image_features(y) for y in data.images.split(128)], 1)
     for repeat in range(repeats):
         random = generator(seed, repeat)
-        order = torch.randperm(n, generator=random)
-        columns = _candidate_columns(n, min(n, n_candidates), order).to(data.mean.device)
+        columns = _candidate_columns(n, min(n, n_candidates), torch.randperm(n, generator=random))
+        columns = columns.to(data.mean.device)
         scores.append(_held_out_scores(critics, data, columns, t, random, known).cpu())
     critics.train(was_training)
     return tuple(mi_bound(s, "first") for s in torch.stack(scores, 1))
@@ -477,8 +451,7 @@ class _ScoreInputs:
         if self.seen is not None: # one view of each image
             view = (batch.rand() * len(self.t)).long()
             return self.seen[view, batch.index].float(), self.t[view, batch.index], True
-        y, t = self.images[batch.index], None
-        y = _random_shift(y, batch.rand(2), self.shift)
+        t, y = None, _random_shift(self.images[batch.index], batch.rand(2), self.shift)
         y = y + self.pixel_noise * batch.randn(*y.shape[1:])
         if self.alpha_bar is not None:
             t = _early_times(batch.rand(), len(self.alpha_bar))
@@ -488,8 +461,7 @@ class _ScoreInputs:
 # %% ../nbs/04_infonce.ipynb #5a1c0d24
 @torch.no_grad()
 def _look_once(encoder: nn.Module, images: Tensor, t: Tensor, alpha_bar: Tensor,
-               random: torch.Generator, chunk: int = 256) -> Tensor:
-    # images (n, C, H, W); t (n,); alpha_bar (T + 1,) -> (n, ...) half precision
+               random: torch.Generator, chunk: int = 256) -> Tensor: # (n, ...) half precision
     "What the encoder sees of noised images, in bfloat16 where that is quicker."
     encoder, parts = copy.deepcopy(encoder), []
     if isinstance(encoder, DenoiserEncoder) and _quick_precision(images.device) == "bfloat16":
@@ -504,11 +476,9 @@ def _look_ahead(encoder: nn.Module, shown: _ScoreInputs, n_views: int, seed: int
                 desc: str = "critics", progress: bool = True) -> _ScoreInputs:
     "Look at every image `n_views` times, each at another of as many equal shares of the times."
     if shown.alpha_bar is None or not getattr(encoder, "looks_once", False):
-        raise ValueError("views are for noise-aware critics on a DenoiserEncoder of width 0, got "
-                         f"{type(encoder).__name__}; set views=0")
+        raise ValueError("views are for noise-aware critics on a DenoiserEncoder of width 0")
     n, device, seen, times = len(shown.images), shown.images.device, [], []
-    bar = progress_bar(range(n_views), desc=f"{desc}: looking", unit="view", progress=progress)
-    for view in bar:
+    for view in progress_bar(range(n_views), progress, f"{desc}: looking", unit="view"):
         random = generator(seed, 7, view)
         u = ((torch.arange(n) + view) % n_views + torch.rand(n, generator=random)) / n_views
         y = _random_shift(shown.images, torch.rand(n, 2, generator=random).to(device), shown.shift)
@@ -527,8 +497,7 @@ def _show_images(data: _CriticData, model: nn.Module, config: CriticConfig, pixe
     return _look_ahead(model.encoder, shown, config.views, seed, desc, progress)
 
 # %% ../nbs/04_infonce.ipynb #c9aa81b2
-def _contrastive_loss(data: _CriticData, shown: _ScoreInputs, n_negatives: int
-                      | None) -> Callable[[Critics, Batch], tuple[Tensor, dict[str, Tensor]]]:
+def _contrastive_loss(data: _CriticData, shown: _ScoreInputs, n_negatives: int | None) -> Callable:
     "Loss function for `fit`: the groups' InfoNCE losses, summed."
     def loss(model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         z = data.draw(batch.index, batch.randn(data.mean.shape[1]))
@@ -542,51 +511,42 @@ def _contrastive_loss(data: _CriticData, shown: _ScoreInputs, n_negatives: int
     return loss
 
 # %% ../nbs/04_infonce.ipynb #f7133371
-class _Watch:
-    "Held-out loss of all groups during training, on fixed draws; adds the bounds to the history."
-    def __init__(self, data: _CriticData, n_candidates: int, critics: Critics, views: bool,
-                 seed: int) -> None:
-        n, self.data, self.seed = len(data.images), data, seed
-        order = torch.randperm(n, generator=generator(seed, 0))
-        self.columns = _candidate_columns(n, min(n, n_candidates), order).to(data.mean.device)
-        self.t, self.seen, self.bounds = None, None, []
-        alpha_bar, u = critics.alpha_bar, torch.linspace(0, 1 - 1e-6, n)
-        if alpha_bar is not None: self.t = _early_times(u, len(alpha_bar))[order]
-        if views: # look once at what every validation will read
-            t = self.t.to(data.mean.device)
-            self.seen = _look_once(critics.encoder, data.images, t, alpha_bar, generator(seed, 6))
+def _watch(data: _CriticData, n_candidates: int, critics: Critics, views: bool,
+           seed: int) -> tuple[Callable[..., Tensor], Callable[..., None]]:
+    "Held-out loss of all groups on fixed draws, and a callback that logs the bounds; for `fit`."
+    n, device, alpha_bar = len(data.images), data.mean.device, critics.alpha_bar
+    order, t, seen, bounds = torch.randperm(n, generator=generator(seed, 0)), None, None, []
+    columns = _candidate_columns(n, min(n, n_candidates), order).to(device)
+    if alpha_bar is not None:
+        t = _early_times(torch.linspace(0, 1 - 1e-6, n), len(alpha_bar))[order].to(device)
+    if views: seen = _look_once(critics.encoder, data.images, t, alpha_bar, generator(seed, 6))
 
-    def validate(self, model: nn.Module) -> Tensor: # ()
-        "Sum of the groups' held-out losses."
-        model, random = getattr(model, "module", model), generator(self.seed, 1)
-        scores = _held_out_scores(model, self.data, self.columns, self.t, random, seen=self.seen)
-        self.bounds = mi_lower_bound(scores, "first").tolist()
+    def validate(model: nn.Module) -> Tensor:
+        model, random = getattr(model, "module", model), generator(seed, 1)
+        scores = _held_out_scores(model, data, columns, t, random, seen=seen)
+        bounds[:] = mi_lower_bound(scores, "first").tolist()
         return _info_nce_rows(scores, "first").mean(-1).sum()
 
-    def record(self, step: int, model: nn.Module, row: dict[str, Any]) -> None:
-        "Put the bounds beside the validation score."
-        if "validation" in row: row["held_out_mi"] = self.bounds
-
-# %% ../nbs/04_infonce.ipynb #3c35f91d
-def _digest_data(images: Tensor | Any, z: _Latents) -> dict[str, str]:
-    "Digests of images and latents."
-    latents = z if isinstance(z, (tuple, list)) else [z]
-    parts = dict(zip(("images", "mean", "log_var"), (images, *latents)))
-    return {name: digest(torch.as_tensor(x).detach().float()) for name, x in parts.items()}
+    def log(step: int, model: nn.Module, row: dict[str, Any]) -> None:
+        if "validation" in row: row["held_out_mi"] = list(bounds)
+    return validate, log
 
 # %% ../nbs/04_infonce.ipynb #c37c9275
 def _training_marks(images: Tensor | Any, z: _Latents, held_out: tuple[Any, _Latents] | None,
                     schedule: NoiseSchedule | None = None, encoder: nn.Module | None = None,
                     config: CriticConfig | None = None,
-                    shown: _ScoreInputs | None = None) -> dict[str, Any]:
-    # -> JSON-able, for the fingerprint of `fit`
+                    shown: _ScoreInputs | None = None) -> dict[str, Any]: # JSON-able
     "What must agree for a checkpoint to belong to a training on these images and latents."
-    marks = {"data": _digest_data(images, z)}
-    if held_out is not None: marks["held_out"] = _digest_data(*held_out)
+    def digests(images: Tensor | Any, z: _Latents) -> dict[str, str]:
+        parts = [images, *(z if isinstance(z, (tuple, list)) else [z])]
+        return {name: digest(torch.as_tensor(x).detach().float())
+                for name, x in zip(("images", "mean", "log_var"), parts)}
+    marks = {"data": digests(images, z)}
+    if held_out is not None: marks["held_out"] = digests(*held_out)
     if shown is not None:
         marks |= {"pixel_noise": shown.pixel_noise, "shift": shown.shift, "steps": config.steps,
-                  "schedule": None if schedule is None else digest(schedule.alpha_bar),
-                  "encoder": None if encoder is None else digest_weights(encoder)}
+                  "schedule": schedule and digest(schedule.alpha_bar),
+                  "encoder": encoder and digest_weights(encoder)}
         if config.views: marks["views"] = config.views
     return marks
 
@@ -598,8 +558,7 @@ def _split(data: _CriticData, held_out: _CriticData | None, seed: int,
     order = torch.randperm(len(data.images), generator=generator(seed, stream)).to(data.mean.device)
     cut = max(2, len(order) // 10)
     if len(order) - cut < 2:
-        raise ValueError(f"{len(order)} images are too few to train and hold some out; give at "
-                         "least 4, or held_out=")
+        raise ValueError(f"{len(order)} images are too few to hold some out: give 4, or held_out=")
     return data.rows(order[cut:]), data.rows(order[:cut])
 
 # %% ../nbs/04_infonce.ipynb #b85e15e7
@@ -614,12 +573,11 @@ def _copy_encoder(encoder: nn.Module | None, images: Tensor, config: CriticConfi
 def _new_critics(data: _CriticData, groups: Sequence, schedule: NoiseSchedule | None,
                  config: CriticConfig, encoder: nn.Module | None, seed: int) -> Critics:
     "Critics with initial weights that depend on the seed alone, standardised to these latents."
-    alpha_bar = getattr(schedule, "alpha_bar", None)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(generator(seed, 3).initial_seed())
         encoder = _copy_encoder(encoder, data.images, config, schedule is not None)
-        critics = Critics(encoder, groups, data.mean.shape[1], config.features, alpha_bar,
-                          config.dropout)
+        critics = Critics(encoder, groups, data.mean.shape[1], config.features,
+                          getattr(schedule, "alpha_bar", None), config.dropout)
     _check_shown(data.images, encoder)
     for buffer, value in zip((critics.center, critics.scale), data.scale()): buffer.copy_(value)
     return critics.to(data.images.device)
@@ -655,17 +613,15 @@ def train_critics(
 ) -> Fit: # .model: Critics; .history: loss, mi and held_out_mi by group
     "Train the critics of all groups (paper Eq. 5), keeping those with the best held-out loss."
     device = resolve_device(device)
-    data, others = _read_data(images, z, device, limit=limit), None
-    if held_out is not None: others = _read_data(*held_out, device, "held-out images", limit)
-    kept, watched = _split(data, others, seed)
+    others = held_out and _read_data(*held_out, device, "held-out images", limit)
+    kept, watched = _split(_read_data(images, z, device, limit=limit), others, seed)
     critics = _new_critics(kept, groups, schedule, config, encoder, seed)
     shown = _show_images(kept, critics, config, pixel_noise, shift, seed, desc, progress)
     n_candidates = (n_negatives or config.batch_size - 1) + 1
-    watch = _Watch(watched, n_candidates, critics, config.views > 0, seed)
+    validate, log = _watch(watched, n_candidates, critics, config.views > 0, seed)
     marks = {"critics": _describe_critics(critics), "n_negatives": n_negatives,
              **_training_marks(images, z, held_out, schedule, encoder, config, shown)}
-    settings = _fit_settings(config, images.shape[-1])
-    return fit(critics, _contrastive_loss(kept, shown, n_negatives), len(kept.images), **settings,
-               validate=watch.validate, callback=watch.record, seed=seed, device=device,
-               precision=precision, checkpoint=checkpoint, checkpoint_every=checkpoint_every,
-               fingerprint=marks, desc=desc, progress=progress)
+    return fit(critics, _contrastive_loss(kept, shown, n_negatives), len(kept.images),
+               **_fit_settings(config, images.shape[-1]), validate=validate, callback=log,
+               seed=seed, device=device, precision=precision, checkpoint=checkpoint, desc=desc,
+               checkpoint_every=checkpoint_every, fingerprint=marks, progress=progress)

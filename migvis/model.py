@@ -6,24 +6,27 @@
 __all__ = ['MIGVis']
 
 # %% ../nbs/07_model.ipynb #1a74e26a
+import base64
 import copy
 import hashlib
 import html
 import inspect
+import io
 import logging
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from numbers import Integral
 from pathlib import Path
 from typing import Any
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
+from matplotlib.figure import Figure
 from sklearn.base import BaseEstimator
 from torch import Tensor
-
 
 # %% ../nbs/07_model.ipynb #1a74e26b
 from .data import Recording, Split, _check_recording, _recording_fingerprint
@@ -39,15 +42,14 @@ from .partial_correlation import GroupPenalty
 from .simulate.pretrained import (load_pretrained, _load_weak, _pretrained_for, _same_network,
                                         _weights_file)
 from .pretrained.diffusers import _fitting_denoiser, _identify
-from .show import looking # gives `Edits` their pictures
+from .figures import plot_guidance
 from .support.checks import _constant, to_numpy
 from .support.edits import Edits, _check_gamma, _check_rows
 from .support.encoders import ConvEncoder, DenoiserEncoder
 from .support.files import digest_weights, load_tensors, _remove_unfinished
 from .support.images import _check_channels, check_images, resize_images
 from .support.labels import _check_supervision, _hold_by_labels
-from .support.presets import (EditSettings, Preset, _as_settings, _check_settings,
-                                    _named_settings, get_preset)
+from .support.presets import EditSettings, Preset, _as_settings, _named_settings, get_preset
 from .support.runs import (run_lock, cache_folder, claim_folder, run_stage, _deciding,
                                  _launched_together)
 from .support.training import _quick_precision, resolve_device
@@ -60,14 +62,12 @@ _log = logging.getLogger("migvis")
 def _prepare(recording: Recording, preset: Preset, silent: str = "drop") -> Recording:
     "The recording as the models see it: checked, at the preset's resolution, without trials."
     if not isinstance(recording, Recording):
-        raise TypeError(f"fit needs a migvis.Recording, got {type(recording).__name__}; make one "
-                        "with Recording(images, responses, labels)")
+        raise TypeError("fit needs a migvis.Recording(images, responses, labels), got "
+                        f"{type(recording).__name__}")
     recording = _check_recording(recording, silent)
-    if len(recording) < 20:
-        raise ValueError(f"{len(recording)} images are too few to fit and test on; at least 20 "
-                         f"are needed")
-    return replace(recording, images=resize_images(recording.images, preset.image_size),
-                   trials=None)
+    if len(recording) < 20: raise ValueError(f"{len(recording)} images are too few: 20 are needed")
+    images = resize_images(recording.images, preset.image_size)
+    return replace(recording, images=images, trials=None)
 
 # %% ../nbs/07_model.ipynb #ac44d75c
 def _fit_vae_stage(path: Path, recording: Recording, split: Split, preset: Preset,
@@ -75,26 +75,24 @@ def _fit_vae_stage(path: Path, recording: Recording, split: Split, preset: Prese
     "The neural VAE: several seeds at once, of which validation picks one."
     def train(checkpoints: Path) -> tuple[FittedVAE, pd.DataFrame]:
         parts = [recording.select(images=part) for part in (split.train, split.validation)]
-        settings = {"seeds": preset.vae.seeds, "desc": "1/3 neural VAE"} | dict(options)
-        settings = {"penalty": GroupPenalty(settings.pop("estimator", "is"))} | settings
+        settings = {"seeds": preset.vae.seeds, "desc": "1/3 neural VAE", **options}
+        settings = {"penalty": GroupPenalty(settings.pop("estimator", "is")), **settings}
         vae = fit_vae(*parts, preset.vae, checkpoint=checkpoints, **settings)
         return vae, vae.history
     return run_stage(path, train, lambda path, vae: vae.save(path), FittedVAE.load)
 
 # %% ../nbs/07_model.ipynb #836dd5a3
 def _critic_encoder(preset: Preset, denoiser: Denoiser, seed: int) -> torch.nn.Module | None:
-    # -> None: a ConvEncoder
-    "What a preset's critics look at images through."
-    config = preset.critic
-    if config.encoder != "denoiser": return None
+    "What a preset's critics look at images through; None: a ConvEncoder."
+    if preset.critic.encoder != "denoiser": return None
     with _initial_weights(seed, 32):
-        return DenoiserEncoder(denoiser, config.width, 2 * config.features)
+        return DenoiserEncoder(denoiser, preset.critic.width, 2 * preset.critic.features)
 
 # %% ../nbs/07_model.ipynb #ba88f0e1
 def _fit_critics_stage(path: Path, recording: Recording, split: Split, preset: Preset,
                        vae: FittedVAE, denoiser: Denoiser, options: Mapping) -> Critics:
     "The critics of all groups, on latents drawn from the VAE's posterior."
-    encoder = {"encoder": _critic_encoder(preset, denoiser, options["seed"])}
+    options = {"encoder": _critic_encoder(preset, denoiser, options["seed"]), **options}
     schedule = denoiser.schedule if preset.critic.noise_aware else None
     def part(rows: np.ndarray) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         mean, log_var = vae.posterior(recording)
@@ -102,14 +100,12 @@ def _fit_critics_stage(path: Path, recording: Recording, split: Split, preset: P
     def train(checkpoints: Path) -> tuple[Critics, pd.DataFrame]:
         fitted = train_critics(*part(split.train), vae.groups, schedule, preset.critic,
                                held_out=part(split.validation), checkpoint=checkpoints,
-                               desc="3/3 critics", limit=_pixel_limit(denoiser),
-                               **(encoder | dict(options)))
+                               desc="3/3 critics", limit=_pixel_limit(denoiser), **options)
         return fitted.model, fitted.history
     def load(path: Path) -> Critics:
         try: return load_critics(path, options["device"], denoiser)
         except ValueError as e:
-            raise ValueError(f"{e}; fit into a new folder, or delete {path} to train the critics "
-                             "again") from e
+            raise ValueError(f"{e}; choose a new folder, or delete {path} to train it again") from e
     return run_stage(path, train, lambda path, critics: save_critics(critics, path), load)
 
 # %% ../nbs/07_model.ipynb #0966a479
@@ -118,16 +114,14 @@ def _fit_denoiser_stage(path: Path, recording: Recording, split: Split, preset: 
                         options: Mapping) -> Denoiser:
     "A given or shipped denoiser, or one trained from random weights or shipped ones (`start`)."
     def train(checkpoints: Path) -> tuple[Denoiser, pd.DataFrame]:
-        first = None
-        if start is not None: first = load_pretrained(start, "cpu")[0].train().requires_grad_(True)
+        first = start and load_pretrained(start, "cpu")[0].train().requires_grad_(True)
         fitted = train_denoiser(recording.images[split.train], preset.denoiser, denoiser=first,
                                 desc="2/3 denoiser", validation=recording.images[split.validation],
                                 checkpoint=checkpoints, **options)
         return fitted.model, fitted.history
     if given is not None: return copy.deepcopy(given).eval().to(options["device"])
     if shipped is not None and not path.exists():
-        _log.info("2/3 denoiser: the shipped weights %r fit these images; train=True trains one "
-                  "anew", shipped)
+        _log.info("2/3 denoiser: shipped weights %r fit these images (not with train=True)", shipped)
         return load_pretrained(shipped, options["device"])[0]
     meta = {"preset": preset.name, "recording": recording.name}
     return run_stage(path, train, lambda path, denoiser: save_denoiser(path, denoiser, meta),
@@ -148,37 +142,29 @@ def _own_split(split: Split | None, recording: Recording, seed: int) -> Split:
     once = len(np.unique(rows)) == len(rows)
     if min(map(len, parts)) == 0 or not once or not 0 <= rows.min() <= rows.max() < n:
         raise ValueError("split must have train, validation and test images, none of them twice, "
-                         f"with numbers from 0 to {n - 1}; got {[len(part) for part in parts]} "
-                         "images")
+                         f"with numbers from 0 to {n - 1}; got {list(map(len, parts))} images")
     return Split(*parts)
 
 # %% ../nbs/07_model.ipynb #5a1f0c21
-def _check_vae_options(options: Mapping[str, Any], recording: Recording, preset: Preset) -> None:
-    "Raise TypeError for arguments that `fit_vae` does not have, ValueError for missing labels."
+def _check_options(options: Mapping[str, Any], start: str | None, recording: Recording,
+                   preset: Preset) -> None:
+    "Raise unless `fit_vae` has these arguments, labels exist, and shipped weights fit the network."
     keywords = {p.name for p in inspect.signature(fit_vae).parameters.values()
                 if p.kind is p.KEYWORD_ONLY} | {"estimator"}
     if unknown := sorted(set(options) - keywords):
-        raise TypeError(f"fit has no arguments {', '.join(unknown)}; for the VAE there are "
-                        f"{', '.join(sorted(keywords))}")
+        raise TypeError(f"fit has no arguments {unknown}; for the VAE there are {sorted(keywords)}")
     if "supervision" in options:
         _check_supervision(recording.labels, options["supervision"], len(preset.vae.groups))
-
-# %% ../nbs/07_model.ipynb #c56ead6c
-def _check_start(start: str | None, preset: Preset, channels: int = 1) -> None:
-    "Raise ValueError unless shipped weights of that name, if any, fit the preset's network."
     if start is None: return
-    if channels != 1:
-        raise ValueError(f"the shipped weights {start!r} are for grey images; leave out start= to "
-                         "train a denoiser for images in colour, or average their colours")
+    if recording.images.shape[1] != 1:
+        raise ValueError(f"the shipped weights {start!r} are for grey images; leave out start=")
     if not _same_network(load_tensors(_weights_file(start), kind="denoiser")[1], preset.denoiser):
         raise ValueError(f"the shipped weights {start!r} are of another network than that of "
-                         f"preset {preset.name!r}; leave out start=, or use the preset that the "
-                         "weights were trained for")
+                         f"preset {preset.name!r}: leave out start=, or use their preset")
 
 # %% ../nbs/07_model.ipynb #519b7ed0
-def _fit_run(model: "MIGVis", recording: Recording, out: str | Path | None,
-             train: bool, start: str | None, given: Denoiser | None, progress: bool, vae: Mapping,
-             compile: bool | str = False) -> None:
+def _fit_run(model: "MIGVis", recording: Recording, out: str | Path | None, train: bool,
+             progress: bool, start: str | None, given: Any, vae: Mapping, compile: Any) -> None:
     "Fit or load all stages of a run in its folder, which goes again if nobody asked for it."
     sources = {"start": start, "denoiser": given and _identify(given)}
     model.options = _deciding(dict(vae) | {name: x for name, x in sources.items() if x})
@@ -189,37 +175,32 @@ def _fit_run(model: "MIGVis", recording: Recording, out: str | Path | None,
     key = hashlib.sha256(repr(identity).encode()).hexdigest()[:16]
     folder = Path(out or cache_folder() / "runs" / key).expanduser()
     options = {"seed": model.seed, "device": model.device, "progress": progress}
-    vae, parts = options | dict(vae), (recording, model.split, model.preset)
+    parts = recording, model.split, model.preset
     with run_lock(folder):
         claim_folder(folder, identity)
         if not _launched_together(): _remove_unfinished(folder)
         model.recording = recording
-        model.vae = _fit_vae_stage(folder / "vae.safetensors", *parts, vae)
+        model.vae = _fit_vae_stage(folder / "vae.safetensors", *parts, {**options, **vae})
         model.denoiser = _fit_denoiser_stage(folder / "denoiser.safetensors", *parts, model.shipped,
-                                             start, given, options | {"compile": compile})
+                                             start, given, {**options, "compile": compile})
         model.weak = _weak_of(folder, model.device)
-        if model.weak is None and model.shipped is not None:
-            model.weak = _load_weak(model.shipped, model.device)
+        if not model.weak and model.shipped: model.weak = _load_weak(model.shipped, model.device)
         model.critics = _fit_critics_stage(folder / "critics.safetensors", *parts, model.vae,
                                            model.denoiser, options)
         if out is None: shutil.rmtree(folder)
         else: model.save(folder)
 
 # %% ../nbs/07_model.ipynb #300e67e5
-def _kept_responses(model: "MIGVis", responses: Any) -> np.ndarray:
-    # -> (n, N) of the units that the VAE knows
+def _kept_responses(model: "MIGVis", responses: Any) -> np.ndarray: # (n, N)
     "New responses without the units that fitting left out. Raises ValueError for other units."
     x = np.asarray(getattr(responses, "responses", responses), np.float32)
     n_kept = len(model.vae.standardizer.mean)
     n_all = n_kept + len(model.dropped_units)
     if x.ndim != 2 or x.shape[1] not in (n_kept, n_all):
-        silent = f", or {n_kept} without the {n_all - n_kept} silent ones" if n_all > n_kept else ""
-        raise ValueError(f"responses must be (images, units) of the same {n_all}{silent} units, "
-                         f"got shape {x.shape}")
+        raise ValueError(f"responses must be of the same {n_all} units ({n_kept} vary), got {x.shape}")
     if x.shape[1] == n_all: x = np.delete(x, list(model.dropped_units), axis=1)
     if not np.isfinite(x).all():
-        raise ValueError(f"responses must be finite; {int((~np.isfinite(x)).sum())} values are "
-                         "missing or infinite: leave these images out, or average other trials")
+        raise ValueError(f"{(~np.isfinite(x)).sum()} values are missing or infinite: leave them out")
     return x
 
 # %% ../nbs/07_model.ipynb #b56c5695
@@ -229,68 +210,48 @@ def _as_indices(value: int | Sequence[int], n: int, what: str) -> tuple[int, ...
     if array.ndim != 1 or not len(array) or not np.issubdtype(array.dtype, np.integer):
         raise TypeError(f"{what} must be an image number or a list of them, got {value!r}")
     if (array < 0).any() or (array >= n).any():
-        raise ValueError(f"{what} must be between 0 and {n - 1} (the recording has {n} images), "
-                         f"got {array.tolist()}")
+        raise ValueError(f"{what} must be between 0 and {n - 1}, got {array.tolist()}")
     return tuple(array.tolist())
 
 # %% ../nbs/07_model.ipynb #040aaf71
 def _as_groups(groups: str | int | Sequence[int | str], vae: FittedVAE) -> tuple[int, ...]:
-    # -> indices from 0
-    "Groups by number (from 1) or name; \"all\" are all. Raises ValueError."
+    'Indices, from 0, of groups by number (from 1) or name; "all" are all. Raises ValueError.'
     chosen = vae.group_indices(None if isinstance(groups, str) and groups == "all" else groups)
     if not chosen: raise ValueError("groups must name at least one group, or be 'all'")
     return chosen
 
-# %% ../nbs/07_model.ipynb #c3de9ef9
-@dataclass(frozen=True)
-class _Aim:
-    "Where edits go: to the latents of images, to any latents, or along a direction."
-    index: tuple[int, ...] | None = None # images of the recording, one for each original
-    z: Tensor | None = None              # (n, D)
-    direction: dict[int, Any] | None = None # index of a group -> vector
-
 # %% ../nbs/07_model.ipynb #c11d94d8
-def _as_aim(target: Any, z: Tensor, n: int, vae: FittedVAE) -> _Aim:
-    # z (images, D) latents of the recording
-    "What a user aims at. Raises ValueError for another number of images or latents."
+def _as_aim(target: Any, n: int, model: "MIGVis") -> tuple[Any, dict[str, Any]]:
+    "Latents (n, D) or a direction that a user aims at; how `Edits` note it. Raises ValueError."
+    z, images, vae, critics = model.latents(), model.recording.images, model.vae, model.critics
     if isinstance(target, Mapping):
-        return _Aim(direction={vae.group_index(group): vector for group, vector in target.items()})
+        goal = {vae.group_index(group): vector for group, vector in target.items()}
+        direction = _as_direction(goal, critics.groups, critics.n_latents)
+        return goal, {"targets": None, "direction": direction.numpy()}
     values = np.asarray(target.detach().cpu() if isinstance(target, Tensor) else target)
     if values.ndim == 0 or values.dtype.kind != "f":
         index = _as_indices(target, len(z), "target")
         if len(index) not in (1, n):
-            raise ValueError(f"give one target for all originals or one each: {n} originals but "
-                             f"{len(index)} targets")
+            raise ValueError(f"give one target for all originals or one each ({n}), got {index}")
         index = index * (n // len(index))
-        return _Aim(index, z[list(index)])
+        return z[list(index)], {"targets": images[list(index)], "target_index": index}
     if values.shape not in ((z.shape[1],), (n, z.shape[1])) or not np.isfinite(values).all():
-        raise ValueError("target must be image numbers, which are whole, a direction {group: "
-                         f"vector}}, or finite latents ({z.shape[1]},) or ({n}, {z.shape[1]}), one "
-                         f"row an original; got floats {values.shape}")
-    return _Aim(z=torch.as_tensor(values).to(z).expand(n, -1))
-
-# %% ../nbs/07_model.ipynb #c198645b
-@dataclass(frozen=True)
-class _Start:
-    "Where edits begin: images of the recording, or new ones."
-    images: np.ndarray # (n, C, H, W) in [0, 1]
-    z: Tensor          # (n, D)
-    index: tuple[int, ...] | None = None # in the recording; None: new images
+        raise ValueError("target must be whole image numbers, a direction {group: vector}, or finite "
+                         f"latents {(z.shape[1],)} or {(n, z.shape[1])}; got {values.shape}")
+    goal = torch.as_tensor(values).to(z).expand(n, -1)
+    return goal, {"targets": None, "z_targets": goal.numpy()}
 
 # %% ../nbs/07_model.ipynb #f18149d6
-def _as_start(original: Any, latents: Any, model: "MIGVis") -> _Start:
-    "What a user wants edited. Raises ValueError for new images without latents."
+def _as_start(original: Any, latents: Any, model: "MIGVis") -> tuple[np.ndarray, Tensor, Any]:
+    "Images (n, C, H, W) to edit, latents (n, D), image numbers or None. Raises ValueError."
     images, z = model.recording.images, model.latents()
     if np.ndim(original) < 2:
         if latents is not None:
-            raise ValueError("latents= belong to new images; those of images of the recording are "
-                             "known: leave latents= out, or give images as originals")
+            raise ValueError("latents= belong to new images; those of the recording are known")
         index = _as_indices(original, len(images), "original")
-        return _Start(images[list(index)], z[list(index)], index)
+        return images[list(index)], z[list(index)], index
     if latents is None:
-        raise ValueError("new images need their latents, or what is not edited could not be held; "
-                         "give latents=, such as model.transform(responses) of the same units to "
-                         "these images")
+        raise ValueError("new images need their latents=, such as model.transform(responses)")
     new, (channels, size) = to_numpy(original), images.shape[1:3]
     if new.ndim == 2 or new.ndim == 3 and len(new) == channels: new = new[None]
     new = check_images(new)
@@ -299,18 +260,16 @@ def _as_start(original: Any, latents: Any, model: "MIGVis") -> _Start:
     latents = torch.atleast_2d(torch.as_tensor(to_numpy(latents))).to(z)
     _check_rows("latents", latents, z.shape[1])
     if len(latents) != len(images):
-        raise ValueError(f"{len(images)} new images, but latents of {len(latents)}; give a row an "
-                         "image")
-    return _Start(images, latents)
+        raise ValueError(f"give latents of {len(images)} new images, not of {len(latents)}")
+    return images, latents, None
 
 # %% ../nbs/07_model.ipynb #5a1f0c22
 def _denoiser_for(model: "MIGVis", autoguidance: float) -> Denoiser | Autoguided:
     "The denoiser of edits. Raises ValueError if a weaker one is needed and there is none."
     if autoguidance == 1: return model.denoiser
     if model.weak is None:
-        raise ValueError(f"autoguidance={autoguidance:g} needs a weaker denoiser, and this run has "
-                         "none: set `.weak` to one, such as an earlier checkpoint "
-                         "(`load_denoiser`), or leave autoguidance out")
+        raise ValueError(f"autoguidance={autoguidance:g} needs a weaker denoiser: set `.weak`, such "
+                         "as to an earlier checkpoint (`load_denoiser`), or leave autoguidance out")
     return Autoguided(model.denoiser, model.weak, autoguidance)
 
 # %% ../nbs/07_model.ipynb #90bbf432
@@ -326,41 +285,24 @@ def _networks_in(precision: str, critics: Critics, denoiser: Denoiser | Autoguid
     return critics, denoiser
 
 # %% ../nbs/07_model.ipynb #c80b6a1b
-def _as_edits(model: "MIGVis", edited: Tensor, start: _Start, aim: _Aim, groups: tuple[int, ...],
-              gammas: tuple[float, ...], settings: EditSettings) -> Edits:
-    "Edited images with what they are of."
-    images, critics, vectors = model.recording.images, model.critics, {}
-    if aim.direction is not None:
-        direction = _as_direction(aim.direction, critics.groups, critics.n_latents)
-        vectors["direction"] = direction.numpy()
-    elif aim.index is None:
-        vectors["z_targets"] = aim.z.numpy()
-    targets = None if aim.index is None else images[list(aim.index)]
-    caption = model.caption(settings.mode)
-    if getattr(model.denoiser, "latent", False):
-        run, mode = caption.rsplit("; ", 1)
-        rmse = _autoencoder_rmse(model.denoiser, start.images)
-        caption = f"{run}; its autoencoder alone changes the originals by RMSE {rmse:.3f}; {mode}"
-    names = tuple(model.group_names[g] for g in groups)
-    return Edits(edited.float().numpy(), start.images, targets, gammas, names, settings.mode,
-                 caption, groups, start.index, aim.index, settings=settings, **vectors)
+def _edit_caption(model: "MIGVis", mode: str, originals: np.ndarray) -> str:
+    "What edits are of; with latent diffusion, also what its autoencoder alone changes."
+    caption = model.caption(mode)
+    if not getattr(model.denoiser, "latent", False): return caption
+    run, mode = caption.rsplit("; ", 1)
+    rmse = _autoencoder_rmse(model.denoiser, originals)
+    return f"{run}; its autoencoder alone changes the originals by RMSE {rmse:.3f}; {mode}"
 
 # %% ../nbs/07_model.ipynb #bef76b6c
 def _check_preset(preset: Preset) -> None:
     "Raise ValueError for settings that a later stage, or an edit, would refuse."
-    _check_settings(preset)
     config = preset.denoiser
     if config.precision not in ("float32", "bfloat16"):
-        raise ValueError(f"the denoiser's precision must be 'float32' or 'bfloat16', got "
-                         f"{config.precision!r}")
+        raise ValueError(f"precision must be 'float32' or 'bfloat16', got {config.precision!r}")
     if config.image_size != preset.image_size:
-        raise ValueError(f"the denoiser's image_size must be the preset's, {preset.image_size}, "
-                         f"got {config.image_size}")
-    if preset.t_edit > config.T:
-        raise ValueError(f"t_edit must be between 1 and T = {config.T}, got {preset.t_edit}")
+        raise ValueError(f"denoiser.image_size must be the preset's, {preset.image_size}")
     if round(config.width * min(config.multipliers)) < 1:
-        raise ValueError(f"denoiser.width times each of the multipliers {config.multipliers} must "
-                         f"be at least 1")
+        raise ValueError(f"width times each of the multipliers must be at least 1: {config}")
     schedule = build_denoiser(config).schedule
     if preset.critic.width: ConvEncoder(preset.image_size, preset.critic.width)
     for mode in ("paper", "selective"): _check_times(preset.edit_settings(mode).resolve(), schedule)
@@ -370,14 +312,44 @@ def _judge_for(model: "MIGVis", progress: bool = True, checkpoint: Path | None =
     "The shipped readouts for simulated images, else readouts trained on the training images."
     if _pretrained_for(model.recording, model.preset) is not None: # which reduce larger images
         return load_readouts("demo", model.device)
-    parts = [model.recording.select(images=rows)
-             for rows in (model.split.train, model.split.validation)]
+    split = model.split
+    parts = (model.recording.select(images=rows) for rows in (split.train, split.validation))
     (images, labels), validation = ((part.images, part.labels) for part in parts)
-    steps = 30 * len(images) // ReadoutConfig.batch_size # thirty times through the images
-    config = ReadoutConfig(steps=max(100, steps))
+    config = ReadoutConfig(steps=max(100, 30 * len(images) // ReadoutConfig.batch_size)) # 30 epochs
     return train_readouts(images, labels, config, validation=validation,
                           start=load_readouts("demo", "cpu"), seed=model.seed, device=model.device,
                           progress=progress, checkpoint=checkpoint)
+
+# %% ../nbs/07_model.ipynb #3f944856
+def _plot_edits(edits: Edits) -> Figure:
+    "The layout of the paper's Fig. 4."
+    return plot_guidance(edits.originals, edits.targets, edits.images, edits.gammas,
+                         edits.group_names, edits.caption)
+
+# %% ../nbs/07_model.ipynb #47e8690c
+def _edits_as_picture(edits: Edits) -> str:
+    "The figure as a notebook shows it, in HTML."
+    figure, picture = edits.plot(), io.BytesIO()
+    figure.savefig(picture, dpi=90)
+    plt.close(figure) # else the notebook would show it twice
+    source = base64.b64encode(picture.getvalue()).decode()
+    return f'<img alt="{html.escape(repr(edits))}" src="data:image/png;base64,{source}"/>'
+
+# %% ../nbs/07_model.ipynb #a736a05e
+def _explore_edits(edits: Edits) -> Any:
+    "Sliders over these edits, an ipywidgets widget (`show.widgets.explore`)."
+    from migvis.show.widgets import explore
+    return explore(edits)
+
+# %% ../nbs/07_model.ipynb #f01a4520
+def _edits_to_html(edits: Edits, path: str | Path) -> Path:
+    "The same sliders as one file that needs neither kernel nor network (`show.page.to_html`)."
+    from migvis.show.page import to_html
+    return to_html(edits, path)
+
+# %% ../nbs/07_model.ipynb #bb55087d
+Edits.plot, Edits._repr_html_ = _plot_edits, _edits_as_picture
+Edits.explore, Edits.to_html = _explore_edits, _edits_to_html
 
 # %% ../nbs/07_model.ipynb #e63596da
 class _Settings(BaseEstimator):
@@ -406,19 +378,16 @@ class _Settings(BaseEstimator):
     def require_fitted(self) -> None:
         "Raise ValueError before `fit` or `load`, and after a fit that was interrupted."
         if self.recording is None and self.critics is not None:
-            raise ValueError("this run was shared without its recording: latents of new responses "
-                             "can be read (transform, score), but there are no images to edit; "
-                             "give the recording: MIGVis.load(..., recording=)")
+            raise ValueError("this run was shared without its recording: it can transform and score "
+                             "responses, but not edit images; MIGVis.load(..., recording=)")
         parts = (self.recording, self.split, self.vae, self.denoiser, self.critics)
         if any(part is None for part in parts):
-            raise ValueError("this MIGVis is not fitted yet: call .fit(recording), or "
-                             "MIGVis.load(folder)")
+            raise ValueError("this MIGVis is not fitted: .fit(recording), or MIGVis.load(folder)")
 
     def set_params(self, **params: Any) -> "MIGVis": # preset, seed, device
         "Change settings; what was fitted stays. Raises ValueError."
         if unknown := sorted(set(params) - set(self.get_params())):
-            raise ValueError(f"MIGVis has no setting {', '.join(unknown)}; there are "
-                             f"{', '.join(self.get_params())}")
+            raise ValueError(f"no setting {', '.join(unknown)}; there are {[*self.get_params()]}")
         fresh = type(self)(**self.get_params() | params)
         for name in params: setattr(self, name, getattr(fresh, name))
         return self
@@ -433,15 +402,14 @@ class _Fitting(_Settings):
         "Fit VAE, denoiser and critics; an interrupted fit goes on where it was."
         _check_preset(self.preset)
         prepared = _prepare(recording, self.preset, silent)
-        _check_start(start, self.preset, prepared.images.shape[1])
+        _check_options(vae, start, prepared, self.preset)
         given = _fitting_denoiser(denoiser, self.preset, prepared.images.shape[1])
-        _check_vae_options(vae, prepared, self.preset)
         split = _own_split(split, prepared, self.seed)
         self._forget()
         self.split = split
         if prepared.responses.shape[1] < recording.responses.shape[1]:
             self.dropped_units = tuple(np.flatnonzero(_constant(recording.responses)).tolist())
-        _fit_run(self, prepared, out, train, start, given, progress, vae, compile)
+        _fit_run(self, prepared, out, train, progress, start, given, vae, compile)
         return self
 
     def transform(self, responses: Any) -> np.ndarray: # (n, units), or a Recording -> (n, D)
@@ -502,8 +470,7 @@ class _Editing(_Settling):
     def edit(
         self,
         original: Any, # image numbers in the recording; or new images, (C, H, W) or (n, C, H, W)
-        target: Any, # image numbers, one for all originals or one each; latents (D,) or
- # (n, D); or a direction {group: what is added to its latents}
+        target: Any, # image numbers, one or one each; latents (D,), (n, D); or {group: direction}
         groups: str | int | Sequence[int | str] = "all", # from 1, or names
         gammas: float | Sequence[float] | None = None, # strengths; None: the settings'
         settings: EditSettings | str | None = None, # or a mode
@@ -512,18 +479,20 @@ class _Editing(_Settling):
         latents: Any = None, # (n, D) of new images, such as `transform` reads from responses
     ) -> Edits:
         "Edit images until the critics say that they carry the target's latents (Algorithm 1)."
-        editor, start = self.editor(settings), _as_start(original, latents, self)
-        aim = _as_aim(target, self.latents(), len(start.images), self.vae)
-        every = aim.direction is not None and isinstance(groups, str) and groups == "all"
-        chosen = tuple(sorted(aim.direction)) if every else _as_groups(groups, self.vae)
+        editor, (originals, z, index) = self.editor(settings), _as_start(original, latents, self)
+        goal, aim = _as_aim(target, len(originals), self)
+        along, how = isinstance(goal, dict), editor.settings
+        every = along and isinstance(groups, str) and groups == "all"
+        chosen = tuple(sorted(goal)) if every else _as_groups(groups, self.vae)
         if gammas is None:
-            gammas = editor.settings.gammas
-            if aim.direction is not None: gammas = sorted({*gammas, *(-g for g in gammas if g)})
+            gammas = how.gammas
+            if along: gammas = sorted({*gammas, *(-g for g in gammas if g)})
         gammas = tuple(float(g) for g in np.atleast_1d(gammas))
-        goal = aim.z if aim.direction is None else aim.direction
-        edited = editor(start.images, goal, chosen, gammas, z_originals=start.z, paired=True,
-                        dims=dims, progress=progress)
-        return _as_edits(self, edited, start, aim, chosen, gammas, editor.settings)
+        edited = editor(originals, goal, chosen, gammas, z_originals=z, paired=True, dims=dims,
+                        progress=progress)
+        return Edits(edited.float().numpy(), originals, gammas=gammas, settings=how, mode=how.mode,
+                     group_names=tuple(self.group_names[g] for g in chosen), group_index=chosen,
+                     original_index=index, caption=_edit_caption(self, how.mode, originals), **aim)
 
     def direction(self, label: str, group: int | str, sd: float = 1.0) -> np.ndarray: # (D_g,)
         "How a group's latents change where a label is `sd` higher; for `edit(target=...)`."
@@ -547,8 +516,8 @@ class _Measuring(_Editing):
         "What each latent group is called: its number and its labels."
         return self.vae.group_names
 
-    def caption(self, mode: str) -> str:
-        "Data, preset, seed and mode, for figures."
+    def caption(self, mode: str = "") -> str:
+        "Data, preset, seed and mode (if one is given), for figures."
         notes = {"tiny": " (trained for seconds: layout only)",
                  "demo": " (denoiser trained for minutes: edits are rough)"}
         note = notes.get(self.preset.name.split(",")[0], "")
@@ -559,8 +528,8 @@ class _Measuring(_Editing):
         if self.shipped: note = f" (shipped denoiser {self.shipped!r})"
         name, simulated = self.recording.name, self.recording.simulated
         kind = "" if "simulated" in name else "simulated recording " if simulated else "recording "
-        data = f"{kind}{name}".strip()
-        return f"{data}; {self.preset.name} preset{note}; seed {self.seed}; {mode} guidance"
+        data, guidance = f"{kind}{name}".strip(), f"; {mode} guidance" if mode else ""
+        return f"{data}; {self.preset.name} preset{note}; seed {self.seed}{guidance}"
 
     def report(self) -> dict[str, Any]: # JSON-able
         "What was measured on the held-out images: see `migvis.measure.report`."
@@ -573,8 +542,7 @@ class _Judged(_Measuring):
     def explore(self, originals: int | Sequence[int] | None = None,
                 targets: int | Sequence[int] | None = None,
                 groups: str | int | Sequence[int | str] = "all",
-                gammas: Sequence[float] | None = None,
-                settings: EditSettings | str | None = None,
+                gammas: Sequence[float] | None = None, settings: EditSettings | str | None = None,
                 draws: int = 1) -> Any: # of every edit, to choose between -> an ipywidgets widget
         "Sliders over strength, group, draw, original and target."
         from migvis.show.frames import guidance_frames

@@ -17,23 +17,19 @@ from torch import Tensor
 
 # %% ../nbs/02_partial_correlation.ipynb #fb14129b
 def _group_sizes(n_groups: int | Sequence[int], n_latents: int) -> tuple[int, ...]:
-    # -> the size of each group; they add up to D
     "Sizes of the latent groups. Raises ValueError when they do not divide or do not add up to D."
     if isinstance(n_groups, int):
         if n_groups < 1 or n_latents % n_groups:
-            raise ValueError(f"{n_latents} latents cannot be cut into {n_groups} equal groups; "
-                             "pass the sizes as a tuple")
+            raise ValueError(f"{n_latents} latents cannot be cut into {n_groups} equal groups")
         return (n_latents // n_groups,) * n_groups
-    sizes = tuple(int(size) for size in n_groups)
+    sizes = tuple(map(int, n_groups))
     if min(sizes, default=0) < 1 or sum(sizes) != n_latents:
-        raise ValueError(f"group sizes {sizes} must be positive and add up to {n_latents} latents, "
-                         f"not {sum(sizes)}")
+        raise ValueError(f"group sizes {sizes} must be positive and add up to {n_latents} latents")
     return sizes
 
 # %% ../nbs/02_partial_correlation.ipynb #c12be894
-def _stack_groups(x: Tensor, sizes: tuple[int, ...]) -> Tensor:
-    # x (..., B, D) -> (..., G, B, max size), smaller groups filled up with zeros
-    "The columns of each group on an axis of their own."
+def _stack_groups(x: Tensor, sizes: tuple[int, ...]) -> Tensor: # (..., B, D) -> (..., G, B, widest)
+    "The columns of each group on an axis of their own; smaller groups are filled up with zeros."
     if len(set(sizes)) == 1: return x.unflatten(-1, (len(sizes), sizes[0])).movedim(-2, -3)
     widest = max(sizes)
     padded = [F.pad(part, (0, widest - part.shape[-1])) for part in x.split(sizes, -1)]
@@ -42,8 +38,7 @@ def _stack_groups(x: Tensor, sizes: tuple[int, ...]) -> Tensor:
 # %% ../nbs/02_partial_correlation.ipynb #14871c1c
 def _density_factors(z: Tensor, mean: Tensor, log_var: Tensor,
                      n_groups: int | Sequence[int]) -> tuple[Tensor, Tensor]:
-    # -> samples (..., G, K, B), components (..., G, K, M); K = 2 max size + 1
-    "Factors whose product samples^T components is the log density of all pairs, per group."
+    "Samples (..., G, K, B) and components (..., G, K, M): their product is the pairs' log density."
     sizes = _group_sizes(n_groups, z.shape[-1])
     z, mean, log_var = (_stack_groups(t, sizes).mT.contiguous() for t in (z, mean, log_var))
     centre = mean.detach().mean(-1, keepdim=True)
@@ -78,23 +73,15 @@ def _mws_weights(n_batch: int, n_data: int) -> Tensor: # (B, B)
 # %% ../nbs/02_partial_correlation.ipynb #09a7312e
 _ESTIMATORS = {"is": _is_weights, "mss": _mss_weights, "mws": _mws_weights}
 
-# %% ../nbs/02_partial_correlation.ipynb #12702533
-def _log_ratio(log_density: Tensor, log_weights: Tensor | float = 0.0) -> Tensor:
-    # log_density (..., G, B, M); log_weights (B, M) -> (..., B) log q(z) - sum_g log q(z_g), nats
-    "The log ratio under the expectation of the partial correlation, one for each sample."
-    joint = torch.logsumexp(log_density.sum(-3) + log_weights, -1)
-    return joint - torch.logsumexp(log_density + log_weights, -1).sum(-2)
-
 # %% ../nbs/02_partial_correlation.ipynb #a21a93a8
 def _log_sum_exp(x: Tensor, soft: Tensor) -> Tensor:
-    # x (..., M); soft (..., M) receives the softmax of x -> (...)
-    "Log-sum-exp of the last axis, from its softmax."
+    "Log-sum-exp of the last axis, from its softmax, which `soft` receives."
     torch.softmax(x, -1, out=soft)
     return x.amax(-1) - soft.amax(-1).log()
 
 # %% ../nbs/02_partial_correlation.ipynb #98ef2eca
 class _PartialCorrelation(torch.autograd.Function):
-    "Mean of `_log_ratio` over the batch for each member, computed together with its gradient."
+    "Mean log ratio over the batch for each member, computed together with its gradient."
     @staticmethod
     def forward(ctx: Any, samples: Tensor, components: Tensor, log_weights: Tensor,
                 pairs_at_once: int) -> Tensor:
@@ -129,18 +116,6 @@ class _PartialCorrelation(torch.autograd.Function):
         grad = (grad / slopes[0].shape[-1])[:, None, None, None]
         return *(slope * grad for slope in slopes), None, None
 
-# %% ../nbs/02_partial_correlation.ipynb #c2a1b006
-def _check_batch(z: Tensor, mean: Tensor, log_var: Tensor, estimator: str, n_data: int) -> None:
-    "Raise ValueError for shapes that differ, an unknown estimator, and a data set below the batch."
-    if not z.shape == mean.shape == log_var.shape or z.ndim < 2:
-        shapes = [tuple(t.shape) for t in (z, mean, log_var)]
-        raise ValueError(f"z, mean and log_var must share a shape (..., B, D), not {shapes}")
-    if estimator not in _ESTIMATORS:
-        raise ValueError(f"unknown estimator {estimator!r}; choose from {sorted(_ESTIMATORS)}")
-    if n_data < z.shape[-2]:
-        raise ValueError(f"n_data={n_data} is smaller than the batch of {z.shape[-2]}: it is the "
-                         "size of the training set")
-
 # %% ../nbs/02_partial_correlation.ipynb #54dba885
 def partial_correlation(
     z: Tensor, # (..., B, D) row b drawn from the posterior of row b
@@ -152,19 +127,24 @@ def partial_correlation(
     pairs_at_once: int = 2**18, # as many members at a time as have no more pairs; one takes G B^2
 ) -> Tensor: # (...) nats
     "Partial correlation of the groups (paper Eq. 2) estimated from one batch. Raises ValueError."
-    n_data = z.shape[-2] if n_data is None else n_data
-    _check_batch(z, mean, log_var, estimator, n_data)
-    log_weights = _ESTIMATORS[estimator](z.shape[-2], n_data).to(z).log()
-    factors = _density_factors(z, mean, log_var, n_groups)
-    samples, components = (t.reshape(-1, *t.shape[-3:]) for t in factors)
-    value = _PartialCorrelation.apply(samples, components, log_weights, pairs_at_once)
+    if not z.shape == mean.shape == log_var.shape or z.ndim < 2:
+        shapes = [tuple(t.shape) for t in (z, mean, log_var)]
+        raise ValueError(f"z, mean and log_var must share a shape (..., B, D), not {shapes}")
+    if estimator not in _ESTIMATORS:
+        raise ValueError(f"unknown estimator {estimator!r}; choose from {sorted(_ESTIMATORS)}")
+    n_batch = z.shape[-2]
+    n_data = n_batch if n_data is None else n_data
+    if n_data < n_batch:
+        raise ValueError(f"n_data={n_data} (all images) is smaller than the batch of {n_batch}")
+    log_weights = _ESTIMATORS[estimator](n_batch, n_data).to(z).log()
+    factors = (t.reshape(-1, *t.shape[-3:]) for t in _density_factors(z, mean, log_var, n_groups))
+    value = _PartialCorrelation.apply(*factors, log_weights, pairs_at_once)
     return value.reshape(z.shape[:-2])
 
 # %% ../nbs/02_partial_correlation.ipynb #8e4f892c
-def _gaussian_gram(x: Tensor, widths: Sequence[float] = (0.25, 1.0, 4.0)) -> Tensor:
-    # x (..., B, d), standardised; widths: variances of the kernels, in units of d -> (..., B, B)
+def _gaussian_gram(x: Tensor) -> Tensor: # (..., B, d), standardised -> (..., B, B)
     "Gram matrix of a mean of Gaussian kernels, which sees shared structure at several scales."
-    square = x.square().sum(-1)
+    square, widths = x.square().sum(-1), (0.25, 1.0, 4.0) # variances, in units of d
     distance = (square[..., :, None] + square[..., None, :] - 2 * x @ x.mT).clamp(min=0)
     return sum(torch.exp(distance / (-2 * width * x.shape[-1])) for width in widths) / len(widths)
 
@@ -175,25 +155,11 @@ def _centre_gram(gram: Tensor) -> Tensor: # gram (..., B, B), symmetric -> (...,
     return gram - rows - rows.mT + rows.mean(-2, keepdim=True)
 
 # %% ../nbs/02_partial_correlation.ipynb #a46bd5a1
-def _dependence(gram: Tensor, other: Tensor) -> Tensor:
-    # gram (..., B, B); other (B, B) -> (...) about 1 for independent samples, at most B
-    "Normalised Hilbert-Schmidt independence criterion, B sum(K L) / (tr K tr L)."
+def _dependence(gram: Tensor, other: Tensor) -> Tensor: # (..., B, B), (B, B) centred -> (...)
+    "Normalised Hilbert-Schmidt independence criterion, B sum(K L) / (tr K tr L): 1 if independent."
     trace = gram.diagonal(dim1=-2, dim2=-1).sum(-1) - gram.mean(-1).sum(-1)
     traces = (trace * other.diagonal().sum()).clamp(min=1e-12)
     return gram.shape[-1] * (gram * other).sum((-2, -1)) / traces
-
-# %% ../nbs/02_partial_correlation.ipynb #c2a1b002
-def _label_gram(features: Tensor, known: Tensor, classes: bool) -> tuple[Tensor, Tensor]:
-    # features (B, k); known (B,) -> centred Gram matrix (b, b) of known rows; their numbers
-    "Which images have alike labels: the same class, or near values."
-    features = features[known]
-    gram = features @ features.mT if classes else _gaussian_gram(features)
-    return _centre_gram(gram), known.nonzero()[:, 0]
-
-# %% ../nbs/02_partial_correlation.ipynb #c2a1b003
-def _standardize_batch(z: Tensor) -> Tensor: # z (..., B, d) -> (..., B, d)
-    "Mean 0 and s.d. 1 over the batch; dimensions that hardly vary stay small."
-    return (z - z.mean(-2, keepdim=True)) / z.std(-2, keepdim=True).clamp(min=0.1)
 
 # %% ../nbs/02_partial_correlation.ipynb #c2a1b004
 @dataclass(frozen=True)
@@ -215,14 +181,16 @@ class GroupPenalty:
     def leak(
         self,
         groups: Sequence[Tensor], # (..., B, D_g) posterior means of each group without labels
-        labels: Sequence[tuple[Tensor, Tensor, bool]], # see `_label_gram`
+        labels: Sequence[tuple[Tensor, Tensor, bool]], # features (B, k), known (B,), of classes?
     ) -> Tensor | float: # (...), 0 for independent samples
         "Dependence of free groups on labels (HSIC); `VAEConfig.leak_weight` is its weight."
         total = 0.0
-        for label in labels:
-            gram, rows = _label_gram(*label)
-            if gram.diagonal().sum() > 1e-6: # a batch of a single class says nothing
-                for z in groups:
-                    latents = _standardize_batch(z[..., rows, :])
-                    total = total + _dependence(_gaussian_gram(latents), gram) - 1
+        for features, known, classes in labels:
+            rows, x = known.nonzero()[:, 0], features[known]
+            gram = _centre_gram(x @ x.mT if classes else _gaussian_gram(x)) # of alike labels
+            if gram.diagonal().sum() <= 1e-6: continue # a batch of a single class says nothing
+            for z in groups:
+                z = z[..., rows, :]
+                z = (z - z.mean(-2, keepdim=True)) / z.std(-2, keepdim=True).clamp(min=0.1)
+                total = total + _dependence(_gaussian_gram(z), gram) - 1
         return total

@@ -22,16 +22,13 @@ from accelerate import PartialState
 from torch import Tensor, nn
 
 from .data import Recording, Standardizer
+from .support.encoders import GroupLinear, GroupScale, group_mlp
 from .support.files import _building_from, digest, load_tensors, save_tensors
 from .support.labels import (POSE_AND_CATEGORY, Categorical, Continuous, Supervision,
                                    _CategoricalCode, _find_group, _group_names, _label_codes,
                                    _LabelCode, _prior_sizes, _read_codes, _write_codes)
-from .support.layers import GroupLinear, GroupScale, group_mlp
 from .support.presets import VAEConfig
 from .support.training import Batch, Fit, fit, generator, resolve_device, warmup_cosine
-
-# %% ../nbs/01_vae.ipynb #bcd642e1
-_PRIOR_HIDDEN = 64 # width of the hidden layer of a prior
 
 # %% ../nbs/01_vae.ipynb #27447378
 class NeuralVAE(nn.Module):
@@ -48,8 +45,7 @@ class NeuralVAE(nn.Module):
         super().__init__()
         groups, hidden = tuple(groups), (hidden,) if isinstance(hidden, int) else tuple(hidden)
         heads, priors = tuple(map(tuple, heads)), tuple(map(tuple, priors))
-        if min(groups, default=0) < 1:
-            raise ValueError(f"groups must be positive sizes, got {groups}")
+        if min(groups, default=0) < 1: raise ValueError(f"groups must be positive sizes: {groups}")
         self.config = {"n_units": n_units, "groups": groups, "hidden": hidden, "heads": heads,
                        "priors": priors, "members": members}
         self.groups = groups
@@ -58,7 +54,7 @@ class NeuralVAE(nn.Module):
         kinds = {True: GroupScale, False: GroupLinear} # by whether a head is aligned
         self.heads = nn.ModuleList(kinds[aligned](groups[group], width, members)
                                    for group, width, aligned in heads)
-        self.priors = nn.ModuleList(group_mlp((width, _PRIOR_HIDDEN, 2 * groups[group]), members)
+        self.priors = nn.ModuleList(group_mlp((width, 64, 2 * groups[group]), members)
                                     for group, width in priors)
         lead = () if members is None else (members,)
         self.log_noise = nn.Parameter(torch.zeros(*lead, 1, n_units))
@@ -88,7 +84,6 @@ def _take_members(model: NeuralVAE, which: int | Sequence[int]) -> NeuralVAE:
 
 # %% ../nbs/01_vae.ipynb #9628e1c4
 def _seeded_ensemble(seeds: Sequence[int], *network: Any) -> NeuralVAE:
-    # seeds: seed of the initial weights of each member -> an ensemble of len(seeds) members
     "An ensemble whose members with the same seed start alike."
     states = {}
     with torch.random.fork_rng(devices=[]):
@@ -122,48 +117,40 @@ class _GaussianLogLikelihood(torch.autograd.Function):
 
 # %% ../nbs/01_vae.ipynb #b7abc14f
 def _log_likelihood(likelihood: str, output: Tensor, target: Tensor, log_noise: Tensor) -> Tensor:
-    # output (..., B, N); target (B, N); log_noise (..., 1, N) -> (..., B) nats, summed over units
-    "Log likelihood of responses; log k! of counts is continued by the gamma function."
+    "Log likelihood (..., B) of responses; log k! of counts is continued by the gamma function."
     if likelihood == "gaussian":
         return _GaussianLogLikelihood.apply(output, target, log_noise.clamp(min=-6))
     output = output.clamp(max=12)
     return (target * output - output.exp() - torch.lgamma(target + 1)).sum(-1)
 
 # %% ../nbs/01_vae.ipynb #82e8104a
-def _expected_response(likelihood: str, output: Tensor) -> Tensor:
-    # output (..., N) decoded means, or log rates -> (..., N) standardised response, or rate
-    "Response expected from what is decoded."
+def _expected_response(likelihood: str, output: Tensor) -> Tensor: # (..., N)
+    "Response expected from what is decoded: a mean, or a log rate."
     return output if likelihood == "gaussian" else output.clamp(max=12).exp()
 
 # %% ../nbs/01_vae.ipynb #53c52eb8
 def _gaussian_kl(mean: Tensor, log_var: Tensor, prior_mean: Tensor | float = 0.0,
-                 prior_log_var: Tensor | float = 0.0) -> Tensor:
-    # -> (..., B, D) nats
+                 prior_log_var: Tensor | float = 0.0) -> Tensor: # (..., B, D) nats
     "KL divergence of a diagonal Gaussian from another (the standard normal), by dimension."
     ratio, prior_precision = log_var - prior_log_var, torch.exp(-torch.as_tensor(prior_log_var))
     return 0.5 * (ratio.exp() - ratio + (mean - prior_mean).square() * prior_precision - 1)
 
 # %% ../nbs/01_vae.ipynb #999e47b5
 _PRIOR_ANCHOR = 0.05 # share of the standard normal's KL that a group with labels keeps
-_PRIOR_LOG_VAR = (-3.0, 2.0) # range of the log variance of a prior
 
 # %% ../nbs/01_vae.ipynb #49a288eb
 def _prior_kl(model: NeuralVAE, mean: Tensor, log_var: Tensor, codes: Sequence[_LabelCode],
-              labels: Sequence[Tensor]) -> Tensor:
-    # mean ([E,] B, D); log_var ([E,] B, D) -> ([E,] B) nats
+              labels: Sequence[Tensor]) -> Tensor: # ([E,] B) nats
     "KL of the groups with labels from their priors given the labels, summed over groups."
-    total = torch.zeros_like(mean[..., 0])
-    parts = list(zip(mean.split(model.groups, -1), log_var.split(model.groups, -1)))
+    total, parts = 0, list(zip(mean.split(model.groups, -1), log_var.split(model.groups, -1)))
     for (group, _), network in zip(model.config["priors"], model.priors):
-        features = [code.features(label)
-                    for code, label in zip(codes, labels) if code.group == group]
-        known = torch.stack([known for _, known in features]).all(0)
-        prior = network(torch.cat([values for values, _ in features], -1))
-        prior = prior * known[:, None] # 0: the standard normal
-        prior_mean, prior_log_var = prior.chunk(2, -1)
-        prior_log_var = F.hardtanh(prior_log_var, *_PRIOR_LOG_VAR)
+        values, known = zip(*(code.features(label)
+                              for code, label in zip(codes, labels) if code.group == group))
+        known = torch.stack(known).all(0)[:, None] # where not: the standard normal, 0
+        prior_mean, prior_log_var = (network(torch.cat(values, -1)) * known).chunk(2, -1)
+        prior_log_var = F.hardtanh(prior_log_var, -3, 2)
         total = total + _gaussian_kl(*parts[group], prior_mean, prior_log_var).sum(-1)
-    return total
+    return total + torch.zeros_like(mean[..., 0]) # there may be no priors
 
 # %% ../nbs/01_vae.ipynb #2c40c73e
 class Penalty(Protocol):
@@ -175,14 +162,13 @@ class Penalty(Protocol):
 
 # %% ../nbs/01_vae.ipynb #c1a1b002
 def _leak(penalty: Penalty, mean: Tensor, sizes: Sequence[int], codes: Sequence[_LabelCode],
-          labels: Sequence[Tensor]) -> Tensor:
-    # mean ([E,] B, D) -> ([E])
+          labels: Sequence[Tensor]) -> Tensor: # ([E])
     "What the groups without labels say about the labels."
     labelled = {code.group for code in codes}
     free = [z for g, z in enumerate(mean.split(sizes, -1)) if g not in labelled]
-    features = [(*code.features(label), isinstance(code, _CategoricalCode))
-                for code, label in zip(codes, labels)]
-    return torch.zeros_like(mean[..., 0, 0]) + penalty.leak(free, features)
+    known = [(*code.features(label), isinstance(code, _CategoricalCode))
+             for code, label in zip(codes, labels)]
+    return torch.zeros_like(mean[..., 0, 0]) + penalty.leak(free, known)
 
 # %% ../nbs/01_vae.ipynb #4a473ecd
 @dataclass(frozen=True)
@@ -201,21 +187,19 @@ class _Targets:
         return _Targets(x, response, tuple(map(change, self.labels)))
 
 # %% ../nbs/01_vae.ipynb #6464c164
-def _make_targets(recording: Recording, standardizer: Standardizer,
-                  codes: Sequence[_LabelCode] = (), likelihood: str = "gaussian") -> _Targets:
+def _make_targets(recording: Recording, standardizer: Standardizer, codes: Sequence[_LabelCode],
+                  likelihood: str) -> _Targets:
     "Standardise responses and encode labels. Raises ValueError for negative counts."
+    counts = torch.as_tensor(recording.responses, dtype=torch.float32)
     x = torch.as_tensor(standardizer.transform(recording.responses), dtype=torch.float32)
-    raw = torch.as_tensor(recording.responses, dtype=torch.float32)
-    counts = likelihood == "poisson"
-    if counts and raw.min() < 0:
-        raise ValueError(f"a {likelihood} likelihood needs counts, but the smallest response is "
-                         f"{raw.min():.3g}; use likelihood='gaussian'")
-    return _Targets(x, raw if counts else x, tuple(code.encode(recording.labels) for code in codes))
+    if likelihood == "poisson" and counts.min() < 0:
+        raise ValueError(f"likelihood='poisson' needs counts, but a response is {counts.min():.3g}")
+    labels = tuple(code.encode(recording.labels) for code in codes)
+    return _Targets(x, counts if likelihood == "poisson" else x, labels)
 
 # %% ../nbs/01_vae.ipynb #195c7fc4
 def _of_members(members: Tensor | None, term: Callable[..., Tensor], *posterior: Tensor) -> Tensor:
-    # members (e,) of E, None: all; posterior ([E,] B, D) -> ([E])
-    "A term that costs much, for the members that need it; NaN for the others."
+    "A term that costs much, for the members that need it (None: all); NaN for the others."
     if members is None: return term(*posterior)
     out = posterior[0].new_full(posterior[0].shape[:1], math.nan)
     if len(members): out[members] = term(*(part[members] for part in posterior))
@@ -247,7 +231,7 @@ def elbo_terms(
     if penalty is None:
         return terms | {name: torch.full_like(terms["kl"], math.nan) for name in ("pc", "leak")}
     def pc(*part: Tensor) -> Tensor: return penalty.partial_correlation(*part, model.groups, n_data)
-    def leak(part: Tensor) -> Tensor: return _leak(penalty, part, model.groups, codes, targets.labels)
+    def leak(z: Tensor) -> Tensor: return _leak(penalty, z, model.groups, codes, targets.labels)
     return terms | {"pc": _of_members(pc_members, pc, z, mean, log_var),
                     "leak": _of_members(leak_members, leak, mean)}
 
@@ -256,11 +240,9 @@ _WEIGHTS = ("beta", "label_weight", "prior_weight", "free_weight", "leak_weight"
 
 # %% ../nbs/01_vae.ipynb #682eb51a
 def _negative_objective(terms: Mapping[str, Tensor], codes: Sequence[_LabelCode],
-                        weights: Mapping[str, Tensor | float]) -> Tensor:
-    # weights () -> ([E]) nats per sample, to be minimised
+                        weights: Mapping[str, Tensor | float]) -> Tensor: # ([E]) nats a sample
     "Minus the objective, the paper's Eq. 2 where prior_weight = 0; weight 0 ignores a term."
-    labels = sum((code.spec.weight * terms[f"label:{code.name}"] for code in codes),
-                 torch.zeros_like(terms["kl"]))
+    labels = sum(code.spec.weight * terms[f"label:{code.name}"] for code in codes)
     standard = terms["kl"] - terms["kl_free"]
     given_labels = weights["prior_weight"] * terms["kl_prior"] + _PRIOR_ANCHOR * standard
     kl_labelled = torch.where(torch.as_tensor(weights["prior_weight"] > 0), given_labels, standard)
@@ -292,13 +274,10 @@ class _Ensemble:
     @property
     def best(self) -> int:
         "Member with the best validation score. Raises ValueError if variants are mixed."
-        if self.members.variant.nunique() > 1:
-            raise ValueError(f"several variants {list(self.members.variant.unique())}: choose one "
-                             "with .variant(name), or name a member")
+        if len(names := self.members.variant.unique()) > 1:
+            raise ValueError(f"several variants {list(names)}: choose a .variant(name), or a member")
         scores = self.members.validation.to_numpy(float)
-        if np.isnan(scores).all():
-            raise ValueError(f"no member's validation score is a number: {scores.tolist()}; "
-                             "fit again")
+        if np.isnan(scores).all(): raise ValueError("no member's validation score is a number")
         return int(np.nanargmin(scores))
 
     def single(self, member: int | None = None) -> NeuralVAE:
@@ -310,18 +289,6 @@ class _Ensemble:
         "Responses in standard deviations from the mean of the training split."
         values = np.asarray(getattr(recording, "responses", recording), np.float32)
         return np.asarray(self.standardizer.transform(values), np.float32)
-
-# %% ../nbs/01_vae.ipynb #e7a8a4d9
-_ACTIVE = 0.05 # a dimension is active if more than this share of it varies with the images
-
-# %% ../nbs/01_vae.ipynb #a6ad3371
-def _posterior_activity(model: NeuralVAE, x: Tensor) -> np.ndarray:
-    # model: an ensemble; x (n, N) standardised responses -> (E, D) in 0..1
-    "Share of each latent's variance that is of its posterior mean, over images."
-    with torch.no_grad():
-        mean, log_var = model.encode(x)
-    signal, noise = mean.var(-2), log_var.exp().mean(-2)
-    return (signal / (signal + noise)).numpy()
 
 # %% ../nbs/01_vae.ipynb #c3a00009
 class _Grouped(_Ensemble):
@@ -352,10 +319,10 @@ class _Grouped(_Ensemble):
         return tuple(self.group_index(group) for group in groups)
 
     def active(self, member: int | None = None) -> tuple[tuple[int, ...], ...]:
-        "Dimensions of each group, from 0 within it, that vary with the images."
+        "Dimensions of each group, from 0 within it, of which over 5 % varies with the images."
         shares = self.activity[self.best if member is None else member]
         parts = np.split(shares, np.cumsum(self.groups)[:-1])
-        return tuple(tuple(np.flatnonzero(part > _ACTIVE).tolist()) for part in parts)
+        return tuple(tuple(np.flatnonzero(part > 0.05).tolist()) for part in parts)
 
 # %% ../nbs/01_vae.ipynb #c3a00014
 class _Explained(_Grouped):
@@ -383,8 +350,8 @@ class _Explained(_Grouped):
             expected = _expected_response(self.likelihood, self.single(member).decode(z)).numpy()
         return expected if self.likelihood == "gaussian" else self.standardizer.transform(expected)
 
-    def reconstruct(self, recording: _Responses, member: int | None = None, groups: int | str
-                    | Sequence[int | str] | None = None, draws: int = 32) -> np.ndarray:
+    def reconstruct(self, recording: _Responses, member: int | None = None, groups: Any = None,
+                    draws: int = 32) -> np.ndarray: # groups: numbers or names; None: all
         "Standardised responses from the posterior means of groups; the others are averaged out."
         z, keep = self.latents(recording, member), self.group_indices(groups)
         if len(set(keep)) == len(self.groups): return self.decode(z, member)
@@ -395,25 +362,22 @@ class _Explained(_Grouped):
         return np.mean([self.decode(latents, member) for latents in mixed], axis=0)
 
 # %% ../nbs/01_vae.ipynb #fac50f9f
-def _unit_r2(x: np.ndarray, predicted: np.ndarray) -> np.ndarray:
-    # x (n, N); predicted (n, N) -> (N,), NaN for units that do not vary
-    "R^2 of each unit."
+def _unit_r2(x: np.ndarray, predicted: np.ndarray) -> np.ndarray: # (N,)
+    "R^2 of each unit; NaN for those that do not vary."
     error, variance = ((x - predicted) ** 2).mean(0), x.var(0)
     r2 = 1 - error / np.maximum(variance, 1e-12)
     return np.where(np.ptp(x, axis=0) > 1e-6, r2, np.nan).astype(float)
 
 # %% ../nbs/01_vae.ipynb #c3a00011
-def _jacobian(function: Callable[[Tensor], Tensor], at: Tensor) -> Tensor:
-    # function (1, k) -> (1, m); at (n, k) -> (n, m, k)
-    "Derivatives of each output by each input, at every row."
+def _jacobian(function: Callable[[Tensor], Tensor], at: Tensor) -> Tensor: # (n, k) -> (n, m, k)
+    "Derivatives of each output (1, m) of a function of (1, k) by each input, at every row."
     derivative = torch.func.jacrev(lambda row: function(row[None])[0])
     return torch.func.vmap(derivative, chunk_size=256)(at).detach()
 
 # %% ../nbs/01_vae.ipynb #c3a00012
 class _Reading(_Explained):
     "What latents say about labels and units."
-    def predict_labels(self, recording: _Responses,
-                       member: int | None = None) -> dict[str, np.ndarray]:
+    def predict_labels(self, recording: _Responses, member: int | None = None) -> dict:
         "Predictions of the label heads in the labels' own units: (n, columns), or (n,) classes."
         with torch.no_grad():
             outputs = self.single(member).predict(self.latents(recording, member))
@@ -475,9 +439,9 @@ class FittedVAE(_Reading):
 
     def save(self, path: str | Path) -> Path: # a .safetensors file
         "Write weights, standardiser, label codes and table of members."
-        tensors = {f"model.{key}": value for key, value in self.model.state_dict().items()}
         arrays = {"standardizer.mean": self.standardizer.mean,
                   "standardizer.scale": self.standardizer.scale, "activity": self.activity}
+        tensors = {f"model.{key}": value for key, value in self.model.state_dict().items()}
         tensors |= {name: torch.as_tensor(array) for name, array in arrays.items()}
         return save_tensors(path, tensors, {
             "kind": "vae", "config": self.model.config, "codes": _write_codes(self.codes),
@@ -487,33 +451,28 @@ class FittedVAE(_Reading):
     def load(path: str | Path) -> "FittedVAE":
         "Read what `save` wrote. Raises ValueError for another kind of file."
         tensors, meta = load_tensors(path, "vae")
-        weights = {key.removeprefix("model."): value for key, value in tensors.items()
-                   if key.startswith("model.")}
+        names = "standardizer.mean", "standardizer.scale", "activity"
         with _building_from(path):
-            model = NeuralVAE(**meta["config"])
-            model.load_state_dict(weights)
-            mean, scale = (tensors[f"standardizer.{name}"].numpy() for name in ("mean", "scale"))
-            codes = _read_codes(meta["codes"])
-            members, activity = pd.DataFrame(meta["members"]), tensors["activity"].numpy()
-            return FittedVAE(model.eval(), Standardizer(mean, scale), codes, members, activity,
-                             meta["likelihood"])
+            model = NeuralVAE(**meta["config"]).eval()
+            mean, scale, activity = (tensors.pop(name).numpy() for name in names)
+            model.load_state_dict({key.removeprefix("model."): x for key, x in tensors.items()})
+            return FittedVAE(model, Standardizer(mean, scale), _read_codes(meta["codes"]),
+                             pd.DataFrame(meta["members"]), activity, meta["likelihood"])
 
 # %% ../nbs/01_vae.ipynb #1587966d
 def _dimension_pairs(fitted: FittedVAE, group: int) -> list[tuple[int, int]]:
-    # group: index, from 0 -> of dimensions counted within the group
     "Neighbouring pairs of a group's active dimensions; of all if fewer than two are active."
-    size, active = fitted.groups[group], list(fitted.active()[group])
+    size, active = fitted.groups[group], fitted.active()[group]
     if len(active) < 2:
         warnings.warn(f"group {group + 1} has {len(active)} active dimensions of {size}: pairs of "
                       "all are shown", stacklevel=2)
-        active = list(range(size))
+        active = range(size)
     ends = list(range(1, len(active), 2)) + ([len(active) - 1] if len(active) % 2 else [])
     return [(active[end - 1], active[end]) for end in ends]
 
 # %% ../nbs/01_vae.ipynb #9aa0b1ef
-PAPER = { # weights of the paper's form
-    "beta": 0.3, "label_weight": 3.0, "prior_weight": 0.0, "free_weight": 1.0, "leak_weight": 0.0,
-}
+PAPER = {"beta": 0.3, "label_weight": 3.0, "prior_weight": 0.0, # weights of the paper's form
+         "free_weight": 1.0, "leak_weight": 0.0}
 
 # %% ../nbs/01_vae.ipynb #d6662b52
 def _config_weights(config: VAEConfig) -> dict[str, float]:
@@ -522,16 +481,16 @@ def _config_weights(config: VAEConfig) -> dict[str, float]:
 
 # %% ../nbs/01_vae.ipynb #ddfbb64f
 def _member_table(variants: Mapping[str, Mapping[str, float]],
-                  seeds: int | Sequence[int]) -> pd.DataFrame:
-    # -> variant, seed, and the weights: one row a member
+                  seeds: int | Sequence[int]) -> pd.DataFrame: # variant, seed, weights
     "Every variant with every seed. Raises ValueError for an unknown weight, or nothing to fit."
     seeds = range(seeds) if isinstance(seeds, int) else seeds
-    unknown = sorted({name for weights in variants.values() for name in weights} - set(_WEIGHTS))
-    if unknown: raise ValueError(f"unknown weights {unknown}; there are {list(_WEIGHTS)}")
     rows = [{"variant": name, "seed": int(seed), **PAPER, **weights}
             for name, weights in variants.items() for seed in seeds]
     if not rows: raise ValueError("nothing to fit: at least one seed and one variant are needed")
-    return pd.DataFrame(rows)
+    members = pd.DataFrame(rows)
+    unknown = sorted({*members} - {"variant", "seed", *_WEIGHTS})
+    if unknown: raise ValueError(f"unknown weights {unknown}; there are {list(_WEIGHTS)}")
+    return members
 
 # %% ../nbs/01_vae.ipynb #c1a1b001
 def _check_fit(members: pd.DataFrame, penalty: Penalty | None, likelihood: str) -> None:
@@ -539,66 +498,51 @@ def _check_fit(members: pd.DataFrame, penalty: Penalty | None, likelihood: str) 
     if likelihood not in ("gaussian", "poisson"):
         raise ValueError(f"unknown likelihood {likelihood!r}; choose 'gaussian' or 'poisson'")
     if PartialState().num_processes > 1:
-        raise ValueError("the neural VAE is small and is fitted by one process; run fit_vae "
-                         "without `accelerate launch`, and launch what comes after it")
-    largest = members[["beta", "leak_weight"]].max()
-    if largest.any() and penalty is None:
-        weights = " and ".join(f"{name}={value:g}" for name, value in largest[largest > 0].items())
-        raise ValueError(f"{weights} ask for a penalty: pass penalty=migvis.partial_correlation."
-                         "GroupPenalty(), or set beta=0 and leak_weight=0 in VAEConfig")
+        raise ValueError("the neural VAE is fitted by one process, not by `accelerate launch`")
+    beta, leak = members.beta.max(), members.leak_weight.max()
+    if penalty is None and (beta or leak):
+        raise ValueError(f"{beta=:g} and leak_weight={leak:g} ask for a penalty: pass penalty="
+                         "migvis.partial_correlation.GroupPenalty(), or set both to 0 in VAEConfig")
 
 # %% ../nbs/01_vae.ipynb #6263ed54
 def _hold_out(recording: Recording, seed: int) -> tuple[Recording, Recording]:
     "Training and validation part: a tenth at random, for when none is given."
     order = np.random.default_rng(seed).permutation(len(recording.responses))
-    cut = max(1, round(0.1 * len(order)))
-    train, validation = np.sort(order[cut:]), np.sort(order[:cut])
-    return recording.select(images=train), recording.select(images=validation)
-
-# %% ../nbs/01_vae.ipynb #6144ae88
-_WARM_UP = 0.3 # share of the steps in which the KL of free groups rises
-_FORGET = (0.2, 0.5) # in which the penalty on the leak rises
-
-# %% ../nbs/01_vae.ipynb #c3a00019
-def _weights_at(weights: dict[str, Tensor], share: float) -> dict[str, Tensor]:
-    # weights (E,) each of WEIGHTS, as they are in the end -> (E,) each
-    "With label priors, free groups first fill up while their KL is cheap, then forget the labels."
-    start, end = _FORGET
-    filling = min(1.0, share / _WARM_UP)
-    forgetting = min(1.0, max(0.0, (share - start) / (end - start)))
-    ramp = torch.where(weights["prior_weight"] > 0, filling, 1.0)
-    return weights | {"free_weight": ramp * weights["free_weight"],
-                      "leak_weight": forgetting * weights["leak_weight"]}
+    parts = np.split(order, [max(1, round(0.1 * len(order)))])
+    validation, train = (recording.select(images=np.sort(part)) for part in parts)
+    return train, validation
 
 # %% ../nbs/01_vae.ipynb #4d367cc8
-@dataclass(frozen=True)
 class _Objective:
     "Loss of a batch and validation score of an ensemble; all tensors live on one device."
-    codes: tuple[_LabelCode, ...]
-    train: _Targets
-    validation: _Targets
-    weights: dict[str, Tensor] # (E,) each of WEIGHTS
-    steps: int # of the whole training
-    stream: Tensor # (E,) which noise stream each member takes, from 0
-    n_streams: int
-    pc_members: Tensor # members with a partial correlation
-    leak_members: Tensor # members with a penalty on the leak of labels
-    likelihood: str
-    penalty: Penalty | None
+    def __init__(self, train: _Targets, validation: _Targets, members: pd.DataFrame,
+                 codes: tuple[_LabelCode, ...], likelihood: str, penalty: Penalty | None,
+                 steps: int, device: torch.device) -> None:
+        self.codes, self.likelihood, self.penalty, self.steps = codes, likelihood, penalty, steps
+        self.train, self.validation = (targets.map(lambda tensor: tensor.to(device))
+                                       for targets in (train, validation))
+        self.weights = {name: torch.tensor(members[name].to_numpy(np.float32), device=device)
+                        for name in _WEIGHTS} # (E,) each
+        stream, seeds = pd.factorize(members.seed) # members of a seed share their noise
+        self.stream, self.n_streams = torch.as_tensor(stream, device=device), len(seeds)
+        self.penalised = [self.weights[name].nonzero()[:, 0] for name in ("beta", "leak_weight")]
 
     def terms(self, model: NeuralVAE, targets: _Targets, noise: Tensor) -> dict[str, Tensor]: # (E,)
         "Terms of the objective; noise is (B, streams, D)."
         noise = noise.movedim(1, 0).index_select(0, self.stream)
         n_data = max(len(self.train), len(targets))
         return elbo_terms(model, targets, noise, self.codes, n_data, self.likelihood, self.penalty,
-                          self.pc_members, self.leak_members)
+                          *self.penalised)
 
     def loss(self, model: NeuralVAE, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         "Sum over members, and terms to log. The gradient of the sum is that of each member."
-        noise = batch.randn(self.n_streams, sum(model.groups))
         rows = self.train.map(lambda part: part.index_select(0, batch.index))
-        terms = self.terms(model, rows, noise)
-        weights = _weights_at(self.weights, (batch.step + 1) / self.steps)
+        terms = self.terms(model, rows, batch.randn(self.n_streams, sum(model.groups)))
+        share = (batch.step + 1) / self.steps # free groups first fill up while their KL is cheap,
+        forgetting = min(1.0, max(0.0, (share - 0.2) / (0.5 - 0.2))) # then forget the labels
+        ramp = torch.where(self.weights["prior_weight"] > 0, min(1.0, share / 0.3), 1.0)
+        weights = self.weights | {"free_weight": ramp * self.weights["free_weight"],
+                                  "leak_weight": forgetting * self.weights["leak_weight"]}
         return _negative_objective(terms, self.codes, weights).sum(), terms
 
     @torch.no_grad()
@@ -608,20 +552,6 @@ class _Objective:
         noise = torch.randn(shape, generator=generator(0, 3)).to(self.stream.device)
         terms = self.terms(model, self.validation, noise)
         return _negative_objective(terms, self.codes, self.weights)
-
-# %% ../nbs/01_vae.ipynb #70b2b58e
-def _make_objective(parts: Sequence[Recording], members: pd.DataFrame, standardizer: Standardizer,
-                    codes: tuple[_LabelCode, ...], likelihood: str, penalty: Penalty | None,
-                    steps: int, device: torch.device) -> _Objective:
-    "Put data and weights on the device."
-    targets = (_make_targets(part, standardizer, codes, likelihood) for part in parts)
-    train, validation = (part.map(lambda tensor: tensor.to(device)) for part in targets)
-    weights = {name: torch.tensor(members[name].to_numpy(np.float32), device=device)
-               for name in _WEIGHTS}
-    stream, seeds = pd.factorize(members.seed)
-    pc, leak = (weights[name].nonzero()[:, 0] for name in ("beta", "leak_weight"))
-    return _Objective(codes, train, validation, weights, steps,
-                      torch.as_tensor(stream, device=device), len(seeds), pc, leak, likelihood, penalty)
 
 # %% ../nbs/01_vae.ipynb #c3a00022
 def _fingerprint(config: VAEConfig, members: pd.DataFrame, objective: _Objective,
@@ -638,13 +568,15 @@ def _finish(run: Fit, objective: _Objective, standardizer: Standardizer,
     "What training gave, with the scores of the members; a warning names groups that carry nothing."
     scores = pd.DataFrame(run.history.validation.dropna().tolist()).min()
     model, members = run.model.cpu().eval(), members.assign(validation=scores.to_numpy())
-    activity = _posterior_activity(model, objective.train.x.cpu())
-    fitted = FittedVAE(model, standardizer, objective.codes, members, activity, objective.likelihood,
-                       run.history)
+    with torch.no_grad(): mean, log_var = model.encode(objective.train.x.cpu())
+    signal, noise = mean.var(-2), log_var.exp().mean(-2)
+    activity = (signal / (signal + noise)).numpy() # share of the variance that is of the means
+    fitted = FittedVAE(model, standardizer, objective.codes, members, activity,
+                       objective.likelihood, run.history)
     active = fitted.variant(members.variant.iloc[-1]).active()
     if empty := [g + 1 for g, dimensions in enumerate(active) if not dimensions]:
-        warnings.warn(f"groups {empty} carry nothing (no active dimension): edits by them show "
-                      "nothing; lower free_weight in VAEConfig, or use fewer groups", stacklevel=3)
+        warnings.warn(f"groups {empty} carry nothing, and edits by them show nothing: lower "
+                      "free_weight in VAEConfig, or use fewer groups", stacklevel=3)
     return fitted
 
 # %% ../nbs/01_vae.ipynb #24dfe2a8
@@ -675,8 +607,8 @@ def fit_vae(
     standardizer = Standardizer.fit(train.responses)
     codes = _label_codes(train.labels, supervision, len(config.groups))
     parts, device = (train, validation), resolve_device(device)
-    objective = _make_objective(parts, members, standardizer, codes, likelihood, penalty,
-                                config.steps, device)
+    targets = [_make_targets(part, standardizer, codes, likelihood) for part in parts]
+    objective = _Objective(*targets, members, codes, likelihood, penalty, config.steps, device)
     priors = _prior_sizes(codes) if (members.prior_weight > 0).any() else ()
     model = _seeded_ensemble(members.seed.tolist(), train.responses.shape[1], config.groups,
                              config.hidden, tuple(code.head for code in codes), priors)

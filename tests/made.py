@@ -1,9 +1,17 @@
 """Small recordings for tests."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 
 from migvis.data import Recording
+from migvis.support.presets import get_preset
+
+TINY = get_preset("tiny")
+SMALL = replace(  # a run in a second: all stages, nothing learnt
+    TINY, vae=replace(TINY.vae, steps=8), critic=replace(TINY.critic, steps=4),
+    denoiser=replace(TINY.denoiser, steps=2, batch_size=16), t_edit=10)
 
 N_IMAGES, N_UNITS, REPEATS = 96, 7, 6
 IDS = [f"im{i}" for i in range(4)]
@@ -53,3 +61,7 @@ def four(responses=None, labels=None, **fields):
 def named(index, **columns):
     "Labels of four images with an index."
     return pd.DataFrame({"category": list("aabb")} | columns, index=index)
+
+
+def seen(*_):
+    "A callback, for processes that look it up by name."

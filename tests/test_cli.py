@@ -18,15 +18,13 @@ import pytest
 from PIL import Image
 
 from migvis import EditSettings, Recording, cli, simulate_hvm
-from migvis.cli import _option, _preset_of, _step_counts, _build_parser, main
-from migvis.show.looking import _choose_pair
-from migvis.support.edits import Edits
+from migvis.cli import _option, _build_parser, main
 from migvis.support.presets import _PRESETS, get_preset
 from tests.conftest import ROOT
+from tests.made import SMALL
 
 TINY = get_preset("tiny")
-SMALLER = replace(TINY, vae=replace(TINY.vae, steps=60), critic=replace(TINY.critic, steps=40),
-                  denoiser=replace(TINY.denoiser, steps=6), t_edit=12)
+SMALLER = replace(SMALL, vae=replace(SMALL.vae, steps=30), critic=replace(SMALL.critic, steps=20))
 
 
 def migvis(*arguments, **kw):
@@ -91,26 +89,9 @@ def test_fit_edit_info(tmp_path, saved, capsys, fitted):
     assert "Group 1 (pose)" in printed and "Group 3" not in printed and str(tmp_path / "edit.png") in printed
     assert Image.open(tmp_path / "edit.png").size[0] > 300
     assert np.load(tmp_path / "edit.npz")["images"].shape == (2, 2, 2, 1, 32, 32)
-    known = Recording.load(saved)
-    Image.fromarray((known.images[1, 0] * 255).astype(np.uint8)).save(tmp_path / "new.png")
-    np.save(tmp_path / "new.npy", known.responses[1:2])
-    new = ["edit", "--run", str(run), "--new", str(tmp_path / "new.png"), "--target", "3", "--out", str(tmp_path / "edit.png"),
-           "--groups", "1", "--gammas", "0", "0.5", "--steps", "9", "--save", str(tmp_path / "edit.npz"), "--quiet", "--device", "cpu"]
-    assert main([*new, "--responses", str(tmp_path / "new.npy")]) == 0
-    kept = Edits.load(tmp_path / "edit.npz")
-    assert kept.images.shape == (1, 1, 2, 1, 32, 32) and np.abs(kept.originals[0] - known.images[1]).max() < 0.01
-    for bad, told in [([], "--new and --responses go together"), (["--responses", str(tmp_path / "none.npy")], "none.npy"),
-                      (["--responses", str(tmp_path / "wide.npy")], "same 110 units")]:
-        np.save(tmp_path / "wide.npy", known.responses[1:2, :3])
-        capsys.readouterr()
-        assert main(new + bad) == 2 and told in capsys.readouterr().err
-    capsys.readouterr()
-    assert main(["info", str(run), "--json"]) == 0
-    everything = json.loads(capsys.readouterr().out)
-    assert everything["run"]["preset"]["name"] == "tiny" and everything["report"] == json.loads((run / "report.json").read_text())
     assert main(["info", str(run)]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "preset: tiny" and f"  recording:" in lines and max(map(len, lines)) < 100
+    assert {"preset: tiny", "recording:"} <= set(lines) and max(map(len, lines)) < 100
     assert not set("{}[]\"") & set("".join(lines)), "lines, not JSON"
     drawn = ["figures", "--run", str(run), "--out", str(tmp_path / "figures"), "--only", "3", "figure_8", "--formats", "png", "--quiet", "--device", "cpu"]
     assert main(drawn) == 0 and str(tmp_path / "figures" / "figure_8.png") in capsys.readouterr().out
@@ -119,7 +100,6 @@ def test_fit_edit_info(tmp_path, saved, capsys, fitted):
     judged = ["selectivity", "--run", str(run), "--out", str(tmp_path / "judged"), "--pairs", "500", "--quiet", "--device", "cpu"]
     assert main(judged) == 2 and "got 500" in capsys.readouterr().err, "the tiny run has not that many pairs"
     assert main(["info", str(saved)]) == 0 and "simulated" in capsys.readouterr().out
-    assert main(edit[:3] + edit[6:]) == 2 and "give --original" in capsys.readouterr().err
     for bad, told in [(["--groups", "0"], "group"), (["--groups", "7"], "group"), (["--target", "500"], "target must be"),
                       (["--gammas", "-1"], "not negative"), (["--hold", "1", "2"], "one for each of the 4 groups"), (["--candidates", "2", "--mode", "paper"], "would all be the same"), (["--out", str(tmp_path / "edit.doc")], "must be a file ending in .png"),
                       (["--gammas", "nan"], "finite"), (["--save", str(tmp_path)], "is a folder")]:
@@ -136,26 +116,20 @@ def no_training(monkeypatch):
 
 def test_consistency_null_and_stability(tmp_path, capsys, no_training):
     from migvis import MIGVis
-    from tests.measure.worlds import SMALL
     recording = simulate_hvm(n_images=240, size=32, subject="M1", seed=3, progress=False)
-    quick = replace(SMALL, vae=replace(SMALL.vae, steps=30), critic=replace(SMALL.critic, steps=10))
-    MIGVis(quick, seed=1, device="cpu").fit(recording, out=tmp_path / "run", progress=False)
-    common = ["--run", str(tmp_path / "run"), "--pairs", "8", "--steps", "5", "--quiet", "--device", "cpu"]
+    MIGVis(SMALL, seed=1, device="cpu").fit(recording, out=tmp_path / "run", progress=False)
+    common = ["--run", str(tmp_path / "run"), "--pairs", "4", "--steps", "3", "--quiet", "--device", "cpu"]
     assert main(["selectivity", *common, "--out", str(tmp_path / "judged"), "--gammas", "0", "0.2", "--consistency"]) == 0
     assert "common to versions of the same edits" in capsys.readouterr().out and (tmp_path / "judged" / "consistency" / "consistency.png").is_file()
     assert main(["null", *common, "--out", str(tmp_path / "null")]) == 0
     printed = capsys.readouterr().out
     assert "permuted" in printed and "intervals of the permuted fit leave 0 out" in printed and (tmp_path / "null" / "null.png").is_file()
-    stable = ["stability", "--recording", str(recording.save(tmp_path / "rec.npz")), "--out", str(tmp_path / "stable"), "--preset", "tiny", "--steps", "20",
-              "--edits", str(tmp_path / "run"), str(tmp_path / "run"), "--pairs", "8", "--quiet", "--device", "cpu"]
+    stable = ["stability", "--recording", str(recording.save(tmp_path / "rec.npz")), "--out", str(tmp_path / "stable"), "--preset", "tiny", "--steps", "8",
+              "--quiet", "--device", "cpu"]
     assert main(stable) == 0
     printed = capsys.readouterr().out
-    assert "subjects" not in printed and all(kind in printed for kind in ("seeds", "units", "images", "own"))
-    assert all((tmp_path / "stable" / name).is_file() for name in ("table.csv", "matrix.csv", "settings.json", "stability.png", "edits.csv"))
-
-
-@pytest.mark.parametrize("steps, most, counts", [(45, 135, (45, 25, 90)), (20, 20, (20, 11)), (45, 60, (45, 25, 60)), (1, 9, (1, 2))])
-def test_step_counts_to_compare(steps, most, counts): assert _step_counts(steps, most) == counts
+    assert "subjects" not in printed and all(kind in printed for kind in ("seeds", "units", "images"))
+    assert all((tmp_path / "stable" / name).is_file() for name in ("table.csv", "matrix.csv", "settings.json", "stability.png"))
 
 
 def test_convert_real_recording(realdata, tmp_path, capsys):
@@ -177,7 +151,6 @@ def test_convert_real_recording(realdata, tmp_path, capsys):
     (["null", "--run", "{tmp}", "--out", "{tmp}/null"], "is not a run"),
     (["stability", "--recording", "none.npz", "--out", "{tmp}/stable"], "there is no file none.npz"),
     (["stability", "--recording", "{saved}", "--out", "{tmp}/stable", "--preset", "tiny", "--seeds", "1"], "seeds must be at least 2"),
-    (["stability", "--recording", "{saved}", "--out", "{tmp}/stable", "--edits", "{tmp}", "{tmp}"], "is not a run"),
     (["information", "--run", "{tmp}"], "is not a run"),
     (["convert", "{file}", "--format", "cowley-v4", "--out", "{tmp}/x.npz"], "{file}"),
     (["convert", "{tmp}/none", "--format", "nwb", "--out", "{tmp}/x.npz"], "there is no file"),
@@ -270,15 +243,6 @@ def test_parser_knows_every_command():
     assert _build_parser().parse_args(["demo"]).out.name == "migvis-demo"
 
 
-def test_example_pair_comes_from_the_candidates():
-    labels = simulate_hvm(n_images=160, size=16, subject="M1", seed=2, progress=False).labels
-    candidates = np.arange(0, 160, 2)
-    originals, target = _choose_pair(labels, candidates)
-    assert {*originals, target} <= set(candidates.tolist())
-    assert [labels["category"][i] for i in originals] == ["Faces", "Cars"] and labels["category"][target] == "Chairs"
-    assert _choose_pair(labels.assign(category="x"), candidates) == ([0, 2], 4)
-
-
 def test_commands_to_copy_are_quoted_and_numbers_are_checked(tmp_path, saved, capsys, fitted):
     run, printed = fitted
     assert f"migvis edit --run '{run}' --original" in printed
@@ -340,10 +304,14 @@ def test_latents_are_a_table(tmp_path, fitted):
     assert [json.loads(re.search(r'"draw":(\[[0-9,]+\])', page)[1]) for page in pages] == [[0], [0, 1]]
 
 
-def test_precision_is_that_of_the_denoiser(tmp_path):
-    from migvis.support.presets import get_preset
-    quick = _preset_of("paper", "bfloat16")
-    assert _preset_of("paper", None) == get_preset("paper") and quick.denoiser.precision == "bfloat16" and quick.vae == get_preset("paper").vae
+@pytest.mark.parametrize("options, precision", [([], "float32"), (["--precision", "bfloat16"], "bfloat16")])
+def test_precision_is_that_of_the_denoiser(tmp_path, saved, monkeypatch, options, precision):
+    from migvis import MIGVis
+    fitted = []
+    def fit(self, *_, **__): raise ValueError(fitted.append(self.preset))
+    monkeypatch.setattr(MIGVis, "fit", fit)
+    assert main(["fit", "--recording", str(saved), "--out", str(tmp_path / "run"), "--preset", "tiny", *options]) == 2
+    assert fitted == [replace(TINY, denoiser=replace(TINY.denoiser, precision=precision))]
 
 
 def test_help_in_the_chapter_is_todays(monkeypatch, capsys):

@@ -17,19 +17,15 @@ from migvis.compare.baselines import _load_baseline, _save_baseline, train_decod
 from migvis.ddim_guidance import invert, sample
 from migvis.denoiser import NoiseSchedule, build_denoiser, load_denoiser, mixture_denoiser, save_denoiser, train_denoiser
 from migvis.infonce import _random_shift
-from migvis.measure.plots import plot_sheet
 from migvis.measure.readouts import ReadoutConfig, load_readouts, train_readouts
 from migvis.show.widgets import _difference_image, _png_uri
 from migvis.simulate.images import _aperture, _tint, render_hvm, render_labels
 from migvis.simulate.pretrained import _pretrained_for
 from migvis.support.encoders import ConvEncoder, DenoiserEncoder
 from migvis.support.labels import POSE_AND_CATEGORY, Continuous
-from migvis.support.presets import get_preset
 from migvis.support.training import generator
+from tests.made import SMALL
 
-TINY = get_preset("tiny")
-SMALL = replace(TINY, vae=replace(TINY.vae, steps=30, seeds=2), critic=replace(TINY.critic, steps=10),
-                denoiser=replace(TINY.denoiser, steps=8), t_edit=10)
 
 
 def randn(*shape, seed=0): return torch.randn(shape, generator=generator(seed))
@@ -190,7 +186,6 @@ def test_figures_draw_colours(edits):
         return [np.ptp(np.asarray(x), axis=-1).max() for x in shown if x.ndim == 3 and x.shape[-1] == 3]
     figure = edits.plot()
     assert len(colours(figure)) == len([i for ax in figure.axes for i in ax.images]) and min(colours(figure)) > 0.1
-    assert max(colours(plot_sheet(edits, 0.1, n=4))) > 0.1
     (ax,) = figures.plot_examples(edits.originals[[0, 1, 1]], ["a", "b", "b"], 2).axes
     assert (np.asarray(ax.images[0].get_array())[40:, :32] == 1).all() # where there is no image: white
 

@@ -75,7 +75,7 @@ def test_a_given_schedule_is_what_was_given():
 
 
 @pytest.mark.parametrize("T, kind, given, message", [
-    (4, "given", (.9, .5, .1), "4 values, got 3"), (3, "given", (), "kind='given'"), (3, "sigmoid", (.9, .5, .1), "kind='given'"),
+    (4, "given", (.9, .5, .1), "4 values that fall"), (3, "given", (), "kind='given'"), (3, "sigmoid", (.9, .5, .1), "kind='given'"),
     (3, "given", (.9, .5, 0.), "stay above 0"), (3, "given", (.9, .95, .1), "fall"), (3, "given", (1., .5, .1), "below 1"),
     (3, "given", (.9, math.nan, .1), "fall")])
 def test_a_schedule_that_is_none_is_refused(T, kind, given, message):
@@ -320,20 +320,17 @@ def test_loss_of_a_perfect_denoiser_is_the_noise_it_cannot_know():
     assert loss.mean().item() == pytest.approx(s.alpha_bar[10].item(), rel=0.1)  # var(eps | y_t), for unit data
 
 
-def test_weights_of_the_loss():
-    s = NoiseSchedule()
-    snr = s.alpha_bar[1:] / (1 - s.alpha_bar[1:])
-    assert torch.equal(dn._loss_weights(s)[1:], torch.ones(150, dtype=torch.float64))
-    close(dn._loss_weights(s, "min_snr")[1:], snr.clamp(max=5) / snr)
-    close(dn._loss_weights(s, "v")[1:], 1 / s.alpha_bar[1:])
-    with pytest.raises(ValueError, match="weighting"): dn._loss_weights(s, "best")
-
-
-def test_default_weighting_follows_the_network():
+def test_the_loss_follows_the_network():
     "A plain network gets the paper's unweighted loss, a preconditioned one the loss of v."
-    def run(std, **settings): return train(config=replace(SMALL, steps=2), denoiser=build_denoiser(SMALL, std), **settings).model
-    assert same_weights(run(None), run(None, weighting="eps")) and same_weights(run(0.4), run(0.4, weighting="v"))
-    assert not same_weights(run(0.4), run(0.4, weighting="eps"))
+    s = NoiseSchedule(20)
+    assert torch.equal(dn._loss_weights(s, "eps")[1:], torch.ones(20, dtype=torch.float64))
+    close(dn._loss_weights(s, "v")[1:], 1 / s.alpha_bar[1:])
+    for std, kind in ((None, "eps"), (0.4, "v")):
+        seen, weights = [], dn._loss_weights
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(dn, "_loss_weights", lambda schedule, kind: (seen.append(kind), weights(schedule, kind))[1])
+            train(config=replace(SMALL, steps=2), denoiser=build_denoiser(SMALL, std))
+        assert seen == [kind]
 
 
 def test_interrupted_training_ends_with_the_same_weights(tmp_path, trained):
@@ -341,7 +338,7 @@ def test_interrupted_training_ends_with_the_same_weights(tmp_path, trained):
         train(checkpoint=tmp_path, checkpoint_every=5, callback=stop_at(12), log_every=1)
     resumed = train(checkpoint=tmp_path, checkpoint_every=5)
     assert resumed.resumed_from == 10 and same_weights(resumed.model, trained.model)
-    for change in (dict(images=bars(65)), dict(config=replace(SMALL, width=16)), dict(weighting="eps")):
+    for change in (dict(images=bars(65)), dict(config=replace(SMALL, width=16))):
         with pytest.raises(ValueError): train(checkpoint=tmp_path, **change)
 
 
@@ -519,7 +516,7 @@ def test_conditions_that_do_not_fit_are_refused():
         with pytest.raises(ValueError, match="at least 1"): dn._add_condition(denoiser, n_condition)
     with pytest.raises(ValueError, match="takes no condition"): train(denoiser=free, condition=bar_places())
     with pytest.raises(ValueError, match=r"\(64, 2\)"): train(denoiser=given, condition=bar_places())
-    with pytest.raises(ValueError, match="row for each of the 64 images"): train(condition=bar_places(63))
+    with pytest.raises(ValueError, match=r"\(64, .*a row for each image"): train(condition=bar_places(63))
     with pytest.raises(ValueError, match="drop"): train(condition=bar_places(), drop=1.0)
 
 
@@ -598,7 +595,6 @@ def test_autoguidance_narrows_what_two_denoisers_blur():
 def test_autoguided_denoisers_sample_move_and_come_apart():
     strong, weak = two_denoisers()
     guided = dn.Autoguided(strong, weak, 2.0)
-    assert [dn._base_denoiser(d) for d in (guided, strong, len)] == [strong, strong, len]
     samples = dn.sample_images(guided, 3, steps=5)
     assert samples.shape == (3, 1, 16, 16) and samples.isfinite().all()
     with torch.no_grad(): assert guided.double()(randn(1, 1, 16, 16).double(), 3).dtype == torch.float64
@@ -608,7 +604,7 @@ def test_autoguided_denoisers_sample_move_and_come_apart():
     (lambda: build_denoiser(replace(SMALL, T=30), 0.5), 2, ValueError, "same channels, image size and schedule"),
     (lambda: build_denoiser(replace(SMALL, image_size=32), 0.5), 2, ValueError, "same channels, image size"),
     (conditional, 2, ValueError, "without a condition"),
-    (lambda: None, 2, TypeError, "weaker one must be a Denoiser, got NoneType"),
+    (lambda: None, 2, TypeError, "takes two Denoisers, got NoneType"),
     (lambda: build_denoiser(SMALL, 0.5), 0.5, ValueError, "finite and at least 1"),
     (lambda: build_denoiser(SMALL, 0.5), math.nan, ValueError, "finite and at least 1")])
 def test_pairs_that_cannot_be_autoguided_are_refused(weak, weight, error, match):

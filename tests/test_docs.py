@@ -152,7 +152,7 @@ def test_outputs_hold_no_progress_bars():
     for notebook in NOTEBOOKS: assert not re.search(r"\d+%\|.*\|", notebook.read_text(encoding="utf-8")), notebook.name
 
 
-CITED = {"11_tvsd": {"10.1016"}, "03_it": {"83.7"}, "03_dina": {".58", ".71", "2605.04309"}, "05_dina": {".71"}}     # numbers of the literature, said to be that where they stand
+CITED = {"11_photographs": {"10.1016"}, "03_it": {"83.7"}, "03_dina": {".58", ".71", "2605.04309"}, "05_dina": {".71"}}     # numbers of the literature, said to be that where they stand
 
 def unprinted(notebook) -> list[str]:
     "Decimal numbers in a notebook's prose that neither its outputs nor its code show, at the precision of the prose."

@@ -7,7 +7,7 @@ import pytest
 
 matplotlib.use("Agg")
 from migvis import figures
-from migvis.figures import _colour, _draw_heat_map, _join_pictures, plot_guidance, plot_table, style
+from migvis.figures import _colour, _join_pictures, plot_guidance, plot_table, style
 
 SIDE = 8
 rng = np.random.default_rng(0)
@@ -137,8 +137,7 @@ def test_pixel_information_has_a_scale_for_each_row_and_refuses_other_images():
 def test_cells_whose_interval_includes_0_are_faded():
     values = pd.DataFrame([[0.8, 0.1], [0.2, 0.9]], ["g1", "g2"], ["pose", "category"])
     faded = np.array([[False, True], [False, False]])
-    ax = plt.figure().add_subplot()
-    _draw_heat_map(ax, values, "share", faded=faded)
+    ax = figures.plot_matrix({"all": values}, "share", faded={"all": faded}).axes[0]
     alpha = np.reshape(ax.collections[0].get_alpha(), (2, 2))
     assert alpha[0, 1] < 0.5 and (alpha[~faded] == 1).all()
     assert [t.get_text() for t in ax.texts] == ["0.80", "0.10", "0.20", "0.90"] and ax.texts[1].get_color() == "0.55"

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from migvis.denoiser import NoiseSchedule, _add_condition, build_denoiser
-from migvis.infonce import (Critics, _ScoreInputs, _Watch, _add_noise, _candidate_columns, _describe_critics,
+from migvis import infonce
+from migvis.infonce import (Critics, _ScoreInputs, _add_noise, _candidate_columns, _describe_critics,
                             _early_times, held_out_mi, info_nce_loss, _info_nce_rows, load_critics, _look_ahead,
                             _look_once, mi_bound, mi_lower_bound, _random_shift, _resolve_groups, save_critics,
                             _scoring_in_double, _separable_score, train_critics)
@@ -347,9 +348,9 @@ CONFIG = CriticConfig(width=4, features=8, steps=12, batch_size=16)
 
 def interrupt_at(last, patched):
     "Make trainings of critics stop after so many steps."
-    def stop(self, step, model, row):
+    def stop(step, model, row):
         if step >= last: raise InterruptedError
-    patched.setattr(_Watch, "record", stop)
+    patched.setattr(infonce, "_watch", lambda *how, watch=infonce._watch: (watch(*how)[0], stop))
 
 
 def test_same_seed_same_critics_and_resume_is_exact(small, tmp_path, monkeypatch):

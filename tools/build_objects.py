@@ -14,7 +14,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from migvis.simulate.objects import _vertex_normals, object_names
-from migvis.simulate.renderer import _embree, _first_hits, _standard_size, rotation_matrix
+from migvis.simulate.renderer import _embree, _standard_size, _trace, rotation_matrix
 from tools.objects import animals, boats, cars, faces, fruits, furniture, planes
 from tools.objects.parts import Part
 
@@ -48,7 +48,7 @@ def ambient_occlusion(vertices: np.ndarray, normals: np.ndarray, faces: np.ndarr
     frame = np.stack([side, np.cross(normals, side), normals], 1)
     rays = np.einsum("rk,vkj->vrj", sky_directions(n_rays), frame)
     start = np.repeat((vertices + 4e-3 * size * normals)[:, None], n_rays, 1)
-    hit = _first_hits(_embree(vertices, faces), start.reshape(-1, 3), rays.reshape(-1, 3))
+    hit = _trace(_embree(vertices, faces), start.reshape(-1, 3), rays.reshape(-1, 3), output=1)
     distance = np.where(hit["primID"] >= 0, hit["tfar"], np.inf).reshape(-1, n_rays)
     return np.minimum(distance / (0.6 * size), 1.0).mean(1) ** 0.8
 

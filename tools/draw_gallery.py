@@ -32,6 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--device", default="auto")
     options = parser.parse_args(arguments)
     from migvis import EditSettings, MIGVis, simulate_hvm
+    from migvis.figures import _save_figure
     from migvis.show.gallery import FIGURES, _figure_names
     from migvis.support.presets import get_preset
 
@@ -39,7 +40,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     names = sum((_figure_names(name) for name in options.only or FIGURES), [])
     recording = simulate_hvm(n_images=preset.n_images, size=preset.image_size, subject="M1")
     model = MIGVis(preset, device=options.device).fit(recording, out=run)
-    if options.pairs: model.selectivity(options.pairs, EditSettings(steps=min(45, preset.t_edit)), folder=run / "selectivity")
+    if options.pairs:
+        result = model.selectivity(options.pairs, EditSettings(steps=min(45, preset.t_edit)), folder=run / "selectivity")
+        _save_figure(result.plot(), options.out / "figures" / "selectivity.png")
     draw_missing(model, options.out, names)
 
 

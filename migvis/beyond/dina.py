@@ -23,7 +23,7 @@ from ..data import Recording, Standardizer
 from ..infonce import info_nce_loss
 from ..support.checks import to_numpy
 from ..support.images import check_images, _check_channels
-from ..support.files import digest, load_tensors, save_tensors, _building_from
+from ..support.files import digest
 from ..support.presets import _check_numbers
 from ..support.training import Batch, Fit, fit, generator, resolve_device, warmup_cosine
 
@@ -47,8 +47,7 @@ class DINAConfig:
     def __post_init__(self) -> None:
         _check_numbers(self, {"whole": "channels map_size width scales rank steps batch_size"})
         if self.batch_size < 2:
-            raise ValueError("batch_size must be at least 2: without other images there are no "
-                             "negatives")
+            raise ValueError("batch_size must be at least 2: without others there are no negatives")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout must be at least 0 and below 1, got {self.dropout}")
         if not self.temperature > 0:
@@ -62,8 +61,7 @@ def get_dina_config(
     known = {
         "tiny": DINAConfig(8, 8, 16, rank=None, steps=150, batch_size=64, lr=3e-3),
         "small": DINAConfig(32, 8, 32, rank=128, dropout=0.8, steps=600, batch_size=128, lr=3e-3),
-        "paper": DINAConfig(),
-    }
+        "paper": DINAConfig()}
     if isinstance(name, DINAConfig): return name
     if name in known: return known[name]
     raise ValueError(f"config must be one of {sorted(known)} or a DINAConfig, got {name!r}")
@@ -80,8 +78,7 @@ class _ImageTower(nn.Module):
         super().__init__()
         w, self.map_size = config.width, config.map_size
         sizes = [(1, 5)] + [(w, 3)] * (config.scales - 1)
-        self.convs = nn.ModuleList(nn.Conv2d(n_in, w, side, padding=side // 2)
-                                   for n_in, side in sizes)
+        self.convs = nn.ModuleList(nn.Conv2d(n, w, side, padding=side // 2) for n, side in sizes)
         norms = [nn.GroupNorm(math.gcd(8, w), w) for _ in range(config.scales - 1)]
         self.norms = nn.ModuleList([nn.Identity(), *norms]) # contrast must survive
         self.head = _mixing_head(w * config.scales, config.channels)
@@ -103,8 +100,7 @@ class _ResponseTower(nn.Module):
         super().__init__()
         shape = (config.channels, config.map_size, config.map_size)
         self.hide = nn.Dropout(config.dropout)
-        inner = [] if config.rank is None else [config.rank]
-        layers = [n_units, *inner, math.prod(shape)]
+        layers = [n for n in (n_units, config.rank, math.prod(shape)) if n is not None]
         self.connect = nn.Sequential(*(nn.Linear(a, b) for a, b in zip(layers, layers[1:])))
         self.layout = nn.Unflatten(1, shape)
         self.head = _mixing_head(config.channels, config.channels)
@@ -118,7 +114,6 @@ class _Towers(nn.Module):
     "Two networks into one space, where an image and the responses to it shall point the same way."
     def __init__(self, image_tower: nn.Module, response_tower: nn.Module,
                  standardizer: Standardizer, image_shape: tuple[int, int]) -> None:
-        # image_tower (B, 1, H, W); response_tower (B, N)
         super().__init__()
         self.image_tower, self.response_tower = image_tower, response_tower
         self.image_shape = tuple(image_shape)
@@ -134,8 +129,7 @@ class _Towers(nn.Module):
         return F.normalize(self.response_tower(x).flatten(1), dim=1)
 
     @torch.no_grad()
-    def embed(self, features: Callable[[Tensor], Tensor], values: Tensor,
-              size: int = 256) -> Tensor: # values (n, ...) -> (n, d)
+    def embed(self, features: Callable, values: Tensor, size: int = 256) -> Tensor: # (n, d)
         "Features in batches, in evaluation mode, on the CPU."
         training = self.training
         self.eval()
@@ -148,14 +142,11 @@ class _Decoder(_Towers):
     "Two towers that take recordings. DINA and its peers are of this form."
     def standardize(self, responses: Any) -> Tensor: # (n, N), or a Recording -> (n, N) in s.d.
         "Responses as the response tower takes them. Raises ValueError for what does not fit."
-        x = torch.as_tensor(to_numpy(getattr(responses, "responses", responses)),
-                            dtype=torch.float32)
+        x = torch.as_tensor(to_numpy(getattr(responses, "responses", responses))).float()
         if x.ndim != 2 or x.shape[1] != len(self.mean):
-            raise ValueError(f"responses must be (n, {len(self.mean)}), the units it was fitted "
-                             f"to, got {tuple(x.shape)}")
+            raise ValueError(f"responses must be of {len(self.mean)}, the units, got {x.shape}")
         if not torch.isfinite(x).all():
-            raise ValueError("responses must be finite, but NaN or infinity was found; average "
-                             "over the trials that exist")
+            raise ValueError("responses must be finite; average over the trials that exist")
         return (x - self.mean.cpu()) / self.scale.cpu()
 
     def pixels(self, images: Any) -> Tensor: # (n, 1, H, W), or a Recording -> (n, 1, H, W)
@@ -163,8 +154,7 @@ class _Decoder(_Towers):
         y = torch.as_tensor(check_images(getattr(images, "images", images)))
         _check_channels(y.shape[1], 1)
         if tuple(y.shape[2:]) != self.image_shape:
-            raise ValueError(f"images must have {self.image_shape} pixels as in training, got "
-                             f"{tuple(y.shape[2:])}; resize them")
+            raise ValueError(f"resize images to {self.image_shape} pixels, from {y.shape[2:]}")
         return y
 
     def embed_images(self, images: Any) -> Tensor: # (n, 1, H, W), or a Recording -> (n, d)
@@ -179,7 +169,7 @@ class _Decoder(_Towers):
         "Numbers of the images that responses point to. Raises ValueError for k out of range."
         candidates = self.embed_images(images)
         if not 1 <= k <= len(candidates):
-            raise ValueError(f"k must be from 1 to {len(candidates)}, the number of images, not {k}")
+            raise ValueError(f"k must be from 1 to {len(candidates)}, the images, not {k}")
         return (self.embed_responses(responses) @ candidates.T).topk(k, dim=1).indices
 
 # %% ../../nbs/beyond/03_dina.ipynb #b60a9791
@@ -205,21 +195,6 @@ class DINA(_Decoder):
         scale = self.log_scale.clamp(max=math.log(100)).exp()
         return scale * self.image_features(y) @ self.response_features(x).T
 
-    def save(self, path: str | Path) -> Path:
-        "Write weights and settings to one safetensors file."
-        meta = {"kind": "dina", "n_units": len(self.mean), "image_shape": self.image_shape,
-                "config": asdict(self.config)}
-        return save_tensors(path, self.state_dict(), meta)
-
-    @staticmethod
-    def load(path: str | Path, device: str | torch.device = "auto") -> "DINA":
-        "Read what `save` wrote. Raises ValueError."
-        tensors, meta = load_tensors(path, "dina")
-        with _building_from(path):
-            model = DINA(meta["n_units"], meta["image_shape"], DINAConfig(**meta["config"]))
-            model.load_state_dict(tensors)
-        return model.to(resolve_device(device)).eval()
-
 # %% ../../nbs/beyond/03_dina.ipynb #cdc70136
 def alignment_loss(
     scores: Tensor, # (B, B), row: image, column: responses; pairs on the diagonal
@@ -228,74 +203,49 @@ def alignment_loss(
     return (info_nce_loss(scores, "diagonal") + info_nce_loss(scores.T, "diagonal")) / 2
 
 # %% ../../nbs/beyond/03_dina.ipynb #dccac9e5
-def _resample_trials(trials: Tensor, draws: Tensor, mean: Tensor) -> Tensor:
-    # trials (b, R, N); draws (b, R); mean (b, N) -> (b, N)
-    "Average of repeats drawn with replacement: how the mean could as well have come out."
+def _resample_trials(trials: Tensor, draws: Tensor, mean: Tensor) -> Tensor: # (b, N)
+    "Average of repeats (b, R, N) drawn with replacement: as the mean could as well have come out."
     weight = F.one_hot(draws, trials.shape[1]).sum(1).to(trials.dtype)
     present = torch.isfinite(trials)
     count = torch.einsum("br,brn->bn", weight, present.to(trials.dtype))
     total = torch.einsum("br,brn->bn", weight, trials.where(present, 0.0))
     return torch.where(count > 0, total / count.clamp(min=1), mean)
 
-# %% ../../nbs/beyond/03_dina.ipynb #1d304758
-@dataclass(frozen=True)
-class _RecordedPairs:
-    "Images and standardised responses of the same rows, on one device."
-    images: Tensor             # (n, 1, H, W) in [0, 1]
-    mean: Tensor               # (n, N) trial averages
-    trials: Tensor | None      # (n, R, N), NaN where missing
-
-    @classmethod
-    def of(cls, recording: Recording, standardizer: Standardizer, device: torch.device,
-           resample: bool) -> "_RecordedPairs":
-        "Pairs of a recording; trials only if they are to be resampled."
-        tensor = lambda values: torch.as_tensor(values, dtype=torch.float32).to(device)
-        use = resample and recording.trials is not None and recording.trials.shape[1] > 1
-        trials = tensor(standardizer.transform(recording.trials)) if use else None
-        return cls(tensor(recording.images), tensor(standardizer.transform(recording.responses)),
-                   trials)
-
-    def draw(self, batch: Batch) -> tuple[Tensor, Tensor]: # (b, 1, H, W), (b, N)
-        "Images and responses of a training step."
-        y, x = self.images[batch.index], self.mean[batch.index]
-        if self.trials is None: return y, x
-        repeats = self.trials.shape[1]
-        draws = batch.randint(repeats, repeats)
-        return y, _resample_trials(self.trials[batch.index], draws, x)
-
 # %% ../../nbs/beyond/03_dina.ipynb #e3c6e622
 def _check_pairs(train: Recording, validation: Recording | None) -> None:
     "Raise ValueError if training and validation cannot belong to one experiment, or are too small."
-    sizes = lambda part: {"pixels": part.images.shape[2:], "units": part.responses.shape[1:]}
-    parts = {"train": train} | ({} if validation is None else {"validation": validation})
-    for name, part in parts.items():
+    size = lambda part: f"{part.images.shape[2:]} pixels and {part.responses.shape[1]} units"
+    for part in (train, train if validation is None else validation):
         _check_channels(part.images.shape[1], 1)
         if len(part) < 2:
-            raise ValueError(f"{name} has {len(part)} image; without others there are no "
-                             f"negatives: give at least 2")
-        for what, found in sizes(part).items():
-            if found != sizes(train)[what]:
-                raise ValueError(f"{name} has {what} {found}, but train has {sizes(train)[what]}; "
-                                 f"both must come from one recording")
+            raise ValueError("a part needs at least 2 images: with one there are no negatives")
+        if size(part) != size(train):
+            raise ValueError(f"validation has {size(part)}, but train has {size(train)}")
 
 # %% ../../nbs/beyond/03_dina.ipynb #c6d00002
-def _train(network: nn.Module, loss: Callable[[nn.Module, Tensor, Tensor], Tensor],
-           train: Recording, validation: Recording, standardizer: Standardizer, config: DINAConfig,
-           options: Mapping[str, Any]) -> Fit:
-    # loss: of network, images (b, 1, H, W) and responses (b, N); options: of `training.fit`
-    "Train with the settings of a configuration; validation images choose the weights."
-    device = options["device"]
-    pairs, held_out = (_RecordedPairs.of(part, standardizer, device, config.resample)
-                       for part in (train, validation))
+def _train(network: nn.Module, loss: Callable, train: Recording, validation: Recording,
+           standardizer: Standardizer, config: DINAConfig, options: Mapping[str, Any]) -> Fit:
+    "Train with a loss of network, images and responses; validation images choose the weights."
+    place = lambda values: torch.as_tensor(values, dtype=torch.float32).to(options["device"])
+    (images, mean), held_out = ((place(part.images), place(standardizer.transform(part.responses)))
+                                for part in (train, validation))
+    resample = config.resample and train.trials is not None and train.trials.shape[1] > 1
+    trials = place(standardizer.transform(train.trials)) if resample else None
+
+    def drawn(batch: Batch) -> tuple[Tensor, Tensor]: # (b, 1, H, W), (b, N)
+        y, x = images[batch.index], mean[batch.index]
+        if trials is None: return y, x
+        draws = batch.randint(trials.shape[1], trials.shape[1])
+        return y, _resample_trials(trials[batch.index], draws, x)
+
     data = [digest(torch.tensor(a)) for part in (train, validation)
             for a in (part.images, part.responses)]
     settings = {"steps": config.steps, "batch_size": config.batch_size, "lr": config.lr,
                 "weight_decay": config.weight_decay, "clip": 1.0, "keep_best": True,
                 "schedule": warmup_cosine(config.steps, min(50, config.steps // 10)),
-                "validate": lambda model: loss(model, held_out.images, held_out.mean)} | options
+                "validate": lambda model: loss(model, *held_out)} | options
     settings["fingerprint"] = options["fingerprint"] | {"data": data}
-    return fit(network, lambda model, batch: (loss(model, *pairs.draw(batch)), {}), len(train),
-               **settings)
+    return fit(network, lambda m, batch: (loss(m, *drawn(batch)), {}), len(train), **settings)
 
 # %% ../../nbs/beyond/03_dina.ipynb #2e0c3ecd
 def fit_dina(
@@ -304,8 +254,7 @@ def fit_dina(
     config: DINAConfig | str = "small",        # or "tiny", "paper"
     seed: int = 0, device: str | torch.device = "auto",
     checkpoint: str | Path | None = None, # folder; an interrupted training there goes on
-    progress: bool = True,
-    training: Mapping[str, Any] | None = None, # further arguments of `training.fit`
+    progress: bool = True, training: Mapping[str, Any] | None = None, # for `training.fit`
 ) -> DINA: # in evaluation mode, with `.history`
     "Train both towers together; validation images choose the weights. Raises ValueError."
     config, device = get_dina_config(config), resolve_device(device)

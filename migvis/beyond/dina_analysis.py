@@ -4,10 +4,9 @@
 
 # %% auto #0
 __all__ = ['retrieval', 'compare_retrieval', 'fit_ridge', 'fit_cnn', 'retrieval_table', 'shared_axes', 'axis_alignment',
-           'saliency', 'unit_importance', 'units_needed', 'sparse_ensemble', 'band_curve']
+           'saliency', 'unit_importance']
 
 # %% ../../nbs/beyond/04_dina_analysis.ipynb #f1871901
-import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,7 +16,6 @@ import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
-from scipy.fft import dctn, idctn
 from scipy.linalg import eigh
 from torch import Tensor, nn
 
@@ -28,21 +26,18 @@ from ..support.checks import to_numpy
 from ..support.training import generator, resolve_device
 
 # %% ../../nbs/beyond/04_dina_analysis.ipynb #ba4839b4
-def _rank_scores(scores: Tensor | np.ndarray) -> _Retrieval:
-    # scores (n, m) responses x images; the right one on the diagonal
-    "Ranks of the right candidates. Raises ValueError."
+def _rank_scores(scores: Tensor | np.ndarray) -> _Retrieval: # (n, m) responses x images
+    "Ranks of the right candidates, which are on the diagonal. Raises ValueError."
     scores = to_numpy(scores)
     if scores.ndim != 2 or scores.shape[1] < max(2, len(scores)) or not np.isfinite(scores).all():
-        raise ValueError(f"scores must be finite, (n responses, m >= n candidates) with at least "
-                         f"2 candidates, got shape {scores.shape}")
-    own = scores[np.arange(len(scores)), np.arange(len(scores))][:, None]
+        raise ValueError(f"scores must be finite, (n, m) of m >= n candidates, got {scores.shape}")
+    own = scores.diagonal()[:, None]
     return _Retrieval((scores > own).sum(1), (scores == own).sum(1),
                       np.full(len(scores), scores.shape[1]))
 
 # %% ../../nbs/beyond/04_dina_analysis.ipynb #3a2cc5ee
 def retrieval(
-    decoder: _Decoder,
-    recording: Recording,          # held-out images and the responses to them
+    decoder: _Decoder, recording: Recording, # held-out images and the responses to them
     images: Any = None, # candidates in the same order; None: the recording's
 ) -> _Retrieval:
     "Retrieve every image of a recording from the responses to it, among all of them."
@@ -51,27 +46,24 @@ def retrieval(
 
 # %% ../../nbs/beyond/04_dina_analysis.ipynb #7cedb8b5
 def compare_retrieval(
-    one: _Retrieval,
-    other: _Retrieval,      # of the same images
-    k: int = 1, level: float = 0.95, draws: int = 2000, seed: int = 0,
+    one: _Retrieval, other: _Retrieval, # of the same images
+    k: int = 1, seed: int = 0,
 ) -> dict[str, float]: # ratio of accuracies with its interval, and their difference
     "How many times better one decoder is than another, with a paired bootstrap over images."
     a, b = one.hits(k), other.hits(k)
     if len(a) != len(b):
         raise ValueError(f"both must be of the same images, got {len(a)} and {len(b)}")
     ratio = lambda rows: a[rows].mean(-1) / np.maximum(b[rows].mean(-1), 1 / len(b))
-    every = np.arange(len(a))
-    drawn = ratio(np.random.default_rng(seed).integers(0, len(a), (draws, len(a))))
-    low, high = np.quantile(drawn, [0.5 - level / 2, 0.5 + level / 2])
-    return {"ratio": ratio(every), "low": low, "high": high, "difference": a.mean() - b.mean()}
+    drawn = ratio(np.random.default_rng(seed).integers(0, len(a), (2000, len(a))))
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    return {"ratio": ratio(...), "low": low, "high": high, "difference": a.mean() - b.mean()}
 
 # %% ../../nbs/beyond/04_dina_analysis.ipynb #5f584d85
 _PENALTIES = tuple((10.0 ** np.arange(-3, 3.1, 0.5)).round(4).tolist()) # of mean eigenvalues
 
 # %% ../../nbs/beyond/04_dina_analysis.ipynb #03ec5d70
 def _ridge_weights(x: np.ndarray, targets: np.ndarray, penalty: float) -> np.ndarray: # (d, k)
-    # x (n, d) and targets (n, k), both centred; penalty: in units of the mean eigenvalue of x
-    "Weights that minimise squared error + lambda |w|^2."
+    "Ridge regression of centred data; the penalty is in units of the mean eigenvalue of x."
     from sklearn.linear_model import Ridge
 
     alpha = penalty * np.square(x).sum() / min(x.shape)
@@ -102,10 +94,8 @@ def _best(decoders: Iterable[_Decoder], validation: Recording) -> _Decoder:
 # %% ../../nbs/beyond/04_dina_analysis.ipynb #36296fd0
 @torch.no_grad()
 def fit_ridge(
-    train: Recording,
-    validation: Recording,                      # chooses features and penalty by retrieval
+    train: Recording, validation: Recording, # chooses features and penalty by retrieval
     features: Mapping[Any, nn.Module],          # image features to predict, by name
-    penalties: Sequence[float] = _PENALTIES,     # in units of the mean eigenvalue
 ) -> _Decoder: # with `.chosen`: the features' name and the penalty
     "Ridge regression from responses to image features; images are found by their cosine."
     _check_pairs(train, validation)
@@ -115,7 +105,7 @@ def fit_ridge(
         for name, module in features.items():
             parts = [module(part) for part in torch.as_tensor(train.images).split(256)]
             targets = torch.cat(parts).double().numpy()
-            for penalty in penalties:
+            for penalty in _PENALTIES:
                 weights = _ridge_weights(x - x.mean(0), targets - targets.mean(0), penalty)
                 linear = nn.Linear(*weights.shape, bias=False)
                 linear.weight.copy_(torch.tensor(weights.T, dtype=torch.float32))
@@ -137,21 +127,17 @@ class _PixelNetwork(nn.Module):
         self.register_buffer("mean_image", mean_image.clone())
 
     def forward(self, x: Tensor) -> Tensor: # (B, N) standardised -> (B, 1, H, W)
-        grow = lambda maps, shape: F.interpolate(F.silu(maps), size=shape, mode="bilinear",
-                                                 align_corners=False)
+        grow = lambda maps, shape: F.interpolate(F.silu(maps), size=shape, mode="bilinear")
         maps = grow(self.convs[0](self.tower(x)), self.half)
         return self.mean_image + self.convs[2](grow(self.convs[1](maps), self.full))
 
 # %% ../../nbs/beyond/04_dina_analysis.ipynb #0afd8f75
 def fit_cnn(
-    train: Recording,
-    validation: Recording, # stops training, and chooses how pictures are compared
+    train: Recording, validation: Recording, # stops training, and chooses how pictures are compared
     config: DINAConfig | str = "small",                  # of the DINA whose size it shall have
-    components: Sequence[int] = (10, 20, 30, 50, 80), # whitened, beside the pixels
     seed: int = 0, device: str | torch.device = "auto",
     checkpoint: str | Path | None = None, # folder; an interrupted training there goes on
-    progress: bool = True,
-    training: Mapping[str, Any] | None = None, # further arguments of `training.fit`
+    progress: bool = True, training: Mapping[str, Any] | None = None, # for `training.fit`
 ) -> _Decoder: # `response_tower[0]` gives pictures; with `.chosen`
     "A CNN decoder of DINA's size: pictures from responses; images are found by their cosine."
     config, device = get_dina_config(config), resolve_device(device)
@@ -159,8 +145,7 @@ def fit_cnn(
     standardizer = Standardizer.fit(train.responses)
     images = torch.as_tensor(train.images)
     variance = images.var(0).mean().item()
-    def error(network: nn.Module, y: Tensor, x: Tensor) -> Tensor:
-        return (network(x) - y).square().mean() / variance
+    error = lambda network, y, x: (network(x) - y).square().mean() / variance
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(generator(seed, 12).initial_seed())
         network = _PixelNetwork(train.responses.shape[1], images.mean(0), config)
@@ -169,7 +154,7 @@ def fit_cnn(
     network = _train(network, error, train, validation, standardizer, config,
                      options | dict(training or {})).model
     def decoders() -> Iterator[_Decoder]:
-        for k in (None, *(c for c in components if c < len(train))):
+        for k in (None, *(c for c in (10, 20, 30, 50, 80) if c < len(train))): # whitened
             features = _PixelFeatures(train.images, k).to(device)
             decoder = _Decoder(features, nn.Sequential(network, features), standardizer,
                                train.images.shape[2:]).to(device)
@@ -183,18 +168,15 @@ def retrieval_table(
     ks: Sequence[int] = (1, 5), level: float = 0.95,
 ) -> pd.DataFrame: # one row for each method, and chance; percent
     "Top-k accuracies with Wilson's intervals, and median ranks."
-    rows = {}
-    for name, r in found.items():
-        row = {}
-        for k in ks:
-            low, high = r.interval(k, level)
-            row |= {f"top-{k} %": 100 * r.accuracy(k),
-                    f"top-{k} interval": f"{100 * low:.1f} to {100 * high:.1f}"}
-        rows[name] = row | {"median rank": float(np.median(r.better + (r.tied + 1) / 2))}
-    any_one = next(iter(found.values()))
-    rows["chance"] = {f"top-{k} %": 100 * any_one.chance(k)
-                      for k in ks} | {"median rank": float((any_one.candidates.mean() + 1) / 2)}
-    return pd.DataFrame(rows).T.infer_objects()
+    results, table = list(found.values()), pd.DataFrame(index=[*found, "chance"])
+    for k in ks:
+        shares = [r.accuracy(k) for r in results] + [results[0].chance(k)]
+        spans = 100 * np.array([r.interval(k, level) for r in results])
+        table[f"top-{k} %"] = 100 * np.array(shares)
+        table[f"top-{k} interval"] = [f"{low:.1f} to {high:.1f}" for low, high in spans] + [np.nan]
+    ranks = [np.median(r.better + (r.tied + 1) / 2) for r in results]
+    table["median rank"] = ranks + [(results[0].candidates.mean() + 1) / 2]
+    return table
 
 # %% ../../nbs/beyond/04_dina_analysis.ipynb #a0f5f463
 @dataclass(frozen=True)
@@ -210,24 +192,21 @@ class _Axes:
 
 # %% ../../nbs/beyond/04_dina_analysis.ipynb #0bf8f5f6
 def shared_axes(
-    decoder: _Decoder,
-    images: Any,         # (n, 1, H, W) of the training part, or a Recording
+    decoder: _Decoder, images: Any, # (n, 1, H, W) of the training part, or a Recording
     n_axes: int = 32,
 ) -> _Axes:
     "Axes along which images differ most in the shared space. Raises ValueError."
     features = decoder.embed_images(images)
     if not 1 <= n_axes < len(features):
-        raise ValueError(f"n_axes must be from 1 to {len(features) - 1} for {len(features)} "
-                         f"images, got {n_axes}")
+        raise ValueError(f"n_axes must be from 1 to {len(features) - 1}, got {n_axes}")
     center = features.mean(0)
     _, values, directions = torch.linalg.svd(features - center, full_matrices=False)
-    return _Axes(center, directions[:n_axes].T.contiguous(),
-                 (values**2 / (values**2).sum())[:n_axes])
+    share = values**2 / (values**2).sum()
+    return _Axes(center, directions[:n_axes].T.contiguous(), share[:n_axes])
 
 # %% ../../nbs/beyond/04_dina_analysis.ipynb #954c17aa
 def axis_alignment(
-    decoder: _Decoder, axes: _Axes,
-    recording: Recording, # held out
+    decoder: _Decoder, axes: _Axes, recording: Recording, # held out
 ) -> np.ndarray: # (K,) correlations
     "Correlation, over held-out images, of images and responses along each axis."
     both = (axes.project(embed(recording)).numpy()
@@ -237,8 +216,7 @@ def axis_alignment(
 
 # %% ../../nbs/beyond/04_dina_analysis.ipynb #d8a5e92a
 def saliency(
-    decoder: _Decoder,
-    images: Any,           # (n, 1, H, W) in [0, 1]
+    decoder: _Decoder, images: Any, # (n, 1, H, W) in [0, 1]
     axes: _Axes, batch_size: int = 64,
 ) -> np.ndarray: # (n, K, H, W), not negative
     "How strongly each pixel moves an image along each axis: absolute gradient."
@@ -252,8 +230,7 @@ def saliency(
 
 # %% ../../nbs/beyond/04_dina_analysis.ipynb #2c4b775d
 def unit_importance(
-    decoder: _Decoder,
-    recording: Recording,   # not the test part: it would choose the units it is tested with
+    decoder: _Decoder, recording: Recording, # not the test part: that is for the units chosen
     batch_size: int = 256,
 ) -> np.ndarray: # (N,)
     "Gradient attribution to units: mean of |x . dm/dx|, m the margin of the right image."
@@ -266,63 +243,3 @@ def unit_importance(
         margin = (decoder.response_features(part) * towards[rows]).sum()
         total += (part.detach() * torch.autograd.grad(margin, part)[0]).abs().sum(0).cpu()
     return (total / len(x)).numpy()
-
-# %% ../../nbs/beyond/04_dina_analysis.ipynb #25778105
-def units_needed(
-    curve: pd.DataFrame,     # as from `unit_curve`, ending with all units
-    performance: float = 0.9, # of the accuracy with all units
-) -> float: # share of the units
-    "Smallest share of units from which on the accuracy stays at this part of the full one."
-    share, found = curve["share"].to_numpy(), curve["accuracy"].to_numpy()
-    goal = performance * found[-1]
-    below = np.flatnonzero(found < goal)
-    if not len(below): return float(share[0])
-    i = below[-1]
-    part = (goal - found[i]) / (found[i + 1] - found[i])
-    return float(share[i] + (share[i + 1] - share[i]) * part)
-
-# %% ../../nbs/beyond/04_dina_analysis.ipynb #a41701dc
-def sparse_ensemble(
-    x: np.ndarray,       # (n, N) standardised responses
-    values: np.ndarray,  # (n,) what is to be reconstructed
-    size: int,           # units
-) -> np.ndarray: # (size,) numbers of units, in the order in which they were taken
-    "Orthogonal matching pursuit (Pati et al. 1993): again and again the unit that explains most."
-    from sklearn.linear_model import orthogonal_mp
-
-    if not 1 <= size <= min(x.shape):
-        raise ValueError(f"size must be from 1 to {min(x.shape)}, got {size}")
-    x = x - x.mean(0)
-    x = x / np.maximum(np.linalg.norm(x, axis=0), 1e-12)
-    path = orthogonal_mp(x, values - values.mean(), n_nonzero_coefs=size, return_path=True)
-    taken = path.reshape(len(path), -1) != 0 # (N, steps)
-    return np.argsort(np.where(taken.any(1), taken.argmax(1), size), kind="stable")[:size]
-
-# %% ../../nbs/beyond/04_dina_analysis.ipynb #81d0420f
-def _band_filter(images: np.ndarray, cutoff: float, kind: str) -> np.ndarray:
-    # images (n, 1, H, W) in [0, 1] -> (n, 1, H, W) in [0, 1]
-    "Gaussian filter of spatial frequencies, mirrored at the borders. Raises ValueError."
-    if kind not in ("low", "high"): raise ValueError(f"kind must be 'low' or 'high', got {kind!r}")
-    if not cutoff > 0: raise ValueError(f"cutoff must be positive, got {cutoff}")
-    height, width = images.shape[2:]
-    square = (np.arange(height)[:, None] / 2) ** 2 + (np.arange(width) / 2 * height / width) ** 2
-    gain = np.exp(-math.log(2) * square / cutoff**2)
-    if kind == "high": gain = np.where(square == 0, 1, 1 - gain)
-    waves = dctn(images, axes=(2, 3), norm="ortho") * gain.astype(np.float32)
-    return np.clip(idctn(waves, axes=(2, 3), norm="ortho"), 0, 1).astype(np.float32)
-
-# %% ../../nbs/beyond/04_dina_analysis.ipynb #6395a996
-def band_curve(
-    decoder: _Decoder,
-    recording: Recording,                                  # held out
-    cutoffs: Sequence[float] = (0.5, 1, 1.5, 2, 3, 4, 6, 8, 12), # cycles per image height
-    k: int = 1,                                            # top-k
-) -> pd.DataFrame: # kind, cutoff, accuracy, low, high
-    "Retrieval among filtered images from the responses to whole ones."
-    rows = []
-    for kind in ("low", "high"):
-        for cutoff in cutoffs:
-            found = retrieval(decoder, recording, _band_filter(recording.images, cutoff, kind))
-            rows.append({"kind": kind, "cutoff": cutoff, "accuracy": found.accuracy(k),
-                         **dict(zip(("low", "high"), found.interval(k)))})
-    return pd.DataFrame(rows)

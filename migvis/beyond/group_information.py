@@ -19,8 +19,7 @@ from torch import Tensor, nn
 
 from .response_models import (GainNet, information_bound, _learned_gains, _or_unknown,
                                            train_gain, train_responses)
-from .stimulus_information import (InformationResult, _information_sets,
-                                                _schedule_levels)
+from .stimulus_information import InformationResult, _information_sets, _schedule_levels
 from ..denoiser import Denoiser, _add_condition, _check_images
 from ..support.training import generator
 
@@ -35,13 +34,11 @@ class _LatentDenoiser(nn.Module):
         self.register_buffer("std", torch.ones(n_condition))
 
     def start(self, y0: Tensor, latents: Tensor, seed: int = 0) -> None:
-        # y0 (n, C, H, W) images, not used; latents (n, n_condition); seed: not used
-        "Scales of the latents."
+        "Scales of the latents (n, n_condition); the rest is for other networks."
         self.mean.copy_(latents.mean(0)), self.std.copy_(latents.std(0).clamp(min=1e-6))
 
     def forward(self, y_t: Tensor, t: int | Tensor, condition: Tensor | None = None) -> Tensor:
-        # y_t (B, C, H, W); condition (B, n_condition), NaN where unknown -> (B, C, H, W)
-        "Noise estimate given the latents that are known."
+        "Noise estimate (B, C, H, W) given the latents that are known; the others are NaN."
         condition = _or_unknown(condition, y_t, self.n_condition)
         known = torch.isfinite(condition)
         z = torch.where(known, (condition - self.mean) / self.std, 0)
@@ -49,8 +46,7 @@ class _LatentDenoiser(nn.Module):
 
 # %% ../../nbs/beyond/02_group_information.ipynb #412ea23f
 def _group_subsets(groups: Sequence[int], pairs: bool = False) -> tuple[tuple[str, ...], Tensor]:
-    # groups: size of each group -> names; (S, D) bool: which latents are known
-    "Each group alone, then all, then pairs. Raises ValueError for sizes that are not positive."
+    "Names and latents (S, D) of each group alone, then all, then pairs. Raises ValueError."
     if not len(groups) or min(groups) < 1:
         raise ValueError(f"group sizes must be positive, at least one, got {tuple(groups)}")
     every = range(len(groups))
@@ -62,19 +58,16 @@ def _group_subsets(groups: Sequence[int], pairs: bool = False) -> tuple[tuple[st
 
 # %% ../../nbs/beyond/02_group_information.ipynb #cd3292e1
 def _posterior_draws(mean: Tensor, log_var: Tensor) -> Callable[[Tensor, torch.Generator], Tensor]:
-    # mean (n, D); log_var (n, D) -> (rows, generator) -> (b, D)
     "Latents drawn afresh from the posterior, as `train_responses` and `train_gain` take them."
     if mean.shape != log_var.shape or mean.ndim != 2:
-        raise ValueError(f"mean and log_var must both be (n, D), got {tuple(mean.shape)}, "
-                         f"{tuple(log_var.shape)}")
+        raise ValueError(f"mean and log_var must both be (n, D), got {mean.shape}, {log_var.shape}")
     def draw(rows: Tensor, stream: torch.Generator) -> Tensor:
         noise = torch.randn(len(rows), mean.shape[1], generator=stream)
         return mean[rows] + (log_var[rows] / 2).exp() * noise
     return draw
 
 # %% ../../nbs/beyond/02_group_information.ipynb #19406966
-def _used_latents(mean: Tensor, log_var: Tensor, least: float = 0.05) -> Tensor:
-    # mean (n, D) of the posteriors; log_var (n, D); least: nats -> (D,) bool
+def _used_latents(mean: Tensor, log_var: Tensor, least: float = 0.05) -> Tensor: # (D,) bool
     "Latents whose posterior differs from the prior: mean KL(q(z_d | r) || N(0, 1)) above it."
     return (0.5 * (mean.square() + log_var.exp() - 1 - log_var)).mean(0) > least
 
@@ -84,10 +77,6 @@ def information_table(
     classes: Sequence,           # (n,) what each image shows, such as its category
 ) -> pd.DataFrame: # rows: results; columns: classes, and "every image"
     "Mean information of every set of responses about every class of images. Raises ValueError."
-    for name, r in results.items():
-        if len(r.total) != len(classes):
-            raise ValueError(f"{name!r} has {len(r.total)} images, but there are {len(classes)} "
-                             f"classes")
     totals = pd.DataFrame({name: r.total for name, r in results.items()})
     return totals.groupby(np.asarray(classes)).mean().T.assign(**{"every image": totals.mean()})
 
@@ -116,7 +105,7 @@ class GroupInformation:
     net: GainNet
     names: tuple[str, ...]    # of the sets of latents: each group, all, pairs
     subsets: Tensor           # (S, D) bool: their latents, without unused ones
-    bounds: dict[str, float] # nats seen on held-out pairs
+    bounds: dict[str, float] # nats seen on held-out pairs, of each group and "all"
 
     @property
     def bound(self) -> float: # nats
@@ -126,13 +115,12 @@ class GroupInformation:
     def maps(
         self,
         images: Tensor | Any,            # (n, C, H, W) in [0, 1]
-        levels: Tensor | None = None,    # None: 20 of the schedule
         n_samples: int = 16,             # blurred copies of each image at each level; even
         seed: int = 0, progress: bool = True,
     ) -> dict[str, InformationResult]: # by name of the set
         "Information of every set of latents about these images."
         x = _check_images(images, self.net.base.image_size, channels=self.net.base.channels)
-        levels = _schedule_levels(self.net.schedule, 20) if levels is None else levels
+        levels = _schedule_levels(self.net.schedule, 20)
         return _information_sets(x, _learned_gains(self.net), levels, self.names, n_samples,
                                  seed=seed, progress=progress)
 
@@ -148,15 +136,13 @@ def fit_groups(
     steps: tuple[int, int] = (4000, 1000),    # of the denoiser, of the regression
     precision: str = "float32", # of the denoiser's training
     checkpoint: str | Path | None = None,     # folder for both; an interrupted fit goes on
-    seed: int = 0,
-    **options: Any, # for both trainings: batch_size, lr, device, progress, ...
+    seed: int = 0, **options: Any, # for both trainings: batch_size, lr, device, progress, ...
 ) -> GroupInformation:
     "Learn what each latent group tells about images from recorded pairs. Raises ValueError."
     names, subsets = _group_subsets(groups, pairs)
     for _, mean, log_var in (train, held_out):
         if mean.shape[1] != subsets.shape[1]:
-            raise ValueError(f"groups {tuple(groups)} make {subsets.shape[1]} latents, got "
-                             f"{mean.shape[1]}")
+            raise ValueError(f"{groups} make {subsets.shape[1]} latents, got {mean.shape[1]}")
     subsets = subsets & _used_latents(*train[1:])
     at = lambda name: None if checkpoint is None else Path(checkpoint).expanduser() / name
     latents, other = (_posterior_draws(*part[1:]) for part in (train, held_out))
@@ -177,8 +163,7 @@ def fit_groups(
 
 # %% ../../nbs/beyond/02_group_information.ipynb #de210f29
 def _group_bounds(denoiser: nn.Module, images: Any, latents: Tensor, subsets: Mapping[str, Tensor],
-                  seed: int = 0, n: int = 2048) -> dict[str, float]:
-    # latents (n, D) -> nats
+                  seed: int = 0, n: int = 2048) -> dict[str, float]: # nats
     "Information that sets of latents are seen to carry on held-out pairs."
     device = next(denoiser.parameters()).device
     latents, base = latents.to(device), denoiser.base

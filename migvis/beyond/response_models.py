@@ -18,39 +18,23 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .stimulus_information import (_Conditional, _Draw, _Estimate, _Gain,
-                                                _check_draw, _even_times, _levels_of,
+from .stimulus_information import (_Draw, _Gain, _check_draw, _even_times, _levels_of,
                                                 _schedule_levels, _time_of_level)
 from ..denoiser import Denoiser, NoiseSchedule, _check_images, _initial_weights
 from ..support.encoders import _Frozen
 from ..support.files import digest, digest_weights
 from ..support.training import Batch, Fit, fit, generator, resolve_device, warmup_cosine
 
-# %% ../../nbs/beyond/01_response_models.ipynb #609f9a3c
-def _denoiser_estimates(denoiser: nn.Module) -> tuple[_Estimate, _Conditional]:
-    # denoiser: takes (y_t, t, condition) -> of x_c and c, for images in [-1, 1]
-    "The two guesses of a conditional denoiser."
-    _check_conditional(denoiser)
-    def conditional(x_c: Tensor, c: float, r: Tensor | None) -> Tensor:
-        t = _time_of_level(c, denoiser.schedule)
-        return x_c - math.sqrt(c) * denoiser(x_c / math.sqrt(1 + c), t, r)
-    return lambda x_c, c: conditional(x_c, c, None), conditional
-
 # %% ../../nbs/beyond/01_response_models.ipynb #e3a10db6
 def _check_conditional(denoiser: nn.Module, unconditional: nn.Module | None = None) -> None:
-    "Raise TypeError or ValueError unless a denoiser takes a condition and has the same schedule."
-    if not hasattr(denoiser, "schedule"):
-        raise TypeError(f"need a denoiser with a .schedule, got {type(denoiser).__name__}")
+    "Raise ValueError unless a denoiser takes a condition and has the same schedule."
     if not getattr(denoiser, "n_condition", 0):
-        raise ValueError("this denoiser takes no response: train a ResponseDenoiser, or a "
-                         "Denoiser with a condition (n_condition > 0)")
+        raise ValueError("this denoiser takes no response: train one with n_condition > 0")
     if unconditional is not None and unconditional.schedule != denoiser.schedule:
-        raise ValueError(f"the two denoisers are for different schedules: {unconditional.schedule} "
-                         f"and {denoiser.schedule}")
+        raise ValueError(f"different schedules: {unconditional.schedule} and {denoiser.schedule}")
 
 # %% ../../nbs/beyond/01_response_models.ipynb #99909b42
 def _or_unknown(condition: Tensor | None, y_t: Tensor, n_condition: int) -> Tensor:
-    # condition (B, n_condition); y_t (B, ...) -> (B, n_condition), NaN where unknown
     "A condition, or one that says nothing. Raises ValueError for another shape."
     if condition is None: return y_t.new_full((len(y_t), n_condition), math.nan)
     if condition.shape == (len(y_t), n_condition): return condition
@@ -62,17 +46,16 @@ class _ResponseNetwork(_Frozen):
     "A frozen denoiser and the parts of a correction from the response."
     frozen_part = "base"
 
-    def __init__(self, base: Denoiser, n_condition: int, width: int = 32,
-                 multipliers: tuple[int, ...] = (1, 2), painted: int = 8, seed: int = 0) -> None:
+    def __init__(self, base: Denoiser, n_condition: int, width: int = 32, seed: int = 0) -> None:
         super().__init__()
         if n_condition < 1: raise ValueError(f"n_condition must be at least 1, got {n_condition!r}")
         self.base, self.schedule = copy.deepcopy(base).requires_grad_(False).eval(), base.schedule
         self.n_condition, self.patch = n_condition, base.patch
         pixels, side = base.channels * base.image_size**2, base.image_size // self.patch
-        self.grid = (painted, side, side)
+        self.grid = (8, side, side) # painted feature maps
         c = base.channels * self.patch**2
         with _initial_weights(seed, 73):
-            self.unet = _small_unet(side, 3 * c + painted, c, width, multipliers)
+            self.unet = _small_unet(side, 3 * c + self.grid[0], c, width)
             self.readout = nn.Linear(pixels, n_condition)
             self.paint = nn.Linear(3 * n_condition, math.prod(self.grid))
         self.register_buffer("mean", torch.zeros(n_condition))
@@ -94,7 +77,6 @@ def _variance(base: Denoiser) -> Tensor: # (T + 1,)
 # %% ../../nbs/beyond/01_response_models.ipynb #c6adfbe4
 @torch.no_grad()
 def _start(model: _ResponseNetwork, y0: Tensor, responses: Tensor, seed: int = 0) -> None:
-    # y0 (n, C, H, W) images in [-1, 1]; responses (n, n_condition); seed: of the noise
     "Scales of the responses, the readout by ridge regression, and the linear correction."
     from sklearn.linear_model import Ridge
 
@@ -110,7 +92,8 @@ def _start(model: _ResponseNetwork, y0: Tensor, responses: Tensor, seed: int = 0
         parts = zip(*(v.split(128) for v in (model.schedule.add_noise(y0, noise, t), t)))
         clean = torch.cat([_clean(model.schedule, y_t, model.base(y_t, t), t) for y_t, t in parts])
         clean = clean.flatten(1)
-        model.linear.fit(k, r.to(clean) - model.readout(clean), y0.flatten(1) - clean)
+        moments = _halved_ridge(r.to(clean) - model.readout(clean), y0.flatten(1) - clean)
+        model.linear.spread[k], model.linear.cross[k] = moments
     model.reach.copy_(1 / model.linear.cross[-1].square().sum(0).mean().sqrt().clamp(min=1e-6))
 
 # %% ../../nbs/beyond/01_response_models.ipynb #c6b00001
@@ -142,11 +125,9 @@ class ResponseDenoiser(_ResponseNetwork):
         return eps - step + schedule.at((alpha_bar / var).sqrt() * std, t, y_t) * out
 
 # %% ../../nbs/beyond/01_response_models.ipynb #c6b00004
-def _halved_ridge(innovation: Tensor, missed: Tensor) -> tuple[Tensor, Tensor]:
-    # -> covariance of e with the best ridge, covariance of e and d
-    "Moments of a regression; the ridge is best for every second image, fitted on the others."
-    def moments(e: Tensor, d: Tensor) -> tuple[Tensor, Tensor]:
-        return e.T @ e / len(e), e.T @ d / len(e)
+def _halved_ridge(innovation: Tensor, missed: Tensor) -> tuple[Tensor, Tensor]: # Cov(e), Cov(e, d)
+    "Moments of a regression of d on e; the ridge is best for every second image, by the others."
+    moments = lambda e, d: (e.T @ e / len(e), e.T @ d / len(e))
     spread, cross = moments(innovation[::2], missed[::2])
     other, other_cross = moments(innovation[1::2], missed[1::2])
     eye = torch.eye(len(spread)).to(spread)
@@ -169,11 +150,6 @@ class _LinearCorrection(nn.Module):
         self.register_buffer("cross", torch.zeros(len(times), n_condition, pixels))
         self.register_buffer("spread", torch.eye(n_condition).repeat(len(times), 1, 1))
 
-    def fit(self, k: int, innovation: Tensor, missed: Tensor) -> None:
-        # k: number of the level; innovation (n, n_condition) e; missed (n, pixels) y0 - clean
-        "One level."
-        self.spread[k], self.cross[k] = _halved_ridge(innovation, missed)
-
     def forward(self, innovation: Tensor, known: Tensor, t: Tensor) -> Tensor: # (B, pixels)
         "Change of the clean image."
         place = self.place[t]
@@ -193,19 +169,15 @@ class _LinearCorrection(nn.Module):
         return out
 
 # %% ../../nbs/beyond/01_response_models.ipynb #e8b3e34e
-def _small_unet(side: int, n_in: int, n_out: int, width: int,
-                multipliers: tuple[int, ...]) -> nn.Module:
-    "A small U-Net on patches, which gives 0 before it is trained."
+def _small_unet(side: int, n_in: int, n_out: int, width: int) -> nn.Module:
+    "A small U-Net on patches, of two resolutions, which gives 0 before it is trained."
     from diffusers import UNet2DModel
 
-    if side % 2**(len(multipliers) - 1):
-        raise ValueError(f"a grid of side {side} cannot be halved {len(multipliers) - 1} times; "
-                         f"use fewer multipliers")
+    if side % 2: raise ValueError(f"a grid of side {side} cannot be halved; use another patch")
     unet = UNet2DModel(sample_size=side, in_channels=n_in, out_channels=n_out, layers_per_block=1,
                        add_attention=False, norm_num_groups=math.gcd(width, 8),
-                       block_out_channels=tuple(width * m for m in multipliers),
-                       down_block_types=("DownBlock2D",) * len(multipliers),
-                       up_block_types=("UpBlock2D",) * len(multipliers))
+                       block_out_channels=(width, 2 * width),
+                       down_block_types=2 * ("DownBlock2D",), up_block_types=2 * ("UpBlock2D",))
     for part in unet.conv_out.parameters():
         nn.init.zeros_(part)
     return unet.to(memory_format=torch.channels_last)
@@ -216,39 +188,45 @@ _Responses = Tensor | Callable[[Tensor, torch.Generator], Tensor] # (n, N), or o
 # %% ../../nbs/beyond/01_response_models.ipynb #c6b00006
 @dataclass(frozen=True)
 class _Pairs:
-    "Images and responses to train with, and pairs that were held out."
+    "Images and responses to train with."
     y0: Tensor # (n, C, H, W) in [-1, 1]
     draw: Callable[[Tensor, torch.Generator], Tensor] # rows, generator -> responses
     sample: Tensor # (at most 2048, N) responses
-    held_out: tuple[Tensor, Tensor] # images, responses
     subsets: Tensor # (S, N) bool: entries known together
     mark: dict[str, Any] # what must agree for a checkpoint to be of this training
 
 # %% ../../nbs/beyond/01_response_models.ipynb #c6b00007
-def _check_responses(denoiser: ResponseDenoiser, images: Any, responses: _Responses,
-                     validation: tuple[Tensor, Tensor] | None, subsets: Tensor | None,
-                     seed: int) -> _Pairs:
-    "What `train_responses` trains with. Raises ValueError for images or responses that do not fit."
-    base, n_condition = denoiser.base, denoiser.n_condition
+def _check_pairs(base: Denoiser, images: Any, responses: _Responses, n_condition: int,
+                 subsets: Tensor | None, seed: int) -> _Pairs:
+    "What both trainings train with. Raises ValueError for images or responses that do not fit."
     y0 = _check_images(images, base.image_size, channels=base.channels)
-    draw = _draw_rows(responses, len(y0))
-    n = min(len(y0), 2048)
+    draw, n = responses, min(len(y0), 2048)
+    if not callable(responses):
+        recorded = torch.as_tensor(responses).float()
+        if recorded.ndim != 2 or len(recorded) != len(y0):
+            raise ValueError(f"need one row for each image: {len(y0)}, got {tuple(recorded.shape)}")
+        draw = lambda rows, stream: recorded[rows]
     sample = _check_draw(draw(torch.arange(n), generator(seed, 74)), n)
     if sample.shape[1] != n_condition:
         raise ValueError(f"the denoiser takes {n_condition} responses, got {sample.shape[1]}")
-    if validation is None:
-        held_out = y0[:512], draw(torch.arange(min(len(y0), 512)), generator(seed, 75))
-    else:
-        held_out = (_check_images(validation[0], base.image_size, channels=base.channels),
-                    torch.as_tensor(validation[1]).float())
-        known = torch.nan_to_num(held_out[1], posinf=math.inf, neginf=-math.inf)
-        _check_draw(known, len(validation[0])) # NaN: not known
-    subsets = _check_subsets(subsets, n_condition)
+    subsets = torch.ones(1, n_condition, dtype=torch.bool) if subsets is None else subsets
+    if subsets.ndim != 2 or subsets.shape[1] != n_condition:
+        raise ValueError(f"subsets must be (sets, {n_condition}), got {tuple(subsets.shape)}")
     mark = {"images": digest(y0), "responses": _digest_responses(responses, sample),
-            "subsets": digest(subsets), "base": digest_weights(base), "n_condition": n_condition,
-            "validation": None if validation is None else [digest(part) for part in held_out],
-            "parameters": sum(p.numel() for p in denoiser.parameters())}
-    return _Pairs(y0, draw, sample, held_out, subsets, mark)
+            "subsets": digest(subsets), "n_condition": n_condition}
+    return _Pairs(y0, draw, sample, subsets, mark)
+
+# %% ../../nbs/beyond/01_response_models.ipynb #1ec309dc
+def _check_held_out(base: Denoiser, pairs: _Pairs, validation: tuple[Tensor, Tensor] | None,
+                    seed: int) -> tuple[tuple[Tensor, Tensor], list[str] | None]:
+    "Held-out images and responses, and their digests; without any, the first 512 pairs."
+    if validation is None:
+        n = min(len(pairs.y0), 512)
+        return (pairs.y0[:n], pairs.draw(torch.arange(n), generator(seed, 75))), None
+    y0 = _check_images(validation[0], base.image_size, channels=base.channels)
+    r = torch.as_tensor(validation[1]).float()
+    _check_draw(torch.nan_to_num(r, posinf=math.inf, neginf=-math.inf), len(y0)) # NaN: not known
+    return (y0, r), [digest(y0), digest(r)]
 
 # %% ../../nbs/beyond/01_response_models.ipynb #d09b7c6f
 def train_responses(
@@ -258,59 +236,45 @@ def train_responses(
     *,
     validation: tuple[Tensor, Tensor] | None = None, # held-out images, responses (NaN: unknown)
     subsets: Tensor | None = None, # (S, N) bool: entries known together
-    drop: float = 0.15, # how often nothing is known
     n_start: int = 2048, # at most this many images for the linear start
     steps: int = 2000, batch_size: int = 64, lr: float = 2e-3,
-    high: float = 1e3, # largest c trained on
     balance: bool = False, # weigh each noise level by the inverse of its error
     seed: int = 0, device: str | torch.device = "auto",
     **options: Any,                             # for `training.fit`: checkpoint, progress, ...
 ) -> Fit: # .model; .history.validation is minus the held-out information in nats
     "Learn what a response changes in the noise estimate. Raises ValueError for what does not fit."
     device, schedule = resolve_device(device), denoiser.schedule
-    pairs = _check_responses(denoiser, images, responses, validation, subsets, seed)
-    y0, times = pairs.y0.to(device), _even_times(schedule, high=high).to(device)
+    pairs = _check_pairs(denoiser.base, images, responses, denoiser.n_condition, subsets, seed)
+    held_out, digests = _check_held_out(denoiser.base, pairs, validation, seed)
+    y0, times = pairs.y0.to(device), _even_times(schedule).to(device)
     denoiser.to(device).start(y0[: min(n_start, 2048)], pairs.sample[:n_start].to(device), seed)
-    weights = torch.ones(schedule.T + 1)
-    if balance: weights = 1 / _level_errors(denoiser, y0[:1024], high, seed)
-    weights = weights.to(device)
+    errors = _level_errors(denoiser, y0[:1024], seed) if balance else torch.ones(schedule.T + 1)
 
     def loss_fn(model: nn.Module, batch: Batch) -> tuple[Tensor, Mapping[str, Tensor]]:
         y, noise, t = y0[batch.index], batch.randn(*y0.shape[1:]), times[batch.randint(len(times))]
         r = pairs.draw(batch.index.cpu(), generator(seed, batch.step, 76)).to(device)
         subset = pairs.subsets.to(device)[batch.randint(len(pairs.subsets))]
-        known = subset & (batch.rand(1) >= drop)
+        known = subset & (batch.rand(1) >= 0.15) # now and then nothing is known
         eps = model(schedule.add_noise(y, noise, t), t, torch.where(known, r, math.nan))
         loss = (eps.float() - noise).square().flatten(1).mean(1)
-        return (loss * weights[t]).mean(), {"eps_loss": loss.mean()}
+        return (loss * (1 / errors.to(device))[t]).mean(), {"eps_loss": loss.mean()}
 
-    bound = information_bound(*(v.to(device) for v in pairs.held_out), high=high, seed=seed)
-    mark = pairs.mark | {"drop": drop, "high": high, "lr": lr, "n_start": n_start}
+    bound = information_bound(*(v.to(device) for v in held_out), seed=seed)
     options = {"desc": "response denoiser", "betas": (0.9, 0.99), "keep_best": True,
                "validate": lambda model: -bound(model), "validate_every": max(1, steps // 10),
-               "fingerprint": mark | ({"balance": True} if balance else {}), **options}
+               "fingerprint": pairs.mark | {
+                   "base": digest_weights(denoiser.base), "validation": digests, "lr": lr,
+                   "n_start": n_start, "balance": balance,
+                   "parameters": sum(p.numel() for p in denoiser.parameters())}} | options
     return _fit(denoiser, loss_fn, len(y0), steps, batch_size, lr, seed, device, options)
 
 # %% ../../nbs/beyond/01_response_models.ipynb #c6b00009
-def _fit(model: nn.Module,
-         loss_fn: Callable[[nn.Module, Batch], tuple[Tensor, Mapping[str, Tensor]]], n: int,
-         steps: int, batch_size: int, lr: float, seed: int, device: torch.device,
-         options: Mapping[str, Any]) -> Fit:
+def _fit(model: nn.Module, loss_fn: Callable, n: int, steps: int, batch_size: int, lr: float,
+         seed: int, device: torch.device, options: Mapping[str, Any]) -> Fit:
     "Train with a moving average of the weights, bounded gradients, and a cosine schedule."
-    schedule = warmup_cosine(steps, min(100, steps // 10))
-    settings = {"ema": 0.995, "clip": 1.0, "schedule": schedule} | dict(options)
+    settings = {"ema": 0.995, "clip": 1.0, "schedule": warmup_cosine(steps, min(100, steps // 10))}
     return fit(model, loss_fn, n, steps=steps, batch_size=batch_size, lr=lr, seed=seed,
-               device=device, **settings)
-
-# %% ../../nbs/beyond/01_response_models.ipynb #237a1407
-def _draw_rows(responses: _Responses, n: int) -> Callable[[Tensor, torch.Generator], Tensor]:
-    "Responses as a function of rows and generator. Raises ValueError unless recorded ones are (n, N)."
-    if callable(responses): return responses
-    recorded = torch.as_tensor(responses).float()
-    if recorded.ndim != 2 or len(recorded) != n:
-        raise ValueError(f"responses must be ({n}, N), one row for each image, got "
-                         f"{tuple(recorded.shape)}")
-    return lambda rows, stream: recorded[rows]
+               device=device, **settings | dict(options))
 
 # %% ../../nbs/beyond/01_response_models.ipynb #3b98d463
 def _digest_responses(responses: Tensor | Callable, sample: Tensor) -> str: # 16 hexadecimal digits
@@ -321,52 +285,48 @@ def _digest_responses(responses: Tensor | Callable, sample: Tensor) -> str: # 16
     return hashlib.sha1(" ".join(told).encode()).hexdigest()[:16]
 
 # %% ../../nbs/beyond/01_response_models.ipynb #0263de59
-def _at_every_time(values: np.ndarray, levels: Tensor, schedule: NoiseSchedule) -> Tensor:
-    # values (..., K) at levels (K,) -> (..., T + 1)
-    "Positive values interpolated (as logarithms, in ln c) from some levels to every time."
+def _at_every_time(measure: Callable, schedule: NoiseSchedule, n: int) -> Tensor: # (..., T + 1)
+    "Values measured at n levels (by number, time), interpolated (logs, in ln c) to all times."
+    levels = _schedule_levels(schedule, n)
+    values = [measure(k, _time_of_level(c, schedule)) for k, c in enumerate(levels.tolist())]
     c, known = _levels_of(schedule).log().numpy(), levels.log().numpy()
-    every = np.apply_along_axis(lambda v: np.exp(np.interp(c, known, np.log(v))), -1, values)
+    every = np.apply_along_axis(lambda v: np.exp(np.interp(c, known, np.log(v))), -1,
+                                torch.stack(values, -1).double().cpu().numpy())
     return F.pad(torch.from_numpy(every), (1, 0), value=1.0).float()
 
-# %% ../../nbs/beyond/01_response_models.ipynb #2424f312
+# %% ../../nbs/beyond/01_response_models.ipynb #20bbf330
 @torch.no_grad()
-def _level_errors(denoiser: nn.Module, y0: Tensor, high: float = 1e3, seed: int = 0) -> Tensor:
-    # y0 (n, C, H, W) -> (T + 1,)
+def _level_errors(denoiser: nn.Module, y0: Tensor, seed: int = 0) -> Tensor: # (T + 1,)
     "Mean squared error of the noise estimate at every time, from errors at some levels."
-    schedule, errors = denoiser.schedule, []
-    levels = _schedule_levels(schedule, 16, high=high)
-    for k, c in enumerate(levels.tolist()):
-        y, t = y0.roll(-64 * k, 0)[:64], _time_of_level(c, schedule)
+    schedule = denoiser.schedule
+    def error(k: int, t: int) -> Tensor:
+        y = y0.roll(-64 * k, 0)[:64]
         noise = torch.randn(y.shape, generator=generator(seed, 86, k)).to(y)
         y_t = schedule.add_noise(y, noise, torch.full((len(y),), t, device=y.device))
-        errors.append(float((denoiser(y_t, t) - noise).square().mean()))
-    return _at_every_time(np.array(errors), levels, schedule)
+        return (denoiser(y_t, t) - noise).square().mean()
+    return _at_every_time(error, schedule, 16)
 
 # %% ../../nbs/beyond/01_response_models.ipynb #62444aa9
 def information_bound(
     y0: Tensor,              # (n, C, H, W) held-out images in [-1, 1]
     responses: Tensor,       # (n, N)
-    high: float = 1e3,       # largest c
-    n: int = 512,            # blurred images, all levels together
-    seed: int = 0,
+    n: int = 512, seed: int = 0, # n: blurred images, all levels together
 ) -> Callable[[nn.Module], Tensor]: # denoiser -> () nats
     "Information seen on held-out pairs, at a fixed set of times and noises."
-    stream = generator(seed, 77)
     rows = torch.arange(n) % len(y0)
-    noise = torch.randn(n, *y0.shape[1:], generator=stream)
+    noise = torch.randn(n, *y0.shape[1:], generator=generator(seed, 77))
 
     @torch.no_grad()
     def bound(denoiser: nn.Module) -> Tensor:
         schedule = denoiser.schedule
-        times = _even_times(schedule, n, high)
+        times = _even_times(schedule, n)
         first, last = _levels_of(schedule)[times[[0, -1]] - 1].log().tolist()
         times = times[torch.randperm(n, generator=generator(seed, 78))]
         saved = []
         for some, z, t in zip(*(v.split(64) for v in (rows, noise, times))):
             y, r, z, t = (v.to(y0.device) for v in (y0[some], responses[some], z, t))
             y_t = schedule.add_noise(y, z, t)
-            errors = [(denoiser(y_t, t, given) - z).square().flatten(1).sum(1)
-                      for given in (None, r)]
+            errors = [(denoiser(y_t, t, c) - z).square().flatten(1).sum(1) for c in (None, r)]
             saved.append(errors[0] - errors[1])
         return torch.cat(saved).mean() * (last - first) / 2
     return bound
@@ -398,16 +358,14 @@ class GainNet(_Frozen):
         self,
         base: Denoiser,          # unconditional; a copy of it is frozen
         n_outputs: int = 1,      # sets of known responses
-        width: int = 32, multipliers: tuple[int, ...] = (1, 2),
-        seed: int = 0,
+        width: int = 32, seed: int = 0,
     ) -> None:
         super().__init__()
         self.base, self.schedule = copy.deepcopy(base).requires_grad_(False).eval(), base.schedule
         self.patch, self.n_outputs = base.patch, n_outputs
-        cells = base.channels * self.patch**2
+        cells, side = base.channels * self.patch**2, base.image_size // self.patch
         with _initial_weights(seed, 79):
-            self.unet = _small_unet(base.image_size // self.patch, 2 * cells, n_outputs * cells,
-                                    width, multipliers)
+            self.unet = _small_unet(side, 2 * cells, n_outputs * cells, width)
         self.register_buffer("scale", torch.ones(n_outputs, base.schedule.T + 1))
 
     def forward(self, y_t: Tensor, t: int | Tensor) -> Tensor: # (B, n_outputs, C, H, W)
@@ -417,8 +375,7 @@ class GainNet(_Frozen):
         scale = self.schedule.at(_variance(self.base).rsqrt(), t, y_t)
         seen = F.pixel_unshuffle(torch.cat([y_t * scale, clean], 1), self.patch)
         out = F.pixel_shuffle(self.unet(seen, t).sample, self.patch)
-        out = out.unflatten(1, (self.n_outputs, -1))
-        return F.softplus(out + math.log(math.e - 1)) + 1e-6
+        return F.softplus(out.unflatten(1, (self.n_outputs, -1)) + math.log(math.e - 1)) + 1e-6
 
 # %% ../../nbs/beyond/01_response_models.ipynb #68cf8eb2
 def _learned_gains(net: GainNet) -> _Gain: # (B, n_outputs, C, H, W)
@@ -429,28 +386,15 @@ def _learned_gains(net: GainNet) -> _Gain: # (B, n_outputs, C, H, W)
     return gains
 
 # %% ../../nbs/beyond/01_response_models.ipynb #c6b00010
-def _squared_difference(denoiser: nn.Module, y0: Tensor, draw: _Responses,
-                        subsets: Tensor) -> Callable[..., tuple[Tensor, Tensor]]:
-    # y0 (n, C, H, W) in [-1, 1]; subsets (n_outputs, N) bool: what is known for each output
+def _squared_difference(denoiser: nn.Module, y0: Tensor, pairs: _Pairs, sets: Tensor) -> Callable:
     "Squared change of the noise estimate by responses, of some pairs at some times."
     @torch.no_grad()
-    def squared(rows: Tensor, t: Tensor, output: Tensor, noise: Tensor,
-                stream: torch.Generator) -> tuple[Tensor, Tensor]: # blurred images, squares
+    def squared(rows: Tensor, t: Tensor, output: Tensor, noise: Tensor, stream: Any) -> tuple:
         y_t = denoiser.schedule.add_noise(y0[rows], noise, t)
-        r = draw(rows.cpu(), stream).to(y_t.device)
-        known = torch.where(subsets[output], r, math.nan)
+        r = pairs.draw(rows.cpu(), stream).to(y_t.device)
+        known = torch.where(sets[output], r, math.nan)
         return y_t, (denoiser(y_t, t, known) - denoiser(y_t, t, None)).square()
     return squared
-
-# %% ../../nbs/beyond/01_response_models.ipynb #c6b00011
-def _check_subsets(subsets: Tensor | None, n_condition: int,
-                   n: int | None = None) -> Tensor: # (S, n_condition) bool
-    "What is known together; None: everything. Raises ValueError for another shape than (n, ...)."
-    subsets = torch.ones(1, n_condition, dtype=torch.bool) if subsets is None else subsets
-    if subsets.shape != (n or len(subsets), n_condition):
-        raise ValueError(f"subsets must be ({n or 'S'}, {n_condition}) (sets, responses), got "
-                         f"{tuple(subsets.shape)}")
-    return subsets
 
 # %% ../../nbs/beyond/01_response_models.ipynb #9c9795a4
 def train_gain(
@@ -461,22 +405,18 @@ def train_gain(
     *,
     subsets: Tensor | None = None, # (n_outputs, N) bool: what is known for each
     steps: int = 1000, batch_size: int = 64, lr: float = 2e-3,
-    high: float = 1e3, # largest c trained on
     seed: int = 0, device: str | torch.device = "auto",
     **options: Any,              # for `training.fit`
 ) -> Fit: # .model
     "Regress the squared difference on the blurred image by its Poisson deviance."
     _check_conditional(denoiser, net.base)
-    y0 = _check_images(images, net.base.image_size, channels=net.base.channels)
     device = resolve_device(device)
-    draw = _draw_rows(responses, len(y0))
-    subsets = _check_subsets(subsets, denoiser.n_condition, net.n_outputs)
-    sample = draw(torch.arange(min(len(y0), 2048)), generator(seed, 87))
-    mark = {"images": digest(y0), "responses": _digest_responses(responses, sample), "high": high,
-            "subsets": digest(subsets), "denoiser": digest_weights(denoiser)}
-    squared = _squared_difference(denoiser.to(device).eval(), y0.to(device), draw,
-                                  subsets.to(device))
-    net, times = net.to(device), _even_times(net.schedule, high=high).to(device)
+    pairs = _check_pairs(net.base, images, responses, denoiser.n_condition, subsets, seed)
+    if len(pairs.subsets) != net.n_outputs:
+        raise ValueError(f"subsets must be {net.n_outputs}, as outputs, got {len(pairs.subsets)}")
+    y0, mark = pairs.y0.to(device), pairs.mark | {"denoiser": digest_weights(denoiser)}
+    squared = _squared_difference(denoiser.to(device).eval(), y0, pairs, pairs.subsets.to(device))
+    net, times = net.to(device), _even_times(net.schedule).to(device)
 
     def loss_fn(model: nn.Module, batch: Batch) -> tuple[Tensor, Mapping[str, Tensor]]:
         t, output = times[batch.randint(len(times))], batch.randint(model.n_outputs)
@@ -486,29 +426,27 @@ def train_gain(
         loss = (mean - target / net.scale[output, t][:, None, None, None] * mean.log()).mean()
         return loss, {"deviance": loss}
 
-    net.scale.copy_(_level_means(net, squared, len(y0), high, seed)[0])
+    net.scale.copy_(_level_means(net, squared, len(y0), seed)[0])
     done = _fit(net, loss_fn, len(y0), steps, batch_size, lr, seed, device,
                 {"desc": "regression", "fingerprint": mark} | options)
-    true, predicted = _level_means(done.model, squared, len(y0), high, seed + 1)
+    true, predicted = _level_means(done.model, squared, len(y0), seed + 1)
     done.model.scale.mul_(true / predicted)
     return done
 
 # %% ../../nbs/beyond/01_response_models.ipynb #245d0031
 @torch.no_grad()
-def _level_means(net: GainNet, squared: Callable[..., tuple[Tensor, Tensor]], n: int, high: float,
-                 seed: int) -> tuple[Tensor, Tensor]:
-    # squared: of `_squared_difference` -> (n_outputs, T + 1) means of squares, of predictions
-    "Means at some levels, interpolated (as logarithms, in ln c) to every time."
-    levels = _schedule_levels(net.schedule, 12, high=high)
-    means = np.zeros((2, net.n_outputs, len(levels)))
-    for k, t in enumerate(_time_of_level(c, net.schedule) for c in levels.tolist()):
+def _level_means(net: GainNet, squared: Callable, n: int, seed: int) -> Tensor: # (2, S, T + 1)
+    "Means of the squares and of their predictions at every time, from some levels."
+    def means(k: int, t: int) -> Tensor: # (2, n_outputs)
         stream = generator(seed, 81, k, 0)
         rows = torch.randint(n, (64,), generator=stream).to(net.scale.device)
         noise = torch.randn(64, net.base.channels, *2 * [net.base.image_size],
                             generator=stream).to(rows.device)
+        true = []
         for output in range(net.n_outputs):
             y_t, target = squared(rows, torch.full_like(rows, t), torch.full_like(rows, output),
                                   noise, stream)
-            means[0, output, k] = float(target.mean())
-        means[1, :, k] = (net.scale[:, t] * net(y_t, t).mean((0, 2, 3, 4))).cpu()
-    return tuple(_at_every_time(means + 1e-12, levels, net.schedule).to(net.scale))
+            true.append(target.mean())
+        predicted = net.scale[:, t] * net(y_t, t).mean((0, 2, 3, 4))
+        return torch.stack([torch.stack(true), predicted]) + 1e-12
+    return _at_every_time(means, net.schedule, 12).to(net.scale)

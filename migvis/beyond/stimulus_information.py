@@ -10,19 +10,15 @@ import math
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from statistics import NormalDist
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from matplotlib.figure import Figure
 from torch import Tensor
 
 from ..denoiser import NoiseSchedule
-from ..figures import plot_pixel_information
-from ..support.records import load_record, save_record
 from ..support.training import generator, progress_bar
 
 # %% ../../nbs/beyond/00_stimulus_information.ipynb #67790459
@@ -39,8 +35,7 @@ def noise_levels(
 ) -> Tensor: # (n,) float64, ascending
     "Levels evenly spaced in ln c. Raises ValueError for an empty range."
     if not 0 < low < high < math.inf:
-        raise ValueError(f"the range of integration is empty: need 0 < low < high, got {low!r} "
-                         f"and {high!r}")
+        raise ValueError(f"the range of integration needs 0 < low < high, got {low!r}, {high!r}")
     return _check_levels(torch.logspace(math.log10(low), math.log10(high), n, dtype=torch.float64))
 
 # %% ../../nbs/beyond/00_stimulus_information.ipynb #fb5639a7
@@ -48,16 +43,13 @@ def _check_levels(levels: Tensor | Sequence[float]) -> Tensor: # (K,) float64
     "Return the levels if one can integrate over them; raises ValueError otherwise."
     levels = torch.as_tensor(levels, dtype=torch.float64)
     if levels.ndim != 1 or len(levels) < 5:
-        raise ValueError(f"the range of integration needs at least 5 levels (to halve the grid), "
-                         f"got shape {tuple(levels.shape)}")
+        raise ValueError(f"the range of integration needs at least 5 levels, got {levels.tolist()}")
     if not (torch.isfinite(levels).all() and levels[0] > 0 and (levels.diff() > 0).all()):
-        raise ValueError(f"levels of c must be finite, positive and ascending, got "
-                         f"{levels.tolist()}")
+        raise ValueError(f"levels c must be finite, positive and ascending, got {levels.tolist()}")
     return levels
 
 # %% ../../nbs/beyond/00_stimulus_information.ipynb #0390afcf
-def _level_weights(levels: Tensor, every: int = 1) -> Tensor:
-    # levels (K,) ascending; every: 2 takes every second one and the last -> (K,) float64
+def _level_weights(levels: Tensor, every: int = 1) -> Tensor: # (K,); every second: and the last
     "Weights of the trapezoid rule in ln c, with the first-order areas beyond both ends."
     levels = _check_levels(levels)
     kept = sorted({*range(0, len(levels), every), len(levels) - 1})
@@ -88,21 +80,18 @@ def integrate(
     return _Integral(value, curve[..., [0, -1]], (value - curve @ halved).abs() / 3)
 
 # %% ../../nbs/beyond/00_stimulus_information.ipynb #4bf15f66
-def _even_times(schedule: NoiseSchedule, n: int = 4096, high: float = 1e3) -> Tensor:
-    # high: largest c -> (n,) times, 1..T
+def _even_times(schedule: NoiseSchedule, n: int = 4096, high: float = 1e3) -> Tensor: # (n,) 1..T
     "Times that are evenly spread in ln c. Raises ValueError where the schedule has too few."
     c = _levels_of(schedule)
     c = c[c <= high].log()
     if len(c) < 5:
-        raise ValueError(f"the range of integration up to {high!r} holds {len(c)} times of "
-                         f"{schedule}; at least 5 are needed")
+        raise ValueError(f"the range of integration needs 5 times up to {high!r}, got {len(c)}")
     wanted = torch.linspace(c[0], c[-1], n, dtype=torch.float64)
     return (c - wanted[:, None]).abs().argmin(1) + 1
 
 # %% ../../nbs/beyond/00_stimulus_information.ipynb #b37a8b48
 def _schedule_levels(schedule: NoiseSchedule, n: int = 24, high: float = 1e3) -> Tensor:
-    # -> (at most n,) float64, ascending
-    "Levels c of a schedule's times, about evenly spaced in ln c. Raises ValueError."
+    "At most n ascending levels c of a schedule, about evenly spaced in ln c. Raises ValueError."
     return _check_levels(_levels_of(schedule)[_even_times(schedule, n, high).unique() - 1])
 
 # %% ../../nbs/beyond/00_stimulus_information.ipynb #31aae162
@@ -111,8 +100,7 @@ def _time_of_level(c: float, schedule: NoiseSchedule) -> int: # 1..T
     levels = _levels_of(schedule)
     t = int((levels.log() - math.log(c)).abs().argmin())
     if abs(float(levels[t]) / c - 1) > 1e-6:
-        raise ValueError(f"c = {c:.4g} is no noise level of {schedule}; take levels "
-                         "(1 - alpha_bar) / alpha_bar of its times")
+        raise ValueError(f"c = {c:.4g} is no noise level (1 - alpha_bar) / alpha_bar of {schedule}")
     return t + 1
 
 # %% ../../nbs/beyond/00_stimulus_information.ipynb #eadc19fc
@@ -122,31 +110,19 @@ def gaussian_information_map(
 ) -> Tensor: # (..., d) nats
     "Information about features of a Gaussian: diag(log(cov^-1 + fisher) + log cov) / 2."
     if cov.ndim != 2 or cov.shape[0] != cov.shape[1] or fisher.shape[-2:] != cov.shape:
-        raise ValueError(f"cov must be (d, d) and fisher (..., d, d), got {tuple(cov.shape)} and "
-                         f"{tuple(fisher.shape)}")
+        raise ValueError(f"cov must be (d, d), fisher (..., d, d), got {cov.shape}, {fisher.shape}")
     values, vectors = torch.linalg.eigh(cov.double())
     if values[0] <= 0:
-        raise ValueError(f"cov must be positive definite, its smallest eigenvalue is "
-                         f"{values[0]:.3g}; add a little noise to the stimuli")
+        raise ValueError(f"cov must be positive definite ({values[0]:.3g}); add noise to stimuli")
     prior = vectors.square() @ values.log()
     values, vectors = torch.linalg.eigh((vectors / values) @ vectors.T + fisher.double())
     return 0.5 * ((vectors.square() @ values.log()[..., None])[..., 0] + prior)
 
 # %% ../../nbs/beyond/00_stimulus_information.ipynb #ed8b2bd2
-_Estimate = Callable[[Tensor, float], Tensor]                         # xhat(x_c, c)
-_Conditional = Callable[[Tensor, float, Tensor], Tensor]              # xhat(x_c, c, r)
-_Encoder = Callable[[Tensor, torch.Generator], Tensor]                # r ~ p(r | x), for x (B, ...)
-_Draw = Callable[[Tensor, float, Tensor, torch.Generator], Tensor] # of x_c, c, index (B,)
+_Estimate = Callable[[Tensor, float], Tensor]                   # xhat(x_c, c)
+_Draw = Callable[[Tensor, float, Tensor, torch.Generator], Tensor] # r, of x_c, c, index (B,)
 _Gain = Callable[[Tensor, float, Tensor, torch.Generator], Tensor] # squared difference
-_Posterior = Callable[[Tensor, float, torch.Generator], Tensor]       # x ~ p(x | x_c)
-
-# %% ../../nbs/beyond/00_stimulus_information.ipynb #30cddde9
-def _response_gain(estimate: _Estimate, conditional: _Conditional, draw: _Draw) -> _Gain:
-    "Squared difference of the best guesses for one drawn response."
-    def gain(x_c: Tensor, c: float, index: Tensor, stream: torch.Generator) -> Tensor:
-        r = _check_draw(draw(x_c, c, index, stream), len(x_c))
-        return (conditional(x_c, c, r) - estimate(x_c, c)).square()
-    return gain
+_Posterior = Callable[[Tensor, float, torch.Generator], Tensor] # x ~ p(x | x_c)
 
 # %% ../../nbs/beyond/00_stimulus_information.ipynb #6e0d8f9d
 def _check_draw(r: Tensor, n: int) -> Tensor: # n: stimuli -> (n, ...)
@@ -155,21 +131,6 @@ def _check_draw(r: Tensor, n: int) -> Tensor: # n: stimuli -> (n, ...)
     if not torch.isfinite(r).all():
         raise ValueError("responses must be finite; there are NaN or infinite values among them")
     return r
-
-# %% ../../nbs/beyond/00_stimulus_information.ipynb #f3a2346c
-def _draw_from_posterior(encoder: _Encoder, posterior: _Posterior) -> _Draw:
-    "r ~ p(r | x_c): a stimulus that could have been blurred into x_c answers."
-    return lambda x_c, c, index, stream: encoder(posterior(x_c, c, stream), stream)
-
-# %% ../../nbs/beyond/00_stimulus_information.ipynb #b9500e8e
-def _draw_from_estimate(encoder: _Encoder, estimate: _Estimate) -> _Draw:
-    "r ~ p(r | xhat(x_c)), the shortcut of Laquitaine et al., which underestimates."
-    return lambda x_c, c, index, stream: encoder(estimate(x_c, c), stream)
-
-# %% ../../nbs/beyond/00_stimulus_information.ipynb #b74dd22b
-def _draw_from_stimulus(encoder: _Encoder, x: Tensor) -> _Draw: # x (n, ...) the stimuli
-    "r ~ p(r | x), the variant of Kong et al.: right on average, but not additive."
-    return lambda x_c, c, index, stream: encoder(x[index], stream)
 
 # %% ../../nbs/beyond/00_stimulus_information.ipynb #6a906781
 def _draw_recorded(responses: Tensor) -> _Draw: # responses (n, ...) one response for each stimulus
@@ -210,11 +171,6 @@ class InformationResult:
     unit: str = "nats"       # or "bits"
     method: str = ""         # how it was estimated
 
-    def interval(self, level: float = 0.95) -> np.ndarray: # (n, 2) low, high
-        "Interval of each total: sampling error, widened by the error of the quadrature."
-        reach = NormalDist().inv_cdf(0.5 + level / 2) * self.total_error + self.step_error
-        return np.stack([self.total - reach, self.total + reach], 1)
-
     def average(self, level: float = 0.95) -> tuple[float, float, float]: # value, low, high
         "Mean over the stimuli, an estimate of the mutual information, with an interval."
         n, value = len(self.total), float(self.total.mean())
@@ -234,15 +190,6 @@ class InformationResult:
         "Some of the stimuli."
         return replace(self, **{name: getattr(self, name)[np.asarray(index)] for name in _SCALED})
 
-    def plot(self, images: np.ndarray, columns: int = 8) -> Figure:
-        "Maps below their images, (n, C, H, W) in [0, 1]. Raises ValueError where shapes disagree."
-        maps = {self.method or "information": (self.map[:columns], self.total[:columns])}
-        return plot_pixel_information(np.asarray(images)[:columns], maps, self.unit)
-
-    def save(self, path: str | Path) -> Path: return save_record(path, self)
-    @classmethod
-    def load(cls, path: str | Path) -> "InformationResult": return load_record(path, cls)
-
 # %% ../../nbs/beyond/00_stimulus_information.ipynb #6687db65
 def information(
     x: Tensor,                # (n, ...) stimuli
@@ -259,12 +206,10 @@ def information(
 
 # %% ../../nbs/beyond/00_stimulus_information.ipynb #715c4ca5
 @torch.no_grad()
-def _information_sets(x: Tensor, gains: _Gain, levels: Tensor,
-                      names: Sequence[str], n_samples: int = 16, *, seed: int = 0,
-                      batch_size: int = 256, tolerance: float = 0.02,
+def _information_sets(x: Tensor, gains: _Gain, levels: Tensor, names: Sequence[str], n_samples: int,
+                      *, seed: int = 0, batch_size: int = 256, tolerance: float = 0.02,
                       progress: bool = True) -> dict[str, InformationResult]:
-    # x (n, ...); levels (K,) -> by name, in nats
-    "The same for several sets of responses, on the same blurred stimuli."
+    "The same for several sets of responses, by name, on the same blurred stimuli."
     levels, pairs = _check_levels(levels), _check_sampling(x, n_samples)
     weights, each, sets = _level_weights(levels), max(1, batch_size // n_samples), len(names)
     map_, map_var = torch.zeros(2, sets, *x.shape, dtype=torch.float64)
@@ -289,8 +234,7 @@ def _information_sets(x: Tensor, gains: _Gain, levels: Tensor,
 
 # %% ../../nbs/beyond/00_stimulus_information.ipynb #7f92c74c
 def _sampled_gains(x: Tensor, gains: _Gain, c: float, index: Tensor, pairs: int, sets: int,
-                   stream: torch.Generator) -> Tensor:
-    # -> (S, m, pairs, ...)
+                   stream: torch.Generator) -> Tensor: # (S, m, pairs, ...)
     "Gains of some stimuli at one level, averaged over the two signs of the noise."
     noise = torch.randn(len(x), pairs, *x.shape[1:], generator=stream).to(x)
     x_c = x[:, None, None] + math.sqrt(c) * torch.stack([noise, -noise], 2)  # (m, pairs, 2, ...)
@@ -298,27 +242,22 @@ def _sampled_gains(x: Tensor, gains: _Gain, c: float, index: Tensor, pairs: int,
     if g.shape != (2 * pairs * len(x), sets, *x.shape[1:]):
         raise ValueError(f"a gain must have the shape of the blurred stimuli, got {tuple(g.shape)}")
     if not torch.isfinite(g).all():
-        raise FloatingPointError(f"the gain is not finite at c = {c:.3g}: a denoiser returned NaN "
-                                 f"or infinity")
+        raise FloatingPointError(f"the gain is not finite at c = {c:.3g}: look at the denoiser")
     return g.double().cpu().transpose(0, 1).unflatten(1, (len(x), pairs, 2)).mean(3)
 
 # %% ../../nbs/beyond/00_stimulus_information.ipynb #197e48bf
 def _check_sampling(x: Tensor, n_samples: int) -> int: # pairs
     "Raise ValueError for stimuli or a number of samples that cannot be meant."
     if x.ndim < 2 or not len(x):
-        raise ValueError(f"stimuli must have shape (n, features...), at least one, got "
-                         f"{tuple(x.shape)}")
+        raise ValueError(f"stimuli must have shape (n, features...), got {tuple(x.shape)}")
     if not torch.isfinite(x).all():
         raise ValueError("stimuli must be finite; there are NaN or infinite values among them")
     if n_samples < 4 or n_samples % 2:
-        raise ValueError(f"n_samples must be even and at least 4 (two pairs of opposite noises), "
-                         f"got {n_samples!r}")
+        raise ValueError(f"n_samples must be even and at least 4 (two pairs), got {n_samples!r}")
     return n_samples // 2
 
 # %% ../../nbs/beyond/00_stimulus_information.ipynb #73b10d77
-def _check_resolution(curve: Tensor, variance: Tensor, levels: Tensor,
-                      tolerance: float = 0.02) -> None:
-    # curve (n, K); variance (n, K) of its entries by sampling; levels (K,)
+def _check_resolution(curve: Tensor, variance: Tensor, levels: Tensor, tolerance: float) -> None:
     "Warn if halving the grid matters, or much lies beyond the ends of the range."
     mean = integrate(curve.mean(0), levels)
     halving = (_level_weights(levels) - _level_weights(levels, every=2)).square()
@@ -329,9 +268,7 @@ def _check_resolution(curve: Tensor, variance: Tensor, levels: Tensor,
     if mean.error > tolerance * mean.value and mean.error > 2 * noise:
         told.append(f"{len(levels)} levels are too few: halving the grid changes the total by "
                     f"{3 * mean.error / mean.value:.1%}")
-    for name, part, sure, advice in (("below", share[0], seen[0], "smaller"),
-                                     ("above", share[1], seen[1], "larger")):
-        if sure and part > max(0.1, tolerance):
-            told.append(f"{part:.0%} of the total lies {name} the range of c and is only "
-                        f"extrapolated: take {advice} c")
+    for k, side, advice in ((0, "below", "smaller"), (1, "above", "larger")):
+        if seen[k] and share[k] > max(0.1, tolerance):
+            told.append(f"{share[k]:.0%} of the total lies {side} the range of c: take {advice} c")
     if told: warnings.warn("; ".join(told), stacklevel=3)

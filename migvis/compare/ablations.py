@@ -18,22 +18,19 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from .methods import (Comparison, Method, _PLAIN, _SCALED, _Trial, _best_rows,
-                                    _by_critics, _caption_of, _check_settings, _choose, _claim,
-                                    _compared_groups, _draw_edits, _example_rows,
-                                    _plot_reached_and_kept, _stored_edits, _stored_judge,
-                                    _unused_images, _with, compare_methods, trade_off)
+from .methods import (
+    Method, _PLAIN, _SCALED, _Trial, _best_rows, _by_critics, _caption_of, _choose,
+    _compared_groups, _draw_edits, _example_rows, _open_folder, _plot_reached_and_kept, _ready,
+    _stored_edits, _unused_images, compare_methods, trade_off)
 from ..denoiser import _initial_weights
 from ..infonce import Critics
-from ..measure.edits import (SelectivityResult, _check_n_pairs, _held_out_pairs,
-                                  measure_edits)
+from ..measure.edits import SelectivityResult, _check_n_pairs, _held_out_pairs, measure_edits
 from ..measure.readouts import Readouts
 from ..model import MIGVis, _fit_critics_stage, _fit_vae_stage
 from ..support.edits import Edits
 from ..support.encoders import DINOEncoder, _find_dino_weights
-from ..support.files import atomic_write, write_csv
+from ..support.files import atomic_write, write_csv, Result
 from ..support.presets import EditSettings, VAEConfig
-from ..support.records import Result
 from ..support.training import progress_bar
 from ..vae import PAPER, _config_weights
 
@@ -55,43 +52,23 @@ def _refit(model: MIGVis, variant: Variant, folder: Path,
            progress: bool = True) -> tuple[Tensor, Critics]:
     "Latents and critics of a variant: the run's, or fitted anew (with the run's labels), once."
     if not variant.name: return model.latents(), model.critics
-    preset, vae = model.preset, model.vae
-    preset = replace(preset, critic=replace(preset.critic, **variant.critic))
+    recording, split, vae = model.recording, model.split, model.vae
+    preset = replace(model.preset, critic=replace(model.preset.critic, **variant.critic))
     training = {"seed": model.seed, "device": model.device, "progress": progress}
     if variant.groups:
         preset = replace(preset, vae=replace(preset.vae, groups=variant.groups))
-        labels = {"supervision": tuple(code.spec for code in vae.codes),
-                  "likelihood": vae.likelihood}
-        vae = _fit_vae_stage(folder / f"vae-{variant.name}.safetensors", model.recording,
-                             model.split, preset, training | labels)
-    path = folder / f"critics-{variant.name}.safetensors"
-    critics = _fit_critics_stage(path, model.recording, model.split, preset, vae, model.denoiser,
-                                 training | variant.training)
-    return vae.latents(model.recording), critics
+        labels = {"supervision": tuple(c.spec for c in vae.codes), "likelihood": vae.likelihood}
+        vae = _fit_vae_stage(folder / f"vae-{variant.name}.safetensors", recording, split, preset,
+                             training | labels)
+    critics = _fit_critics_stage(folder / f"critics-{variant.name}.safetensors", recording, split,
+                                 preset, vae, model.denoiser, training | variant.training)
+    return vae.latents(recording), critics
 
 # %% ../../nbs/compare/02_ablations.ipynb #af347162
 def _clean(gradient: str) -> Variant:
     "Critics of clean images, at the clean estimate."
     settings = replace(_SELECTIVE, noisy=False, gradient=gradient)
     return Variant(settings, "clean", critic={"noise_aware": False})
-
-# %% ../../nbs/compare/02_ablations.ipynb #ef77582e
-def _ablate_critic() -> dict[str, Variant]:
-    "What critics look at, and how the gradient reaches the image."
-    ways, variants = ("through", "detached"), {"noise-aware, at y_t": Variant()}
-    for way in ways:
-        at_estimate = Variant(replace(_SELECTIVE, noisy=False, gradient=way))
-        variants[f"noise-aware, clean estimate, {way}"] = at_estimate
-    return variants | {f"clean, {way}": _clean(way) for way in ways}
-
-# %% ../../nbs/compare/02_ablations.ipynb #b8d18bd9
-def _ablate_negatives(model: MIGVis) -> dict[str, Variant]:
-    "The number of candidates B, in training and in guidance (paper Fig. 10)."
-    most, variants = model.preset.critic.batch_size, {}
-    for b in (n for n in (2, 8, 32) if n < most):
-        variants[f"{b}"] = Variant(replace(_SELECTIVE, n_negatives=b - 1), f"B{b}",
-                                   training={"n_negatives": b - 1})
-    return variants | {f"{most}": Variant()}
 
 # %% ../../nbs/compare/02_ablations.ipynb #d0062c23
 def _ablate_groups(model: MIGVis) -> dict[str, Variant]:
@@ -104,55 +81,47 @@ def _ablate_groups(model: MIGVis) -> dict[str, Variant]:
 
 # %% ../../nbs/compare/02_ablations.ipynb #ddd5d10d
 def _ablate_features(model: MIGVis) -> dict[str, Variant]:
-    "What critics look through."
+    "What critics look through; DINO if its weights are in the cache, and timm is installed."
     kind = model.preset.critic.encoder
     encoder = {"conv": "convolutional", "denoiser": "the denoiser's"}[kind]
     variants = {f"{encoder}, noise-aware": Variant(), f"{encoder}, clean": _clean("through")}
     if kind != "conv":
         variants["convolutional, noise-aware"] = Variant(name="conv", critic={"encoder": "conv"})
-    if _dino_is_there():
-        variants["DINO"] = replace(_clean("through"), name="dino",
-                                   training={"encoder": _make_dino(model)})
-    return variants
+    try: _find_dino_weights()
+    except FileNotFoundError: return variants
+    if importlib.util.find_spec("timm") is None: return variants
+    with _initial_weights(model.seed, 36):
+        dino = DINOEncoder(model.preset.image_size, 2 * model.preset.critic.features)
+    return variants | {"DINO": replace(_clean("through"), name="dino", training={"encoder": dino})}
 
 # %% ../../nbs/compare/02_ablations.ipynb #f53d2dee
 def standard_ablations(model: MIGVis) -> dict[str, dict[str, Variant]]: # ablation -> value
     "The ablations of a run; what it cannot have (DINO without weights) is left out."
-    depth, T = model.preset.t_edit, model.preset.denoiser.T
-    depths = sorted({round(share * T) for share in (0.5, 0.7, 0.8, 0.97)} | {depth})
-    plain = replace(_SELECTIVE, scale="none", gammas=_PLAIN)
-    hold = {f"{weight:g}": Variant(replace(_SELECTIVE, hold=weight))
-            for weight in (0.0, 0.5, 1.0, 2.0)}
+    depth, T, ways = model.preset.t_edit, model.preset.denoiser.T, ("through", "detached")
+    depths = {depth, *(round(share * T) for share in (0.5, 0.7, 0.8, 0.97))}
+    most = model.preset.critic.batch_size
+    fewer = {f"{b}": Variant(replace(_SELECTIVE, n_negatives=b - 1), f"B{b}",
+                             training={"n_negatives": b - 1}) for b in (2, 8, 32) if b < most}
+    def vary(name: str, values: Sequence[float]) -> dict[str, Variant]: # one of the settings
+        return {f"{v:g}": Variant(replace(_SELECTIVE, **{name: v})) for v in values}
     sampling = {"as the preset says": Variant(), "eta = 0": Variant(replace(_SELECTIVE, eta=0.0))}
     if model.edit_settings().interval is not None:
         sampling["always guided"] = Variant(replace(_SELECTIVE, interval=(T, 0)))
     ablations = {
-        "hold": hold | {"by labels": Variant()},
-        "scale": {"none": Variant(plain), "eps": Variant(),
-                  "clip": Variant(replace(plain, scale="clip", limit=0.3))},
-        "critic": _ablate_critic(),
-        "depth": {f"{t}": Variant(replace(_SELECTIVE, t_edit=t)) for t in depths},
-        "negatives": _ablate_negatives(model),
+        "hold": vary("hold", (0.0, 0.5, 1.0, 2.0)) | {"by labels": Variant()},
+        "scale": {"none": Variant(replace(_SELECTIVE, scale="none", gammas=_PLAIN)),
+                  "eps": Variant()},
+        "critic": {"noise-aware, at y_t": Variant()}
+        | {f"noise-aware, clean estimate, {way}": Variant(_clean(way).settings) for way in ways}
+        | {f"clean, {way}": _clean(way) for way in ways},
+        "depth": vary("t_edit", sorted(depths)),
+        "negatives": fewer | {f"{most}": Variant()}, # candidates B, also in training (paper Fig. 10)
         "groups": _ablate_groups(model),
         "features": _ablate_features(model),
-        "steps": {f"{n}": Variant(replace(_SELECTIVE, steps=n))
-                  for n in (8, 15, 25, 50, depth) if n <= depth},
+        "steps": vary("steps", [n for n in (8, 15, 25, 50, depth) if n <= depth]),
         "sampling": sampling,
     }
     return {name: values for name, values in ablations.items() if len(values) > 1}
-
-# %% ../../nbs/compare/02_ablations.ipynb #f5570914
-def _dino_is_there() -> bool:
-    "Whether DINO's weights are in the cache, and timm is installed."
-    try: _find_dino_weights()
-    except FileNotFoundError: return False
-    return importlib.util.find_spec("timm") is not None
-
-# %% ../../nbs/compare/02_ablations.ipynb #d1af5470
-def _make_dino(model: MIGVis) -> DINOEncoder:
-    "An untrained DINO encoder for a run's images."
-    with _initial_weights(model.seed, 36):
-        return DINOEncoder(model.preset.image_size, 2 * model.preset.critic.features)
 
 # %% ../../nbs/compare/02_ablations.ipynb #9ed512ac
 @dataclass(frozen=True)
@@ -164,7 +133,16 @@ class Ablations(Result):
 
     def table(self) -> pd.DataFrame: # ablation, value, group, gamma, reached, kept, score, ...
         "Reached, kept and realism of every value, group and strength."
-        return _ablation_table(self)
+        key, parts = ["group", "mode", "gamma"], []
+        for name, result in self.results.items():
+            means = result.scores.query("quantity == 'mean' and attribute == 'realism'")
+            curves = trade_off(result).rename(columns={"method": "mode"}).assign(ablation=name)
+            for rows in (means.rename(columns={"value": "precision"})[[*key, "precision"]],
+                         result.realism.rename(columns={"kid": "KID"})[[*key, "KID"]]):
+                curves = curves.merge(rows, "left", key)
+            parts.append(curves)
+        table = pd.concat(parts, ignore_index=True).rename(columns={"mode": "value"})
+        return table[["ablation", "value", *table.columns.drop(["ablation", "value"])]]
 
     def best(self) -> pd.DataFrame: # rows of `table`
         "Each value at its best strength (on these pairs)."
@@ -178,31 +156,17 @@ class Ablations(Result):
 
     def figure(self, ablation: str, pair: int = 0) -> Figure:
         "Edits of a pair under every value of an ablation (paper Figs. 9 and 10)."
+        if ablation not in self.examples:
+            raise ValueError(f"the stored ablations are {list(self.examples)}, without {ablation!r}")
         edits = self.examples[ablation]
         guided = [[k for k, gamma in enumerate(e.gammas) if gamma > 0][:4] for e in edits]
         shown = [[ks] * len(e.group_names) for e, ks in zip(edits, guided)]
         return _draw_edits(edits, shown, pair, self.settings["caption"])
 
-# %% ../../nbs/compare/02_ablations.ipynb #e9a7b7ad
-def _ablation_table(ablations: Ablations) -> pd.DataFrame:
-    "See `Ablations.table`."
-    key, parts = ["group", "mode", "gamma"], []
-    for name, result in ablations.results.items():
-        means = result.scores[(result.scores["quantity"] == "mean")
-                              & (result.scores["attribute"] == "realism")]
-        curves = trade_off(result).rename(columns={"method": "mode"})
-        for column, rows, value in (("precision", means, "value"), ("KID", result.realism, "kid")):
-            curves = curves.merge(rows[[*key, value]].rename(columns={value: column}), "left", key)
-        parts.append(curves.assign(ablation=name))
-    table = pd.concat(parts, ignore_index=True).rename(columns={"mode": "value"})
-    first = ["ablation", "value"]
-    return table[[*first, *(column for column in table if column not in first)]]
-
 # %% ../../nbs/compare/02_ablations.ipynb #ab53ab07
 def ablate(
     model: MIGVis,
-    ablations: Mapping[str, Mapping[str, Variant]] | Sequence[str] | None = None, # names, or your
-                                           # own; None: all of `standard_ablations`
+    ablations: Mapping[str, Mapping[str, Variant]] | Sequence[str] | None = None, # None: all known
     n_pairs: int = 32,
     *,
     folder: str | Path,                    # keeps models, edits, judge and result
@@ -215,20 +179,23 @@ def ablate(
     "Edit held-out pairs with one choice of selective MIG-Vis changed at a time."
     model.require_fitted()
     chosen = _choose("ablation", ablations, standard_ablations(model))
-    chosen = {name: {value: replace(v, settings=_with(v.settings, steps, precision))
-                     for value, v in values.items()} for name, values in chosen.items()}
     for name, values in chosen.items():
-        _check_settings(model, {f"{name} {value}": v.settings for value, v in values.items()})
+        named = {f"{name} {value}": variant for value, variant in values.items()}
+        chosen[name] = _ready(model, named, steps, precision)
     _check_n_pairs(model, n_pairs)
-    folder = _claim(model, folder)
-    judge = judge or _stored_judge(model, folder, progress)
+    folder, judge = _open_folder(model, folder, judge, progress)
     trial = _Trial("test", 0, _held_out_pairs(model, judge, n_pairs, min_angle))
     real, shown = _unused_images(model, [trial]), _example_rows(model, trial.pairs)
     results, examples = {}, {}
     bar = progress_bar(chosen.items(), desc="ablations", unit="ablation", progress=progress)
     for name, values in bar:
-        edits = [_edit_variant(model, f"{name} {value}", variant, trial, folder, progress)
-                 for value, variant in values.items()]
+        edits = []
+        for value, variant in values.items():
+            z, critics = _refit(model, variant, folder / "models", progress)
+            method = Method(_by_critics, "critics", variant.settings)
+            made = _stored_edits(model, variant.name or "run", method, critics, trial,
+                                 _compared_groups(model), folder / "ablation-edits", z)
+            edits.append(replace(made, mode=value))
         results[name] = measure_edits(edits, judge, real, n_boot=n_boot)
         examples[name] = tuple(e.rows(shown) for e in edits)
     settings = {"n_pairs": n_pairs, "steps": steps, "min_angle": min_angle, "n_boot": n_boot,
@@ -237,34 +204,6 @@ def ablate(
     done = Ablations(results, examples, settings)
     done.save(folder / "ablations")
     return done
-
-# %% ../../nbs/compare/02_ablations.ipynb #783d027f
-def _edit_variant(model: MIGVis, value: str, variant: Variant, trial: _Trial, folder: Path,
-                  progress: bool = True) -> Edits:
-    "Edits of one variant, named by its value; its models are fitted if they are not there."
-    z, critics = _refit(model, variant, folder / "models", progress)
-    method = Method(_by_critics, "critics", variant.settings)
-    edits = _stored_edits(model, variant.name or "run", method, critics, trial,
-                          _compared_groups(model), folder / "ablation-edits", z)
-    return replace(edits, mode=value)
-
-# %% ../../nbs/compare/02_ablations.ipynb #ee2312ad
-def _write_comparison(comparison: Comparison, out: Path) -> list[Path]:
-    "Figures and table of a comparison."
-    n = len(comparison.examples[0].originals)
-    figures = {f"figure-5-{i + 1}": comparison.figure_5(i) for i in range(n)}
-    return _write(out, {"trade-off": comparison.plot(), **figures},
-                  {"comparison-table": comparison.report()})
-
-# %% ../../nbs/compare/02_ablations.ipynb #58514611
-def _write_ablations(ablations: Ablations, out: Path) -> list[Path]:
-    "Figures and table of ablations; two pairs of those that the paper shows."
-    figures = {"ablations": ablations.plot()}
-    for name, number in {"groups": 9, "negatives": 10}.items():
-        if name not in ablations.examples: continue
-        for i in range(min(2, len(ablations.examples[name][0].originals))):
-            figures[f"figure-{number}-{i + 1}"] = ablations.figure(name, i)
-    return _write(out, figures, {"ablation-table": ablations.best()})
 
 # %% ../../nbs/compare/02_ablations.ipynb #7f8c30e9
 def _main(run: str | Path | MIGVis, out: str | Path, methods: Sequence[str] | None = None,
@@ -283,22 +222,29 @@ def _main(run: str | Path | MIGVis, out: str | Path, methods: Sequence[str] | No
         ablations = _choose("ablation", ablations, standard_ablations(model))
         _check_n_pairs(model, n_ablation, name="n_ablation")
     if methods is None or len(methods):
-        comparison = compare_methods(model, methods, n_pairs, seeds, n_validation=n_validation,
-                                     **common)
-        written += _write_comparison(comparison, out)
+        done = compare_methods(model, methods, n_pairs, seeds, n_validation=n_validation, **common)
+        shown = range(len(done.examples[0].originals))
+        fives = {f"figure-5-{i + 1}": done.figure_5(i) for i in shown}
+        figures = {"trade-off": done.plot()} | fives
+        written += _write(out, figures, "comparison-table", done.report())
     if len(ablations):
-        written += _write_ablations(ablate(model, ablations, n_ablation, **common), out)
+        done = ablate(model, ablations, n_ablation, **common)
+        figures = {"ablations": done.plot()}
+        for name, number in {"groups": 9, "negatives": 10}.items():
+            if name not in done.examples: continue
+            for i in range(min(2, len(done.examples[name][0].originals))):
+                figures[f"figure-{number}-{i + 1}"] = done.figure(name, i)
+        written += _write(out, figures, "ablation-table", done.best())
     return written
 
 # %% ../../nbs/compare/02_ablations.ipynb #f332e301
-def _write(out: Path, figures: Mapping[str, Figure],
-           tables: Mapping[str, pd.DataFrame]) -> list[Path]:
-    "Write figures as .png, atomically, and close them; tables as .csv."
-    for name, figure in figures.items():
-        with atomic_write(out / f"{name}.png") as temporary: figure.savefig(temporary, format="png")
+def _write(out: Path, figures: Mapping[str, Figure], name: str, table: pd.DataFrame) -> list[Path]:
+    "Write figures as .png, atomically, and close them; the table as .csv."
+    for title, figure in figures.items():
+        with atomic_write(out / f"{title}.png") as temporary: figure.savefig(temporary, format="png")
         plt.close(figure)
-    written = [write_csv(table, out / f"{name}.csv", index=True) for name, table in tables.items()]
-    return [*(out / f"{name}.png" for name in figures), *written]
+    return [*(out / f"{title}.png" for title in figures),
+            write_csv(table, out / f"{name}.csv", index=True)]
 
 # %% ../../nbs/compare/02_ablations.ipynb #acd64036
 def ablation(config: VAEConfig) -> dict[str, dict[str, float]]: # name -> weights

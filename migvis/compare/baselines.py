@@ -20,10 +20,10 @@ from torch import Tensor, nn
 from ..ddim_guidance import Editor, Guide, _plan_edits, _Target, invert, sample
 from ..denoiser import (Denoiser, NoiseSchedule, _add_condition, _check_images,
                              _conditional_eps, _initial_weights, train_denoiser)
-from ..infonce import (_Latents, _CriticData, _ScoreInputs, _add_noise, _build_encoder,
-                            _check_schedule, _copy_encoder, _early_times, _encoder_config,
-                            _fit_settings, _load_trained, _read_data, _read_latents, _resolve_groups,
-                            _show_images, _signal_level, _split, _trained_state, _training_marks)
+from ..infonce import (_Latents, _CriticData, _add_noise, _build_encoder, _check_schedule,
+                            _copy_encoder, _early_times, _encoder_config, _fit_settings,
+                            _load_trained, _read_data, _read_latents, _resolve_groups, _show_images,
+                            _signal_level, _split, _trained_state, _training_marks)
 from ..support.files import load_tensors, save_tensors, _building_from
 from ..support.presets import CriticConfig, DenoiserConfig, EditSettings
 from ..support.training import (Batch, Fit, fit, generator, progress_bar, resolve_device,
@@ -38,19 +38,19 @@ def _pair_images(images: Tensor | Any, z: _Latents, device: torch.device) -> _Cr
 # %% ../../nbs/compare/00_baselines.ipynb #59899a00
 def _splits(images: Tensor | Any, z: _Latents, held_out: tuple[Any, _Latents] | None, seed: int,
             device: torch.device) -> tuple[_CriticData, _CriticData]:
-    # -> to train on, to choose the weights by
-    "Pairs to train on and pairs held out (None: a tenth). Raises ValueError if there are too few."
+    "Pairs to train on, and to choose weights by (None: a tenth). Raises ValueError for too few."
     others = None if held_out is None else _pair_images(*held_out, device)
     return _split(_pair_images(images, z, device), others, seed, stream=51)
 
 # %% ../../nbs/compare/00_baselines.ipynb #7ce34889
 class _OfLatents(nn.Module):
-    "A network that knows groups of latents, and their mean and scale."
+    "A network that knows groups of latents, their mean and scale, and how it was built (`config`)."
     def __init__(self, groups: Sequence[int] | Sequence[Sequence[int]],
                  n_latents: int | None = None) -> None:
         super().__init__()
         self.groups = _resolve_groups(groups, n_latents)
         self.n_latents = n_latents or 1 + max(map(max, self.groups))
+        self.config = {"groups": [list(g) for g in self.groups], "n_latents": self.n_latents}
         for name, fill in (("center", torch.zeros), ("scale", torch.ones)):
             self.register_buffer(name, fill(self.n_latents))
 
@@ -72,8 +72,7 @@ class _ImageDecoder(_OfLatents):
         if image_size != 4 * 2**doublings or doublings < 1:
             raise ValueError(f"image_size must be 8, 16, 32, 64, ..., got {image_size}")
         self.image_size = image_size
-        self.config = {"groups": [list(g) for g in self.groups], "image_size": image_size,
-                       "width": width, "n_latents": self.n_latents, "channels": channels}
+        self.config |= {"image_size": image_size, "width": width, "channels": channels}
         widths = [width * min(2**i, 4) for i in reversed(range(doublings))]
         first = nn.Linear(self.n_latents, 16 * widths[0]), nn.Unflatten(1, (widths[0], 4, 4))
         blocks = (nn.Sequential(nn.GroupNorm(8, a), nn.SiLU(),
@@ -99,13 +98,13 @@ def train_decoder(
 ) -> Fit: # .model: a decoder, z -> images in [-1, 1]
     "Train a decoder from latents to images by squared error, keeping the best on held-out images."
     pairs, watched = _splits(images, z, held_out, seed, resolve_device(device))
+    (channels, size), n_latents = pairs.images.shape[1:3], pairs.mean.shape[1]
     with _initial_weights(seed, 52):
-        decoder = _ImageDecoder(groups, pairs.images.shape[-1], width, pairs.mean.shape[1],
-                                pairs.images.shape[1])
+        decoder = _ImageDecoder(groups, size, width, n_latents, channels)
     decoder.learn_scale(pairs)
 
     def loss(model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        z = pairs.draw(batch.index, batch.randn(pairs.mean.shape[1]))
+        z = pairs.draw(batch.index, batch.randn(n_latents))
         return (model(z) - pairs.images[batch.index]).square().mean(), {}
 
     def validate(model: nn.Module) -> Tensor:
@@ -120,20 +119,12 @@ def train_decoder(
 
 # %% ../../nbs/compare/00_baselines.ipynb #f1ff8fab
 class _PlannedEditor:
-    "An editor that is called as an `Editor`, and makes the images of a plan's rows."
+    "An editor with the arguments of an `Editor`: `edit_rows` makes the images of a plan's rows."
     @torch.no_grad()
-    def __call__(
-        self,
-        originals: Tensor | Any,             # (n, C, H, W) in [0, 1]
-        target: _Target,                     # latents (D,) for all, or (m, D); or a direction
-        groups: str | Sequence[int] = "all", gammas: Sequence[float] | None = None,
-        *,
-        z_originals: Tensor,                 # (n, D)
-        paired: bool = False,                # original i with target i, instead of each with each
-        dims: Sequence[int] | None = None,   # change only these, counted within the group
-        progress: bool = False,
-    ) -> Tensor: # (n[, m], group, gamma, C, H, W) in [0, 1], on the CPU
-        "Edits, called as an `Editor`."
+    def __call__(self, originals: Tensor | Any, target: _Target, groups: str | Sequence[int] = "all",
+                 gammas: Sequence[float] | None = None, *, z_originals: Tensor, paired: bool = False,
+                 dims: Sequence[int] | None = None, progress: bool = False) -> Tensor:
+        "Edits (n[, m], group, gamma, C, H, W) in [0, 1], on the CPU."
         gammas = self.settings.resolve().gammas if gammas is None else gammas
         known, maker = self.parts()
         plan = _plan_edits(originals, target, z_originals, known, groups, gammas, paired, dims,
@@ -153,8 +144,8 @@ class TraversalEditor(_PlannedEditor):
 
     def edit_rows(self, plan: Any, progress: bool) -> Tensor: # (R, C, H, W)
         "Images decoded on the way; of the originals only their number and size matter."
-        source = plan.z_originals[plan.rows.original]
-        z = source + plan.rows.gamma.to(source)[:, None] * (plan.wanted - source)
+        source = plan.z_originals[plan.original]
+        z = source + plan.gamma.to(source)[:, None] * (plan.wanted - source)
         return torch.cat([self.decoder(part) for part in z.split(self.settings.batch_size)])
 
 # %% ../../nbs/compare/00_baselines.ipynb #5b52690e
@@ -162,11 +153,9 @@ class _Readout(_OfLatents):
     "Standardised latents predicted from images, or from noised ones and their time."
     def __init__(self, encoder: nn.Module, groups: Sequence[int] | Sequence[Sequence[int]],
                  n_latents: int | None = None, hidden: int | None = None, dropout: float = 0.0,
-                 alpha_bar: Tensor | None = None) -> None:
-        # alpha_bar (T + 1,)
+                 alpha_bar: Tensor | None = None) -> None: # (T + 1,) of a noise-aware one
         super().__init__(groups, n_latents)
-        self.config = {"groups": [list(g) for g in self.groups], "n_latents": self.n_latents,
-                       "hidden": hidden, "dropout": dropout}
+        self.config |= {"hidden": hidden, "dropout": dropout}
         layers, width = [], encoder.n_features
         if hidden: layers = [nn.SiLU(), nn.Dropout(dropout), nn.Linear(width, hidden), nn.SiLU()]
         self.encoder = encoder
@@ -175,8 +164,7 @@ class _Readout(_OfLatents):
         self.noise_aware = alpha_bar is not None # whether images may come noised
 
     def forward(self, y: Tensor, t: int | Tensor | None = None, seen: bool = False) -> Tensor:
-        # y (B, C, H, W) in [-1, 1], or noised -> (B, D) standardised
-        "Predicted latents. Raises ValueError for a t where the readout knows only clean images."
+        "Latents (B, D) of images in [-1, 1]. Raises ValueError for a t if it knows only clean ones."
         encode = self.encoder.read if seen else self.encoder
         return self.head(encode(y, _signal_level(self.alpha_bar, t, y)))
 
@@ -220,31 +208,25 @@ def train_regressor(
 ) -> Fit: # .model: a readout
     "Train a network that predicts latents by squared error, as `train_critics` trains critics."
     pairs, watched = _splits(images, z, held_out, seed, resolve_device(device))
-    size, alpha_bar = pairs.images.shape[-1], getattr(schedule, "alpha_bar", None)
+    n_latents, alpha_bar = pairs.mean.shape[1], getattr(schedule, "alpha_bar", None)
     with _initial_weights(seed, 53):
         network = _copy_encoder(encoder, pairs.images, config, schedule is not None)
-        readout = _Readout(network, groups, pairs.mean.shape[1], 2 * config.features,
-                           config.dropout, alpha_bar)
+        readout = _Readout(network, groups, n_latents, 2 * config.features, config.dropout, alpha_bar)
     readout.learn_scale(pairs)
     readout = readout.to(pairs.images.device)
     shown = _show_images(pairs, readout, config, 0.05, None, seed, "regressor", progress)
     marks = {"readout": readout.config, "noise_aware": readout.noise_aware,
              **_training_marks(images, z, held_out, schedule, encoder, config, shown)}
-    return fit(readout, _regression_loss(pairs, shown), len(pairs.images),
-               **_fit_settings(config, size), validate=_regression_error(watched, seed), seed=seed,
-               device=device, fingerprint=marks, checkpoint=checkpoint, desc="regressor",
-               progress=progress)
 
-# %% ../../nbs/compare/00_baselines.ipynb #094e9856
-def _regression_loss(pairs: _CriticData, shown: _ScoreInputs) -> Callable[..., Any]:
-    "Squared error of the standardised latents on shifted and noised images, for `fit`."
     def loss(model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        readout = getattr(model, "module", model)
-        z = readout.standardise(pairs.draw(batch.index, batch.randn(pairs.mean.shape[1])))
+        z = readout.standardise(pairs.draw(batch.index, batch.randn(n_latents)))
         error = (model(*shown.draw(batch)) - z).square()
         by_group = [error[:, list(g)].mean() for g in readout.groups]
         return error.mean(), {"error": torch.stack(by_group)}
-    return loss
+
+    return fit(readout, loss, len(pairs.images), **_fit_settings(config, pairs.images.shape[-1]),
+               validate=_regression_error(watched, seed), seed=seed, device=device,
+               fingerprint=marks, checkpoint=checkpoint, desc="regressor", progress=progress)
 
 # %% ../../nbs/compare/00_baselines.ipynb #87a95865
 def _regression_error(pairs: _CriticData, seed: int) -> Callable[[nn.Module], Tensor]: # -> ()
@@ -299,13 +281,12 @@ def readout_editor(
 ) -> Editor:
     "Edits guided by a readout: AP-LR with a linear one, ours without MI with a network."
     if not all(hasattr(readout, name) for name in ("standardise", "groups", "n_latents")):
-        raise TypeError("readout must have .standardise, .groups and .n_latents, as that of "
-                        f"train_regressor, got {type(readout).__name__}")
+        raise TypeError(f"readout must have what train_regressor gives, got {type(readout).__name__}")
     if objective not in ("activation", "distance"):
         raise ValueError(f"objective must be 'activation' or 'distance', got {objective!r}")
     settings = settings.resolve()
-    if settings.candidates > 1 or settings.project:
-        raise ValueError("a readout's guide knows neither candidates nor project; leave them out")
+    if settings.candidates > 1:
+        raise ValueError("a readout's guide cannot choose between candidates; leave them out")
     if mixed and settings.noisy: raise ValueError("mixed=True excludes settings with noisy=True")
     alpha_bar = schedule.alpha_bar if mixed else None
     def guide(wanted: Tensor, weights: Tensor, group: Tensor) -> Guide:
@@ -315,22 +296,21 @@ def readout_editor(
 # %% ../../nbs/compare/00_baselines.ipynb #fdd0102e
 def train_conditional(
     images: Tensor | Any,                 # (n, C, H, W) in [0, 1]
-    z: _Latents,                          # (n, D), or the posterior's (mean, log_var): the mean is used
+    z: _Latents,                          # (n, D), or (mean, log_var), of which the mean is used
     denoiser: Denoiser,                   # unconditional; not changed
     config: DenoiserConfig,               # of the fine-tuning: steps, batch_size, lr, ...
     *,
-    drop: float = 0.1,                    # how often an image is shown without its latents
     held_out: tuple[Any, _Latents] | None = None, # for the validation loss
     seed: int = 0, device: str | torch.device = "auto",
     checkpoint: str | Path | None = None, # folder; a run found there is resumed
     progress: bool = True,
 ) -> Fit: # .model: a Denoiser that takes latents as its condition
-    "Fine-tune a denoiser to take latents as its condition."
+    "Fine-tune a denoiser to take latents as its condition; a tenth of the images come without."
     z, held = _read_latents(z)[0], {}
     if held_out is not None:
         held = {"validation": held_out[0], "validation_condition": _read_latents(held_out[1])[0]}
     return train_denoiser(images, config, denoiser=_add_condition(denoiser, z.shape[1], seed),
-                          condition=z, drop=drop, **held, seed=seed, device=device,
+                          condition=z, drop=0.1, **held, seed=seed, device=device,
                           checkpoint=checkpoint, desc="conditional denoiser", progress=progress)
 
 # %% ../../nbs/compare/00_baselines.ipynb #3d8ac776
@@ -356,22 +336,16 @@ class ConditionEditor(_PlannedEditor):
 
     def edit_rows(self, plan: Any, progress: bool) -> Tensor: # (R, C, H, W)
         "From noise to images, guided by the condition."
-        z, original = plan.z_originals, plan.rows.original
+        z, settings = plan.z_originals, self.settings
         reference = torch.full_like(z, math.nan) if self.reference == "none" else z
-        start = _in_parts(self, invert, plan.y0, reference, reference, z.new_zeros(len(z)), progress)
-        return _in_parts(self, sample, start[original], reference[original], plan.wanted,
-                         plan.rows.gamma.to(z), progress)
-
-# %% ../../nbs/compare/00_baselines.ipynb #1cd8729d
-def _in_parts(editor: ConditionEditor, way: Callable[..., Tensor], y: Tensor, reference: Tensor,
-              wanted: Tensor, gamma: Tensor, progress: bool) -> Tensor:
-    "`invert` or `sample` (way) for some rows at a time."
-    settings, size = editor.settings, editor.settings.batch_size
-    parts = list(zip(*(x.split(size) for x in (y, reference, wanted, gamma))))
-    more = {"fixed_point": settings.fixed_point} if way is invert else {}
-    bar = progress_bar(parts, desc=way.__name__, unit="batch", progress=progress and len(parts) > 1)
-    return torch.cat([way(y, _conditional_eps(editor.conditional, *latents), editor.schedule,
-                          settings.t_edit, steps=settings.steps, **more) for y, *latents in bar])
+        def go(way: Callable[..., Tensor], *tensors: Tensor) -> Tensor: # `invert` or `sample`
+            parts = list(zip(*(x.split(settings.batch_size) for x in tensors)))
+            more = {"fixed_point": settings.fixed_point} if way is invert else {}
+            bar = progress_bar(parts, desc=way.__name__, unit="batch", progress=progress and len(parts) > 1)
+            return torch.cat([way(y, _conditional_eps(self.conditional, *guided), self.schedule,
+                                  settings.t_edit, steps=settings.steps, **more) for y, *guided in bar])
+        start = go(invert, plan.y0, reference, reference, z.new_zeros(len(z)))
+        return go(sample, start[plan.original], reference[plan.original], plan.wanted, plan.gamma.to(z))
 
 # %% ../../nbs/compare/00_baselines.ipynb #b9213269
 def _check_condition_editor(editor: ConditionEditor) -> None:
@@ -384,15 +358,13 @@ def _check_condition_editor(editor: ConditionEditor) -> None:
         raise ValueError(f"the denoiser takes a condition of length {n_condition}, but there are "
                          f"{editor.n_latents} latents; train one with train_conditional")
     if getattr(conditional, "schedule", schedule) != schedule:
-        raise ValueError(f"the denoiser was trained for {conditional.schedule}, but the edit uses "
-                         f"{schedule}")
+        raise ValueError(f"the denoiser is of {conditional.schedule}, but the edit uses {schedule}")
     honoured = {"gammas", "t_edit", "steps", "fixed_point", "n_negatives", "seed", "noise_seed",
                 "precision", "batch_size"}
     lost = {name: value for name, value in settings.changes().items() if name not in honoured}
     if settings.mode != "paper": lost["mode"] = settings.mode
     if lost:
-        raise ValueError("classifier-free guidance has no gradient to guide by and cannot honour "
-                         f"{lost}; leave them out (and mode='paper')")
+        raise ValueError(f"classifier-free guidance cannot honour {lost}; leave them out, mode='paper'")
 
 # %% ../../nbs/compare/00_baselines.ipynb #8865c237
 def _save_baseline(path: str | Path, model: _Readout | _ImageDecoder) -> Path:
@@ -404,8 +376,7 @@ def _save_baseline(path: str | Path, model: _Readout | _ImageDecoder) -> Path:
 # %% ../../nbs/compare/00_baselines.ipynb #c29eb4a6
 def _load_baseline(path: str | Path, device: str | torch.device = "auto",
                    denoiser: Denoiser | None = None) -> _Readout | _ImageDecoder:
-    # denoiser: for readouts that look through one; ignored by others -> in evaluation mode
-    "Read what `_save_baseline` wrote. Raises ValueError for another or a damaged file."
+    "Read a file of `_save_baseline`; `denoiser`: what a readout looks through. Raises ValueError."
     tensors, meta = load_tensors(path, "baseline")
     with _building_from(path):
         if meta["model"] == "ImageDecoder": model = _ImageDecoder(**meta["config"])

@@ -28,13 +28,12 @@ from ..ddim_guidance import _check_times
 from ..support.edits import Edits, _check_gamma
 from ..denoiser import load_denoiser, save_denoiser
 from ..figures import _PAGE, _axes_at, _caption, _draw_grid, _plot_bars, style
-from ..measure.edits import (SelectivityResult, _check_n_pairs, _held_out_pairs, _part_of,
-                                  measure_edits)
-from ..measure.readouts import Readouts
+from ..measure.edits import (SelectivityResult, _check_n_pairs, _held_out_pairs,
+                                  _interval_text, _part_of, measure_edits)
+from ..measure.readouts import Readouts, load_readouts
 from ..model import MIGVis, _critic_encoder, _judge_for
-from ..support.files import digest_weights
+from ..support.files import digest_weights, Result
 from ..support.presets import EditSettings
-from ..support.records import Result
 from ..support.runs import claim_folder, run_stage
 from ..support.training import Fit, _computing_in, progress_bar
 
@@ -57,16 +56,14 @@ def standard_methods() -> dict[str, Method]:
     "The paper's baselines and both modes of MIG-Vis, by name."
     shares, conditions = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5), (0.0, 0.5, 1.0, 2.0, 3.0, 5.0)
     paper, selective = EditSettings("paper", gammas=_PLAIN), EditSettings(gammas=_SCALED)
-    by_condition = replace(paper, gammas=conditions)
+    cfg = replace(paper, gammas=conditions) # classifier-free guidance
     return {
         "latent traversal": Method(_by_traversal, "decoder", replace(paper, gammas=shares)),
         "AP-LR": Method(_by_readout, "linear", paper, {"mixed": True}),
-        "AP-CFG": Method(_by_condition, "conditional", by_condition),
-        "AP-CFG, from source": Method(_by_condition, "conditional", by_condition,
-                                      {"reference": "original"}),
+        "AP-CFG": Method(_by_condition, "conditional", cfg),
+        "AP-CFG, from source": Method(_by_condition, "conditional", cfg, {"reference": "original"}),
         "without MI": Method(_by_readout, "regressor", paper),
-        "without MI, selective": Method(_by_readout, "regressor", selective,
-                                        {"objective": "distance"}),
+        "without MI, selective": Method(_by_readout, "regressor", selective, {"objective": "distance"}),
         "MIG-Vis, paper": Method(_by_critics, "critics", paper),
         _REFERENCE: Method(_by_critics, "critics", selective),
     }
@@ -95,17 +92,6 @@ def _by_condition(model: MIGVis, conditional: Any, settings: EditSettings, z: Te
     schedule = model.denoiser.schedule
     return ConditionEditor(conditional, schedule, model.vae.groups, settings, reference)
 
-# %% ../../nbs/compare/01_methods.ipynb #7ba95a48
-def _fit_models(model: MIGVis, folder: str | Path,
-                names: Sequence[str] = ("critics", "linear", "regressor", "conditional", "decoder"),
-                progress: bool = True) -> dict[str, Any]:
-    # folder: where trained models are kept -> name -> model
-    "The models that methods are guided by: the run's critics, and the baselines'."
-    known = {"critics", "linear", "regressor", "conditional", "decoder"}
-    if unknown := set(names) - known:
-        raise ValueError(f"models must be among {sorted(known)}, got {sorted(unknown)}")
-    return {name: _fit_model(model, name, Path(folder).expanduser(), progress) for name in names}
-
 # %% ../../nbs/compare/01_methods.ipynb #1da7a159
 def _images_with_latents(model: MIGVis, part: str) -> tuple[np.ndarray, tuple[Tensor, Tensor]]:
     'Images (n, C, H, W) and posterior (mean, log_var) of a part ("train", ...) of the recording.'
@@ -119,8 +105,7 @@ def _train_model(model: MIGVis, name: str, checkpoints: Path, progress: bool) ->
     critic, denoiser, groups = model.preset.critic, model.denoiser, model.vae.groups
     options = {"held_out": held_out, "checkpoint": checkpoints, "seed": model.seed,
                "device": model.device, "progress": progress}
-    if name == "decoder":
-        return train_decoder(images, z, groups, steps=critic.steps, **options)
+    if name == "decoder": return train_decoder(images, z, groups, steps=critic.steps, **options)
     if name == "regressor":
         schedule = denoiser.schedule if critic.noise_aware else None
         encoder = _critic_encoder(model.preset, denoiser, model.seed)
@@ -130,12 +115,15 @@ def _train_model(model: MIGVis, name: str, checkpoints: Path, progress: bool) ->
     return train_conditional(images, z, denoiser, config, **options)
 
 # %% ../../nbs/compare/01_methods.ipynb #7ddc9066
-def _fit_model(model: MIGVis, name: str, folder: Path, progress: bool) -> Any:
-    "One model. Those that take long to train are read from their file if it is there."
+def _fit_model(model: MIGVis, name: str, folder: Path, progress: bool = True) -> Any:
+    "What guides a method. Models that take long to train are read from their file if it is there."
     if name == "critics": return model.critics
     if name == "linear":
         images, z = _images_with_latents(model, "train")
         return fit_linear_readout(model.critics.encoder, images, z, model.vae.groups, model.device)
+    if name not in ("regressor", "conditional", "decoder"):
+        raise ValueError("a method's model must be 'critics', 'linear', 'regressor', 'conditional' "
+                         f"or 'decoder', got {name!r}")
     def train(checkpoints: Path) -> tuple[Any, pd.DataFrame]:
         fitted = _train_model(model, name, checkpoints, progress)
         return fitted.model, fitted.history
@@ -156,8 +144,7 @@ class _Trial:
 # %% ../../nbs/compare/01_methods.ipynb #ce218a4f
 def _edit_trial(model: MIGVis, method: Method, fitted: Any, pairs: np.ndarray,
                 groups: Sequence[int], z: Tensor | None = None) -> np.ndarray:
-    # pairs (n, 2); z (n_images, D) -> (n, groups, gammas, C, H, W) in [0, 1]
-    "Edits of all pairs, groups and strengths by one method."
+    "Edits of all pairs by one method: (n, groups, gammas, C, H, W)."
     z, images = model.latents() if z is None else z, model.recording.images
     n_groups = len(fitted.groups) if hasattr(fitted, "groups") else None
     settings = model.edit_settings(method.settings, n_groups)
@@ -169,10 +156,9 @@ def _edit_trial(model: MIGVis, method: Method, fitted: Any, pairs: np.ndarray,
     return edits.float().numpy()
 
 # %% ../../nbs/compare/01_methods.ipynb #72476bbd
-def _stored_edits(model: MIGVis, name: str, method: Method, fitted: Any, trial: _Trial,
+def _stored_edits(model: MIGVis, name: str, method: Method, fitted: nn.Module, trial: _Trial,
                   groups: Sequence[int], folder: Path, z: Tensor | None = None) -> Edits:
-    # z (n_images, D) latents; None: the run's
-    "Edits of one method and trial, read from their file if it is there."
+    "Edits of one method and trial (z: latents, if not the run's), from their file if it is there."
     method = replace(method, settings=replace(method.settings, seed=trial.seed))
     settings = model.edit_settings(method.settings)
     note = {"pairs": trial.pairs.tolist(), "groups": list(groups), "settings": vars(settings),
@@ -209,32 +195,27 @@ def _compared_groups(model: MIGVis) -> list[int]:
     return chosen or list(range(len(model.group_names)))
 
 # %% ../../nbs/compare/01_methods.ipynb #04cf4d0d
+_SAME = ("category", "kept", "same category read")
 # kind of group -> scores of what should change, and of what should stay; the first that is read
 _TRADE = {
-    "pose": ([("rotation", "moved", "rotation error removed")],
-             [("category", "kept", "same category read")]),
+    "pose": ([("rotation", "moved", "rotation error removed")], [_SAME]),
     "category": ([("category", "reached", "target's category read")],
                  [("rotation", "kept", "rotation within 30°"),
                   ("position", "changed", "1 - way changed")]),
-    "position": ([("position", "specific", "way specific to the target")],
-                 [("category", "kept", "same category read")]),
+    "position": ([("position", "specific", "way specific to the target")], [_SAME]),
 }
-
-# %% ../../nbs/compare/01_methods.ipynb #9ff43f0d
-def _score_curve(scores: pd.DataFrame, group: str, attribute: str, quantity: str,
-                 words: str) -> pd.DataFrame: # by mode and gamma: value, low, high, n, by
-    "A score of a group; one minus what is \"changed\"."
-    asked = {"group": group, "attribute": attribute, "quantity": quantity}
-    rows = scores[(scores[list(asked)] == list(asked.values())).all(axis=1)]
-    rows = rows.set_index(["mode", "gamma"])[["value", "low", "high", "n"]].assign(by=words)
-    if quantity != "changed": return rows
-    return rows.assign(value=1 - rows["value"], low=1 - rows["high"], high=1 - rows["low"])
 
 # %% ../../nbs/compare/01_methods.ipynb #9abcfe6a
 def _readable_curve(scores: pd.DataFrame, group: str,
                     choices: Sequence[tuple[str, str, str]]) -> pd.DataFrame | None:
     "The first score that enough edits were read for, and at which strengths they were; None: none."
-    curves = [_score_curve(scores, group, *choice) for choice in choices]
+    curves = []
+    for attribute, quantity, words in choices:
+        rows = scores.query("group == @group and attribute == @attribute and quantity == @quantity")
+        rows = rows.set_index(["mode", "gamma"])[["value", "low", "high", "n"]].assign(by=words)
+        if quantity == "changed": # what is kept is one minus that
+            rows[["value", "low", "high"]] = 1 - rows[["value", "high", "low"]].to_numpy()
+        curves.append(rows)
     most = max([curve["n"].max() for curve in curves if len(curve)], default=0)
     for curve in curves:
         if len(curve) and curve["n"].max() >= max(most / 2, 1):
@@ -256,8 +237,7 @@ def trade_off(
         x, y = both["reached"].clip(0, 1), both["kept"].clip(0, 1)
         score = (2 * x * y / (x + y).clip(lower=1e-9)).where(both["kept_readable"])
         parts.append(both.assign(group=group, score=score).rename_axis(["method", "gamma"]))
-    if not parts:
-        raise ValueError(f"none of the groups {result.groups} has labels that could be judged")
+    if not parts: raise ValueError(f"no group of {result.groups} has labels that could be judged")
     return pd.concat(parts).reset_index()
 
 # %% ../../nbs/compare/01_methods.ipynb #340926ca
@@ -309,9 +289,8 @@ _MEASURES = { # name in the table -> attribute, quantity
 
 # %% ../../nbs/compare/01_methods.ipynb #b738d8b0
 def _comparison_table(comparison: Comparison) -> pd.DataFrame:
-    "group, method, gamma, measure, value, low, high, n of every method at its chosen strength."
+    "See `Comparison.table`."
     key = ["group", "method", "gamma"]
-    columns = [*key, "measure", "value", "low", "high", "n"]
     scores = comparison.result.scores.rename(columns={"mode": "method"})
     ends = {"reached": "value", "reached_low": "low", "reached_high": "high"}
     parts = [comparison.curves().rename(columns=ends).assign(measure="reached", n=np.nan)]
@@ -320,23 +299,22 @@ def _comparison_table(comparison: Comparison) -> pd.DataFrame:
         parts.append(scores[chosen].assign(measure=name))
     kid = comparison.result.realism.rename(columns={"mode": "method", "kid": "value"})
     low, high = (kid["value"] + sign * 1.96 * kid["kid_sd"] for sign in (-1, 1))
-    parts.append(kid.assign(measure="KID", low=low, high=high, n=np.nan))
+    parts.append(kid.assign(measure="KID", low=low, high=high))
     time = comparison.chosen.merge(comparison.seconds[["method", "ratio"]], on="method")
-    time = time.rename(columns={"ratio": "value"}).assign(measure="time, relative")
-    parts.append(time.reindex(columns=columns))
-    table = pd.concat([part[columns] for part in parts if len(part)], ignore_index=True)
+    parts.append(time.rename(columns={"ratio": "value"}).assign(measure="time, relative"))
+    columns = [*key, "measure", "value", "low", "high", "n"]
+    parts = [part.reindex(columns=columns) for part in parts if len(part)]
+    table = pd.concat(parts, ignore_index=True)
     return comparison.chosen.merge(table, on=key, how="inner", sort=False)
 
 # %% ../../nbs/compare/01_methods.ipynb #07db2c12
 def _report_table(table: pd.DataFrame, group: str | None = None) -> pd.DataFrame:
     "A comparison's table as text, value and interval: a row for each group, method and gamma."
-    most = table["n"].max()
-    def cell(row: pd.Series) -> str:
-        if np.isnan(row["value"]): return "-"
-        span = "" if np.isnan(row["low"]) else f" [{row['low']:.2f}, {row['high']:.2f}]"
-        return f"{row['value']:.2f}{span}" + (f" ({row['n']:.0f} read)" if row["n"] < most else "")
-    wide = table.assign(text=table.apply(cell, axis=1)).pivot_table(
-        "text", ["group", "method", "gamma"], "measure", aggfunc="first", sort=False).fillna("-")
+    told = " (" + table["n"].map("{:.0f}".format) + " read)"
+    some = table["value"].notna() & (table["n"] < table["n"].max())
+    table = table.assign(text=_interval_text(table) + told.where(some, ""))
+    wide = table.pivot_table("text", ["group", "method", "gamma"], "measure", aggfunc="first",
+                             sort=False).fillna("-")
     if group is None: return wide
     part = wide.loc[group].reset_index("gamma").T.rename_axis(columns=group)
     return part[(part != "-").any(axis=1)]
@@ -358,9 +336,7 @@ def compare_methods(
 ) -> Comparison:
     "Edit the same held-out pairs with every method, judged alike, each at a strength of its own."
     model.require_fitted()
-    methods = {name: replace(m, settings=_with(m.settings, steps, precision))
-               for name, m in _choose("method", methods, standard_methods()).items()}
-    _check_settings(model, {name: method.settings for name, method in methods.items()})
+    methods = _ready(model, _choose("method", methods, standard_methods()), steps, precision)
     if not len(seeds) or len(set(seeds)) < len(seeds):
         raise ValueError(f"seeds must be distinct, at least one, got {seeds}")
     _check_n_pairs(model, n_validation, "validation", "n_validation")
@@ -369,25 +345,22 @@ def compare_methods(
                 "steps": steps, "min_angle": min_angle, "n_boot": n_boot,
                 "preset": model.preset.name, "recording": model.recording.name,
                 "caption": _caption_of(model, n_pairs, seeds, steps)}
-    folder = _claim(model, folder)
-    judge = judge or _stored_judge(model, folder, progress)
+    folder, judge = _open_folder(model, folder, judge, progress)
     def draw(n: int, seed: int, part: str) -> _Trial:
         return _Trial(part, seed, _held_out_pairs(model, judge, n, min_angle, seed, part))
-    tests = [draw(n_pairs, seed, "test") for seed in seeds]
-    real, tuning = _unused_images(model, tests), draw(n_validation, 0, "validation")
-    done = _compare_on(model, methods, judge, tuning, tests, real, folder, settings, progress)
+    tests, tuning = [draw(n_pairs, s, "test") for s in seeds], draw(n_validation, 0, "validation")
+    done = _compare_on(model, methods, judge, tuning, tests, folder, settings, progress)
     done.save(folder / "methods")
     return done
 
 # %% ../../nbs/compare/01_methods.ipynb #2ea2efc7
 def _compare_on(model: MIGVis, methods: Mapping[str, Method], judge: Readouts, tuning: _Trial,
-                tests: Sequence[_Trial], real: np.ndarray, folder: Path, settings: dict[str, Any],
+                tests: Sequence[_Trial], folder: Path, settings: dict[str, Any],
                 progress: bool) -> Comparison:
-    # tuning: validation pairs; real (m, C, H, W): images of no pair
-    "The comparison on these pairs."
-    groups, pairs = _compared_groups(model), tests[0].pairs
-    names = list(dict.fromkeys(method.model for method in methods.values()))
-    models = _fit_models(model, folder / "models", names, progress)
+    "The comparison on these pairs; those of validation choose the strengths."
+    real, groups, pairs = _unused_images(model, tests), _compared_groups(model), tests[0].pairs
+    models = {name: _fit_model(model, name, folder / "models", progress)
+              for name in dict.fromkeys(method.model for method in methods.values())}
     tuned, edits = (_edit_all(model, methods, models, trials, groups, folder / "edits", progress)
                     for trials in ([tuning], tests))
     curves = trade_off(measure_edits(tuned, judge, real, n_boot=1, progress=progress))
@@ -401,26 +374,17 @@ def _compare_on(model: MIGVis, methods: Mapping[str, Method], judge: Readouts, t
 # %% ../../nbs/compare/01_methods.ipynb #40f5c821
 def _unused_images(model: MIGVis, trials: Sequence[_Trial]) -> np.ndarray: # (m, C, H, W)
     "Test images of no pair, which stand for real ones. Raises ValueError, or warns, for few."
-    used = np.concatenate([trial.pairs.ravel() for trial in trials])
-    rows = np.setdiff1d(model.split.test, used)
+    rows = np.setdiff1d(model.split.test, [trial.pairs for trial in trials])
     message = (f"the pairs of all seeds leave {len(rows)} of {len(model.split.test)} test images, "
                "with which edits are compared as real images")
-    if len(rows) < 4:
-        raise ValueError(f"{message}; ask for fewer pairs (n_pairs) or fewer seeds")
+    if len(rows) < 4: raise ValueError(f"{message}; ask for fewer pairs (n_pairs) or fewer seeds")
     if len(rows) < 50: warnings.warn(f"{message}: precision and KID will be rough", stacklevel=3)
     return model.recording.images[rows]
 
-# %% ../../nbs/compare/01_methods.ipynb #b239cd97
-def _with(settings: EditSettings, steps: int | None, precision: str) -> EditSettings:
-    "Settings with other steps and precision; steps of their own stay."
-    return replace(settings, steps=settings.steps or steps, precision=precision)
-
 # %% ../../nbs/compare/01_methods.ipynb #c1682431
 def _edit_all(model: MIGVis, methods: Mapping[str, Method], models: Mapping[str, Any],
-              trials: Sequence[_Trial], groups: Sequence[int], folder: Path,
-              progress: bool = True) -> list[Edits]:
-    # models: of `_fit_models` -> one entry a method, the pairs of all trials together
-    "Edits of all pairs by all methods."
+              trials: Sequence[_Trial], groups: Sequence[int], folder: Path, progress: bool) -> list[Edits]:
+    "Edits of all pairs by all methods: one entry a method, the pairs of all trials together."
     done = []
     bar = progress_bar(methods.items(), desc="editing", unit="method", progress=progress)
     for name, method in bar:
@@ -439,43 +403,43 @@ def _choose(kind: str, asked: Mapping[str, Any] | Sequence[str] | None,
     if not len(asked): raise ValueError(f"there must be at least one {kind}")
     if isinstance(asked, Mapping): return dict(asked)
     if unknown := [name for name in asked if name not in known]:
-        raise ValueError(f"unknown {kind}s {unknown}; there are {list(known)}, or give your own by "
-                         "name")
+        raise ValueError(f"unknown {kind}s {unknown}; there are {list(known)}, or name your own")
     return {name: known[name] for name in asked}
 
 # %% ../../nbs/compare/01_methods.ipynb #5c736872
-def _check_settings(model: MIGVis, settings: Mapping[str, EditSettings]) -> None:
-    "Raise ValueError for times that the denoiser does not have, or strengths that make no edit."
-    for name, one in settings.items():
-        _check_times(model.edit_settings(one), model.denoiser.schedule)
-        if not _check_gamma(one.gammas, len(one.gammas)).any():
-            raise ValueError(f"{name!r} needs at least one strength above 0, got {one.gammas}")
+def _ready(model: MIGVis, chosen: Mapping[str, Any], steps: int | None, precision: str) -> dict[str, Any]:
+    "The same with this precision, and steps if they have none. Raises ValueError for bad settings."
+    done = {}
+    for name, one in chosen.items():
+        settings = replace(one.settings, steps=one.settings.steps or steps, precision=precision)
+        _check_times(model.edit_settings(settings), model.denoiser.schedule)
+        if not _check_gamma(settings.gammas, len(settings.gammas)).any():
+            raise ValueError(f"{name!r} needs at least one strength above 0, got {settings.gammas}")
+        done[name] = replace(one, settings=settings)
+    return done
 
 # %% ../../nbs/compare/01_methods.ipynb #23b6d802
-def _claim(model: MIGVis, folder: str | Path) -> Path:
-    "The folder of a comparison, which belongs to one run. Raises ValueError if it holds another's."
-    return claim_folder(folder, {"compared": model.identity(model.recording)})
-
-# %% ../../nbs/compare/01_methods.ipynb #dd5acc50
-def _stored_judge(model: MIGVis, folder: Path, progress: bool = True) -> Readouts:
-    "The judge of a run's images, read from the folder if it is there."
+def _open_folder(model: MIGVis, folder: str | Path, judge: Readouts | None,
+                 progress: bool) -> tuple[Path, Readouts]:
+    "The folder of comparisons of one run, and the judge that is kept there. Raises ValueError."
+    folder = claim_folder(folder, {"compared": model.identity(model.recording)})
     path = folder / "judge.safetensors"
-    if path.exists(): return Readouts.load(path, model.device)
-    judge = _judge_for(model, progress)
-    judge.save(path, half=False)
-    return judge
+    if judge is None and path.exists(): judge = load_readouts(path, model.device)
+    if judge is None:
+        judge = _judge_for(model, progress)
+        judge.save(path, half=False)
+    return folder, judge
 
 # %% ../../nbs/compare/01_methods.ipynb #f2076a46
 def _caption_of(model: MIGVis, n_pairs: int, seeds: Sequence[int], steps: int | None) -> str:
     "Data, preset, seeds and numbers, for figures."
-    data, names = model.caption("").split("; seed")[0], ", ".join(map(str, seeds))
+    data, names = model.caption().split("; seed")[0], ", ".join(map(str, seeds))
     return f"{data}; {n_pairs} held-out pairs, seeds {names}; {steps or model.preset.t_edit} steps"
 
 # %% ../../nbs/compare/01_methods.ipynb #6c70218b
 def _time_methods(model: MIGVis, methods: Mapping[str, Method], models: Mapping[str, Any],
                   pairs: np.ndarray, groups: Sequence[int]) -> pd.DataFrame:
-    # pairs (n, 2) -> method, seconds, ratio (to selective MIG-Vis, or the last method without it)
-    "Seconds that one edit takes, the faster of two times."
+    "Seconds an edit takes, the faster of two times, and their ratio to those of selective MIG-Vis."
     seconds = dict.fromkeys(methods, np.inf)
     for name, method in list(methods.items()) * 2:
         gammas = method.settings.gammas
@@ -484,29 +448,24 @@ def _time_methods(model: MIGVis, methods: Mapping[str, Method], models: Mapping[
         _edit_trial(model, replace(method, settings=settings), models[method.model], pairs, groups)
         taken = (time.perf_counter() - start) / (len(pairs) * len(groups))
         seconds[name] = min(seconds[name], taken)
-    unit = seconds.get(_REFERENCE, list(seconds.values())[-1])
-    rows = [{"method": name, "seconds": t, "ratio": t / unit} for name, t in seconds.items()]
-    return pd.DataFrame(rows)
+    table = pd.DataFrame(seconds.items(), columns=["method", "seconds"])
+    return table.assign(ratio=table["seconds"] / seconds.get(_REFERENCE, table["seconds"].iloc[-1]))
 
 # %% ../../nbs/compare/01_methods.ipynb #15b89a2b
-def _example_rows(model: MIGVis, pairs: np.ndarray) -> list[int]: # pairs: (n, 2)
+def _example_rows(model: MIGVis, pairs: np.ndarray) -> list[int]:
     "Four pairs to show: originals nearest to the front, of different categories, a face first."
     labels = model.recording.labels.iloc[pairs[:, 0]].reset_index(drop=True)
-    angles = [column for column in ("rxy", "rxz", "ryz") if column in labels]
-    turn = labels[angles].pow(2).sum(axis=1)
+    turn = labels.filter(["rxy", "rxz", "ryz"]).pow(2).sum(axis=1)
     order = labels.assign(turn=turn, other=labels["category"] != "Faces")
     order = order.sort_values(["other", "turn"], kind="stable")
     return order.drop_duplicates("category").index[:4].tolist()
 
 # %% ../../nbs/compare/01_methods.ipynb #1e48dcb0
-def _plot_reached_and_kept(rows: pd.DataFrame, places: str, caption: str = "") -> Figure:
+def _plot_reached_and_kept(rows: pd.DataFrame, places: str, caption: str) -> Figure:
     "Bars of what was reached and kept; what that means for a group stands over its panel."
     titles = rows["group"] + "\nreached: " + rows["reached_by"] + "\nkept: " + rows["kept_by"]
-    parts = []
-    for quantity in ("reached", "kept"):
-        columns = {quantity: "value", f"{quantity}_low": "low", f"{quantity}_high": "high"}
-        part = rows[[places, *columns]].rename(columns=columns)
-        parts.append(part.assign(group=titles, quantity=quantity))
+    parts = [rows.assign(group=titles, quantity=q, value=rows[q], low=rows[f"{q}_low"],
+                         high=rows[f"{q}_high"]) for q in ("reached", "kept")]
     return _plot_bars(pd.concat(parts, ignore_index=True), places, caption)
 
 # %% ../../nbs/compare/01_methods.ipynb #27429eac
@@ -524,8 +483,7 @@ def _draw_edits(edits: Sequence[Edits], shown: Sequence[Sequence[Sequence[int]]]
 
 # %% ../../nbs/compare/01_methods.ipynb #61631730
 def _draw_blocks(blocks: Mapping[str, Sequence], names: Sequence[str], caption: str) -> Figure:
-    # blocks: head -> for each name a row of pictures (C, H, W) with their texts
-    "Blocks of pictures side by side, a row for each name."
+    "Blocks of pictures by their head, a row for each name; a row is of pictures with their texts."
     left, widths = 0.2 + 0.068 * max(map(len, names)), [len(rows[0]) for rows in blocks.values()]
     cell = min(0.78, (_PAGE - left - 0.14 * len(blocks)) / sum(widths)) # side of a picture, inches
     height, width = len(names) * cell, left + sum(widths) * cell + 0.14 * len(blocks)
@@ -545,10 +503,10 @@ def _draw_blocks(blocks: Mapping[str, Sequence], names: Sequence[str], caption: 
     return figure
 
 # %% ../../nbs/compare/01_methods.ipynb #87b03660
-def _rising(edits: Edits, group: str, chosen: pd.DataFrame, n: int = 3) -> list[int]:
-    "Numbers of at most n strengths that rise to the chosen one."
+def _rising(edits: Edits, group: str, chosen: pd.DataFrame) -> list[int]:
+    "Numbers of at most three strengths that rise to the chosen one."
     gammas = chosen[(chosen["group"] == group) & (chosen["method"] == edits.mode)]["gamma"]
     most = gammas.iloc[0] + 1e-9 if len(gammas) else np.inf
     guided = [k for k, gamma in enumerate(edits.gammas) if gamma > 0]
     last = sum(edits.gammas[k] <= most for k in guided)
-    return guided[max(0, last - n):max(last, n)]
+    return guided[max(0, last - 3):max(last, 3)]

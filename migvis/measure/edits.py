@@ -12,30 +12,23 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+import seaborn as sns
 import torch
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
 from ..ddim_guidance import MIGuide, _draw_negatives, _to_diffusion
+from ..figures import style, _colour
 from ..support.edits import Edits
-from .attributes import find_attributes
-from .intervals import _bootstrap_counts, _interval, _weighted_median, _weighted_ratio
-from .readouts import Readings, Readouts, geodesic_angle
+from .readouts import Readings, Readouts, find_attributes, geodesic_angle
 from .realism import kid, within_manifold
-from ..support.files import digest
+from ..support.files import digest, Result
 from ..support.presets import EditSettings, _named_settings
-from ..support.records import Result
 from ..support.training import progress_bar
-
-# %% ../../nbs/measure/03_edits.ipynb #510050bf
-def _spread_order(groups: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    # groups (n,) names -> (n,) row numbers
-    "Random order that goes through the groups in turn."
-    order = rng.permutation(len(groups))
-    turn = pd.Series(groups[order]).groupby(groups[order]).cumcount().to_numpy()
-    return order[np.argsort(turn, kind="stable")]
 
 # %% ../../nbs/measure/03_edits.ipynb #1cbeb3c3
 def _known_rotation(readings: Readings) -> np.ndarray: # (n,) bool
@@ -52,15 +45,17 @@ def choose_pairs(
 ) -> np.ndarray: # (n_pairs, 2) rows of original and target; no image is used twice
     "Originals and targets of different category and distant pose. Raises ValueError."
     if n_pairs < 1: raise ValueError(f"n_pairs must be at least 1, got {n_pairs}")
-    rng = np.random.default_rng([seed, 51])
     read, known = readings.category, _known_rotation(readings)
     if len(set(read)) < 2:
-        raise ValueError(f"pairs are of different categories, but all {len(read)} images are read "
-                         f"as {read[0]!r}; give images of two or more")
-    rows = np.flatnonzero(known), np.flatnonzero(~known)
-    free = np.concatenate([part[_spread_order(read[part], rng)] for part in rows])
+        raise ValueError(f"all {len(read)} images are read as {read[0]!r}; give images of two "
+                         "categories")
+    rng, free, pairs = np.random.default_rng([seed, 51]), [], []
+    for part in (known, ~known):
+        rows = rng.permutation(np.flatnonzero(part))
+        turn = pd.Series(rows).groupby(read[rows]).cumcount() # the categories take turns
+        free += rows[np.argsort(turn, kind="stable")].tolist()
+    free = np.array(free)
     if category is not None: free = free[read[free] == np.asarray(category).astype(str)[free]]
-    pairs = []
     while len(free) and len(pairs) < n_pairs:
         original, free = free[0], free[1:]
         others = _possible_targets(readings, known, original, free, min_angle)
@@ -69,15 +64,13 @@ def choose_pairs(
         pairs.append((original, target))
         free = free[free != target]
     if len(pairs) < n_pairs:
-        raise ValueError(f"only {len(pairs)} of {n_pairs} pairs found among {len(read)} images; "
-                         "ask for fewer, or lower min_angle")
+        raise ValueError(f"only {len(pairs)} of {n_pairs} pairs found; lower n_pairs or min_angle")
     return np.array(pairs)
 
 # %% ../../nbs/measure/03_edits.ipynb #9effc231
 def _possible_targets(readings: Readings, known: np.ndarray, original: int, others: np.ndarray,
                       min_angle: float) -> np.ndarray:
-    # known (n,) bool: the rotation can be read; original: a row; others: rows -> rows
-    "Images of another category; turned far enough where the rotation of both can be read."
+    "Rows of another category; turned far enough where the rotation of both can be read."
     others = others[readings.category[others] != readings.category[original]]
     if not known[original]: return others
     seen = others[known[others]]
@@ -85,12 +78,12 @@ def _possible_targets(readings: Readings, known: np.ndarray, original: int, othe
     return far if len(far) else others[~known[others]]
 
 # %% ../../nbs/measure/03_edits.ipynb #4a6f3b69
-# before, after: distance to the target of original and edit; change: from the original
+# (n,) each. before, after: distance to the target of original and edit; change: from the original;
+# reached, kept: the edit has the target's, the original's class or pose
 _Shift = dict[str, np.ndarray]
 
 # %% ../../nbs/measure/03_edits.ipynb #137c5582
 def _class_shift(source: np.ndarray, target: np.ndarray, edit: np.ndarray) -> _Shift:
-    # -> (n,) each; reached, kept: the edit has the target's, the original's class
     "How the probability of the target's and of the original's class changed."
     rows, now = np.arange(len(source)), edit.argmax(1)
     first, last = source.argmax(1), target.argmax(1)
@@ -101,8 +94,7 @@ def _class_shift(source: np.ndarray, target: np.ndarray, edit: np.ndarray) -> _S
 
 # %% ../../nbs/measure/03_edits.ipynb #77bfb96f
 def _vector_shift(source: np.ndarray, target: np.ndarray, edit: np.ndarray) -> _Shift:
-    # source (n, k); target (n, k); edit (n, k) -> (n,) each
-    "How numbers moved: distances, and the way along the line to the target."
+    "How numbers (n, k) moved: distances, and the way along the line to the target."
     way, moved = target - source, edit - source
     before, along = np.linalg.norm(way, axis=1), (moved * way).sum(1)
     toward = np.divide(along, before, out=np.full(len(way), np.nan), where=before > 0)
@@ -111,8 +103,7 @@ def _vector_shift(source: np.ndarray, target: np.ndarray, edit: np.ndarray) -> _
 
 # %% ../../nbs/measure/03_edits.ipynb #03212d62
 def _rotation_shift(source: Readings, target: Readings, edit: Readings) -> _Shift:
-    # -> (n,) each, degrees; NaN where a rotation that is needed cannot be read
-    "How the rotation moved, in geodesic degrees."
+    "How the rotation moved, in degrees; NaN where a rotation that is needed cannot be read."
     def angle(a: Readings, b: Readings) -> np.ndarray:
         if a.rotation is None: return np.full(len(a), np.nan)
         known = a.rotation_known & b.rotation_known
@@ -123,9 +114,8 @@ def _rotation_shift(source: Readings, target: Readings, edit: Readings) -> _Shif
             "reached": reached, "kept": kept}
 
 # %% ../../nbs/measure/03_edits.ipynb #2c3ffe71
-def _other_targets(source: Readings, target: Readings) -> np.ndarray:
-    # -> (n, n) bool: target q could have been chosen for original p
-    "Targets of another category, and turned no less than any pair is, where pairs are so."
+def _other_targets(source: Readings, target: Readings) -> np.ndarray: # (n, n) bool
+    "Targets (columns) of another category, turned no less than any pair is, where pairs are so."
     able = ~np.eye(len(source), dtype=bool)
     if (source.category != target.category).all():
         able &= source.category[:, None] != target.category
@@ -137,8 +127,7 @@ def _other_targets(source: Readings, target: Readings) -> np.ndarray:
 # %% ../../nbs/measure/03_edits.ipynb #4a90f441
 def _specific_shift(source: np.ndarray, target: np.ndarray, edit: np.ndarray,
                     able: np.ndarray) -> _Shift:
-    # -> along, way: (n k,) movement of edit and target along what tells targets apart
-    "How far edits moved in the direction of their own target, less the others."
+    "How far edits (n k rows) and targets are along what tells a target from the others (`able`)."
     k, weight = len(edit) // len(target), able * np.isfinite(target).all(1)
     total = np.where(weight.any(1), weight.sum(1), np.nan)
     others = weight @ np.nan_to_num(target) / total[:, None]
@@ -152,8 +141,7 @@ _Reader = Callable[[Readings], np.ndarray | None] # readings of n images -> (n, 
 # %% ../../nbs/measure/03_edits.ipynb #53cecda8
 def _attribute_vectors(descriptors: Sequence[str] = (),
                        extra: Mapping[str, _Reader] | None = None) -> dict[str, _Reader]:
-    # descriptors: such as "shape_depth"; those that share the first part make one attribute
-    "Every attribute as numbers: classes as probabilities, rotations as matrices."
+    "Every attribute as numbers; descriptors that begin alike (\"shape_depth\") make one."
     def rotation(r: Readings) -> np.ndarray | None:
         if r.rotation is None: return None
         return np.where(r.rotation_known[:, None], r.rotation.reshape(len(r.rotation), 9), np.nan)
@@ -168,16 +156,11 @@ def _attribute_vectors(descriptors: Sequence[str] = (),
     return known | described | dict(extra or {})
 
 # %% ../../nbs/measure/03_edits.ipynb #80ffd3ac
-def _attribute_shifts(source: Readings, target: Readings,
-                      edit: Readings, descriptors: Sequence[str] = (),
+def _attribute_shifts(source: Readings, target: Readings, edit: Readings, descriptors: Sequence = (),
                       extra: Mapping[str, _Reader] | None = None) -> pd.DataFrame:
-    # -> n x k rows: pair, and <attribute>_<quantity>
-    "What each edit moved and what it kept. Raises ValueError if the numbers of images do not fit."
-    n, k = len(source), len(edit) // max(len(source), 1)
-    if not n or len(target) != n or len(edit) != n * k:
-        raise ValueError(f"each original needs one target and equally many edits: got {n} "
-                         f"originals, {len(target)} targets, {len(edit)} edits")
-    rows, able = np.repeat(np.arange(n), k), _other_targets(source, target)
+    "What each of n x k edits moved and kept: columns `pair` and `<attribute>_<quantity>`."
+    able = _other_targets(source, target)
+    rows = np.arange(len(source)).repeat(len(edit) // len(source))
     columns = {"pair": rows}
     for attribute, read in _attribute_vectors(descriptors, extra).items():
         if (now := read(edit)) is None: continue
@@ -186,51 +169,85 @@ def _attribute_shifts(source: Readings, target: Readings,
         elif attribute in ("category", "identity"): shift = _class_shift(first, last[rows], now)
         else: shift = _vector_shift(first, last[rows], now)
         shift |= _specific_shift(first, last, now, able)
-        columns |= {f"{attribute}_{quantity}": values.astype(float)
-                    for quantity, values in shift.items()}
+        columns |= {f"{attribute}_{name}": values.astype(float) for name, values in shift.items()}
     return pd.DataFrame(columns)
+
+# %% ../../nbs/measure/03_edits.ipynb #85080eef
+def _bootstrap_counts(n: int, n_boot: int = 1000, seed: int = 0) -> np.ndarray: # (1 + n_boot, n)
+    "How often each of n pairs is drawn in each resample; the first row is all ones."
+    if n < 1 or n_boot < 1:
+        raise ValueError(f"the bootstrap needs at least one pair and resample, got {n}, {n_boot}")
+    drawn = np.random.default_rng([seed, 52]).multinomial(n, np.full(n, 1 / n), n_boot)
+    return np.concatenate([np.ones((1, n)), drawn])
+
+# %% ../../nbs/measure/03_edits.ipynb #9522d30d
+def _weighted_ratio(counts: np.ndarray, top: np.ndarray,
+                    bottom: np.ndarray | None = None) -> np.ndarray: # (b, c)
+    "Ratio of sums over pairs (n, c) in every resample, or the mean; rows with NaN are left out."
+    bottom = np.ones_like(top) if bottom is None else bottom
+    known = np.isfinite(top) & np.isfinite(bottom)
+    sums = [counts @ np.where(known, x, 0) for x in (top, bottom)]
+    return np.divide(*sums, out=np.full_like(sums[0], np.nan), where=sums[1] != 0)
+
+# %% ../../nbs/measure/03_edits.ipynb #21943368
+def _weighted_median(counts: np.ndarray, values: np.ndarray) -> np.ndarray: # (b, c)
+    "Median over pairs (n, c) in every resample; NaN is left out, and a cell without values is NaN."
+    medians = np.full((len(counts), values.shape[1]), np.nan)
+    for c, column in enumerate(values.T):
+        order = np.argsort(column)[:np.isfinite(column).sum()]
+        if not len(order): continue
+        passed = counts[:, order].cumsum(1)
+        half = passed[:, -1:] / 2
+        low, high = (passed >= half).argmax(1), (passed > half).argmax(1)
+        middle = (column[order][low] + column[order][high]) / 2
+        medians[:, c] = np.where(half[:, 0] > 0, middle, np.nan)
+    return medians
+
+# %% ../../nbs/measure/03_edits.ipynb #0cb4e5d8
+def _interval(draws: np.ndarray) -> pd.DataFrame: # c rows: value, low, high
+    "Estimate (the first row of `draws` (1 + b, c)) and 95 % percentile interval."
+    ends, some = np.full((2, draws.shape[1]), np.nan), np.isfinite(draws[1:]).any(0)
+    if some.any(): ends[:, some] = np.nanquantile(draws[1:, some], [0.025, 0.975], axis=0)
+    return pd.DataFrame({"value": draws[0], "low": ends[0], "high": ends[1]})
+
+# %% ../../nbs/measure/03_edits.ipynb #22083bd0
+def _interval_text(rows: pd.DataFrame, form: str = ".2f") -> pd.Series:
+    "Estimates with their intervals, where there are any, to be read."
+    def text(row: pd.Series) -> str:
+        if np.isnan(row["value"]): return "-"
+        span = "" if np.isnan(row["low"]) else f" [{row['low']:{form}}, {row['high']:{form}}]"
+        return f"{row['value']:{form}}{span}"
+    return rows[["value", "low", "high"]].astype(float).apply(text, axis=1)
 
 # %% ../../nbs/measure/03_edits.ipynb #4fb7fd40
 _KEYS = ["mode", "group", "gamma"]
-_Cells = Callable[[str], np.ndarray] # column of the table -> (pairs, cells)
-
-# %% ../../nbs/measure/03_edits.ipynb #f6d0b25c
-def _median_ratio(counts: np.ndarray, top: np.ndarray, bottom: np.ndarray,
-                  known: np.ndarray) -> np.ndarray:
-    "Ratio of medians over the pairs that are known, in every resample; each (pairs, cells)."
-    both = np.where(np.isfinite(known), 1, np.nan)
-    return _weighted_median(counts, top * both) / _weighted_median(counts, bottom * both)
-
-# %% ../../nbs/measure/03_edits.ipynb #a3f433d3
-# score -> the columns whose sums are divided
-_RATIOS = {"moved": ("toward", "before"), "specific": ("along", "way"),
-           "changed": ("change", "before")}
-# score -> column that must be there
-_NEEDED = {"moved": "toward", "specific": "along", "changed": "change", "kept": "kept",
-           "reached": "reached", "turned": "change", "mean": "mean"}
+# score -> the columns that it is made of: the first one's sum is divided by the second's, or by
+# the number of pairs; "turned" is a median
+_SCORES = {"moved": ("toward", "before"), "specific": ("along", "way"),
+           "changed": ("change", "before"), "kept": ("kept",), "reached": ("reached",),
+           "turned": ("change",), "mean": ("mean",)}
 
 # %% ../../nbs/measure/03_edits.ipynb #b93f2aa5
-def _score(attribute: str, quantity: str, counts: np.ndarray, cells: _Cells) -> np.ndarray:
-    # counts (b, pairs) of `_bootstrap_counts` -> (b, cells)
-    "One score of one attribute, in every resample and cell."
+def _score(attribute: str, quantity: str, counts: np.ndarray,
+           cells: Callable[[str], np.ndarray]) -> np.ndarray: # (b, cells)
+    "One score in every resample (`counts`); `cells` gives a column of the table as (pairs, cells)."
     def of(name: str) -> np.ndarray: return cells(f"{attribute}_{name}")
-    if attribute == "rotation" and quantity == "moved":
-        return 1 - _median_ratio(counts, of("after"), of("before"), of("toward"))
-    if attribute == "rotation" and quantity == "changed":
-        return _median_ratio(counts, of("change"), of("before"), of("change") + of("before"))
-    if quantity in _RATIOS: return _weighted_ratio(counts, *map(of, _RATIOS[quantity]))
     if quantity == "turned": return _weighted_median(counts, of("change"))
-    return _weighted_ratio(counts, of(quantity)) # a mean: kept, reached, mean
+    if attribute == "rotation" and quantity in ("moved", "changed"): # medians, of the pairs known
+        top, before = of("after" if quantity == "moved" else "change"), of("before")
+        known = np.where(np.isfinite(top + before), 1, np.nan)
+        share = _weighted_median(counts, top * known) / _weighted_median(counts, before * known)
+        return 1 - share if quantity == "moved" else share
+    return _weighted_ratio(counts, *map(of, _SCORES[quantity]))
 
 # %% ../../nbs/measure/03_edits.ipynb #55b190ef
 def _selectivity_scores(table: pd.DataFrame, n_boot: int = 1000, seed: int = 0) -> pd.DataFrame:
-    # -> mode, group, gamma, attribute, quantity, value, low, high, n
     "Every score of every attribute in every cell, with bootstrap intervals over pairs."
     parts, wide = [], table.pivot(index="pair", columns=_KEYS)
     where = wide[wide.columns[0][0]].columns
     def cells(column: str) -> np.ndarray: return wide[column][list(where)].to_numpy(float)
     counts = _bootstrap_counts(len(wide), n_boot, seed)
-    for quantity, needed in _NEEDED.items():
+    for quantity, (needed, *_) in _SCORES.items():
         for attribute in [c.removesuffix(f"_{needed}") for c in table if c.endswith(f"_{needed}")]:
             rows = _interval(_score(attribute, quantity, counts, cells))
             rows["n"] = np.isfinite(cells(f"{attribute}_{needed}")).sum(0)
@@ -240,7 +257,6 @@ def _selectivity_scores(table: pd.DataFrame, n_boot: int = 1000, seed: int = 0) 
 
 # %% ../../nbs/measure/03_edits.ipynb #adfd3221
 def _fit_readout(features: np.ndarray, values: np.ndarray) -> tuple[_Reader, float]:
-    # features (n, F) of training images; values (n, d)
     "Ridge regression from features, its strength by cross-validation, and its held-out R^2."
     from sklearn.linear_model import RidgeCV
     from sklearn.metrics import r2_score
@@ -255,8 +271,7 @@ def _fit_readout(features: np.ndarray, values: np.ndarray) -> tuple[_Reader, flo
 # %% ../../nbs/measure/03_edits.ipynb #864f15f0
 def _further_readers(model: Any, judge: Readouts,
                      n_images: int) -> tuple[dict[str, _Reader], dict[str, Any]]:
-    # -> what else is read from features; how well
-    "Linear readings of what the judge was not trained on: other labels, and latents."
+    "Linear readings of what the judge was not trained on, labels and latents, and their R^2."
     rows = np.asarray(model.split.train)[:n_images]
     labels, readings = model.recording.labels.iloc[rows], judge.read(model.recording.images[rows])
     z, own = model.latents()[rows].numpy(), _attribute_vectors(judge.config.descriptors)
@@ -275,8 +290,7 @@ def _further_readers(model: Any, judge: Readouts,
 # %% ../../nbs/measure/03_edits.ipynb #936ee176
 def _image_shifts(originals: np.ndarray, edits: np.ndarray, source: Readings, edit: Readings,
                   real: Readings) -> pd.DataFrame:
-    # -> n k rows: pixels_mean (RMSE), features_mean, realism_mean, texture_mean
-    "How far each edit is from its original as an image, and whether it lies within the manifold."
+    "How far edits (n k rows) are from their originals, and which are within the manifold."
     k = len(edits) // len(originals)
     apart = torch.pdist(torch.as_tensor(real.features[:1000], dtype=torch.float32)).mean().item()
     rmse = np.sqrt(((edits - np.repeat(originals, k, 0)) ** 2).mean((1, 2, 3), dtype=float))
@@ -289,44 +303,40 @@ def _image_shifts(originals: np.ndarray, edits: np.ndarray, source: Readings, ed
 # %% ../../nbs/measure/03_edits.ipynb #5ca4f2b3
 @torch.no_grad()
 def _critic_scores(images: np.ndarray, critics: Any, z_targets: Tensor, negatives: Tensor,
-                   groups: Sequence[int], batch_size: int = 256, denoiser: Any = None) -> np.ndarray:
-    # -> (n, groups, gammas) nats, at most 0
-    "Log softmax of the target's group latents, as the critics see the clean edits (paper Eq. 5)."
+                   groups: Sequence[int], denoiser: Any = None) -> np.ndarray: # (n, groups, gammas)
+    "Log softmax (nats) of the target's latents, as critics see the clean edits (paper Eq. 5)."
     shape, device = images.shape[:3], next(critics.parameters()).device
     y = _to_diffusion(torch.as_tensor(images).float().flatten(0, 2), denoiser)
     pair, group, _ = (a.flatten() for a in torch.meshgrid(*map(torch.arange, shape), indexing="ij"))
     weights = torch.nn.functional.one_hot(torch.tensor(groups), len(critics.groups)).float()[group]
     wanted = z_targets.float()[pair].to(device)
     guide = MIGuide(critics, wanted, negatives.float().to(device), weights.to(device))
-    rows = torch.arange(len(y)).split(batch_size)
+    rows = torch.arange(len(y)).split(256)
     return torch.cat([guide.rows(r)(y[r].to(device), None, 0).cpu()
                       for r in rows]).reshape(shape).numpy()
 
 # %% ../../nbs/measure/03_edits.ipynb #7d254d58
 def _measure_one(edits: Edits, judge: Readouts, real: Readings, critic: np.ndarray | None,
-                 extra: Mapping[str, _Reader] | None = None) -> tuple[pd.DataFrame, pd.DataFrame]:
-    # real: of held-out images; critic: of `_critic_scores` -> one row an edit; `_kernel_distances`
-    "Everything that is read from the edits of one mode. Raises ValueError."
+                 extra: Mapping[str, _Reader] | None) -> tuple[pd.DataFrame, pd.DataFrame]:
+    "All that is read from edits of one mode, by edit; kernel distances. Raises ValueError."
     n, images = len(edits.originals), edits.images.reshape(-1, *edits.images.shape[3:])
     expected = (n, len(edits.group_names), len(edits.gammas))
     if edits.images.shape[:3] != expected or len(edits.targets) != n:
-        raise ValueError(f"images must be (originals, groups, gammas, ...) = {expected} with one "
-                         f"target an original, got {edits.images.shape} and {len(edits.targets)} "
-                         "targets")
+        raise ValueError(f"images must be (originals, groups, gammas, ...) = {expected}, got "
+                         f"{edits.images.shape}; and {n} targets, got {len(edits.targets)}")
     source, target, edit = (judge.read(x) for x in (edits.originals, edits.targets, images))
     index = pd.MultiIndex.from_product([range(n), edits.group_names, edits.gammas],
                                        names=["pair", "group", "gamma"])
     rows = index.to_frame(index=False)[["group", "gamma"]].assign(mode=edits.mode)
     shifts = _attribute_shifts(source, target, edit, judge.config.descriptors, extra)
-    table = pd.concat([rows, shifts, _image_shifts(edits.originals, images, source, edit, real)],
-                      axis=1)
+    table = rows.join([shifts, _image_shifts(edits.originals, images, source, edit, real)])
     if critic is not None: table["critic_mean"] = np.asarray(critic, float).reshape(-1)
     parts = table.groupby(_KEYS, sort=False).indices.items()
     return table, pd.DataFrame([dict(zip(_KEYS, key)) | _kernel_distances(real, edit[at])
                                 for key, at in parts])
 
 # %% ../../nbs/measure/03_edits.ipynb #ced71864
-def _kernel_distances(real: Readings, edit: Readings) -> dict[str, float]: # kid, kid_sd, texture_kid
+def _kernel_distances(real: Readings, edit: Readings) -> dict[str, float]:
     "KID of edits to held-out images, in features and in textures."
     distance, spread = kid(real.features, edit.features)
     return {"kid": distance, "kid_sd": spread, "texture_kid": kid(real.textures, edit.textures)[0]}
@@ -343,12 +353,12 @@ class _Scores(Result):
     @property
     def modes(self) -> list[str]:
         "The modes of guidance, in the order in which they were given."
-        return list(dict.fromkeys(self.table["mode"]))
+        return self.table["mode"].unique().tolist()
 
     @property
     def groups(self) -> list[str]:
         "The names of the groups, in order."
-        return list(dict.fromkeys(self.table["group"]))
+        return self.table["group"].unique().tolist()
 
     def gammas(self, mode: str) -> list[float]:
         "The strengths of a mode, in order."
@@ -356,8 +366,8 @@ class _Scores(Result):
 
     def curve(self, mode: str, group: str, attribute: str, quantity: str) -> pd.DataFrame:
         "One score over the strengths: value, low, high, n."
-        wanted = {"mode": mode, "group": group, "attribute": attribute, "quantity": quantity}
-        rows = self.scores[(self.scores[list(wanted)] == pd.Series(wanted)).all(axis=1)]
+        rows = self.scores.query("mode == @mode and group == @group and attribute == @attribute "
+                                 "and quantity == @quantity")
         return rows.sort_values("gamma").set_index("gamma")[["value", "low", "high", "n"]]
 
 # %% ../../nbs/measure/03_edits.ipynb #1e09ad4a
@@ -374,8 +384,7 @@ class SelectivityResult(_Scores):
         "The group x attribute matrix of one quantity, mode and strength. Raises ValueError."
         mode = self.modes[0] if mode is None else mode
         gamma = self.best_gamma(mode) if gamma is None else gamma
-        asked = {"mode": mode, "gamma": gamma, "quantity": quantity}
-        rows = self.scores[(self.scores[list(asked)] == list(asked.values())).all(axis=1)]
+        rows = self.scores.query("mode == @mode and gamma == @gamma and quantity == @quantity")
         if rows.empty:
             raise ValueError(f"there is no {quantity!r} of mode {mode!r} at gamma {gamma}; "
                              f"strengths are {self.gammas(mode)}")
@@ -394,11 +403,13 @@ class SelectivityResult(_Scores):
 
     def report(self) -> pd.DataFrame: # rows: criteria; columns: strengths
         "The criteria as a table to be read: value and interval, * where it is met."
-        return _report_criteria(self.summary())
+        summary, keys = self.summary(), ["mode", "group", "criterion", "wanted"]
+        text = _interval_text(summary, ".3g") + np.where(summary["met"] == 1, " *", "")
+        wide = summary.assign(text=text).pivot_table("text", keys, "gamma", aggfunc="first", sort=False)
+        return wide[sorted(wide)].fillna("")
 
     def plot(self, gamma: float | Mapping[str, float] | None = None) -> Figure:
         "Matrix, curves over the strength, critic against judge, and realism; one row a mode."
-        from migvis.measure.plots import _plot_selectivity
         return _plot_selectivity(self, gamma)
 
 # %% ../../nbs/measure/03_edits.ipynb #28b8c6bb
@@ -424,10 +435,10 @@ def measure_edits(
     reference = {"realism": float(within_manifold(real.features, known.features).mean()),
                  "texture": float(within_manifold(real.textures, known.textures).mean())}
     notes = {"n_pairs": len(edits[0].originals), "n_boot": n_boot, "seed": seed,
-             "held_out": len(real),
-             "reference": reference | _kernel_distances(real, known), "judge": dict(judge.card or {})}
-    return SelectivityResult(table, _selectivity_scores(table, n_boot, seed), realism, notes
-                             | dict(settings or {}))
+             "held_out": len(real), "judge": dict(judge.card or {}),
+             "reference": reference | _kernel_distances(real, known)}
+    scores = _selectivity_scores(table, n_boot, seed)
+    return SelectivityResult(table, scores, realism, notes | dict(settings or {}))
 
 # %% ../../nbs/measure/03_edits.ipynb #6c92f6c4
 def _part_of(group: str) -> str: # "pose", "category", "free", or the name of another label
@@ -438,8 +449,7 @@ def _part_of(group: str) -> str: # "pose", "category", "free", or the name of an
 
 # %% ../../nbs/measure/03_edits.ipynb #b028476d
 def _criteria(parts: Iterable[str]) -> dict[str, list[tuple[str, str, str, str]]]:
-    # -> kind of group, or "any" -> attribute, quantity, bound (of "low": the interval's end), name
-    "What an edit of each kind of group should move and keep."
+    "By kind of group, or \"any\": attribute, quantity, bound (\"low\": of the interval), name."
     def moved(attribute: str) -> tuple[str, str, str, str]:
         return attribute, "specific", "low > 0", f"{attribute} moved, specifically"
     kept = "category", "kept", ">= 0.85", "category kept"
@@ -450,10 +460,6 @@ def _criteria(parts: Iterable[str]) -> dict[str, list[tuple[str, str, str, str]]
         "free": [kept, still, moved("identity"), moved("shape"), moved("albedo")]}
     others = {part: [moved(part), kept] for part in parts if part not in criteria}
     return criteria | others | {"any": [("realism", "mean", ">= 0.8", "improved precision")]}
-
-# %% ../../nbs/measure/03_edits.ipynb #677083ad
-_REPORTED = {"texture": "improved precision of textures",
-             "features": "feature distance from the original", "pixels": "RMSE from the original"}
 
 # %% ../../nbs/measure/03_edits.ipynb #59f75a91
 def _check_criteria(result: SelectivityResult) -> pd.DataFrame: # one row a criterion and cell
@@ -469,25 +475,100 @@ def _check_criteria(result: SelectivityResult) -> pd.DataFrame: # one row a crit
     trip = scores.query("attribute == 'pixels' and gamma == 0").drop_duplicates("mode")
     rows.append(trip.assign(criterion="round trip, RMSE", wanted="<= 0.002", group="all",
                             met=(trip["value"] <= 0.002).astype(float)))
-    for column, name in {"kid": "KID", "texture_kid": "KID of textures"}.items():
-        cells = realism[realism["gamma"] > 0].rename(columns={column: "value"})
-        rows.append(cells.assign(criterion=name, wanted="reported"))
-    for attribute, name in _REPORTED.items():
-        cells = guided[guided["attribute"] == attribute]
-        rows.append(cells.assign(criterion=name, wanted="reported"))
+    images, textures = (realism[realism["gamma"] > 0].rename(columns={column: "value"})
+                        for column in ("kid", "texture_kid"))
+    only_told = {"KID": images, "KID of textures": textures,
+                 "improved precision of textures": guided.query("attribute == 'texture'"),
+                 "feature distance from the original": guided.query("attribute == 'features'"),
+                 "RMSE from the original": guided.query("attribute == 'pixels'")}
+    rows += [cells.assign(criterion=name, wanted="reported") for name, cells in only_told.items()]
     columns = [*_KEYS, "criterion", "wanted", "value", "low", "high", "n", "met"]
     return pd.concat([r.reindex(columns=columns) for r in rows if len(r)], ignore_index=True)
 
-# %% ../../nbs/measure/03_edits.ipynb #ca52cc9f
-def _report_criteria(summary: pd.DataFrame) -> pd.DataFrame:
-    "A summary as text, one column a strength."
-    def cell(row: pd.Series) -> str:
-        span = "" if np.isnan(row["low"]) else f" [{row['low']:.3g}, {row['high']:.3g}]"
-        return f"{row['value']:.3g}{span}{' *' if row['met'] == 1 else ''}"
-    keys = ["mode", "group", "criterion", "wanted"]
-    wide = summary.assign(text=summary.apply(cell, axis=1)).pivot_table(
-        index=keys, columns="gamma", values="text", aggfunc="first", sort=False)
-    return wide[sorted(wide)].fillna("")
+# %% ../../nbs/measure/03_edits.ipynb #821a09a0
+def _draw_matrix(ax: Axes, values: pd.DataFrame, low: pd.DataFrame, high: pd.DataFrame) -> None:
+    "Shares as colours, with half the width of their interval."
+    shares, halves = (x.apply(lambda column: column.map("{:.2f}".format))
+                      for x in (values, (high - low) / 2))
+    text = (shares + "\n±" + halves).where(values.notna(), "-")
+    sns.heatmap(values.fillna(0), ax=ax, vmin=-1, vmax=1, cmap="RdBu_r", cbar=False, fmt="",
+                annot=text, annot_kws={"size": 7})
+    ax.tick_params(length=0)
+    ax.set(xlabel="", ylabel="")
+    ax.set_xticklabels(values.columns, rotation=35, ha="right")
+    ax.set_yticklabels(values.index, rotation=0)
+
+# %% ../../nbs/measure/03_edits.ipynb #bf5471a9
+def _draw_curve(ax: Axes, curve: pd.DataFrame, g: int, label: str, line: str = "-") -> None:
+    "A score of group g over the strengths, with its interval."
+    if curve.empty: return
+    at = range(len(curve))
+    ax.plot(at, curve["value"], line, marker="o", ms=3, color=_colour(g), label=label)
+    ax.fill_between(at, curve["low"], curve["high"], color=_colour(g), alpha=0.15, lw=0)
+    ax.set(xticks=at, xticklabels=[f"{g:g}" for g in curve.index], xlabel="strength γ")
+
+# %% ../../nbs/measure/03_edits.ipynb #275782c5
+def _main_score(result: SelectivityResult, group: str) -> tuple[str, str]: # attribute, quantity
+    "What a group should move: what its labels say, or else its own latents."
+    part, known = _part_of(group), set(result.scores["attribute"])
+    if part in ("pose", "category"): return {"pose": "rotation"}.get(part, part), "moved"
+    latents = "latents " + "".join(re.findall(r"\d+", group)[:1])
+    return next((a for a in (part, latents) if a in known), "shape"), "specific"
+
+# %% ../../nbs/measure/03_edits.ipynb #82e7beea
+def _draw_trade(ax: Axes, result: SelectivityResult, mode: str) -> None:
+    "What each group should move, and whether the category stays where it should."
+    for g, group in enumerate(result.groups):
+        attribute, quantity = _main_score(result, group)
+        moved = result.curve(mode, group, attribute, quantity)
+        _draw_curve(ax, moved, g, f"{group}: {attribute}")
+        if _part_of(group) == "category": continue
+        _draw_curve(ax, result.curve(mode, group, "category", "kept"), g, "_", ":")
+    ax.axhline(0, color="0.7", lw=0.6)
+    ax.set(title="moved\n(dotted: category kept)", ylim=(-0.15, 1.05))
+
+# %% ../../nbs/measure/03_edits.ipynb #b092702b
+def _draw_critic(ax: Axes, result: SelectivityResult, mode: str) -> None:
+    "The judge's opinion against the critic's: where a line turns down, guidance is adversarial."
+    for g, group in enumerate(result.groups):
+        critic = result.curve(mode, group, "critic", "mean")["value"]
+        judge = result.curve(mode, group, *_main_score(result, group))["value"]
+        if critic.isna().all() or judge.empty: return ax.set_visible(False)
+        ax.plot(critic, judge, "o-", ms=3, color=_colour(g))
+        ax.plot(critic.iloc[-1], judge.iloc[-1], "o", ms=6, color=_colour(g))
+    ax.set(title="judge against critic\n(large dot: strongest)",
+           xlabel="critic: log p(target's latents)", ylabel="judge: moved")
+
+# %% ../../nbs/measure/03_edits.ipynb #e9404e90
+def _draw_realism(ax: Axes, result: SelectivityResult, mode: str) -> None:
+    "Improved precision over the strengths."
+    for g, group in enumerate(result.groups):
+        _draw_curve(ax, result.curve(mode, group, "realism", "mean"), g, group)
+    ax.axhline(result.settings["reference"]["realism"], color="0.5", ls=":")
+    ax.set(title="realism: precision\n(dotted: held-out images)", ylim=(-0.02, 1.02))
+
+# %% ../../nbs/measure/03_edits.ipynb #33438c09
+def _plot_selectivity(result: SelectivityResult, gamma: float | Mapping[str, float] | None) -> Figure:
+    "Matrix, curves over the strength, critic against judge, and realism; one row a mode."
+    draws = [_draw_trade, _draw_realism] + [_draw_critic] * ("critic_mean" in result.table)
+    n, notes = len(result.modes), result.settings
+    with style():
+        figure, axes = plt.subplots(n, 1 + len(draws),
+                                    figsize=(6 + 2.5 * len(draws), 3.1 * n + 0.7), squeeze=False,
+                                    layout="constrained", width_ratios=(2.4, *[1] * len(draws)))
+        for row, mode in zip(axes, result.modes):
+            at = gamma.get(mode) if isinstance(gamma, Mapping) else gamma
+            at = result.best_gamma(mode) if at is None else at
+            _draw_matrix(row[0], *(result.matrix("specific", mode, at, v)
+                                   for v in ("value", "low", "high")))
+            row[0].set_title(f"{mode}, γ = {at:g}\nshare of the way that is specific to the target")
+            for ax, draw in zip(row[1:], draws): draw(ax, result, mode)
+        lines, names = axes[0, 1].get_legend_handles_labels()
+        title = (f"{notes['n_pairs']} pairs of held-out images; 95 % intervals, bootstrap over "
+                 f"pairs. {notes.get('caption', '')}")
+        figure.legend(lines, names, loc="outside lower center", ncols=len(names), frameon=False,
+                      fontsize=8, title=title, title_fontsize=8)
+    return figure
 
 # %% ../../nbs/measure/03_edits.ipynb #01f46cc0
 def _check_n_pairs(model: Any, n_pairs: int | None = None, part: str = "test",
@@ -496,8 +577,7 @@ def _check_n_pairs(model: Any, n_pairs: int | None = None, part: str = "test",
     n_images = len(getattr(model.split, part))
     most = n_images // 2 - 2
     if most < 4:
-        raise ValueError(f"{n_images} {part} images are too few to measure edits; at least 12 are "
-                         "needed, which a recording of about 60 images has")
+        raise ValueError(f"{n_images} {part} images are too few to measure edits; give at least 12")
     if n_pairs is None: return min(64, max(4, n_images // 3))
     if not 4 <= n_pairs <= most:
         raise ValueError(f"{name} must be from 4 to {most} (two of {n_images} {part} images each, "
@@ -506,8 +586,7 @@ def _check_n_pairs(model: Any, n_pairs: int | None = None, part: str = "test",
 
 # %% ../../nbs/measure/03_edits.ipynb #fc21b264
 def _held_out_pairs(model: Any, judge: Readouts, n_pairs: int = 64, min_angle: float = 60.0,
-                    seed: int = 0, part: str = "test") -> np.ndarray:
-    # model: what has a recording and a split; min_angle: degrees -> (n_pairs, 2) rows
+                    seed: int = 0, part: str = "test") -> np.ndarray: # (n_pairs, 2) rows
     "Originals and targets among images of a part that the judge reads rightly."
     _check_n_pairs(model, n_pairs, part)
     rows = np.asarray(getattr(model.split, part))
@@ -516,33 +595,21 @@ def _held_out_pairs(model: Any, judge: Readouts, n_pairs: int = 64, min_angle: f
     return rows[choose_pairs(readings, n_pairs, min_angle, seed, labels)]
 
 # %% ../../nbs/measure/03_edits.ipynb #8d15c091
-def _edit_pairs(model: Any, pairs: np.ndarray, settings: Mapping[str, EditSettings],
-                folder: Path | None, progress: bool = True,
-                groups: str | int | Sequence[int | str] = "all") -> list[Edits]:
-    # pairs (n, 2) rows of the recording; settings: what the edits are called -> how they are made
-    "Edits of all pairs in every way, read from the folder where they are already there."
-    done, used = [], _model_digest(model)
-    for name, how in settings.items():
-        note = {"pairs": pairs.tolist(), "settings": vars(model.edit_settings(how)),
-                "groups": groups, "model": used}
-        path = None if folder is None else folder / f"edits-{name.replace(' ', '-')}.npz"
-        if path is not None and path.exists():
-            done.append(Edits.load(path, note))
-            continue
-        edits = model.edit(pairs[:, 0].tolist(), pairs[:, 1].tolist(), groups, settings=how,
-                           progress=progress)
-        done.append(replace(edits, mode=name))
-        if path is not None: done[-1].save(path, note)
-    return done
-
-# %% ../../nbs/measure/03_edits.ipynb #e4ec28a3
-def _model_digest(model: Any) -> str: # 16 hexadecimal digits
-    "Digest of everything that edits depend on: latents and the weights of critics and denoiser."
-    parts = (model.critics, getattr(model, "denoiser", None), getattr(model, "weak", None))
-    networks = [network for network in parts if isinstance(network, torch.nn.Module)]
-    weights = [w.detach().cpu().double().flatten() for net in networks
-               for w in net.state_dict().values()]
-    return digest(torch.cat([model.latents().cpu().double().flatten(), *weights]))
+def _edit_pairs(model: Any, pairs: np.ndarray, name: str, settings: EditSettings,
+                folder: Path | None, progress: bool = True) -> Edits:
+    "Edits of all pairs (n, 2), named; read from the folder if they are there."
+    networks = (model.critics, getattr(model, "denoiser", None), getattr(model, "weak", None))
+    weights = [w for network in networks if isinstance(network, torch.nn.Module)
+               for w in network.state_dict().values()]
+    used = [w.detach().cpu().double().flatten() for w in (model.latents(), *weights)]
+    note = {"pairs": pairs.tolist(), "settings": vars(model.edit_settings(settings)),
+            "groups": "all", "model": digest(torch.cat(used))}
+    path = folder and folder / f"edits-{name.replace(' ', '-')}.npz"
+    if path and path.exists(): return Edits.load(path, note)
+    originals, targets = pairs.T.tolist()
+    edits = replace(model.edit(originals, targets, settings=settings, progress=progress), mode=name)
+    if path: edits.save(path, note)
+    return edits
 
 # %% ../../nbs/measure/03_edits.ipynb #24980268
 def run_selectivity(
@@ -551,8 +618,6 @@ def run_selectivity(
     n_pairs: int = 64,
     settings: Any = None,               # settings or a mode, a list, or name -> settings
     *,
-    groups: str | int | Sequence[int | str] = "all", # numbers from 1, or names
-    min_angle: float = 60.0,            # degrees between the poses of original and target
     latent_images: int = 2000,          # training images to read latents and labels from; or 0
     folder: str | Path | None = None,   # keeps edits and result
     seed: int = 0,                      # of the pairs and the bootstrap
@@ -561,15 +626,16 @@ def run_selectivity(
     "Measure what each latent group changes, on held-out pairs, with intervals."
     settings, folder = _named_settings(settings), folder and Path(folder).expanduser()
     images, z = model.recording.images, model.latents()
-    pairs = _held_out_pairs(model, judge, n_pairs, min_angle, seed)
-    edits = _edit_pairs(model, pairs, settings, folder, progress, groups)
+    pairs = _held_out_pairs(model, judge, n_pairs, seed=seed)
+    edits = [_edit_pairs(model, pairs, name, how, folder, progress)
+             for name, how in settings.items()]
     negatives = _draw_negatives(z[model.split.train], 127, seed, z[pairs.ravel()])
     critic = {e.mode: _critic_scores(e.images, model.critics, z[pairs[:, 1]], negatives,
-                                     e.group_index, denoiser=model.denoiser) for e in edits}
+                                     e.group_index, model.denoiser) for e in edits}
     modes = {name: repr(how.changes()) for name, how in settings.items()}
-    notes = {"min_angle": min_angle, "modes": modes, "caption": edits[0].caption.rsplit("; ", 1)[0]}
+    notes = {"min_angle": 60.0, "modes": modes, "caption": edits[0].caption.rsplit("; ", 1)[0]}
     extra, fits = _further_readers(model, judge, latent_images) if latent_images else ({}, {})
-    rest = np.setdiff1d(model.split.test, pairs.ravel())
+    rest = np.setdiff1d(model.split.test, pairs)
     result = measure_edits(edits, judge, images[rest], critic, extra=extra, settings=notes | fits,
                            seed=seed, progress=progress)
     if folder is not None: result.save(folder)

@@ -13,24 +13,27 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from scipy.stats import entropy
+from sklearn import ensemble, linear_model, neighbors
+from sklearn.metrics import mutual_info_score
+from sklearn.model_selection import KFold, StratifiedKFold, cross_val_predict, cross_val_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import PolynomialFeatures, StandardScaler
 
 from ..data import Recording
-from .attributes import Attribute, find_attributes, _KNOWN, _is_numeric
+from .readouts import Attribute, find_attributes, _KNOWN, _is_numeric
 from ..support.training import progress_bar
 from ..vae import FittedVAE
 
 # %% ../../nbs/measure/02_latents.ipynb #8b6cba29
 def _r2_rmse(responses: np.ndarray, reconstruction: np.ndarray) -> dict[str, float]:
-    # responses (n, N) z-scored; reconstruction (n, N) -> r2 (of units that vary), rmse
-    "Explained variance and error of a reconstruction, means over units."
+    "Explained variance (of units that vary) and error of a reconstruction, means over units."
     error, variance = ((responses - reconstruction) ** 2).mean(0), responses.var(0)
     varies = np.ptp(responses, axis=0) > 1e-5 # less is rounding
     r2 = (1 - error[varies] / variance[varies]).mean() if varies.any() else np.nan
     return {"r2": float(r2), "rmse": float(np.sqrt(error).mean())}
 
 # %% ../../nbs/measure/02_latents.ipynb #cb714ecf
-def _bin_factor(values: pd.Series, bins: int = 10) -> np.ndarray:
-    # values (n,) numbers or names -> (n,) class of each value, 0, 1, ...
+def _bin_factor(values: pd.Series, bins: int = 10) -> np.ndarray: # (n,) 0, 1, ...
     "Classes of a factor: names, numbered classes and few numbers as they are, others by quantiles."
     if values.isna().any():
         raise ValueError("the factor has missing values; select the images that have it")
@@ -42,157 +45,123 @@ def _bin_factor(values: pd.Series, bins: int = 10) -> np.ndarray:
 
 # %% ../../nbs/measure/02_latents.ipynb #2ab37250
 def _histogram_information(z: np.ndarray, classes: np.ndarray, bins: int = 20) -> np.ndarray:
-    # z (n, D); classes (n,) integers; bins: equal bins of each dimension -> (D,) nats
-    "Plug-in mutual information of each dimension and the classes."
-    from sklearn.metrics import mutual_info_score
+    "Plug-in mutual information of each dimension, in equal bins, and the classes: (D,) nats."
     edges = [np.linspace(column.min(), column.max(), bins + 1)[1:-1] for column in z.T]
     return np.array([mutual_info_score(np.digitize(column, e), classes)
                      for column, e in zip(z.T, edges)])
 
-# %% ../../nbs/measure/02_latents.ipynb #7d96ca5d
-def _share_of_entropy(information: np.ndarray, classes: np.ndarray) -> np.ndarray:
-    # information: nats; classes (n,) integers -> NaN for a single class
-    "Information as a fraction of the classes' entropy."
-    whole = entropy(np.bincount(classes))
-    return np.asarray(information) / (whole or np.nan)
-
 # %% ../../nbs/measure/02_latents.ipynb #6d0e1db5
-def _gaps(scores: Mapping[str, np.ndarray]) -> pd.Series: # of each factor, and their "mean"
-    "Difference between the largest and the second largest score of every factor."
-    tops = {name: np.sort(values)[-2:] for name, values in scores.items()}
-    gaps = pd.Series({name: first - second for name, (second, first) in tops.items()})
-    gaps["mean"] = gaps.mean(skipna=False)
-    return gaps
+def _share_of_entropy(information: Sequence[float], classes: np.ndarray) -> np.ndarray:
+    "Information (nats) as a fraction of the classes' entropy; NaN for a single class."
+    return np.asarray(information) / (entropy(np.bincount(classes)) or np.nan)
 
 # %% ../../nbs/measure/02_latents.ipynb #e0af2245
 def mig(
     z: np.ndarray, # (n, D)
     factors: pd.DataFrame, # n rows, one column a factor
     bins: int = 20, # of each dimension
-    factor_bins: int = 10, # of a continuous factor
 ) -> pd.Series: # the gap of each factor, and their "mean"
     "Mutual information gap by dimension (Chen et al. 2018)."
-    classes = {name: _bin_factor(factors[name], factor_bins) for name in factors}
-    return _gaps({name: _share_of_entropy(_histogram_information(np.asarray(z, float), c, bins), c)
-                  for name, c in classes.items()})
-
-# %% ../../nbs/measure/02_latents.ipynb #5198be8b
-def _quadratic_probe() -> Any: # a scikit-learn classifier with predict_proba
-    "Logistic regression on latents, their squares and products."
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import PolynomialFeatures, StandardScaler
-    return make_pipeline(StandardScaler(), PolynomialFeatures(2, include_bias=False),
-                         StandardScaler(), LogisticRegression(C=0.3, max_iter=200, tol=1e-3))
+    classes, z = {name: _bin_factor(factors[name]) for name in factors}, np.asarray(z, float)
+    return group_mig(pd.DataFrame({name: _share_of_entropy(_histogram_information(z, c, bins), c)
+                                   for name, c in classes.items()}))
 
 # %% ../../nbs/measure/02_latents.ipynb #43639f3f
 def _group_slices(groups: Sequence[int], n_latents: int) -> list[slice]:
     "Columns of the latent groups. Raises ValueError when the sizes do not add up."
     if sum(groups) != n_latents or min(groups, default=0) < 1:
-        raise ValueError(f"group sizes {tuple(groups)} must be positive and add up to "
-                         f"{n_latents} latents")
+        raise ValueError(f"group sizes {tuple(groups)} must be positive and add up to {n_latents}")
     ends = np.cumsum(groups)
     return [slice(int(end - size), int(end)) for size, end in zip(groups, ends)]
 
 # %% ../../nbs/measure/02_latents.ipynb #ad6a5dd0
 def _probe_information(z: np.ndarray, classes: np.ndarray) -> float:
-    # -> nats, between 0 and the entropy of the classes; NaN if a class has one member
-    "Entropy minus cross-validated cross-entropy of a probe, at least 0. Warns if it overfits."
-    from sklearn.model_selection import StratifiedKFold, cross_val_score
+    "Entropy less cross-entropy (nats, cross-validated, at least 0) of a quadratic probe. May warn."
     counts = np.bincount(classes)
     rarest = int(counts[counts > 0].min())
     if rarest < 2:
         warnings.warn("a class with a single image cannot be cross-validated, so its information "
                       "is NaN; give more held-out images, or fewer classes", stacklevel=2)
         return float("nan")
+    probe = make_pipeline(StandardScaler(), PolynomialFeatures(2, include_bias=False),
+                          StandardScaler(), linear_model.LogisticRegression(C=0.3, max_iter=200, tol=1e-3))
     splits = StratifiedKFold(min(3, rarest), shuffle=True, random_state=0)
-    scores = cross_val_score(_quadratic_probe(), z, classes, cv=splits, scoring="neg_log_loss")
+    scores = cross_val_score(probe, z, classes, cv=splits, scoring="neg_log_loss")
     information = entropy(counts) + scores.mean()
     if information < -0.02:
-        warnings.warn("a probe overfits: it predicts images it has not seen worse than the class "
-                      "frequencies do, so its information is given as 0, which does not say that "
+        warnings.warn("a probe overfits, so its information is given as 0, which does not say that "
                       "there is none; use fewer dimensions or more images", stacklevel=2)
     return float(max(information, 0.0))
 
 # %% ../../nbs/measure/02_latents.ipynb #4a10b603
 def _group_information(z: np.ndarray, groups: Sequence[int], factors: pd.DataFrame) -> pd.DataFrame:
-    # z (n, D) -> rows: groups; columns: factors; fraction of the factor's entropy
-    "What a probe reads about each factor from each group, as a fraction of its entropy."
+    "What a probe reads about each factor (column) from each group, as a fraction of its entropy."
     z, table = np.asarray(z, float), {}
+    parts = [z[:, part] for part in _group_slices(groups, z.shape[1])]
     for name in factors:
         classes = _bin_factor(factors[name], 8)
-        parts = [z[:, part] for part in _group_slices(groups, z.shape[1])]
         table[name] = _share_of_entropy([_probe_information(p, classes) for p in parts], classes)
     return pd.DataFrame(table, index=[f"group {g + 1}" for g in range(len(groups))])
 
 # %% ../../nbs/measure/02_latents.ipynb #df9c90fb
 def group_mig(
     information: pd.DataFrame, # rows: groups, columns: factors
-) -> pd.Series: # the gap of each factor, and their "mean"
-    "Mutual information gap between groups."
-    return _gaps({name: information[name].to_numpy() for name in information})
+) -> pd.Series: # of each factor, and their "mean"
+    "Mutual information gap between groups: the largest information less the second largest."
+    top = np.sort(information.to_numpy(), axis=0)
+    gaps = pd.Series(top[-1] - top[-2], information.columns)
+    gaps["mean"] = gaps.mean(skipna=False)
+    return gaps
 
 # %% ../../nbs/measure/02_latents.ipynb #f59b3728
 def _probes(kind: str = "linear") -> tuple[Any, Any]: # scikit-learn classifier and regressor
     "Probes of one kind."
-    from sklearn import ensemble, linear_model, neighbors
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
     near = {"n_neighbors": 15, "weights": "distance"}
     forest = {"n_estimators": 60, "min_samples_leaf": 2, "random_state": 0}
-    kinds = {
-        "linear": (linear_model.LogisticRegression(C=1.0, max_iter=300, tol=1e-3),
-                   linear_model.RidgeCV(np.logspace(-1, 3, 9))),
-        "neighbours": (neighbors.KNeighborsClassifier(**near),
-                       neighbors.KNeighborsRegressor(**near)),
-        "forest": (ensemble.RandomForestClassifier(**forest),
-                   ensemble.RandomForestRegressor(**forest)),
-    }
+    kinds = {"linear": (linear_model.LogisticRegression(C=1.0, max_iter=300, tol=1e-3),
+                        linear_model.RidgeCV(np.logspace(-1, 3, 9))),
+             "neighbours": (neighbors.KNeighborsClassifier(**near),
+                            neighbors.KNeighborsRegressor(**near)),
+             "forest": (ensemble.RandomForestClassifier(**forest),
+                        ensemble.RandomForestRegressor(**forest))}
     if kind not in kinds:
         raise ValueError(f"unknown kind of probe {kind!r}; choose from {sorted(kinds)}")
     return tuple(make_pipeline(StandardScaler(), model) for model in kinds[kind])
 
 # %% ../../nbs/measure/02_latents.ipynb #6e96c7ac
-def _class_accuracy(z: np.ndarray, classes: np.ndarray, kind: str, folds: int) -> float:
-    # z (n, d); classes (n,); kind: of probe -> fraction correct
+def _class_accuracy(z: np.ndarray, classes: np.ndarray, kind: str) -> float:
     "Cross-validated accuracy; fewer folds for rare classes, NaN for fewer than two classes."
-    from sklearn.model_selection import StratifiedKFold, cross_val_score
     counts = pd.Series(classes).value_counts()
     counts = counts[counts >= 2]
     if len(counts) < 2: return float("nan")
     kept = np.isin(classes, counts.index)
-    splits = StratifiedKFold(min(folds, int(counts.min())), shuffle=True, random_state=0)
+    splits = StratifiedKFold(min(5, int(counts.min())), shuffle=True, random_state=0)
     return float(cross_val_score(_probes(kind)[0], z[kept], classes[kept], cv=splits).mean())
 
 # %% ../../nbs/measure/02_latents.ipynb #c16e027d
-def _value_r2(z: np.ndarray, values: np.ndarray, kind: str, folds: int) -> float:
-    # z (n, d); values (n, k) -> R^2, mean over the columns that vary; may be negative
-    "Cross-validated R^2, pooled over folds."
-    from sklearn.model_selection import KFold, cross_val_predict
+def _value_r2(z: np.ndarray, values: np.ndarray, kind: str) -> float:
+    "Cross-validated R^2 pooled over folds, mean over columns (n, k) that vary; may be negative."
     values = values[:, np.ptp(values, axis=0) > 0] if len(values) else values[:, :0]
     if not values.shape[1]: return float("nan")
-    splits = KFold(folds, shuffle=True, random_state=0)
+    splits = KFold(5, shuffle=True, random_state=0)
     predicted = cross_val_predict(_probes(kind)[1], z, values, cv=splits).reshape(values.shape)
     error, spread = ((values - predicted) ** 2).sum(0), ((values - values.mean(0)) ** 2).sum(0)
     return float((1 - error / spread).mean())
 
 # %% ../../nbs/measure/02_latents.ipynb #4f884f91
 def _probe_attribute(z: np.ndarray, labels: pd.DataFrame, attribute: str | Attribute,
-                     kind: str = "linear", folds: int = 5) -> float:
-    # z (n, d); labels: n rows -> accuracy or R^2; NaN where the labels are missing or do not vary
-    "How well one attribute is read from latents."
+                     kind: str = "linear") -> float:
+    "Accuracy or R^2 of one attribute; NaN where its labels are missing or do not vary."
     attribute = _KNOWN.get(attribute, attribute)
     if isinstance(attribute, Attribute) and not {*attribute.columns} <= {*labels}: return np.nan
     (attribute,) = find_attributes(labels, attribute).values()
     known = attribute.known(labels)
     z, labels = np.asarray(z, float)[known], labels[known]
-    if attribute.kind != "class": return _value_r2(z, attribute.numbers(labels), kind, folds)
+    if attribute.kind != "class": return _value_r2(z, attribute.numbers(labels), kind)
     classes = attribute.classes(labels)
-    if attribute.within is None: return _class_accuracy(z, classes, kind, folds)
-    coarse = labels[attribute.within].to_numpy()
-    parts = [coarse == name for name in pd.unique(coarse)]
-    return float(np.nanmean([_class_accuracy(z[rows], classes[rows], kind, folds)
-                             for rows in parts]))
+    if attribute.within is None: return _class_accuracy(z, classes, kind)
+    parts = labels.groupby(attribute.within, sort=False).indices.values()
+    return float(np.nanmean([_class_accuracy(z[rows], classes[rows], kind) for rows in parts]))
 
 # %% ../../nbs/measure/02_latents.ipynb #3603f613
 def group_probe_matrix(
@@ -201,12 +170,11 @@ def group_probe_matrix(
     labels: pd.DataFrame, # n rows
     attributes: str | Iterable[str | Attribute] | None = None, # see `find_attributes`; None: all
     kind: str = "linear", # or "neighbours", "forest"
-    folds: int = 5,
 ) -> pd.DataFrame: # rows: groups and "all"; columns: attributes; accuracy or R^2
     "What each group predicts, cross-validated: accuracy for classes, R^2 for numbers."
     z, found = np.asarray(z, float), find_attributes(labels, attributes)
     parts = {f"group {g + 1}": part for g, part in enumerate(_group_slices(groups, z.shape[1]))}
-    rows = {name: {a: _probe_attribute(z[:, part], labels, found[a], kind, folds) for a in found}
+    rows = {name: {a: _probe_attribute(z[:, part], labels, found[a], kind) for a in found}
             for name, part in (parts | {"all": slice(None)}).items()}
     return pd.DataFrame(rows).T
 
@@ -216,15 +184,13 @@ def latent_report(
     recording: Recording, # held-out images
     member: int | None = None, # None: the best
     attributes: str | Iterable[str | Attribute] | None = None, # None: all of the labels
-    forest: Sequence[str] = ("category",), # attributes that a random forest reads as well
-) -> pd.DataFrame: # rows: groups and "all"; columns: active, r2, attributes, "<attribute> (forest)"
+) -> pd.DataFrame: # rows: groups and "all"; columns: active, r2, attributes, "category (forest)"
     "Active dimensions, variance explained alone and what probes read, for every group."
     z, labels = np.asarray(fitted.latents(recording, member)), recording.labels
     found = find_attributes(labels, attributes, fitted.codes)
     table = group_probe_matrix(z, fitted.groups, labels, found.values())
-    for name in forest:
-        read = group_probe_matrix(z, fitted.groups, labels, name, "forest")
-        table[f"{name} (forest)"] = read[name]
+    forest = group_probe_matrix(z, fitted.groups, labels, "category", "forest")
+    table["category (forest)"] = forest["category"]
     active = [len(dims) for dims in fitted.active(member)]
     table.insert(0, "r2", fitted.group_r2(recording, member).reindex(table.index))
     table.insert(0, "active", [*active, sum(active)])
@@ -236,8 +202,7 @@ def _label_direction(model: Any, label: str, group: int | str, sd: float = 1.0) 
     g, rows = model.vae.group_index(group), model.split.train
     numbers = model.recording.labels.iloc[rows].select_dtypes("number")
     if label not in numbers:
-        raise ValueError(f"label must be one of the columns of numbers, {list(numbers)}, got "
-                         f"{label!r}")
+        raise ValueError(f"label must be of the columns of numbers {list(numbers)}, got {label!r}")
     value = numbers[label].to_numpy(float)
     known = np.isfinite(value)
     z, value = model.latents().split(model.vae.groups, 1)[g].numpy()[rows][known], value[known]
@@ -254,16 +219,14 @@ def _label_direction(model: Any, label: str, group: int | str, sd: float = 1.0) 
 
 # %% ../../nbs/measure/02_latents.ipynb #9f603cb3
 def _gap_factors(labels: pd.DataFrame, codes: Sequence[Any] = ()) -> pd.DataFrame:
-    # codes: of `FittedVAE.codes` -> columns that are there, complete, and vary
-    "Factors of the gaps: supervised columns, or category and rotation without any."
+    "Complete columns that vary: supervised ones, or category and rotation without any `codes`."
     names = [c for code in codes for c in code.spec.columns] or ["category", "rxy", "rxz", "ryz"]
     return labels[[n for n in names if n in labels and labels[n].notna().all()
                    and labels[n].nunique() > 1]]
 
 # %% ../../nbs/measure/02_latents.ipynb #e713edd5
 def _gap_scores(z: np.ndarray, groups: Sequence[int], factors: pd.DataFrame) -> dict[str, float]:
-    # z (n, D); factors: of `_gap_factors` -> mig, group_mig, group_mig_<factor>
-    "Disentanglement scores of one member."
+    "Disentanglement scores of one member: mig, group_mig, group_mig_<factor>."
     if factors.shape[1] == 0: return {}
     scores = {"mig": mig(z, factors)["mean"]}
     if len(groups) == 1: return scores
@@ -291,56 +254,37 @@ def score_members(
     return pd.concat([fitted.members.reset_index(drop=True), pd.DataFrame(rows)], axis=1)
 
 # %% ../../nbs/measure/02_latents.ipynb #10791db6
-_PAPER_TABLE_2 = {
-    ("M1", "standard VAE"): {"R2 %": "78.62 ± 0.58", "RMSE": "48.49 ± 0.39",
-                             "MIG %": "33.27 ± 0.82"},
-    ("M1", "full"): {"R2 %": "76.58 ± 0.64", "RMSE": "50.47 ± 0.39", "MIG %": "44.23 ± 0.61"},
-    ("M2", "standard VAE"): {"R2 %": "83.72 ± 0.47", "RMSE": "40.77 ± 0.28",
-                             "MIG %": "28.65 ± 0.71"},
-    ("M2", "full"): {"R2 %": "81.86 ± 0.51", "RMSE": "43.44 ± 0.35", "MIG %": "49.85 ± 0.55"},
-}
-_PAPER_TABLES_3_4 = {
-    ("M1", "full"): {"R2 %": "76.13 ± 0.27", "RMSE": "48.86 ± 0.21"},
-    ("M1", "supervised"): {"R2 %": "32.50 ± 0.19", "RMSE": "80.75 ± 0.28"},
-    ("M1", "unsupervised"): {"R2 %": "20.88 ± 0.25", "RMSE": "88.95 ± 0.29"},
-    ("M2", "full"): {"R2 %": "71.82 ± 0.28", "RMSE": "53.09 ± 0.16"},
-    ("M2", "supervised"): {"R2 %": "28.11 ± 0.22", "RMSE": "84.79 ± 0.32"},
-    ("M2", "unsupervised"): {"R2 %": "19.63 ± 0.17", "RMSE": "89.65 ± 0.31"},
-}
-_COLUMNS = {"R2 %": "r2", "RMSE": "rmse", "MIG %": "mig", "group MIG %": "group_mig"}
+_PAPER = pd.DataFrame([ # (3 and 4 share the full model)
+    (2, "M1", "standard VAE", "78.62 ± 0.58", "48.49 ± 0.39", "33.27 ± 0.82"),
+    (2, "M1", "full", "76.58 ± 0.64", "50.47 ± 0.39", "44.23 ± 0.61"),
+    (2, "M2", "standard VAE", "83.72 ± 0.47", "40.77 ± 0.28", "28.65 ± 0.71"),
+    (2, "M2", "full", "81.86 ± 0.51", "43.44 ± 0.35", "49.85 ± 0.55"),
+    (3, "M1", "full", "76.13 ± 0.27", "48.86 ± 0.21", None),
+    (3, "M1", "supervised", "32.50 ± 0.19", "80.75 ± 0.28", None),
+    (3, "M1", "unsupervised", "20.88 ± 0.25", "88.95 ± 0.29", None),
+    (3, "M2", "full", "71.82 ± 0.28", "53.09 ± 0.16", None),
+    (3, "M2", "supervised", "28.11 ± 0.22", "84.79 ± 0.32", None),
+    (3, "M2", "unsupervised", "19.63 ± 0.17", "89.65 ± 0.31", None),
+], columns=["table", "subject", "row", "R2 %", "RMSE", "MIG %"]).set_index(["subject", "row"])
 
 # %% ../../nbs/measure/02_latents.ipynb #6fafb7db
-def _mean_sd(values: pd.Series) -> str: # values: a score over seeds, as a fraction -> in hundredths
-    "Mean and standard deviation, times 100."
+def _mean_sd(values: pd.Series) -> str:
+    "Mean and standard deviation of fractions, times 100."
     spread = f" ± {100 * values.std():.2f}" if len(values) > 1 else ""
     return f"{100 * values.mean():.2f}{spread}"
 
 # %% ../../nbs/measure/02_latents.ipynb #6043c6df
-def _beside(scores: pd.DataFrame, titles: Sequence[str],
-            paper: Mapping[tuple[str, str], Mapping[str, str]], data: str) -> pd.DataFrame:
-    "Our numbers, by subject and `row`, beside the paper's, as strings."
-    rows = {}
-    for (subject, name), part in scores.groupby(["subject", "row"], sort=False):
-        row = rows[subject, name] = {}
-        for title in titles:
-            if _COLUMNS[title] not in part: continue
-            row[title, data] = _mean_sd(part[_COLUMNS[title]])
-            row[title, "paper"] = paper.get((subject, name), {}).get(title, "–")
-    table = pd.DataFrame(rows).T
-    table.columns = pd.MultiIndex.from_tuples(table.columns)
-    return table.loc[:, [c for c in table.columns if c[1] != "paper" or (table[c] != "–").any()]]
-
-# %% ../../nbs/measure/02_latents.ipynb #43a64a2a
-def _from_parts(scores: pd.DataFrame, part: str) -> pd.DataFrame:
-    "Scores of the full model in the paper's form and of migvis, from all latents and some groups."
-    if f"r2_{part}" not in scores:
-        raise ValueError(f"the scores have no r2_{part}; call score_members with "
-                         f"parts={{'{part}': groups}}")
-    scores = scores[scores["variant"].isin(["full", "migvis"])]
-    named = scores["variant"].map({"full": part, "migvis": f"migvis, {part}"})
-    some = scores.assign(row=named, r2=scores[f"r2_{part}"], rmse=scores[f"rmse_{part}"])
-    both = pd.concat([scores.assign(row=scores["variant"]), some])
-    return both.sort_values("subject", kind="stable")
+def _beside(scores: pd.DataFrame, titles: Sequence[str], table: int, data: str) -> pd.DataFrame:
+    "Our numbers, by subject and `row`, beside those of a table of the paper, as strings."
+    columns = {"r2": "R2 %", "rmse": "RMSE", "mig": "MIG %", "group_mig": "group MIG %"}
+    scores = scores.rename(columns=columns)
+    titles = [title for title in titles if title in scores]
+    ours = scores.groupby(["subject", "row"], sort=False)[titles].agg(_mean_sd)
+    paper = _PAPER[_PAPER["table"] == table].reindex(index=ours.index, columns=titles)
+    paper = paper.dropna(axis=1, how="all").fillna("–")
+    both = pd.concat({data: ours, "paper": paper}, axis=1).swaplevel(axis=1)
+    order = [(title, source) for title in titles for source in (data, "paper")]
+    return both[[column for column in order if column in both]].rename_axis([None, None])
 
 # %% ../../nbs/measure/02_latents.ipynb #b78ffacd
 def paper_table(
@@ -351,9 +295,16 @@ def paper_table(
 ) -> pd.DataFrame:
     "A table of the paper: our numbers beside its own. Raises ValueError for scores without parts."
     if number in (3, 4):
-        parts = _from_parts(scores, {3: "supervised", 4: "unsupervised"}[number])
-        return _beside(parts, ["R2 %", "RMSE"], _PAPER_TABLES_3_4, data)
+        part = {3: "supervised", 4: "unsupervised"}[number]
+        if f"r2_{part}" not in scores:
+            raise ValueError(f"no r2_{part}; call score_members with parts={{'{part}': groups}}")
+        whole = scores[scores["variant"].isin(["full", "migvis"])]
+        named = whole["variant"].map({"full": part, "migvis": f"migvis, {part}"})
+        some = whole.assign(row=named, r2=whole[f"r2_{part}"], rmse=whole[f"rmse_{part}"])
+        both = pd.concat([whole.assign(row=whole["variant"]), some])
+        return _beside(both.sort_values("subject", kind="stable"), ["R2 %", "RMSE"], 3, data)
     names = {name: name for name in ("standard VAE", "full", "migvis")}
     if number == 1: names |= {"labels": "without PC", "PC": "without labels"}
     shown = scores.assign(row=scores["variant"].map(names)).dropna(subset="row")
-    return _beside(shown, ["R2 %"] if number == 1 else list(_COLUMNS), _PAPER_TABLE_2, data)
+    titles = ["R2 %"] if number == 1 else ["R2 %", "RMSE", "MIG %", "group MIG %"]
+    return _beside(shown, titles, 2, data)

@@ -11,26 +11,21 @@ from scipy.spatial import KDTree
 from scipy.spatial.distance import cdist
 
 # %% ../../nbs/measure/01_realism.ipynb #89553de8
-def _check_features(real: np.ndarray, fake: np.ndarray,
-                    least: int = 2) -> tuple[np.ndarray, np.ndarray]:
-    # real (n, F); fake (m, F); least: rows of each -> both in float64
-    "Raise ValueError for shapes, numbers or values that cannot be compared."
-    a, b = (np.asarray(x, np.float64) for x in (real, fake))
+def _check_features(real: np.ndarray, fake: np.ndarray, least: int) -> list[np.ndarray]:
+    "Features (n, F) and (m, F) in float64. Raises ValueError for what cannot be compared."
+    a, b = both = [np.asarray(x, np.float64) for x in (real, fake)]
     if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1]:
         raise ValueError(f"features must be (n, F) and (m, F), got {a.shape} and {b.shape}; "
                          "read both with the same judge")
     if min(len(a), len(b)) < least:
-        raise ValueError(f"at least {least} rows of features are needed in each set, got {len(a)} "
-                         f"and {len(b)}; give more images")
+        raise ValueError(f"at least {least} images are needed in each set, got {len(a)}, {len(b)}")
     if not (np.isfinite(a).all() and np.isfinite(b).all()):
-        raise ValueError("features must be finite, but some are NaN or infinite; leave those "
-                         "images out")
-    return a, b
+        raise ValueError("features must be finite, but some are not; leave those images out")
+    return both
 
 # %% ../../nbs/measure/01_realism.ipynb #7f762ce1
 def _mmd2(real: np.ndarray, fake: np.ndarray) -> float:
-    # real (n, F); fake (m, F) -> unbiased: may be slightly negative
-    "Squared maximum mean discrepancy with the cubic kernel (a.b / F + 1)^3."
+    "Squared maximum mean discrepancy with the cubic kernel (a.b / F + 1)^3; may be negative."
     def kernel(a: np.ndarray, b: np.ndarray) -> np.ndarray: return (a @ b.T / a.shape[1] + 1) ** 3
     def within(a: np.ndarray) -> float:
         k = kernel(a, a)
@@ -59,8 +54,7 @@ def within_manifold(
 ) -> np.ndarray: # (n,) bool; its mean is the improved precision
     "Whether each image lies within the k-nearest-neighbour ball of a real one. Raises ValueError."
     if not 1 <= k < len(real):
-        raise ValueError(f"k must be between 1 and {len(real) - 1}, one less than the real "
-                         f"images, got {k}")
+        raise ValueError(f"k must be between 1 and {len(real) - 1} (real images less one), got {k}")
     real, fake = _check_features(real, fake, 1)
     radius = KDTree(real).query(real, [k + 1])[0][:, 0] # the nearest of all is the image itself
     return np.concatenate([(cdist(fake[i:i + 1024], real) <= radius).any(1)
@@ -81,11 +75,7 @@ def precision_recall(
 def nearest(
     a: np.ndarray, # (n, F) features, for example of samples
     b: np.ndarray, # (m, F) features, for example of the training images
-    skip_self: bool = False, # `a` is `b`: leave each row itself out
 ) -> np.ndarray: # (n,) distances
     "Distance of each row of `a` to the nearest row of `b`: small for copies. Raises ValueError."
-    a, b = _check_features(a, b, 2 if skip_self else 1)
-    if skip_self and len(a) != len(b):
-        raise ValueError(f"skip_self compares a set with itself, but there are {len(a)} and "
-                         f"{len(b)} rows")
-    return KDTree(b).query(a, [2 if skip_self else 1])[0][:, 0]
+    a, b = _check_features(a, b, 1)
+    return KDTree(b).query(a)[0]

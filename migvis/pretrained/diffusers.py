@@ -21,26 +21,22 @@ __all__ = ['DiffusersDenoiser', 'from_diffusers', 'preset_for']
 
 # %% ../../nbs/pretrained/00_diffusers.ipynb #178fb09d
 def _schedule_of(scheduler: Any) -> NoiseSchedule: # a scheduler of diffusers, with alphas_cumprod
-    "The noise schedule of a scheduler. Raises TypeError or ValueError for one that has none for us."
+    "The noise schedule of a scheduler. Raises TypeError or ValueError if it has none for us."
     table = getattr(scheduler, "alphas_cumprod", None)
     if table is None:
-        raise TypeError("the scheduler must have alphas_cumprod, as DDPMScheduler and DDIMScheduler "
-                        f"do, got {type(scheduler).__name__}; give the model's own as scheduler=")
+        raise TypeError("the scheduler needs alphas_cumprod, which DDPMScheduler and DDIMScheduler "
+                        f"have, got {type(scheduler).__name__}; give the model's own as scheduler=")
     if scheduler.config.get("rescale_betas_zero_snr") or not table[-1] > 0:
         raise ValueError("the schedule has zero terminal SNR: its alpha_bar ends at 0, where nothing "
-                         "of the image is left; take a model trained without rescale_betas_zero_snr")
+                         "of the image is left; take a model without rescale_betas_zero_snr")
     return NoiseSchedule(len(table), "given", tuple(torch.as_tensor(table).double().tolist()))
-
-# %% ../../nbs/pretrained/00_diffusers.ipynb #5563c544
-def _eps_of_v(schedule: NoiseSchedule, y_t: Tensor, v: Tensor, t: Tensor) -> Tensor: # (B, C, H, W)
-    "The noise implied by v (Salimans and Ho 2022)."
-    return schedule.at("signal", t, y_t) * v + schedule.at("noise", t, y_t) * y_t
 
 # %% ../../nbs/pretrained/00_diffusers.ipynb #b0aea95e
 _TO_EPS = { # the noise, from schedule, y_t, what the network returns, and t
     "epsilon": lambda schedule, y_t, out, t: out,
     "sample": lambda schedule, y_t, out, t: schedule.eps_hat(y_t, out, t),
-    "v_prediction": _eps_of_v,
+    "v_prediction": lambda schedule, y_t, out, t: ( # Salimans and Ho 2022
+        schedule.at("signal", t, y_t) * out + schedule.at("noise", t, y_t) * y_t),
 }
 
 # %% ../../nbs/pretrained/00_diffusers.ipynb #781adebb
@@ -51,8 +47,7 @@ def _scaling_of(autoencoder: nn.Module) -> tuple[float, float]: # shift and fact
 
 # %% ../../nbs/pretrained/00_diffusers.ipynb #c2024ece
 @torch.no_grad()
-def _to_latents(autoencoder: nn.Module, pictures: Tensor) -> Tensor:
-    # pictures (n, C, H, W) in [-1, 1] -> (n, c, h, w)
+def _to_latents(autoencoder: nn.Module, pictures: Tensor) -> Tensor: # (n, c, h, w)
     "Latents of pictures: for a variational autoencoder the most likely ones."
     shift, factor = _scaling_of(autoencoder)
     encoded = autoencoder.encode(pictures.to(autoencoder.dtype))
@@ -60,8 +55,7 @@ def _to_latents(autoencoder: nn.Module, pictures: Tensor) -> Tensor:
     return (raw.to(pictures.dtype) - shift) * factor
 
 # %% ../../nbs/pretrained/00_diffusers.ipynb #b97da103
-def _to_pictures(autoencoder: nn.Module, latents: Tensor) -> Tensor:
-    # latents (n, c, h, w) -> (n, C, H, W), about [-1, 1]
+def _to_pictures(autoencoder: nn.Module, latents: Tensor) -> Tensor: # (n, C, H, W), about [-1, 1]
     "Pictures of latents; differentiable."
     shift, factor = _scaling_of(autoencoder)
     raw = (latents / factor + shift).to(autoencoder.dtype)
@@ -69,7 +63,7 @@ def _to_pictures(autoencoder: nn.Module, latents: Tensor) -> Tensor:
 
 # %% ../../nbs/pretrained/00_diffusers.ipynb #4855f38c
 def _side_of(unet: nn.Module) -> int:
-    "Height and width of what a network denoises. Raises ValueError unless it says one number for both."
+    "Height and width of what a network denoises. Raises ValueError unless both are one number."
     size = unet.config.sample_size
     sides = {size} if isinstance(size, int) else set(size or ())
     if len(sides) != 1:
@@ -77,33 +71,29 @@ def _side_of(unet: nn.Module) -> int:
                          f"got {size!r}; take another model, or build this one with sample_size=")
     return sides.pop()
 
-# %% ../../nbs/pretrained/00_diffusers.ipynb #957bab96
-_CONDITIONS = ("num_class_embeds", "class_embed_type", "addition_embed_type", "encoder_hid_dim_type")
-
 # %% ../../nbs/pretrained/00_diffusers.ipynb #2b76a6e8
 def _check_unet(unet: nn.Module) -> None:
-    "Raise TypeError or ValueError unless a network takes noisy images and times, and no more than a prompt."
+    "Raise TypeError or ValueError unless a network takes images and times, and at most a prompt."
     from diffusers import UNet2DConditionModel, UNet2DModel
 
     if not isinstance(unet, (UNet2DModel, UNet2DConditionModel)):
-        raise TypeError("expected a UNet2DModel or UNet2DConditionModel of diffusers, or a pipeline "
-                        f"that has one as .unet, got {type(unet).__name__}")
-    config = unet.config
-    if extra := [name for name in _CONDITIONS if config.get(name)]:
-        raise ValueError(f"the network needs labels or other conditions ({', '.join(extra)}), which "
-                         "edits do not give; take an unconditional model, or one with a prompt alone")
-    if config.out_channels not in (config.in_channels, 2 * config.in_channels):
-        raise ValueError("the network must return as many channels as it takes (or twice as many: "
-                         f"mean and variance), got {config.out_channels} for {config.in_channels}; "
-                         "take a model without a mask")
+        raise TypeError("expected a UNet2DModel or UNet2DConditionModel of diffusers, or a "
+                        f"pipeline that has one as .unet, got {type(unet).__name__}")
+    config, n = unet.config, unet.config.in_channels
+    needs = "num_class_embeds class_embed_type addition_embed_type encoder_hid_dim_type".split()
+    if extra := [name for name in needs if config.get(name)]:
+        raise ValueError(f"the network needs labels or other conditions ({', '.join(extra)}), "
+                         "which edits do not give; take one without, or with a prompt alone")
+    if config.out_channels not in (n, 2 * n):
+        raise ValueError(f"the network must return as many channels as it takes, {n} (or twice: "
+                         f"with variances), not {config.out_channels}; take one without a mask")
 
 # %% ../../nbs/pretrained/00_diffusers.ipynb #896730a2
 def _check_prompt(unet: nn.Module, prompt: Tensor | None) -> Tensor | None: # (1, L, D)
     "The prompt's embedding with a batch axis. Raises ValueError where it does not fit the network."
     size = unet.config.get("cross_attention_dim")
-    if size is None:
-        if prompt is None: return None
-        raise ValueError("this network takes no prompt; leave out prompt_embeds")
+    if size is None and prompt is None: return None
+    if size is None: raise ValueError("this network takes no prompt; leave out prompt_embeds")
     if prompt is None:
         raise ValueError(f"this network needs a prompt: give prompt_embeds (L, {size}), such as "
                          'pipeline.encode_prompt("", device, 1, False)[0] for the empty one')
@@ -120,29 +110,22 @@ def _check_autoencoder(autoencoder: nn.Module | None, unet: nn.Module) -> None:
     config = autoencoder.config
     channels = config.get("vq_embed_dim") or config.latent_channels
     if channels != unet.config.in_channels:
-        raise ValueError(f"the autoencoder's latents have {channels} channels, and the network takes "
+        raise ValueError(f"the autoencoder's latents have {channels} channels, the network takes "
                          f"{unet.config.in_channels}; give a pipeline whose parts belong together")
     if config.get("latents_mean") is not None:
-        raise ValueError("the autoencoder scales each latent channel by itself (latents_mean), which is "
-                         "not supported; take a model with one scaling_factor")
+        raise ValueError("the autoencoder scales each latent channel by itself (latents_mean), "
+                         "which is not supported; take a model with one scaling_factor")
 
 # %% ../../nbs/pretrained/00_diffusers.ipynb #d1cfba66
 def _as_pictures(denoiser: DiffusersDenoiser, images: Any) -> Tensor: # (n, C, H, W) in [-1, 1]
-    "Images as the model, or its autoencoder, takes them. Raises ValueError for another shape or range."
+    "Images as the model, or its autoencoder, takes them. Raises ValueError for others."
     images, (channels, size) = torch.as_tensor(images), denoiser.picture_shape
     shapes = [(c, size, size) for c in (1, channels)]
     if images.ndim != 4 or tuple(images.shape[1:]) not in shapes or not len(images):
-        raise ValueError(f"images must be (n, {channels}, {size}, {size}), or grey with 1 channel, for "
-                         f"this model, got {tuple(images.shape)}; resize them, or take another model")
+        raise ValueError(f"images must be (n, {channels}, {size}, {size}), or grey with 1 channel, "
+                         f"for this model, got {tuple(images.shape)}; resize them or take another")
     pictures = _check_images(images.reshape(-1, 1, size, size), size).reshape(images.shape)
     return pictures.expand(-1, channels, -1, -1)
-
-# %% ../../nbs/pretrained/00_diffusers.ipynb #255cd258
-def _picture_shape(unet: nn.Module, autoencoder: nn.Module | None) -> tuple[int, int]:
-    "Channels and side of pictures: each level of an autoencoder but the last halves them."
-    if autoencoder is None: return unet.config.in_channels, _side_of(unet)
-    halvings = len(autoencoder.config.block_out_channels) - 1
-    return autoencoder.config.in_channels, _side_of(unet) * 2**halvings
 
 # %% ../../nbs/pretrained/00_diffusers.ipynb #8affe976
 class DiffusersDenoiser(nn.Module):
@@ -154,7 +137,7 @@ class DiffusersDenoiser(nn.Module):
         unet: nn.Module,                      # `UNet2DModel` or `UNet2DConditionModel`
         schedule: NoiseSchedule,              # the one it was trained for
         prediction: str = "epsilon",          # or "v_prediction", "sample"
-        autoencoder: nn.Module | None = None, # `AutoencoderKL` or `VQModel`; None: it denoises pixels
+        autoencoder: nn.Module | None = None, # `AutoencoderKL` or `VQModel`; None: pixels
         prompt: Tensor | None = None,         # (1, L, D) the same for all images
     ) -> None:
         super().__init__()
@@ -163,37 +146,39 @@ class DiffusersDenoiser(nn.Module):
         self.prompt = None if prompt is None else nn.Parameter(prompt, requires_grad=False)
         self.image_size, self.channels = _side_of(unet), unet.config.in_channels
         self.latent, self.grey = autoencoder is not None, False # grey: `decode` averages channels
-        self.picture_shape = _picture_shape(unet, autoencoder)
+        self.picture_shape = self.channels, self.image_size
+        if self.latent: # each level but the last halves the pictures
+            config, levels = autoencoder.config, len(autoencoder.config.block_out_channels)
+            self.picture_shape = config.in_channels, self.image_size * 2**(levels - 1)
 
     def forward(self, y_t: Tensor, t: int | Tensor) -> Tensor: # (B, C, H, W); 1..T -> (B, C, H, W)
         "Estimate the noise in `y_t`."
-        t, known = torch.as_tensor(t, device=y_t.device).expand(len(y_t)), {}
+        t, more = torch.as_tensor(t, device=y_t.device).expand(len(y_t)), {}
         if self.prompt is not None:
-            known["encoder_hidden_states"] = self.prompt.to(self.unet.dtype).expand(len(y_t), -1, -1)
-        out = self.unet(y_t.to(self.unet.dtype), t - 1, **known).sample[:, :self.channels]
+            more["encoder_hidden_states"] = self.prompt.to(self.unet.dtype).expand(len(y_t), -1, -1)
+        out = self.unet(y_t.to(self.unet.dtype), t - 1, **more).sample[:, :self.channels]
         return _TO_EPS[self.prediction](self.schedule, y_t, out.to(y_t), t)
 
-    def encode(self, images: Any, batch_size: int = 8) -> Tensor: # (n, C, H, W) in [0, 1] -> y_0
+    def encode(self, images: Any) -> Tensor: # (n, C, H, W) in [0, 1] -> y_0
         "Images as this model diffuses them: from -1 to 1, or latents."
         pictures, device = _as_pictures(self, images), self.unet.device
         if not self.latent: return pictures.to(device)
-        parts = pictures.split(batch_size)
-        return torch.cat([_to_latents(self.autoencoder, part.to(device)) for part in parts])
+        return torch.cat([_to_latents(self.autoencoder, p.to(device)) for p in pictures.split(8)])
 
-    def decode(self, y0: Tensor, batch_size: int = 8) -> Tensor: # y_0 -> (n, C, H, W), about [0, 1]
+    def decode(self, y0: Tensor) -> Tensor: # y_0 -> (n, C, H, W), about [0, 1]
         "Images of what `encode` makes; differentiable."
-        if self.latent: y0 = torch.cat([_to_pictures(self.autoencoder, x) for x in y0.split(batch_size)])
+        if self.latent: y0 = torch.cat([_to_pictures(self.autoencoder, p) for p in y0.split(8)])
         images = (y0 + 1) / 2
         return images.mean(1, keepdim=True) if self.grey else images
 
 # %% ../../nbs/pretrained/00_diffusers.ipynb #411f574f
 def from_diffusers(
-    model_or_pipeline: Any,              # a pipeline with .unet, or a `UNet2DModel` or `UNet2DConditionModel`
+    model_or_pipeline: Any, # a pipeline with .unet, or a `UNet2DModel` or `UNet2DConditionModel`
     scheduler: Any = None,               # the one the model was trained with; None: the pipeline's
-    prediction: str | None = None,       # "epsilon", "v_prediction", "sample"; None: the scheduler's
+    prediction: str | None = None, # "epsilon", "v_prediction", "sample"; None: the scheduler's
     prompt_embeds: Tensor | None = None, # (L, D) embedded prompt, for a model that takes one
 ) -> DiffusersDenoiser: # in evaluation mode
-    "A denoiser from a model of diffusers. Raises TypeError or ValueError for one that cannot be used."
+    "A denoiser from a model of diffusers. Raises TypeError or ValueError for unusable ones."
     unet = getattr(model_or_pipeline, "unet", model_or_pipeline)
     _check_unet(unet)
     pipeline = None if unet is model_or_pipeline else model_or_pipeline
@@ -203,8 +188,7 @@ def from_diffusers(
                          "scheduler=, the one it was trained with, or a whole pipeline")
     prediction = prediction or scheduler.config.get("prediction_type", "epsilon")
     if prediction not in _TO_EPS:
-        raise ValueError(f"prediction must be one of {sorted(_TO_EPS)}, got {prediction!r}; other "
-                         "models have no noise estimate: take one of these")
+        raise ValueError(f"prediction must be one of {sorted(_TO_EPS)}, got {prediction!r}")
     autoencoder = getattr(pipeline, "vae", None) or getattr(pipeline, "vqvae", None)
     _check_autoencoder(autoencoder, unet)
     prompt = _check_prompt(unet, prompt_embeds)
@@ -213,7 +197,7 @@ def from_diffusers(
 
 # %% ../../nbs/pretrained/00_diffusers.ipynb #513ca4f2
 def _at_times(settings: EditSettings, scale: float, t_edit: int) -> EditSettings:
-    "Settings for a schedule with `scale` times as many times, in as many steps as before if there are."
+    "Settings for a schedule with `scale` times as many times, in as many steps if there are."
     interval = settings.interval and tuple(round(t * scale) for t in settings.interval)
     steps = min(settings.steps or t_edit, round(t_edit * scale))
     return replace(settings, interval=interval, steps=steps)
@@ -231,33 +215,21 @@ def preset_for(
     "A preset for the images and times of a denoiser."
     old, T = get_preset(preset), denoiser.schedule.T
     side, scale = _picture_shape_of(denoiser)[1], T / old.denoiser.T
-    edits = {name: _at_times(getattr(old, name), scale, old.t_edit) for name in ("edits", "paper_edits")}
+    edits = {k: _at_times(getattr(old, k), scale, old.t_edit) for k in ("edits", "paper_edits")}
     return replace(old, image_size=side, t_edit=round(old.t_edit * scale), **edits,
                    denoiser=replace(old.denoiser, image_size=side, T=T))
 
 # %% ../../nbs/pretrained/00_diffusers.ipynb #ac74d5a7
 def _identify(denoiser: nn.Module) -> str:
-    "What a denoiser answers by: digest of its weights and, of one that is not ours, its schedule and kind."
+    "What a denoiser answers by: its weights and, of one not ours, its schedule and kind."
     weights = digest_weights(denoiser)
     if isinstance(denoiser, Denoiser): return weights
     prediction = getattr(denoiser, "prediction", "epsilon")
     return f"{weights} {prediction} {digest(denoiser.schedule.alpha_bar)}"
 
-# %% ../../nbs/pretrained/00_diffusers.ipynb #6746428e
-def _with_channels(denoiser: nn.Module, theirs: int, channels: int | None) -> nn.Module:
-    "The denoiser for images of so many channels; a model of colours takes grey ones. Raises ValueError."
-    if channels is None: return denoiser
-    if hasattr(denoiser, "grey") and (theirs, channels) == (3, 1):
-        denoiser = copy.copy(denoiser) # shares the network
-        denoiser.grey = True
-    elif theirs != channels:
-        raise ValueError(f"the denoiser is for images of {theirs} channels, and the recording's have "
-                         f"{channels}; take a model for these, or images of {theirs}")
-    return denoiser
-
 # %% ../../nbs/pretrained/00_diffusers.ipynb #58aca757
 def _fitting_denoiser(denoiser: Any, preset: Preset, channels: int | None) -> nn.Module | None:
-    "A denoiser for a run on images of so many channels. Raises TypeError or ValueError for another."
+    "A denoiser for a run on images of so many channels. Raises TypeError or ValueError."
     if denoiser is None: return None
     needed = ("schedule", "image_size", "channels")
     if not isinstance(denoiser, nn.Module) or not all(hasattr(denoiser, name) for name in needed):
@@ -266,6 +238,12 @@ def _fitting_denoiser(denoiser: Any, preset: Preset, channels: int | None) -> nn
     (theirs, side), T = _picture_shape_of(denoiser), denoiser.schedule.T
     wanted = preset.image_size, preset.denoiser.T
     if getattr(denoiser, "n_condition", 0) or (side, T) != wanted:
-        raise ValueError(f"the preset needs an unconditional denoiser with (side, T) = {wanted}, got "
-                         f"{(side, T)}; use MIGVis(preset_for(denoiser, preset))")
-    return _with_channels(denoiser, theirs, channels)
+        raise ValueError(f"the preset needs an unconditional denoiser with (side, T) = {wanted}, "
+                         f"got {(side, T)}; use MIGVis(preset_for(denoiser, preset))")
+    if channels in (None, theirs): return denoiser
+    if not hasattr(denoiser, "grey") or (theirs, channels) != (3, 1):
+        raise ValueError(f"the denoiser is for images of {theirs} channels, and the recording's "
+                         f"have {channels}; take a model for these, or images of {theirs}")
+    denoiser = copy.copy(denoiser) # shares the network; a model of colours takes grey images
+    denoiser.grey = True
+    return denoiser

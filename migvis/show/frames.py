@@ -9,20 +9,19 @@ __all__ = ['FrameKey', 'Choices', 'FrameGrid', 'precompute', 'ModelFrames', 'gui
 import html
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from itertools import product
-from pathlib import Path
+from importlib.resources import files
+from itertools import groupby, product
 from typing import Any
 
-import matplotlib
 import numpy as np
 import pandas as pd
+import seaborn as sns
 import torch
 
 from .. import figures
 from ..support.edits import Edits, _check_gamma
 from ..model import MIGVis, _as_groups, _as_indices
 from ..support.presets import EditSettings
-from ..support.records import load_record, save_record
 from ..vae import _dimension_pairs
 
 # %% ../../nbs/show/00_frames.ipynb #54d79e60
@@ -39,8 +38,7 @@ class FrameKey:
 
     def __post_init__(self) -> None:
         if len(self.dims) != len(self.strengths) or len(set(self.dims)) < len(self.dims):
-            raise ValueError("give distinct dims, with one strength each: got dims "
-                             f"{self.dims} and strengths {self.strengths}")
+            raise ValueError(f"give distinct dims, a strength each: got {self.dims}, {self.strengths}")
 
     @property
     def simplest(self) -> "FrameKey":
@@ -50,27 +48,20 @@ class FrameKey:
 # %% ../../nbs/show/00_frames.ipynb #bd85f77e
 _FrameSource = Callable[[Sequence[FrameKey]], np.ndarray] # n keys -> (n, C, H, W) in [0, 1]
 
-# %% ../../nbs/show/00_frames.ipynb #992ba739
-def _checked(images: Any, n: int) -> np.ndarray:
-    "What a source returned. Raises ValueError unless it is n pictures."
-    images = np.asarray(images)
-    shape = (n, 1), (n, 3)
-    if images.ndim != 4 or images.shape[:2] not in shape or not np.isfinite(images).all():
-        raise ValueError(f"a source must return finite pictures of shape ({n}, 1 or 3, H, W) for "
-                         f"{n} keys, got shape {images.shape}")
-    return images.clip(0, 1).astype(np.float32)
-
 # %% ../../nbs/show/00_frames.ipynb #61d1554d
 def _frames(keys: Sequence[FrameKey], source: _FrameSource | None,
             stored: dict[FrameKey, np.ndarray]) -> np.ndarray:
-    # source: of frames that are not stored; None: there is none -> (n, C, H, W) in [0, 1]
     "Stored frames; missing ones come in one call of the source, and are stored. Raises ValueError."
     missing = [key for key in dict.fromkeys(keys) if key.simplest not in stored]
     if missing and source is None:
-        raise ValueError(f"{missing[0]} is not among the {len(stored)} stored frames, and there is "
-                         "no model to compute it")
+        raise ValueError(f"{missing[0]} is not among the {len(stored)} stored frames; no model")
     if missing:
-        for key, frame in zip(missing, _checked(source(missing), len(missing))):
+        images, n = np.asarray(source(missing)), len(missing)
+        shaped = images.ndim == 4 and images.shape[:2] in ((n, 1), (n, 3))
+        if not shaped or not np.isfinite(images).all():
+            raise ValueError(f"sources must return finite frames of shape ({n}, 1 or 3, H, W), "
+                             f"got {images.shape}")
+        for key, frame in zip(missing, images.clip(0, 1).astype(np.float32)):
             stored.setdefault(key.simplest, frame)
     return np.stack([stored[key.simplest] for key in keys])
 
@@ -78,7 +69,7 @@ def _frames(keys: Sequence[FrameKey], source: _FrameSource | None,
 _Album = dict[int, tuple[str, np.ndarray]] # number in the recording -> name, image (C, H, W)
 
 # %% ../../nbs/show/00_frames.ipynb #5aa12bfa
-def _album_of(recording: Any, numbers: Sequence[int]) -> _Album: # recording: a `Recording`
+def _album_of(recording: Any, numbers: Sequence[int]) -> _Album:
     "Some images of a recording, called by category and number."
     names = recording.labels["category"]
     return {int(i): (f"{names.iloc[i]} {i}", recording.images[i]) for i in numbers}
@@ -86,26 +77,10 @@ def _album_of(recording: Any, numbers: Sequence[int]) -> _Album: # recording: a 
 # %% ../../nbs/show/00_frames.ipynb #8549e98d
 @dataclass(frozen=True)
 class _Manifold:
-    "Latents of a recording's images, and labels to colour them by. Raises ValueError."
+    "Latents of a recording's images, and labels to colour them by."
     latents: np.ndarray                       # (n, D) posterior means
     group_dims: tuple[tuple[int, ...], ...]   # latent dimensions of each group
     labels: pd.DataFrame                      # n rows: category, ...; index: number of the image
-    name: str = "neural manifold"             # of the space, for the title
-
-    def __post_init__(self) -> None:
-        if len(self.latents) != len(self.labels):
-            raise ValueError(f"{len(self.latents)} latents and {len(self.labels)} rows of labels must "
-                             "be as many")
-        if not np.isfinite(self.latents).all():
-            raise ValueError("latents must be finite, but some are NaN or infinite; leave them out")
-
-    def plane(self, group: int, dims: tuple[int, int]) -> np.ndarray: # (n, 2)
-        "Two dimensions of a group."
-        return self.latents[:, [self.group_dims[group][d] for d in dims]]
-
-    def place(self, number: int, group: int, dims: tuple[int, int]) -> np.ndarray: # (2,)
-        "Where an image is in this plane."
-        return self.plane(group, dims)[self.labels.index.get_loc(number)]
 
     def thinned(self, keep: Sequence[int], n: int = 400) -> "_Manifold":
         "At most n images, among them those to keep."
@@ -169,16 +144,15 @@ def _check_choices(choices: Choices) -> None:
     "Raise ValueError for choices that cannot be offered."
     empty = [name for name in ("pairs", "groups", "gammas") if not len(getattr(choices, name))]
     if empty: raise ValueError(f"an explorer needs at least one of each: {', '.join(empty)} empty")
-    if choices.draws < 1: raise ValueError(f"draws must be at least 1, got {choices.draws}")
     _check_gamma(choices.gammas, len(choices.gammas))
-    if not np.isfinite(choices.strengths).all():
-        raise ValueError(f"strengths must be finite, got {choices.strengths}")
-    if len(choices.groups) != len(choices.group_names):
-        raise ValueError(f"there are {len(choices.groups)} groups, but names {choices.group_names}")
-    if bool(choices.dims) != bool(choices.strengths):
-        raise ValueError("dims and strengths go together: give both or neither")
-    strangers = {i for pair in choices.pairs for i in pair} - set(choices.album)
-    if strangers: raise ValueError(f"images {sorted(strangers)} are in pairs, but not in the album")
+    n, strangers = len(choices.groups), {i for pair in choices.pairs for i in pair} - set(choices.album)
+    wrong = {f"draws must be at least 1, got {choices.draws}": choices.draws < 1,
+             f"strengths must be finite, got {choices.strengths}": not np.isfinite(choices.strengths).all(),
+             f"there are {n} groups, but names {choices.group_names}": n != len(choices.group_names),
+             "dims and strengths go together": bool(choices.dims) != bool(choices.strengths),
+             f"images {sorted(strangers)} are in pairs, but not in the album": strangers}
+    for message, is_wrong in wrong.items():
+        if is_wrong: raise ValueError(message)
 
 # %% ../../nbs/show/00_frames.ipynb #d3489d12
 @dataclass(frozen=True)
@@ -191,8 +165,8 @@ class FrameGrid:
         _, image = next(iter(self.choices.album.values()))
         wanted = (len(self.choices.keys()), *image.shape)
         if self.frames.shape != wanted:
-            raise ValueError(f"frames must have shape {wanted}, as many as the choices offer, got "
-                             f"{self.frames.shape}")
+            shape = self.frames.shape
+            raise ValueError(f"frames must be {wanted}, as many as the choices offer, got {shape}")
 
     def __len__(self) -> int:
         return len(self.frames)
@@ -212,25 +186,15 @@ class FrameGrid:
         "One frame. Raises ValueError if it is not on offer."
         return _frames([key], None, self.stored())[0]
 
-    def save(self, path: str | Path) -> Path: # .npz, without pickle
-        "Write everything to one file, atomically."
-        return save_record(path, self)
-
-    @classmethod
-    def load(cls, path: str | Path) -> "FrameGrid":
-        "Read what `save` wrote. Raises FileNotFoundError, or ValueError for another file."
-        return load_record(path, cls)
-
 # %% ../../nbs/show/00_frames.ipynb #40b73f1b
 def _as_grid(what: Edits | FrameGrid) -> FrameGrid:
-    "Frames, also of `MIGVis.edit`. Raises TypeError, or ValueError for edits without target images."
+    "Frames, also of edits. Raises TypeError, or ValueError for edits without target images."
     if isinstance(what, FrameGrid): return what
     if not isinstance(what, Edits):
         raise TypeError(f"expected Edits or a FrameGrid, got {type(what).__name__}; compute the frames "
                         "of a model with guidance_frames(model).precompute()")
     if what.target_index is None:
-        raise ValueError("these edits have no target images, between which an explorer lets one "
-                         "choose; use .plot()")
+        raise ValueError("these edits have no target images to choose from; use .plot()")
     new = tuple(range(-1, -len(what.originals) - 1, -1)) # numbers of images not in the recording
     originals = what.original_index or new
     images = zip(originals + what.target_index, [*what.originals, *what.targets])
@@ -246,11 +210,6 @@ def precompute(
 ) -> FrameGrid:
     "Compute every frame on offer, in one call of the source."
     return FrameGrid(choices, _frames(choices.keys(), source, {}))
-
-# %% ../../nbs/show/00_frames.ipynb #29b17c3f
-def _draw_settings(settings: EditSettings, draw: int) -> EditSettings:
-    "How another draw of the same edits is made: with other negatives and other noise."
-    return replace(settings, seed=settings.seed + draw, noise_seed=settings.noise_seed + 1000 * draw)
 
 # %% ../../nbs/show/00_frames.ipynb #ed8f4f9d
 @dataclass(frozen=True)
@@ -268,42 +227,35 @@ class ModelFrames:
 
     def __call__(self, keys: Sequence[FrameKey]) -> np.ndarray: # (n, C, H, W) in [0, 1]
         "Edit, in one batch for each original and draw."
-        batches: dict[tuple, list[FrameKey]] = {}
-        for key in keys:
-            batches.setdefault((key.original, key.draw, key.dims), []).append(key)
-        frames: dict[FrameKey, np.ndarray] = {}
-        for batch in batches.values():
-            frames |= _edit_batch(self, batch)
+        part, frames = lambda key: (key.original, key.draw, key.dims), {}
+        for _, batch in groupby(sorted(keys, key=part), part):
+            frames |= _edit_batch(self, list(batch))
         return np.stack([frames[key] for key in keys])
 
     def precompute(self, progress: bool = True) -> FrameGrid:
         "Compute every frame on offer."
         return precompute(self.choices, replace(self, progress=progress))
 
-# %% ../../nbs/show/00_frames.ipynb #0b9867f9
-def _wanted_latents(z: torch.Tensor, original: int, target: int, strengths: Sequence[float],
-                    places: Sequence[Sequence[int]]) -> torch.Tensor:
-    # z (n, D); places: for each group, the latents to which the strengths belong -> (D,)
-    "The target's latents; in some places, part of the way from the original's."
-    share = torch.ones(z.shape[1])
-    for latents in places:
-        share[list(latents)] = torch.tensor(strengths, dtype=share.dtype)
-    return torch.lerp(z[original], z[target], share)
-
 # %% ../../nbs/show/00_frames.ipynb #cd833f1e
 def _edit_batch(source: ModelFrames, keys: Sequence[FrameKey]) -> dict[FrameKey, np.ndarray]:
-    # keys: of one original, draw and dims
-    "Edits toward every target, group and strength of the keys, in one call of the model's editor."
-    model, (original, draw, dims) = source.model, (keys[0].original, keys[0].draw, keys[0].dims)
+    "Every target, group and strength for one original, draw and dims, in one call of the editor."
+    model, first, settings = source.model, keys[0], source.settings
     goals = list(dict.fromkeys((key.target, key.strengths) for key in keys))
     groups, gammas = sorted({key.group for key in keys}), sorted({key.gamma for key in keys})
-    z, images = model.latents(), model.recording.images
-    places = [[model.critics.groups[g][d] for d in dims] for g in groups]
-    wanted = torch.stack([_wanted_latents(z, original, *goal, places) for goal in goals])
+    z, original, wanted = model.latents(), [first.original], []
+    for target, strengths in goals: # of dims, part of the way to the target's latents
+        share = torch.ones(z.shape[1])
+        for g in groups:
+            places = [model.critics.groups[g][d] for d in first.dims]
+            share[places] = torch.tensor(strengths, dtype=share.dtype)
+        wanted.append(torch.lerp(z[first.original], z[target], share))
+    settings = replace(settings, seed=settings.seed + first.draw,
+                       noise_seed=settings.noise_seed + 1000 * first.draw)
     pool = z[np.setdiff1d(model.split.train, list(source.choices.album))]
-    editor = replace(model.editor(_draw_settings(source.settings, draw)), negatives=pool)
-    edited = editor(images[[original]], wanted, groups, gammas, z_originals=z[[original]],
-                    dims=dims or None, progress=source.progress)[0].float().numpy()
+    editor = replace(model.editor(settings), negatives=pool)
+    edited = editor(model.recording.images[original], torch.stack(wanted), groups, gammas,
+                    z_originals=z[original], dims=first.dims or None, progress=source.progress)
+    edited = edited[0].float().numpy()
     return {key: edited[goals.index((key.target, key.strengths)), groups.index(key.group),
                         gammas.index(key.gamma)] for key in keys}
 
@@ -322,9 +274,7 @@ def _other_images(model: MIGVis, originals: Sequence[int], n: int = 3) -> list[i
     category = model.recording.labels["category"]
     taken, test = set(category.iloc[list(originals)]), _varied_images(model, len(model.split.test))
     others = [i for i in test if category.iloc[i] not in taken]
-    others = others or [i for i in test if i not in originals]
-    first = [i for i in others if i in test[:6]][-n:]
-    return first + [i for i in others if i not in first][: n - len(first)]
+    return (others or [i for i in test if i not in originals])[:n]
 
 # %% ../../nbs/show/00_frames.ipynb #c0f212de
 def guidance_frames(
@@ -336,11 +286,11 @@ def guidance_frames(
     settings: EditSettings | str | None = None,      # how edits are made, see `MIGVis.edit`
     draws: int = 1,                                  # of every edit, to choose between
 ) -> ModelFrames:
-    "Every original with every target, group, strength and draw. Raises ValueError for unknown ones."
+    "Every original, target, group, strength and draw. Raises ValueError for unknown ones."
     settings, n = model.edit_settings(settings), len(model.recording)
-    originals = _varied_images(model, 3) if originals is None else originals
+    if originals is None: originals = _varied_images(model, 3)
     originals = _as_indices(originals, n, "originals")
-    targets = _other_images(model, originals) if targets is None else targets
+    if targets is None: targets = _other_images(model, originals)
     targets, groups = _as_indices(targets, n, "targets"), _as_groups(groups, model.vae)
     gammas = np.unique(np.asarray(settings.gammas if gammas is None else gammas, float))
     pairs = tuple((o, t) for o, t in product(originals, targets) if o != t)
@@ -356,83 +306,52 @@ def _css_palette() -> list[str]: # CSS colours
 
 # %% ../../nbs/show/00_frames.ipynb #c42e7533
 def _label_colours(values: pd.Series) -> tuple[list[str], str]:
-    # -> CSS colour of each value, and a legend as HTML
-    "Colours of a label: one for each category, a scale for numbers."
-    if values.dtype.kind in "iuf": return _scale_colours(values)
+    "CSS colours of a label, a scale for numbers and one for each category, and a legend as HTML."
+    if values.dtype.kind in "iuf":
+        low, high = float(values.min()), float(values.max())
+        scale = sns.color_palette("viridis", 256).as_hex()
+        look = f"width:9rem;height:.5rem;background:linear-gradient(90deg,{','.join(scale[::51])})"
+        legend = f'{low:.3g} <span style="display:inline-block;{look}"></span> {high:.3g}'
+        shares = (values.to_numpy(float) - low) / max(high - low, 1e-12)
+        return [scale[round(255 * share)] for share in shares], legend
     names, palette = sorted(values.astype(str).unique()), _css_palette()
     colours = dict(zip(names, palette + ["#8b95a1"] * len(names)))
-    entries = [f'<span><i style="background:{colours[name]}"></i>{html.escape(name)}</span>'
+    dot = "display:inline-block;width:.65rem;height:.65rem;border-radius:50%;margin:0 .3rem 0 .6rem"
+    entries = [f'<span><i style="{dot};background:{colours[name]}"></i>{html.escape(name)}</span>'
                for name in names[: len(palette)]]
     if len(names) > len(palette): entries.append("<span>and others in grey</span>")
     return [colours[str(value)] for value in values], "".join(entries)
 
-# %% ../../nbs/show/00_frames.ipynb #2e3f4668
-def _scale_colours(values: pd.Series) -> tuple[list[str], str]:
-    "Colours of numbers, and a legend as HTML."
-    low, high = float(values.min()), float(values.max())
-    viridis, to_hex = matplotlib.colormaps["viridis"], matplotlib.colors.to_hex
-    ramp = ", ".join(to_hex(viridis(x)) for x in np.linspace(0, 1, 6))
-    bar = f'<span class="mv-ramp" style="background:linear-gradient(90deg, {ramp})"></span>'
-    shares = (values.astype(float) - low) / max(high - low, 1e-12)
-    return [to_hex(viridis(share)) for share in shares], f"{low:.3g} {bar} {high:.3g}"
-
 # %% ../../nbs/show/00_frames.ipynb #f1209e06
-def _to_svg(points: np.ndarray, limit: float) -> np.ndarray: # (..., 2) -> (..., 2)
-    "From latent units to a drawing of 340 x 340; what lies beyond the limit is drawn on the edge."
-    inside = np.clip(points, -limit, limit) / limit
-    return np.stack([184 + 146 * inside[..., 0], 154 - 146 * inside[..., 1]], -1)
-
-# %% ../../nbs/show/00_frames.ipynb #d291f636
-def _plane_limit(points: np.ndarray, ends: np.ndarray, strengths: Sequence[float]) -> float:
-    "Half the side of the drawn square: nearly all points, and every place that strengths reach."
-    reached = [ends[..., :2] + s * (ends[..., 2:] - ends[..., :2])
-               for s in (min([0, *strengths]), max([1, *strengths]))]
-    most = max(float(np.abs(places).max()) for places in reached)
-    return 1.08 * max(float(np.quantile(np.abs(points), 0.99)), most, 1e-6)
-
-# %% ../../nbs/show/00_frames.ipynb #acff2c68
-def _svg_axes(limit: float, names: tuple[str, str]) -> str:
-    "Frame, ticks and names of the two axes."
-    tick = float(f"{limit * 0.8:.1g}")
-    marks = ""
-    for value in (t for t in (-tick, 0, tick) if abs(t) <= limit):
-        (x, y), text = _to_svg(np.array([value, value]), limit), f"{value:g}".replace("-", "−")
-        marks += f'<text x="{x:.1f}" y="316" text-anchor="middle">{text}</text>'
-        marks += f'<text x="32" y="{y + 4:.1f}" text-anchor="end">{text}</text>'
-    x_name, y_name = map(html.escape, names)
-    return ('<rect x="38" y="8" width="292" height="292" rx="6" fill="currentColor" '
-            'fill-opacity=".04" stroke="currentColor" stroke-opacity=".25"/>'
-            '<path d="M38 154H330M184 8V300" stroke="currentColor" stroke-opacity=".15"/>'
-            f'{marks}<text x="184" y="333" text-anchor="middle">{x_name}</text><text x="14" '
-            f'y="154" text-anchor="middle" transform="rotate(-90 14 154)">{y_name}</text>')
-
-# %% ../../nbs/show/00_frames.ipynb #166b19d0
-def _svg_way(ends: np.ndarray, now: np.ndarray, accent: str) -> str: # places in the drawing
-    "The way from the original to the target, and how far it was gone."
-    (x0, y0), (x1, y1) = ends
-    x, y = now
-    went = f'<line class="mv-went" x1="{x0}" y1="{y0}" x2="{x}" y2="{y}" stroke='
-    return (f'<line class="mv-way" x1="{x0}" y1="{y0}" x2="{x1}" y2="{y1}" stroke="currentColor" '
-            f'stroke-width="1.5" stroke-dasharray="3 4"/>{went}"white" stroke-width="7" '
-            f'stroke-linecap="round"/>{went}"{accent}" stroke-width="4"/><circle class="mv-from" '
-            f'cx="{x0}" cy="{y0}" r="7" fill="white" stroke="#111" stroke-width="2.5"/><circle '
-            f'class="mv-to" cx="{x1}" cy="{y1}" r="7" fill="#111" stroke="white" '
-            f'stroke-width="2"/><circle class="mv-now" cx="{x}" cy="{y}" r="7" fill="{accent}" '
-            'stroke="white" stroke-width="2.5"/>')
+def _template(kind: str) -> str:
+    "A file of the package that belongs to explorers, such as `explorer.svg`."
+    return (files("migvis") / f"explorer.{kind}").read_text(encoding="utf-8")
 
 # %% ../../nbs/show/00_frames.ipynb #404e0623
-def _manifold_svg(points: np.ndarray, colours: Sequence[str], ends: np.ndarray, now: np.ndarray,
-                  limit: float, names: tuple[str, str], accent: str = "#0072b2") -> str:
-    # points (n, 2); colours (n,); ends (4,); now (2,) -> <svg>, without anything from elsewhere
-    "Images as points in the plane of two latent dimensions, with the path of the edit (Fig. 7B)."
-    dots = "".join(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="{colour}"/>'
-                   for (x, y), colour in zip(_to_svg(points, limit), colours))
-    places = (_to_svg(place, limit).round(1) for place in (ends.reshape(2, 2), now))
-    way = _svg_way(*places, accent)
-    label = html.escape(f"{names[0]} and {names[1]} of {len(points)} images, and the edit's path")
-    return (f'<svg viewBox="0 0 340 340" role="img" aria-label="{label}" font-family="inherit" '
-            f'font-size="11" fill="currentColor">{_svg_axes(limit, names)}<g class="mv-points" '
-            f'opacity=".6">{dots}</g>{way}</svg>')
+def _manifold_svg(choices: Choices, manifold: _Manifold, key: FrameKey,
+                  colours: Sequence[str]) -> tuple[str, np.ndarray]:
+    "Images as points in a frame's plane with its path (Fig. 7B); ends (pairs, 2, 2) of every path."
+    points = manifold.latents[:, [manifold.group_dims[key.group][d] for d in key.dims]]
+    ends = points[manifold.labels.index.get_indexer(np.ravel(choices.pairs))].reshape(-1, 2, 2)
+    path = lambda strengths: ends[:, 0] + np.asarray(strengths) * (ends[:, 1] - ends[:, 0])
+    reached = [path(min([0, *choices.strengths])), path(max([1, *choices.strengths]))]
+    limit = 1.08 * max(np.quantile(np.abs(points), 0.99), np.abs(reached).max(), 1e-6)
+    place = lambda xy: np.round([184, 154] + np.array([146, -146]) * np.clip(xy / limit, -1, 1), 1)
+    pair, tick = choices.pairs.index((key.original, key.target)), float(f"{limit * 0.8:.1g}")
+    ticks = ""
+    for value in (t for t in (-tick, 0, tick) if abs(t) <= limit):
+        (x, y), text = place(np.full(2, value)), f"{value:g}".replace("-", "−")
+        ticks += f'<text x="{x}" y="316" text-anchor="middle">{text}</text>'
+        ticks += f'<text x="32" y="{y + 4:.1f}" text-anchor="end">{text}</text>'
+    dots = "".join(f'<circle cx="{x}" cy="{y}" r="3" fill="{colour}"/>'
+                   for (x, y), colour in zip(place(points), colours))
+    (x0, y0), (x1, y1), (x, y) = place(np.array([*ends[pair], path(key.strengths)[pair]]))
+    group = choices.group_names[choices.groups.index(key.group)]
+    x_name, y_name = (html.escape(f"z{d + 1} of {group}") for d in key.dims)
+    drawing = _template("svg").format(
+        n=len(points), ticks=ticks, x_name=x_name, y_name=y_name, dots=dots, x0=x0, y0=y0, x1=x1, y1=y1,
+        x=x, y=y, accent=_css_palette()[key.group % 20])
+    return drawing, place(ends)
 
 # %% ../../nbs/show/00_frames.ipynb #e95a7c9e
 def dimension_frames(
@@ -448,10 +367,10 @@ def dimension_frames(
 ) -> ModelFrames:
     "Two dimensions of a group, each at every strength (paper Fig. 6). Raises ValueError."
     settings = model.edit_settings(settings)
-    original = _varied_images(model, 1) if original is None else original
+    if original is None: original = _varied_images(model, 1)
     original = _as_indices(original, len(model.recording), "original")
-    target = _other_images(model, original, 1) if target is None else target
-    gamma = max(settings.gammas) if gamma is None else gamma
+    if target is None: target = _other_images(model, original, 1)
+    if gamma is None: gamma = max(settings.gammas)
     whole = guidance_frames(model, original, target, group, gamma, settings, draws)
     groups = whole.choices.groups
     size = min(len(model.critics.groups[g]) for g in groups)

@@ -12,7 +12,7 @@ import shlex
 import shutil
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from io import BytesIO
 from pathlib import Path
@@ -31,72 +31,43 @@ from ..compare.ablations import Ablations, ablation
 from ..compare.methods import Comparison
 from ..ddim_guidance import _edit_guide, _plan_edits, _to_diffusion, invert, sample
 from ..denoiser import _to_images
-from ..measure.consistency import ConsistencyResult
-from ..measure.edits import SelectivityResult
 from ..measure.latents import paper_table, score_members
-from ..measure.null import NullResult
 from ..measure.units import unit_scores
 from ..model import MIGVis
 from ..partial_correlation import GroupPenalty
 from .frames import _varied_images
-from ..support.files import atomic_write, digest_weights, read_csv, write_csv
+from ..support.files import (atomic_write, digest_weights, read_csv, write_csv,
+                                  load_record, save_record)
 from ..support.presets import EditSettings
-from ..support.records import load_record, save_record
 from ..support.training import progress_bar
 from ..vae import FittedVAE, _dimension_pairs, fit_vae
 
-# %% ../../nbs/show/03_gallery.ipynb #d93be12e
-def _turned(labels: pd.DataFrame) -> np.ndarray: # (n,) degrees; NaN where no angles are known
-    "How far objects are turned from the front: the length of the three angles."
-    columns = [c for c in ("rxy", "rxz", "ryz") if c in labels]
-    if not columns: return np.full(len(labels), np.nan)
-    return np.sqrt((labels[columns].to_numpy(float) ** 2).sum(1))
-
-# %% ../../nbs/show/03_gallery.ipynb #f0142a7d
-def _is_clear(labels: pd.DataFrame) -> np.ndarray: # (n,) bool; all True where nothing is known
-    "Which objects are large and in the middle, beside the other images."
-    clear = np.full(len(labels), True)
-    if "s" in labels: clear &= (labels["s"] >= labels["s"].median()).to_numpy()
-    if {"ty", "tz"} <= set(labels):
-        away = np.hypot(labels["ty"].to_numpy(float), labels["tz"].to_numpy(float))
-        clear &= away <= np.nanmedian(away)
-    return clear
-
-# %% ../../nbs/show/03_gallery.ipynb #59e396af
-def _stand_in(category: str, known: Sequence, taken: Sequence) -> Any: # a known category
-    # known: categories of the images to choose from; taken: categories that others show
-    "A category, or where it is not known another one, if possible one that is not taken."
-    if category in set(known): return category
-    free = sorted(set(known) - set(taken)) or sorted(set(known))
-    paper = ("Animals", "Boats", "Cars", "Chairs", "Faces", "Fruits", "Planes", "Tables")
-    return free[paper.index(category) % len(free) if category in paper else 0]
-
 # %% ../../nbs/show/03_gallery.ipynb #45f52dc3
 def _find_image(model: MIGVis, category: str, frontal: bool = True, others: Sequence[int] = ()) -> int:
-    # frontal: the least turned, else the one nearest to 45 degrees; others: images it must not be
-    "A test image of a category, or of another one that stands in for it."
-    labels, test = model.recording.labels, np.setdiff1d(model.split.test, others)
-    taken = labels["category"].iloc[list(others)]
-    category = _stand_in(category, labels["category"].iloc[test], taken)
-    members = test[(labels["category"].iloc[test] == category).to_numpy()]
-    clear = members[_is_clear(labels)[members]]
-    members = clear if len(clear) else members
-    away = np.abs(_turned(labels.iloc[members]) - (0 if frontal else 45))
-    return int(members[np.nan_to_num(away, nan=np.inf).argmin()])
+    "A test image, not among others: large, central, the least turned or nearest to 45 degrees."
+    labels = model.recording.labels.reset_index(drop=True)
+    test = labels.loc[np.setdiff1d(model.split.test, others)]
+    if category not in set(test["category"]): # another one, if possible one not taken
+        known, taken = set(test["category"]), set(labels["category"].loc[list(others)])
+        free = sorted(known - taken) or sorted(known)
+        paper = ("Animals", "Boats", "Cars", "Chairs", "Faces", "Fruits", "Planes", "Tables")
+        category = free[paper.index(category) % len(free) if category in paper else 0]
+    seen = labels.reindex(columns=["s", "ty", "tz"]).astype(float) # NaN where nothing is known
+    away = np.hypot(seen["ty"], seen["tz"])
+    clear = ~((seen["s"] < seen["s"].median()) | (away > away.median()))
+    members = test[test["category"] == category]
+    clear = members[clear[members.index]]
+    angles = (members if clear.empty else clear).filter(["rxy", "rxz", "ryz"]).astype(float)
+    turned = angles.pow(2).sum(axis=1, skipna=False) ** 0.5
+    return int((turned - (0 if frontal else 45)).abs().fillna(np.inf).idxmin())
 
 # %% ../../nbs/show/03_gallery.ipynb #134ee113
 def _find_pair(model: MIGVis, originals: Sequence[str], target: str) -> tuple[list[int], int]:
-    # originals, target: categories -> numbers of images that are all different
-    "Test images of categories: frontal originals and a turned target."
+    "Numbers of test images of categories, all different: frontal originals, a turned target."
     chosen: list[int] = []
     for category in originals:
         chosen.append(_find_image(model, category, others=chosen))
     return chosen, _find_image(model, target, frontal=False, others=chosen)
-
-# %% ../../nbs/show/03_gallery.ipynb #9a83994a
-def _described(model: MIGVis) -> str:
-    "Data, preset and seed of a run, for captions."
-    return model.caption("").rsplit(";", 1)[0]
 
 # %% ../../nbs/show/03_gallery.ipynb #c4b965f7
 def _quickly(model: MIGVis) -> EditSettings:
@@ -115,7 +86,7 @@ def _draw_units(model: MIGVis, run: Path | None) -> Figure:
     train = model.recording.select(images=model.split.train)
     scores = unit_scores(train, shuffles=20, seed=model.seed)
     z = scores.pivot(index="unit", columns="attribute", values="z")
-    return figures.plot_mixed_selectivity(z, _described(model))
+    return figures.plot_mixed_selectivity(z, model.caption())
 
 # %% ../../nbs/show/03_gallery.ipynb #17272d90
 _ATTRIBUTES = {"rxy": "rotation xy", "rxz": "rotation xz", "ryz": "rotation yz", "ty": "position y",
@@ -123,9 +94,7 @@ _ATTRIBUTES = {"rxy": "rotation xy", "rxz": "rotation xz", "ryz": "rotation yz",
 
 # %% ../../nbs/show/03_gallery.ipynb #9bd90dde
 def _along(standard: pd.DataFrame, column: str, n: int) -> tuple[list[int], float]:
-    # standard: (images, labels) of one object, in standard deviations; column: what varies
-    # -> n different rows, and how far they are from what was wanted
-    "Images whose one label rises evenly while the others stay near the middle."
+    "Images whose one label rises evenly while the others stay near the middle, and their cost."
     wanted = np.linspace(*standard[column].quantile([0.03, 0.97]), n)
     away = 9 * (standard[column].to_numpy()[:, None] - wanted) ** 2
     cost = away + standard.drop(columns=column).pow(2).sum(axis=1).to_numpy()[:, None]
@@ -133,9 +102,9 @@ def _along(standard: pd.DataFrame, column: str, n: int) -> tuple[list[int], floa
     return standard.index[rows[columns.argsort()]].tolist(), float(cost[rows, columns].sum())
 
 # %% ../../nbs/show/03_gallery.ipynb #1a989f2a
-def _draw_variations(model: MIGVis, run: Path | None, n: int = 6) -> Figure:
-    "Images along each attribute (paper Fig. 1B). Raises ValueError without labels that are numbers."
-    labels, images = model.recording.labels.reset_index(drop=True), model.recording.images
+def _draw_variations(model: MIGVis, run: Path | None) -> Figure:
+    "Images along each attribute (paper Fig. 1B). Raises ValueError without labels of numbers."
+    labels, images, n = model.recording.labels.reset_index(drop=True), model.recording.images, 6
     numbers = labels[[c for c in _ATTRIBUTES if c in labels and labels[c].nunique() > n]].dropna()
     if numbers.shape[1] < 2:
         raise ValueError("images along attributes need two of the label columns "
@@ -143,55 +112,37 @@ def _draw_variations(model: MIGVis, run: Path | None, n: int = 6) -> Figure:
     standard = (numbers - numbers.mean()) / numbers.std()
     kinds = [part for column in ("object", "category") if column in labels
              for _, part in standard.groupby(labels[column]) if len(part) >= n]
-    if not kinds: raise ValueError(f"images along attributes need {n} images of an object or a category")
+    if not kinds: raise ValueError(f"attributes need {n} images of one object or category")
     found = [{c: _along(part, c, n) for c in numbers} for part in kinds]
     best = min(found, key=lambda rows: sum(cost for _, cost in rows.values()))
     rows = [(_ATTRIBUTES[c], images[chosen]) for c, (chosen, _) in best.items()]
     first = standard.pow(2).sum(axis=1).groupby(labels["category"]).idxmin().to_numpy()[:n]
     if len(first) == n: rows.insert(0, ("category", images[first]))
-    return figures.plot_rows(rows, ["low", *[""] * (n - 2), "high"], caption=_described(model))
+    return figures.plot_rows(rows, ["low", *[""] * (n - 2), "high"], caption=model.caption())
 
 # %% ../../nbs/show/03_gallery.ipynb #87c5d5e8
-def _draw_recorded(model: MIGVis, run: Path | None, n: int = 7) -> Figure:
+def _draw_recorded(model: MIGVis, run: Path | None) -> Figure:
     "Images and the responses of all units to them (paper Fig. 3A)."
-    rows = _varied_images(model, n, "validation")
-    responses = model.vae.standardizer.transform(model.recording.responses[rows])
-    names = [str(name) for name in model.recording.labels["category"].iloc[rows]]
-    return figures._plot_recorded(model.recording.images[rows], np.asarray(responses), names,
-                                  _described(model))
+    shown = model.recording.select(images=_varied_images(model, 7, "validation"))
+    titles, responses = shown.labels["category"].astype(str).tolist(), model.vae.standardized(shown)
+    return figures._plot_recorded(shown.images, responses, titles, model.caption())
 
 # %% ../../nbs/show/03_gallery.ipynb #20c55193
 def _draw_examples(model: MIGVis, run: Path | None) -> Figure:
     "Images of every category."
-    categories = model.recording.labels["category"]
-    return figures.plot_examples(model.recording.images, categories, seed=model.seed,
-                                 caption=_described(model))
-
-# %% ../../nbs/show/03_gallery.ipynb #f23d4a34
-@torch.no_grad()
-def _score_landscape(model: MIGVis, image: int, at: torch.Tensor, dims: tuple[int, int], group: int,
-                     reach: float, n: int = 41) -> np.ndarray:
-    # image: its number; at (D,): latents, two of which (dims) vary from -reach to reach
-    # -> (n, n); row: second, column: first dimension
-    "Critic scores of one image over two latent dimensions."
-    axis = torch.linspace(-reach, reach, n)
-    z = at.repeat(n * n, 1)
-    z[:, dims[0]], z[:, dims[1]] = axis.repeat(n), axis.repeat_interleave(n)
-    y = _to_diffusion(model.recording.images[[image]], model.denoiser).to(model.device)
-    return model.critics.scores(z.to(model.device), y)[group, 0].view(n, n).cpu().numpy()
+    images, categories = model.recording.images, model.recording.labels["category"]
+    return figures.plot_examples(images, categories, seed=model.seed, caption=model.caption())
 
 # %% ../../nbs/show/03_gallery.ipynb #ae396d11
-def _guided_way(model: MIGVis, original: int, target: int, times: Sequence[int], group: int,
+def _guided_way(model: MIGVis, original: int, target: int, times: Sequence[int],
                 gamma: float) -> tuple[np.ndarray, np.ndarray]:
-    # original, target: image numbers; times: noise levels to show, rising from 0
-    # -> (k, C, H, W) on the way down and back up, in [-1, 1]
-    "An image on its way into noise, and back under the guidance of one group: deterministic."
+    "An image at noise levels (rising from 0), and back guided by the first group, in [-1, 1]."
     denoiser, schedule, t_edit, z = model.denoiser, model.denoiser.schedule, times[-1], model.latents()
     steps, seen, hold = min(45, t_edit), {}, model.edit_settings().hold
     settings = EditSettings("paper", hold=hold, scale="eps", noisy=model.critics.noise_aware,
                             t_edit=t_edit, autoguidance=1, n_negatives=63, seed=model.seed)
     plan = _plan_edits(model.recording.images[[original]], z[target], z[[original]], model.critics,
-                       [group], [gamma], denoiser=denoiser)
+                       [0], [gamma], denoiser=denoiser)
     guide = _edit_guide(model.editor(settings), plan)
     down = [plan.y0] + [invert(plan.y0, denoiser, schedule, t, 2, max(1, round(steps * t / t_edit)))
                         for t in times[1:]]
@@ -202,26 +153,26 @@ def _guided_way(model: MIGVis, original: int, target: int, times: Sequence[int],
     return 2 * down - 1, 2 * up - 1
 
 # %% ../../nbs/show/03_gallery.ipynb #13dc2563
-def _draw_method(model: MIGVis, run: Path | None, columns: int = 6, group: int = 0) -> Figure:
+@torch.no_grad()
+def _draw_method(model: MIGVis, run: Path | None) -> Figure:
     "The editing procedure on one image, and the landscape of a real critic that guides it."
     (original,), target = _find_pair(model, ["Cars"], "Chairs")
-    times = [round(model.preset.t_edit * k / (columns - 1)) for k in range(columns)]
+    times = [round(model.preset.t_edit * k / 5) for k in range(6)]
     gamma = sorted({0.1, *model.edit_settings().gammas})[-2] # the strongest but one
-    down, up = _guided_way(model, original, target, times, group, gamma)
-    first, z = sum(model.vae.groups[:group]), model.latents().cpu()
-    dims, names = (first, first + 1), tuple(f"z{group + 1}.{k}" for k in (1, 2))
-    reach = 1.2 * float(z[:, dims].abs().max())
-    landscape = _score_landscape(model, original, z[target], dims, group, reach)
-    edited = f"{model.group_names[group]} at γ = {gamma:g}, the others held, deterministic"
-    way = z[[original, target]][:, dims].numpy()
-    return figures.plot_method(down, up, times, landscape, reach, way, names,
-                               f"{_described(model)}; {edited}")
+    down, up = _guided_way(model, original, target, times, gamma)
+    z = model.latents().cpu()
+    reach = 1.2 * float(z[:, :2].abs().max())
+    axis, points = torch.linspace(-reach, reach, 41), z[target].repeat(41 * 41, 1)
+    points[:, 0], points[:, 1] = axis.repeat(41), axis.repeat_interleave(41)
+    y = _to_diffusion(model.recording.images[[original]], model.denoiser).to(model.device)
+    landscape = model.critics.scores(points.to(model.device), y)[0, 0].view(41, 41).cpu().numpy()
+    guided = f"{model.group_names[0]} at γ = {gamma:g}, the others held, deterministic"
+    way, caption = z[[original, target], :2].numpy(), f"{model.caption()}; {guided}"
+    return figures.plot_method(down, up, times, landscape, reach, way, ("z1.1", "z1.2"), caption)
 
 # %% ../../nbs/show/03_gallery.ipynb #deb9cdd8
-def _draw_dimension_pairs(model: MIGVis, run: Path | None, original: str, target: str,
-                          group: int) -> Figure:
-    # original, target: categories; group: the last one, if there are fewer
-    "Edits toward two dimensions of a group at a time."
+def _draw_dimension_pairs(model: MIGVis, run: Any, original: str, target: str, group: int) -> Figure:
+    "Edits toward two dimensions of a group (the last one, if there are fewer) at a time."
     group = min(group, len(model.vae.groups) - 1)
     pairs, size = _dimension_pairs(model.vae, group), model.vae.groups[group]
     image, aim = _find_pair(model, [original], target)
@@ -243,39 +194,21 @@ def _draw_manifolds(model: MIGVis, run: Path | None) -> Figure:
     colours = [c for c in ("category", "rxy", "ty") if c in table and table[c].nunique() > 1][:2]
     pairs = [tuple(variance.filter(regex=rf"^z{g + 1}\.").nlargest(2).index)
              for g in range(len(model.vae.groups))]
-    named = table.rename(columns=_ATTRIBUTES)
-    return figures.plot_manifolds(named, pairs, [_ATTRIBUTES.get(c, c) for c in colours], _described(model))
+    named, colours = table.rename(columns=_ATTRIBUTES), [_ATTRIBUTES.get(c, c) for c in colours]
+    return figures.plot_manifolds(named, pairs, colours, model.caption())
 
 # %% ../../nbs/show/03_gallery.ipynb #446a95da
-def _draw_responses(model: MIGVis, run: Path | None, n: int = 4) -> Figure:
+def _draw_responses(model: MIGVis, run: Path | None) -> Figure:
     "Raw and reconstructed responses to some test images."
-    chosen = np.linspace(0, len(model.split.test) - 1, n).astype(int)
+    chosen = np.linspace(0, len(model.split.test) - 1, 4).astype(int)
     shown = model.recording.select(images=model.split.test[chosen])
     raw, reconstruction = model.vae.standardized(shown), model.vae.reconstruct(shown)
     names = shown.labels["object" if "object" in shown.labels else "category"]
     titles = [str(name).replace("_", " ") for name in names]
-    return figures.plot_reconstructions(raw, reconstruction, titles, _described(model))
-
-# %% ../../nbs/show/03_gallery.ipynb #a6861b2f
-def _fit_variants(model: MIGVis, seeds: int, steps: int | None, checkpoint: Path | None, seed: int,
-                  progress: bool) -> FittedVAE:
-    # seeds: of each variant; steps: None: the preset's
-    "The variants of Table 1, fitted to a run's images as its VAE was. Raises ValueError below 1."
-    for name, value in {"seeds": seeds, "steps": steps}.items():
-        if value is not None and value < 1:
-            raise ValueError(f"{name} must be at least 1, got {value}")
-    config, split = model.preset.vae, model.split
-    if steps is not None: config = replace(config, steps=steps)
-    parts = [model.recording.select(images=rows) for rows in (split.train, split.validation)]
-    penalty = GroupPenalty(ast.literal_eval(model.options.get("estimator", "'is'")))
-    return fit_vae(*parts, config, seeds=seeds, variants=ablation(config), penalty=penalty,
-                   supervision=tuple(code.spec for code in model.vae.codes),
-                   likelihood=model.vae.likelihood, device=model.device, seed=seed,
-                   checkpoint=checkpoint, progress=progress, desc="variants of the neural VAE")
+    return figures.plot_reconstructions(raw, reconstruction, titles, model.caption())
 
 # %% ../../nbs/show/03_gallery.ipynb #5d18de20
 def _score_run(model: MIGVis, vae: FittedVAE, progress: bool = False) -> pd.DataFrame:
-    # vae: fitted to the run's training images -> one row a member: subject, variant, r2, rmse, ...
     "Scores of an ensemble on a run's test images: all groups, and those with and without labels."
     name, test = model.recording.name, model.recording.select(images=model.split.test)
     subject = next((s for s in ("M1", "M2") if name.endswith(s)), name or "recording")
@@ -301,78 +234,48 @@ def make_scores(
     "Fit the variants of Table 1, keep their scores in `scores.csv`. Raises ValueError where it is."
     path = Path(folder).expanduser() / "scores.csv"
     _check_vacant(path, again)
-    checkpoint = path.with_suffix(".checkpoints")
-    variants = _fit_variants(model, seeds, steps, checkpoint, seed, progress)
-    scores = _score_run(model, variants, progress)
+    for name, n in {"seeds": seeds, "steps": steps}.items():
+        if n is not None and n < 1: raise ValueError(f"{name} must be at least 1, got {n}")
+    config, split, checkpoint = model.preset.vae, model.split, path.with_suffix(".checkpoints")
+    parts = [model.recording.select(images=rows) for rows in (split.train, split.validation)]
+    penalty = GroupPenalty(ast.literal_eval(model.options.get("estimator", "'is'")))
+    vae = fit_vae(*parts, config, seeds=seeds, steps=steps, variants=ablation(config),
+                  penalty=penalty, supervision=tuple(code.spec for code in model.vae.codes),
+                  likelihood=model.vae.likelihood, device=model.device, seed=seed,
+                  checkpoint=checkpoint, progress=progress, desc="variants of the neural VAE")
+    scores = _score_run(model, vae, progress)
     write_csv(scores, path)
     shutil.rmtree(checkpoint, ignore_errors=True)
     return scores
 
 # %% ../../nbs/show/03_gallery.ipynb #76368b77
-def _member_scores(model: MIGVis, run: Path | None) -> pd.DataFrame: # as from `_score_run`
+def _member_scores(model: MIGVis, run: Path | None) -> pd.DataFrame:
     "Scores that `make_scores` left in the run, else those of its members, kept in `members.csv`."
     places = [] if run is None else [run / "scores.csv", run / "members.csv"]
-    kept = next((path for path in places if path.is_file()), None)
-    if kept is not None: return read_csv(kept, dtype={"subject": str})
+    for path in places:
+        if path.is_file(): return read_csv(path, dtype={"subject": str})
     scores = _score_run(model, model.vae)
-    for path in places[1:]:
-        write_csv(scores, path)
+    if places: write_csv(scores, places[-1])
     return scores
 
 # %% ../../nbs/show/03_gallery.ipynb #61ca9e36
-_TABLES = { # number -> title, the variants it compares
-    1: ("Variance explained, variants of the model",
-        {"standard VAE", "labels", "PC", "full", "migvis"}),
-    2: ("Reconstruction and disentanglement", {"migvis"}),
-    3: ("Variance explained from the groups with labels", {"migvis"}),
-    4: ("Variance explained from the groups without labels", {"migvis"})}
+_TABLES = {1: "Variance explained, variants of the model", 2: "Reconstruction and disentanglement",
+           3: "Variance explained from the groups with labels",
+           4: "Variance explained from the groups without labels"}
 
 # %% ../../nbs/show/03_gallery.ipynb #8126195f
 def _make_table(model: MIGVis, run: Path | None, number: int) -> tuple[pd.DataFrame, str, str]:
-    # -> the table, its title, data and members
-    "A table of the paper beside its numbers. Raises ValueError for variants that are missing."
+    "A table of the paper beside its numbers, its title, data and members. Raises ValueError."
     scores = _member_scores(model, run)
-    title, compared = _TABLES[number]
+    compared = set(ablation(model.preset.vae)) if number == 1 else {"migvis"}
     if missing := sorted(compared - set(scores["variant"])):
         again = " --again" if run is not None and (run / "scores.csv").is_file() else ""
         raise ValueError(f"Table {number} compares variants of the VAE, and the run has no "
                          f"{', '.join(map(repr, missing))}; make them with: migvis scores --run "
                          f"{shlex.quote(str(run or 'RUN'))}{again}")
     ours = "simulated" if model.recording.simulated else "run"
-    members = scores.groupby("variant").size().max()
-    caption = f"{_described(model)}; mean ± s.d. over {members} members"
-    return paper_table(scores, number, ours), f"Table {number}. {title}", caption
-
-# %% ../../nbs/show/03_gallery.ipynb #5e0e5209
-def _draw_table(model: MIGVis, run: Path | None, number: int) -> Figure:
-    "A table as a figure."
-    return figures.plot_table(*_make_table(model, run, number))
-
-# %% ../../nbs/show/03_gallery.ipynb #5fab6a63
-_MADE_BY = { # folder within that of the run -> the command that makes it
-    "comparison/methods": "compare --run RUN --out RUN/comparison",
-    "comparison/ablations": "compare --run RUN --out RUN/comparison --ablations",
-    "selectivity": "selectivity --run RUN --out RUN/selectivity",
-    "selectivity/consistency": "selectivity --run RUN --out RUN/selectivity --consistency",
-    "null": "null --run RUN --out RUN/null",
-    "information": "information --run RUN"}
-
-# %% ../../nbs/show/03_gallery.ipynb #ee586150
-def _draw_stored(model: MIGVis, run: Path | None, place: str, kind: type,
-                 draw: Callable[[Any], Figure]) -> Figure:
-    # place: folder within that of the run; kind: of the results in it
-    "A figure of stored results. Raises FileNotFoundError that says how to make them."
-    if run is None or not (run / place).is_dir():
-        command = _MADE_BY[place].replace("RUN", shlex.quote(str(run or "RUN")))
-        raise FileNotFoundError(f"the run has no folder {place}; make it with: migvis {command}")
-    return draw(load_record(run / place, kind))
-
-# %% ../../nbs/show/03_gallery.ipynb #7b9f6fc7
-def _draw_ablation(ablations: Ablations, name: str) -> Figure:
-    "One pair under every value of an ablation. Raises ValueError if it was not made."
-    if name not in ablations.examples:
-        raise ValueError(f"the stored ablations are {list(ablations.examples)}, without {name!r}")
-    return ablations.figure(name)
+    caption = f"{model.caption()}; mean ± s.d. over {scores['variant'].value_counts().max()} members"
+    return paper_table(scores, number, ours), f"Table {number}. {_TABLES[number]}", caption
 
 # %% ../../nbs/show/03_gallery.ipynb #9c7721d4
 @dataclass(frozen=True)
@@ -383,29 +286,9 @@ class _PixelInformation:
     unit: str
     caption: str = ""                                # data, preset, seed
 
-    def plot(self) -> Figure:
-        "Maps of every group below their images."
-        return figures.plot_pixel_information(self.images, self.maps, self.unit, self.caption)
-
-# %% ../../nbs/show/03_gallery.ipynb #1ed2f929
-def _fit_information(model: MIGVis, steps: Sequence[int] | None, checkpoint: Path | None, seed: int,
-                     progress: bool) -> Any: # group_information.GroupInformation
-    # steps: of the response denoiser, of the regression; None: the default
-    "What each group of a run tells about images. Raises ValueError for steps that cannot be meant."
-    from migvis.beyond.group_information import fit_groups
-    if steps is not None and (len(steps) != 2 or min(steps) < 1):
-        raise ValueError(f"steps must be two numbers of at least 1, got {tuple(steps)}")
-    mean, log_var = model.vae.posterior(model.recording)
-    parts = [(model.recording.images[rows], mean[rows], log_var[rows])
-             for rows in (model.split.train, model.split.test)]
-    return fit_groups(model.denoiser, *parts, model.vae.groups, pairs=False, checkpoint=checkpoint,
-                      seed=seed, device=model.device, progress=progress,
-                      **({} if steps is None else {"steps": tuple(steps)}))
-
 # %% ../../nbs/show/03_gallery.ipynb #33425638
-def _doubts(bound: float, total: float) -> str: # empty: none
-    # bound: nats that held-out pairs show at least; total: of the maps of all latents, mean over images
-    "Why maps of information may mean nothing."
+def _doubts(bound: float, total: float) -> str:
+    "Why maps of so many nats mean little, where held-out pairs show the bound; or nothing."
     sums = f"the maps add up to {total:.2g} nats, and held-out pairs show {bound:.2g}: "
     if bound < 0.2:
         return (f"held-out pairs show {bound:.2g} nats about an image, which is near 0: the maps "
@@ -417,33 +300,53 @@ def _doubts(bound: float, total: float) -> str: # empty: none
 # %% ../../nbs/show/03_gallery.ipynb #7180a2d3
 def make_information(
     model: MIGVis,
-    folder: str | Path,                 # of the run
-    n_images: int = 6,                  # to draw maps of
-    steps: Sequence[int] | None = None, # of the two trainings; None: the default
-    again: bool = False,                # also where there are maps already
+    folder: str | Path,                   # of the run
+    n_images: int = 6,                    # to draw maps of
+    steps: Sequence[int] = (4000, 1000),  # of the response denoiser, of the regression
+    again: bool = False,                  # also where there are maps already
     seed: int = 0,
     progress: bool = True,
 ) -> tuple[float, dict[str, Any]]: # nats on held-out pairs; group -> InformationResult in bits
     "Learn what each group tells, keep maps in the run's folder. Raises ValueError where they are."
+    from migvis.beyond.group_information import fit_groups
     place = Path(folder).expanduser() / "information"
     _check_vacant(place / "record.npz", again)
     known = len(model.split.validation)
     if not 1 <= n_images <= known:
         raise ValueError(f"n_images must be from 1 to the {known} validation images, got {n_images}")
     images = model.recording.images[_varied_images(model, n_images, "validation")]
-    checkpoint = place.with_suffix(".checkpoints")
-    learned = _fit_information(model, steps, checkpoint, seed, progress)
+    if len(steps) != 2 or min(steps) < 1:
+        raise ValueError(f"steps must be two numbers of at least 1, got {tuple(steps)}")
+    checkpoint, posterior = place.with_suffix(".checkpoints"), model.vae.posterior(model.recording)
+    parts = [(model.recording.images[rows], *(moment[rows] for moment in posterior))
+             for rows in (model.split.train, model.split.test)]
+    learned = fit_groups(model.denoiser, *parts, model.vae.groups, pairs=False, steps=tuple(steps),
+                         checkpoint=checkpoint, seed=seed, device=model.device, progress=progress)
     maps = learned.maps(images, seed=seed, progress=progress)
     doubt = _doubts(learned.bound, float(maps["all"].to("nats").total.mean()))
     if doubt: warnings.warn(doubt, stacklevel=2)
-    names = {f"group {g + 1}": name for g, name in enumerate(model.group_names)}
-    names["all"] = "All groups"
+    names = {f"group {g + 1}": name for g, name in enumerate(model.group_names)} | {"all": "All groups"}
     results = {names.get(name, name): result.to("bits") for name, result in maps.items()}
-    caption = f"{_described(model)}; {learned.bound:.2f} nats seen on held-out pairs"
+    caption = f"{model.caption()}; {learned.bound:.2f} nats seen on held-out pairs"
     shown = {name: (result.map, result.total) for name, result in results.items()}
     save_record(place / "record.npz", _PixelInformation(images, shown, "bits", caption))
     shutil.rmtree(checkpoint, ignore_errors=True)
     return learned.bound, results
+
+# %% ../../nbs/show/03_gallery.ipynb #5fab6a63
+_RESULTS = { # folder within that of the run -> what is in it, the command that makes it
+    "comparison/methods": (Comparison, "compare --run RUN --out RUN/comparison"),
+    "comparison/ablations": (Ablations, "compare --run RUN --out RUN/comparison --ablations"),
+    "information": (_PixelInformation, "information --run RUN")}
+
+# %% ../../nbs/show/03_gallery.ipynb #ee586150
+def _draw_stored(model: MIGVis, run: Path | None, place: str, draw: Callable[[Any], Figure]) -> Figure:
+    "Results in a folder of the run. Raises FileNotFoundError that says how to make them."
+    kind, command = _RESULTS[place]
+    if run is None or not (run / place).is_dir():
+        raise FileNotFoundError(f"the run has no folder {place}; make it with: migvis "
+                                + command.replace("RUN", shlex.quote(str(run or "RUN"))))
+    return draw(load_record(run / place, kind))
 
 # %% ../../nbs/show/03_gallery.ipynb #9fba6c59
 _EDITED = { # name -> where it is in the paper, categories of the originals, of the target
@@ -473,43 +376,33 @@ _FROM_RUN = { # name -> what it shows, how it is drawn
        for name, (shows, original, target, group) in _PAIRED.items()},
     "figure_7b": ("The widest pair of dimensions of every group", _draw_manifolds),
     "figure_8": ("Raw and reconstructed responses", _draw_responses),
-    **{f"table_{k}": (title, partial(_draw_table, number=k)) for k, (title, _) in _TABLES.items()}}
+    **{f"table_{k}": (title, lambda model, run, k=k: figures.plot_table(*_make_table(model, run, k)))
+       for k, title in _TABLES.items()}}
 
 # %% ../../nbs/show/03_gallery.ipynb #d0c768c3
-_STORED = { # name -> what it shows, folder within that of the run, what is in it, how it is drawn
-    "figure_5": ("Every method on the same pair", "comparison/methods", Comparison,
-                 Comparison.figure_5),
-    "figure_9": ("Different numbers of groups", "comparison/ablations", Ablations,
-                 partial(_draw_ablation, name="groups")),
-    "figure_10": ("Different numbers of negatives", "comparison/ablations", Ablations,
-                  partial(_draw_ablation, name="negatives")),
-    "methods": ("What every method reaches and what it keeps", "comparison/methods", Comparison,
-                Comparison.plot),
+_STORED = { # name -> what it shows, folder within that of the run, how it is drawn
+    "figure_5": ("Every method on the same pair", "comparison/methods", Comparison.figure_5),
+    "figure_9": ("Different numbers of groups", "comparison/ablations", lambda made: made.figure("groups")),
+    "figure_10": ("Different numbers of negatives", "comparison/ablations",
+                  lambda made: made.figure("negatives")),
+    "methods": ("What every method reaches and what it keeps", "comparison/methods", Comparison.plot),
     "ablations": ("What is reached and kept with one choice changed at a time",
-                  "comparison/ablations", Ablations, Ablations.plot),
-    "selectivity": ("What each group changed and kept", "selectivity", SelectivityResult,
-                    SelectivityResult.plot),
-    "consistency": ("What of the change is common to draws, and its dose",
-                    "selectivity/consistency", ConsistencyResult, ConsistencyResult.plot),
-    "null": ("The same measures after a fit to permuted responses", "null", NullResult,
-             NullResult.plot),
+                  "comparison/ablations", Ablations.plot),
     "pixel_information": ("How many bits each group tells, and about which pixels", "information",
-                          _PixelInformation, _PixelInformation.plot)}
+                          lambda made: figures.plot_pixel_information(**vars(made)))}
 
 # %% ../../nbs/show/03_gallery.ipynb #5c60ef6a
 FIGURES = _FROM_RUN | { # name -> what it shows, how it is drawn
-    name: (shows, partial(_draw_stored, place=place, kind=kind, draw=draw))
-    for name, (shows, place, kind, draw) in _STORED.items()}
+    name: (shows, partial(_draw_stored, place=place, draw=draw))
+    for name, (shows, place, draw) in _STORED.items()}
 
 # %% ../../nbs/show/03_gallery.ipynb #14dcb160
-def _figure_names(figure: str) -> list[str]: # of `FIGURES`
+def _figure_names(figure: str) -> list[str]:
     "Names of a figure: 'figure_7a' for '7A', two for '7'. Raises ValueError if there is none."
-    name = str(figure).lower().replace(" ", "_")
-    found = [known for known in FIGURES if re.fullmatch(rf"(figure_)?{re.escape(name)}", known)]
-    parts = [known for known in FIGURES if re.fullmatch(rf"(figure_)?{re.escape(name)}[a-z]", known)]
-    if not found + parts:
-        raise ValueError(f"there is no figure {figure!r}; there are {list(FIGURES)}")
-    return found or parts
+    name = re.escape(str(figure).lower().replace(" ", "_"))
+    for pattern in (rf"(figure_)?{name}", rf"(figure_)?{name}[a-z]"):
+        if found := [known for known in FIGURES if re.fullmatch(pattern, known)]: return found
+    raise ValueError(f"there is no figure {figure!r}; there are {list(FIGURES)}")
 
 # %% ../../nbs/show/03_gallery.ipynb #ee52c431
 def draw_figure(
@@ -519,14 +412,12 @@ def draw_figure(
 ) -> Figure:
     "One figure of a run. Raises ValueError, or FileNotFoundError for results that are not there."
     run, names = None if run is None else Path(run).expanduser(), _figure_names(figure)
-    if len(names) > 1:
-        raise ValueError(f"figure {figure!r} has the parts {names}; ask for one of them")
+    if len(names) > 1: raise ValueError(f"figure {figure!r} has the parts {names}; ask for one")
     return FIGURES[names[0]][1](model, run)
 
 # %% ../../nbs/show/03_gallery.ipynb #a4c1d87c
 def _captioned(model: MIGVis, figure: str, run: str | Path | None = None) -> tuple[bytes, str]:
-    # -> a PNG, and its caption as Markdown
-    "A figure for a page, with its caption below it and not in it."
+    "A figure for a page, as PNG, and its caption as Markdown, which is not in it."
     name, drawn, small = _figure_names(figure)[0], BytesIO(), BytesIO()
     shown = draw_figure(model, figure, run)
     made = " ".join(shown.get_supxlabel().split())
@@ -538,16 +429,6 @@ def _captioned(model: MIGVis, figure: str, run: str | Path | None = None) -> tup
     digest = f"weights of the denoiser {digest_weights(model.denoiser)}"
     title = re.sub(r"figure_(\d+)(\w?)", lambda m: f"Figure {m[1]}{m[2].upper()}", name)
     return small.getvalue(), f"**{title}.** {FIGURES[name][0]}. *{made}; {digest}.*"
-
-# %% ../../nbs/show/03_gallery.ipynb #224d1f27
-def _save_table(model: MIGVis, run: Path | None, name: str, folder: Path) -> list[Path]:
-    "Write a table as CSV and as HTML, atomically."
-    table, title, caption = _make_table(model, run, int(name.removeprefix("table_")))
-    page = table.to_html(border=0).replace("<thead>", f"<caption>{title}. {caption}</caption><thead>", 1)
-    with atomic_write(folder / f"{name}.html") as temporary:
-        temporary.write_text(f"<!doctype html><meta charset=utf-8><title>{title}</title>{page}",
-                             encoding="utf-8")
-    return [write_csv(table, folder / f"{name}.csv", index=True), folder / f"{name}.html"]
 
 # %% ../../nbs/show/03_gallery.ipynb #24f53d04
 def make_figures(
@@ -573,5 +454,9 @@ def make_figures(
             continue
         made[name] = [figures._save_figure(figure, folder / f"{name}.{kind}") for kind in formats]
         if name.startswith("table_"):
-            made[name] += _save_table(model, run and Path(run), name, folder)
+            table, title, caption = _make_table(model, run and Path(run), int(name[-1]))
+            page = table.style.set_caption(f"{title}. {caption}").to_html(doctype_html=True)
+            with atomic_write(folder / f"{name}.html") as temporary:
+                temporary.write_text(page, encoding="utf-8")
+            made[name] += [write_csv(table, folder / f"{name}.csv", index=True), folder / f"{name}.html"]
     return made

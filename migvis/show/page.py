@@ -9,9 +9,8 @@ __all__ = ['to_html']
 import base64
 import html
 import io
+import json
 import warnings
-from dataclasses import dataclass
-from importlib.resources import files
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -20,180 +19,105 @@ import numpy as np
 from PIL import Image
 
 from ..support.edits import Edits
-from .frames import (Choices, FrameGrid, _as_grid, _css_palette, _label_colours,
-                                _manifold_svg, _plane_limit, _to_svg)
+from .frames import (Choices, FrameGrid, _as_grid, _css_palette, _label_colours, _manifold_svg,
+                                _template)
 from ..support.files import atomic_write, _as_json
-
-# %% ../../nbs/show/02_page.ipynb #47f46a67
-@dataclass(frozen=True)
-class _Sheet:
-    "Many small pictures in one, compressed."
-    content: bytes           # a WebP file
-    columns: int
-    cell: tuple[int, int]    # height and width of a cell; multiples of 16, against bleeding
-    cells: tuple[int, ...]   # cell of each picture that was given
-
-    @property
-    def uri(self) -> str:
-        "The sheet as a data URI."
-        return f"data:image/webp;base64,{base64.b64encode(self.content).decode()}"
-
-# %% ../../nbs/show/02_page.ipynb #c6fa7ae5
-def _encode(picture: np.ndarray, options: dict[str, Any]) -> bytes:
-    "A picture as a WebP file."
-    buffer = io.BytesIO()
-    Image.fromarray(picture).save(buffer, "WEBP", **options)
-    return buffer.getvalue()
 
 # %% ../../nbs/show/02_page.ipynb #b78e225c
 def _smallest_encoding(picture: np.ndarray, cell: tuple[int, int]) -> bytes:
-    # picture (H, W) or (H, W, 3) uint8 -> a WebP file
-    "The lowest quality whose worst cell is close enough, or without losses if that is smaller."
-    exact = _encode(picture, {"lossless": True})
+    "WebP of the lowest quality whose worst cell is close enough, or lossless if that is smaller."
+    def encode(options: dict[str, Any]) -> bytes:
+        buffer = io.BytesIO()
+        Image.fromarray(picture).save(buffer, "WEBP", **options)
+        return buffer.getvalue()
+    exact = encode({"lossless": True})
     cells = (-1, cell[0], picture.shape[1] // cell[1], cell[1], *picture.shape[2:])
     mode, within = ("L", (1, 3)) if picture.ndim == 2 else ("RGB", (1, 3, 4))
     for quality in (50, 60, 70, 80, 88, 94):
-        content = _encode(picture, {"quality": quality})
+        content = encode({"quality": quality})
         decoded = np.asarray(Image.open(io.BytesIO(content)).convert(mode), float)
         error = ((decoded - picture) / 255) ** 2
-        if error.reshape(cells).mean(within).max() <= 0.006 ** 2: return min(exact, content, key=len)
+        if error.reshape(cells).mean(within).max() <= 0.006**2: return min(exact, content, key=len)
     return exact
 
 # %% ../../nbs/show/02_page.ipynb #150f83cb
-def _make_sheet(images: np.ndarray) -> _Sheet: # images (n, 1 or 3, H, W) in [0, 1]
-    "Pictures side by side, each once, as the smallest file that looks right."
+def _make_sheet(images: np.ndarray) -> dict[str, Any]:
+    "Pictures (n, 1 or 3, H, W) in [0, 1] side by side, each once: a data URI, and where each is."
     pixels = (np.clip(images, 0, 1) * 255).round().astype(np.uint8)
     pixels = pixels[:, 0] if pixels.shape[1] == 1 else np.moveaxis(pixels, 1, -1)
     first: dict[bytes, int] = {}
-    cells = tuple(first.setdefault(picture.tobytes(), len(first)) for picture in pixels)
+    cells = [first.setdefault(picture.tobytes(), len(first)) for picture in pixels]
     unique = pixels[[cells.index(i) for i in range(len(first))]]
-    n, (h, w), colours = len(unique), unique.shape[1:3], unique.shape[3:]
+    n, h, w, *colours = unique.shape
     columns = int(np.ceil(np.sqrt(n)))
     margins = ((0, -n % columns), (0, -h % 16), (0, -w % 16), *[(0, 0)] * len(colours))
     padded = np.pad(unique, margins, mode="edge")
-    cell = padded.shape[1:3]
+    cell = padded.shape[1:3] # multiples of 16, against bleeding
     whole = padded.reshape(-1, columns, *cell, *colours).swapaxes(1, 2)
-    whole = whole.reshape(-1, columns * cell[1], *colours)
-    return _Sheet(_smallest_encoding(whole, cell), columns, cell, cells)
-
-# %% ../../nbs/show/02_page.ipynb #dc6d6e29
-_DIFFERENCE = { # what it shows, by the number of channels
-    1: "Red in the difference is brighter than the original, blue darker",
-    3: "The difference has the colour that was added to the original, white is brighter"}
+    content = _smallest_encoding(whole.reshape(-1, columns * cell[1], *colours), cell)
+    uri = f"data:image/webp;base64,{base64.b64encode(content).decode()}"
+    return {"sprite": uri, "columns": columns, "cell": cell, "cells": cells}
 
 # %% ../../nbs/show/02_page.ipynb #1ff3bd60
 def _explorer_texts(choices: Choices) -> dict[str, str]:
-    "What is written on the page."
-    both = ("The edit starts from the original and is guided until the critics say that it carries "
-            "the latents that were asked for. ")
-    _, image = next(iter(choices.album.values()))
-    both += _DIFFERENCE[len(image)] + ", opaque from half of the whole range. "
-    if choices.draws > 1: both += ("Draws are the same edit from other noise and against other "
-                                   "negatives: what all of them show is robust, the rest is luck. ")
-    if choices.dims: return {"title": "What do two dimensions of a group encode?",
-                             "matrix": "Every combination of the two strengths",
-                             "hint": "Both strengths are 0. Turn one up. ",
-                             "lead": "Each slider moves one latent dimension from the original's "
-                                     "value (0) to the target's (1). The map shows where that is.",
-                             "help": both + "Points on the map are images of the recording; the "
-                                            "white one is the original, the black one the target, "
-                                            "and the coloured one the latents asked for."}
-    return {"title": "What does each latent group encode?", "matrix": "Every group and strength",
-            "hint": "There is no guidance yet. Turn \u03b3 up. ",
-            "lead": "Turn up γ, and the original changes towards the target in one latent group of "
-                    "the neural population. What changes is what that group encodes.",
-            "help": both + "At γ = 0 there is no guidance: the edit is the round trip through "
-                           "noise and back and should be the original."}
+    "What is written on the page (`explorer.json`)."
+    texts, (_, image) = json.loads(_template("json")), next(iter(choices.album.values()))
+    shown = texts["dimensions" if choices.dims else "groups"]
+    both = texts["edit"] + texts["grey" if len(image) == 1 else "colour"]
+    if choices.draws > 1: both += texts["draws"]
+    return shown | {"help": both + shown["help"]}
 
 # %% ../../nbs/show/02_page.ipynb #8a2a896f
-def _manifold_data(choices: Choices) -> dict[str, Any]: # JSON-able
+def _manifold_data(choices: Choices) -> dict[str, Any]:
     "Drawn planes, where the originals and targets are in them, and colours."
     manifold = choices.manifold.thinned(list(choices.album))
+    fills, legends = zip(*(_label_colours(manifold.labels[name]) for name in manifold.labels))
     planes, points = {}, {}
-    colours = [_label_colours(manifold.labels[name]) for name in manifold.labels]
     for (g, group), (d, dims) in product(enumerate(choices.groups), enumerate(choices.dims)):
-        ends = np.array([[manifold.place(i, group, dims) for i in pair] for pair in choices.pairs])
-        ends = ends.reshape(-1, 4)
-        plane, accent = manifold.plane(group, dims), _css_palette()[group % 20]
-        limit = _plane_limit(plane, ends, choices.strengths)
-        names = tuple(f"z{k + 1} of {choices.group_names[g]}" for k in dims)
-        start = ends[0], ends[0, :2], limit, names, accent
-        planes[f"{g},{d}"] = _manifold_svg(plane, colours[0][0], *start)
-        for p, pair in enumerate(ends):
-            points[f"{p},{g},{d}"] = _to_svg(pair.reshape(2, 2), limit).round(1).ravel().tolist()
-    fills, legends = zip(*colours)
-    return {"title": f"The images of the recording on the {manifold.name}", "planes": planes,
+        key = choices.key(choices.pairs[0], group, 1, dims)
+        planes[f"{g},{d}"], ends = _manifold_svg(choices, manifold, key, fills[0])
+        points |= {f"{p},{g},{d}": pair.ravel().tolist() for p, pair in enumerate(ends)}
+    return {"title": "The images of the recording on the neural manifold", "planes": planes,
             "points": points, "labels": list(manifold.labels), "fills": fills, "legends": legends}
 
 # %% ../../nbs/show/02_page.ipynb #d578fdbb
-def _explorer_data(grid: FrameGrid) -> dict[str, Any]: # JSON-able
+def _explorer_data(grid: FrameGrid) -> dict[str, Any]:
     "Everything that the page's script needs."
-    choices, n, colours = grid.choices, len(grid), _css_palette()
+    choices, n, colours = grid.choices, len(grid.frames), _css_palette()
     names, images = zip(*choices.album.values())
     sheet = _make_sheet(np.concatenate([grid.frames, images]))
-    place = {number: i for i, number in enumerate(choices.album)}
+    place, texts = {number: i for i, number in enumerate(choices.album)}, _explorer_texts(choices)
     values = choices.axes() | {"pair": [[place[o], place[t]] for o, t in choices.pairs]}
     groups = zip(choices.group_names, choices.groups)
-    data = {
-        "sprite": sheet.uri, "size": list(grid.frames.shape[2:]), "cell": list(sheet.cell),
-        "columns": sheet.columns, "cells": sheet.cells[:n], "colour": grid.frames.shape[1] == 3,
-        "images": [{"name": name, "cell": cell} for name, cell in zip(names, sheet.cells[n:])],
+    data = sheet | {
+        "cells": sheet["cells"][:n], "size": grid.frames.shape[2:], "colour": grid.frames.shape[1] == 3,
+        "images": [{"name": name, "cell": cell} for name, cell in zip(names, sheet["cells"][n:])],
         "groups": [{"name": name, "color": colours[g % len(colours)]} for name, g in groups],
         "axes": list(values), "values": values, "start": choices.start(),
         "matrix": ["second", "first"] if choices.dims else ["group", "gamma"],
-        "texts": {name: _explorer_texts(choices)[name] for name in ("matrix", "hint")}}
+        "texts": {name: texts[name] for name in ("matrix", "hint")}}
     if choices.dims and choices.manifold is not None: data["manifold"] = _manifold_data(choices)
     return data
 
-# %% ../../nbs/show/02_page.ipynb #8d553761
-_WAIT = ("This explorer is a small program. If nothing else appears here, allow scripts: in "
-         "Jupyter, trust the notebook or run the cell.")
-
 # %% ../../nbs/show/02_page.ipynb #1ab38bfb
 def _explorer_html(what: Edits | FrameGrid) -> str:
-    # -> HTML to put into a page, or into IPython.display.HTML
     "The explorer as a piece of a page. Raises TypeError for anything else than edits or frames."
-    grid, text = _as_grid(what), html.escape
-    choices, texts = grid.choices, _explorer_texts(grid.choices)
-    title, lead = texts["title"], texts["lead"]
-    css, script = ((files("migvis") / f"explorer.{kind}").read_text(encoding="utf-8")
-                   for kind in ("css", "js"))
-    simulated = "simulated" in choices.caption.lower()
-    badge = '<span class="mv-badge">simulated data</span>' if simulated else ""
+    grid = _as_grid(what)
+    caption = html.escape(grid.choices.caption)
+    badge = '<span class="mv-badge">simulated data</span>' if "simulated" in caption.lower() else ""
     data = _as_json(_explorer_data(grid), separators=(",", ":"))
     data = data.replace("<", "\\u003c") # no text in it can end the script, or begin a comment
-    return f"""<div class="migvis-explorer" role="region" aria-label="{text(title)}">
-<style>{css}</style>
-<div class="mv-head"><p class="mv-title" role="heading" aria-level="2">{text(title)}</p>{badge}
-<p class="mv-lead">{text(lead)}</p></div>
-<p class="mv-wait">{_WAIT}</p>
-<div class="mv-controls"></div><div class="mv-stage"></div>
-<p class="mv-says" role="status"></p><div class="mv-all"></div>
-<div class="mv-foot"><p>{text(choices.caption)}</p>
-<details><summary>How to read this</summary><p>{text(texts["help"])}</p></details></div>
-<script type="application/json">{data}</script>
-<script>{script}</script></div>
-"""
+    texts = {name: html.escape(text) for name, text in _explorer_texts(grid.choices).items()}
+    return _template("html").format(css=_template("css"), script=_template("js"), data=data, badge=badge,
+                                    caption=caption, **texts)
 
 # %% ../../nbs/show/02_page.ipynb #16bbec6d
-def to_html(
-    what: Edits | FrameGrid,
-    path: str | Path,
-) -> Path:
+def to_html(what: Edits | FrameGrid, path: str | Path) -> Path:
     "Write the explorer as one file that needs nothing else, not even a network. Warns above 3 MB."
-    body, name = _explorer_html(what), _explorer_texts(_as_grid(what).choices)["title"]
-    forbid = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
-    page = f"""<!doctype html>
-<html lang="en"><head><meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="{forbid}">
-<link rel="icon" href="data:,"><title>{html.escape(name)}</title></head>
-<body class="migvis-page">
-{body}</body></html>
-"""
+    title = html.escape(_explorer_texts(_as_grid(what).choices)["title"])
+    page = _template("page.html").format(title=title, body=_explorer_html(what))
     with atomic_write(path) as temporary:
         temporary.write_text(page, encoding="utf-8")
-    if len(page) > 3_000_000:
-        size = f"{path} has {len(page) / 1e6:.1f} MB"
-        warnings.warn(f"{size}; offer fewer originals, targets or strengths", stacklevel=2)
+    if (size := len(page) / 1e6) > 3:
+        warnings.warn(f"{path} has {size:.1f} MB; offer fewer originals, targets, gammas", stacklevel=2)
     return Path(path).expanduser()

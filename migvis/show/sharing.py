@@ -6,11 +6,13 @@
 __all__ = ['export_run']
 
 # %% ../../nbs/show/05_sharing.ipynb #58fa2615
+import contextlib
 import copy
 import html
 import json
 import tempfile
-from collections.abc import Callable
+from collections.abc import Iterable, Iterator
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -24,19 +26,26 @@ from ..infonce import load_critics, save_critics
 from ..measure.edits import SelectivityResult
 from ..model import MIGVis, _check_preset, _prepare, _weak_of
 from ..pretrained.diffusers import _fitting_denoiser, _identify
-from .looking import _choose_pair
-from ..support.files import atomic_write, digest_weights, _as_json
+from .gallery import _find_pair
+from ..support.files import atomic_write, digest_weights, _as_json, load_record, save_record
 from ..support.presets import Preset
-from ..support.records import load_record, save_record
-from ..support.runs import (_check_noted, _check_split, _kept_files, _note, _read_run,
-                                 _run_entries, _write_run)
+from ..support.runs import (_check_noted, _check_split, _kept_files, _note, _read_run, _run_entries,
+                            _write_run)
 from ..support.training import resolve_device
 from ..vae import FittedVAE
 
 # %% ../../nbs/show/05_sharing.ipynb #71db38ad
 def _save_run(model: MIGVis, folder: Path) -> Path:
-    "Write what `_load_run` reads. Raises ValueError."
-    _check_same_weights(model, folder)
+    "Write what `_load_run` reads, as far as it is not there. Raises ValueError for other weights."
+    for name in ("vae", "critics", "denoiser", "weak"):
+        network = model.vae.model if name == "vae" else getattr(model, name)
+        path = folder / f"{name}.safetensors"
+        if network is None or not path.exists(): continue
+        if name == "vae": there = FittedVAE.load(path).model
+        elif name == "critics": there = load_critics(path, "cpu", model.denoiser)
+        else: there, _ = load_denoiser(path, "cpu")
+        if digest_weights(there) != digest_weights(network):
+            raise ValueError(f"{path} holds other weights than this model's {name}; save elsewhere")
     if kept := _kept_files(folder): _check_noted(*kept)
     writers = {"vae.safetensors": model.vae.save, "recording.npz": model.recording.save,
                "critics.safetensors": lambda path: save_critics(model.critics, path)}
@@ -54,51 +63,19 @@ def _save_run(model: MIGVis, folder: Path) -> Path:
     _note(*_kept_files(folder))
     return folder
 
-# %% ../../nbs/show/05_sharing.ipynb #2050d02f
-def _check_same_weights(model: MIGVis, folder: Path) -> None:
-    "Raise ValueError if a folder holds networks with other weights than the model's."
-    stages = {"vae": (model.vae.model, lambda path: FittedVAE.load(path).model),
-              "denoiser": (model.denoiser, lambda path: load_denoiser(path, "cpu")[0]),
-              "weak": (model.weak, lambda path: load_denoiser(path, "cpu")[0]),
-              "critics": (model.critics, lambda path: load_critics(path, "cpu", model.denoiser))}
-    for name, (network, load) in stages.items():
-        path = folder / f"{name}.safetensors"
-        if network is None or not path.exists(): continue
-        if digest_weights(load(path)) != digest_weights(network):
-            raise ValueError(f"{path} holds other weights than this model's {name}, which was "
-                             "changed after it was written; save into another folder")
-
-# %% ../../nbs/show/05_sharing.ipynb #cf0367ed
-def _described_model(cls: type[MIGVis], path: Path, entries: dict[str, Any],
-                     device: str | torch.device) -> MIGVis:
-    "A run as its `run.json` describes it. Raises ValueError for one of another version."
-    try:
-        model = cls(Preset.from_dict(entries["preset"]), entries["seed"], device)
-        model.options, model.shipped = entries["options"], entries.get("shipped_denoiser")
-        model.weights = entries.get("shipped_weights")
-        model.dropped_units = tuple(entries.get("dropped_units", ()))
-        _check_preset(model.preset)
-    except (KeyError, TypeError, ValueError, AttributeError) as e:
-        raise ValueError(f"{path} does not describe a run for migvis {__version__} "
-                         f"({type(e).__name__}: {e}); it was made by migvis "
-                         f"{entries.get('migvis', 'of before 0.1.0')}: fit the recording again, or "
-                         "install that version") from e
-    return model
-
 # %% ../../nbs/show/05_sharing.ipynb #0c99f946
 def _denoiser_of(folder: Path, model: MIGVis, given: Any) -> torch.nn.Module:
     "The denoiser of a run: in its folder, or given. Raises ValueError for none, or another."
     path, noted = folder / "denoiser.safetensors", model.options.get("denoiser")
-    if path.is_file() and given is None: return load_denoiser(path, model.device)[0]
+    if given is None and path.is_file(): return load_denoiser(path, model.device)[0]
     if given is None:
-        raise ValueError(f"the run in {folder} does not keep its denoiser, which was given to it "
-                         f"({noted}); load it with denoiser=, the same as in fit")
+        raise ValueError(f"the run in {folder} does not keep its denoiser ({noted}); load it with "
+                         "denoiser=, the same as in fit")
     channels = None if model.recording is None else model.recording.images.shape[1]
     denoiser = _fitting_denoiser(given, model.preset, channels)
     if repr(_identify(denoiser)) != noted:
-        raise ValueError(f"denoiser= is not the one that this run was fitted with: its digest is "
-                         f"{_identify(denoiser)}, not {noted}; give that one, or leave it out if "
-                         "the run keeps its own")
+        raise ValueError("denoiser= is not the one that this run was fitted with: its digest is "
+                         f"{_identify(denoiser)}, not {noted}; give that one, or none")
     return copy.deepcopy(denoiser).eval().to(model.device)
 
 # %% ../../nbs/show/05_sharing.ipynb #62f77748
@@ -115,17 +92,22 @@ def _recording_of(folder: Path, model: MIGVis, given: Recording | None,
     return recording
 
 # %% ../../nbs/show/05_sharing.ipynb #3425a7a9
-def _load_run(
-    cls: type[MIGVis], folder: Path, device: str | torch.device,
-    recording: Recording | None = None, # in place of the one in the folder, which must be the same
-    denoiser: Any = None,               # the one that was given to `fit`, if the folder has none
-) -> MIGVis:
-    "Read what `_save_run` wrote."
-    entries = _run_entries(folder)
-    model = _described_model(cls, folder / "run.json", entries, resolve_device(device))
+def _load_run(cls: type[MIGVis], folder: Path, device: str | torch.device, recording: Recording | None,
+              denoiser: Any) -> MIGVis:
+    "Read what `_save_run` wrote; recording and denoiser are given where the folder has none."
+    entries, device = _run_entries(folder), resolve_device(device)
+    try:
+        model = cls(Preset.from_dict(entries["preset"]), entries["seed"], device)
+        model.options, model.shipped = entries["options"], entries.get("shipped_denoiser")
+        model.weights = entries.get("shipped_weights")
+        model.dropped_units = tuple(entries.get("dropped_units", ()))
+        _check_preset(model.preset)
+    except (KeyError, TypeError, ValueError, AttributeError) as e:
+        made, why = entries.get("migvis", "of before 0.1.0"), f"{type(e).__name__}: {e}"
+        raise ValueError(f"{folder / 'run.json'} is no run of migvis {__version__} ({why}); made "
+                         f"by migvis {made}: fit the recording again, or install that version") from e
     model.recording = _recording_of(folder, model, recording, entries.get("fingerprint"))
-    own = folder / "split.npz"
-    if own.is_file(): model.split = load_record(own, Split)
+    if (own := folder / "split.npz").is_file(): model.split = load_record(own, Split)
     elif model.recording is not None: model.split = Split.of(model.recording, model.seed)
     model.vae = FittedVAE.load(folder / "vae.safetensors")
     model.denoiser = _denoiser_of(folder, model, denoiser)
@@ -135,31 +117,11 @@ def _load_run(
     if model.split is not None: _check_split(model.split.digest(), entries.get("split"), folder)
     return model
 
-# %% ../../nbs/show/05_sharing.ipynb #a8e005ec
-def _check_choice(model: MIGVis, recording: bool | None) -> None:
-    "Raise ValueError unless somebody said whether the recording is shared."
-    if isinstance(recording, bool): return
-    size, units = model.recording.images.shape, model.recording.responses.shape[1]
-    raise ValueError(f"say whether the recording is shared: recording=True publishes its {size[0]} "
-                     f"images, the responses of {units} units and the labels; recording=False keeps "
-                     "them, and whoever has the recording gives it to MIGVis.load(..., recording=); "
-                     f"got {recording!r}")
-
-# %% ../../nbs/show/05_sharing.ipynb #f2628955
-def _withhold_recording(folder: Path, model: MIGVis) -> None:
-    "Take the recording out of a run's folder; its fingerprint stays."
-    save_record(folder / "split.npz", model.split)
-    (folder / "recording.npz").unlink()
-    entries = _read_run(folder)
-    entries["files"].pop("recording.npz")
-    _write_run(folder, entries | {"withheld": ["recording"]})
-    _note(*_kept_files(folder))
-
 # %% ../../nbs/show/05_sharing.ipynb #a6ae66c1
 def _draw_card(model: MIGVis, path: Path) -> None:
     "Edits of two test images toward a third, at the run's preset."
-    originals, target = _choose_pair(model.recording.labels, model.split.test)
-    _save_figure(model.edit(originals, target, progress=False).plot(), path)
+    edits = model.edit(*_find_pair(model, ("Faces", "Cars"), "Chairs"), progress=False)
+    _save_figure(edits.plot(), path)
 
 # %% ../../nbs/show/05_sharing.ipynb #21c39cdb
 def _plain(text: Any) -> str:
@@ -167,67 +129,35 @@ def _plain(text: Any) -> str:
     return html.escape(" ".join(str(text).split())).translate({ord(c): f"\\{c}" for c in "|`*_[]#"})
 
 # %% ../../nbs/show/05_sharing.ipynb #af7ddfdb
-def _markdown_table(head: tuple[str, ...], rows: list[tuple]) -> str:
+def _markdown_table(head: Iterable[str], rows: Iterable[Iterable]) -> str:
     "A table of plain text."
-    lines = [head, ("---",) * len(head), *(tuple(map(_plain, row)) for row in rows)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-# %% ../../nbs/show/05_sharing.ipynb #4650624b
-def _facts_of(model: MIGVis, report: dict[str, Any], recording: bool) -> list[tuple[str, Any]]:
-    "What a model card says first."
-    data, images = report["recording"], model.recording.images.shape
-    kind = "a simulation" if data["simulated"] else "recorded"
-    r2 = report["vae"]["r2_percent"]
-    return [("data", f"{data['name'] or 'a recording'} ({kind})"),
-            ("images", f"{images[0]}, {images[2]} x {images[3]} pixels, {images[1]} channel(s)"),
-            ("units", data["units"]), ("preset, seed", f"{report['preset']}, {report['seed']}"),
-            ("run", model.caption("selective")),
-            ("held-out R² of the responses", "not measured" if r2 is None else f"{r2:.1f} %"),
-            ("recording", "in this repository" if recording else "not shared"),
-            ("made by", f"migvis {__version__}")]
-
-# %% ../../nbs/show/05_sharing.ipynb #a03ff7db
-def _bounds_of(report: dict[str, Any]) -> str:
-    "Bounds on the mutual information, as a table."
-    rows = [(name, f"{b['lower_bound']:.2f}", "{:.2f} to {:.2f}".format(*b["interval_95"]))
-            for name, b in report["mutual_information_nats"].items()]
-    return _markdown_table(("group", "lower bound, nats", "95 % interval"), rows)
-
-# %% ../../nbs/show/05_sharing.ipynb #acaf5244
-def _selectivity_of(selectivity: SelectivityResult | None) -> str:
-    "What each group moved, as a table, or that it was not measured."
-    if selectivity is None: return "Not measured."
-    table = selectivity.matrix("moved").round(2)
-    return _markdown_table(("group", *map(_plain, table.columns)), list(table.itertuples(name=None)))
-
-# %% ../../nbs/show/05_sharing.ipynb #00dfc1b1
-def _usage_of(model: MIGVis, repo: str, recording: bool) -> str:
-    "How the run is loaded, and what that gives."
-    given = "denoiser" in model.options
-    more = ("" if recording else ", recording=recording") + (", denoiser=denoiser" if given else "")
-    text = f'```python\nfrom migvis import MIGVis\n\nmodel = MIGVis.load("hf://{repo}"{more})\n```\n'
-    if not recording:
-        text += ("\nThe recording is not here. Without `recording=`, latents of new responses of the same "
-                 "units can be read: `model.transform(responses)`.\n")
-    if given:
-        text += ("\nThe run was fitted with a denoiser that was given to it; if it is not among the files, "
-                 "give it as `denoiser=`.\n")
-    return text
+    head, *rows = ([_plain(cell) for cell in row] for row in (head, *rows))
+    return "\n".join(f"| {' | '.join(line)} |" for line in (head, ["---"] * len(head), *rows))
 
 # %% ../../nbs/show/05_sharing.ipynb #e7d84114
 def _card_of(model: MIGVis, report: dict[str, Any], repo: str, recording: bool,
              selectivity: SelectivityResult | None, picture: bool) -> str:
-    "A model card."
-    figure = "![Edited images; the title says of what](guidance.png)\n\n" if picture else ""
-    parts = ["---\nlibrary_name: migvis\ntags:\n- migvis\n- neuroscience\n---",
-             "# Latents and edited images by MIG-Vis",
-             figure + _markdown_table(("", ""), _facts_of(model, report, recording)), "## Use",
-             _usage_of(model, repo, recording), "## What each latent group shares with the images",
-             "InfoNCE bounds of images that were not trained on.",
-             _bounds_of(report), "## What each group moves",
-             "By readouts that share nothing with the critics, on held-out pairs: the share of the "
-             "way from original to target.", _selectivity_of(selectivity)]
-    return "\n\n".join(part.strip() for part in parts) + "\n"
+    "A model card: the template `model_card.md`, filled in."
+    data, images, r2 = report["recording"], model.recording.images.shape, report["vae"]["r2_percent"]
+    kind = "a simulation" if data["simulated"] else "recorded"
+    facts = {"data": f"{data['name'] or 'a recording'} ({kind})",
+             "images": f"{images[0]}, {images[2]} x {images[3]} pixels, {images[1]} channel(s)",
+             "units": data["units"], "preset, seed": f"{report['preset']}, {report['seed']}",
+             "run": model.caption("selective"),
+             "held-out R² of the responses": "not measured" if r2 is None else f"{r2:.1f} %",
+             "recording": "in this repository" if recording else "not shared",
+             "made by": f"migvis {__version__}"}
+    bounds = [(name, f"{b['lower_bound']:.2f}", "{:.2f} to {:.2f}".format(*b["interval_95"]))
+              for name, b in report["mutual_information_nats"].items()]
+    moved = None if selectivity is None else selectivity.matrix("moved").round(2)
+    given = "" if recording else ", recording=recording"
+    if "denoiser" in model.options: given += ", denoiser=denoiser"
+    return (files("migvis") / "model_card.md").read_text(encoding="utf-8").format(
+        picture="![Edited images; the title says of what](guidance.png)\n\n" if picture else "",
+        facts=_markdown_table(("", ""), facts.items()), repo=repo, given=given,
+        bounds=_markdown_table(("group", "lower bound, nats", "95 % interval"), bounds),
+        moved="Not measured." if moved is None else
+              _markdown_table(("group", *moved.columns), moved.itertuples(name=None)))
 
 # %% ../../nbs/show/05_sharing.ipynb #bbe1c20b
 def export_run(
@@ -239,12 +169,22 @@ def export_run(
 ) -> Path: # the folder
     "Write what `push_to_hub` would publish. Raises ValueError."
     model.require_fitted()
-    _check_choice(model, recording)
+    if not isinstance(recording, bool):
+        n, units = model.recording.responses.shape
+        raise ValueError(f"share the recording? recording=True publishes its {n} images, the responses "
+                         f"of {units} units and the labels; recording=False keeps them, for "
+                         f"MIGVis.load(..., recording=); got {recording!r}")
     folder = Path(folder).expanduser()
     if folder.exists() and any(folder.iterdir()):
         raise ValueError(f"{folder} is not empty; give a new folder, so that nothing else is shared")
     model.save(folder)
-    if not recording: _withhold_recording(folder, model)
+    if not recording: # its fingerprint stays
+        save_record(folder / "split.npz", model.split)
+        (folder / "recording.npz").unlink()
+        entries = _read_run(folder)
+        entries["files"].pop("recording.npz")
+        _write_run(folder, entries | {"withheld": ["recording"]})
+        _note(*_kept_files(folder))
     picture = recording or model.recording.simulated
     if picture: _draw_card(model, folder / "guidance.png")
     report = json.loads((folder / "report.json").read_text())
@@ -255,58 +195,45 @@ def export_run(
 # %% ../../nbs/show/05_sharing.ipynb #e8f0c42f
 def _push(model: MIGVis, repo: str, recording: bool | None, selectivity: SelectivityResult | None,
           private: bool, revision: str | None, token: str | None) -> str:
-    # -> address of the commit
-    "Make the repository if needed, and upload what `export_run` writes."
+    "Upload what `export_run` writes to a repository, made if needed; address of the commit."
     from huggingface_hub import HfApi
-    model.require_fitted()
-    _check_choice(model, recording)
     api = HfApi(token=token)
-    def upload() -> str:
+    with tempfile.TemporaryDirectory() as folder, _asking_hub(repo):
+        path = export_run(model, Path(folder) / "run", recording, selectivity, repo)
         api.create_repo(repo, private=private, exist_ok=True)
         if private and not api.repo_info(repo).private:
-            raise ValueError(f"{repo} exists and is public; give private=False to publish there, or "
-                             "another name")
+            raise ValueError(f"{repo} is public; give private=False to publish there, or another name")
         if revision is not None: api.create_branch(repo, branch=revision, exist_ok=True)
-        with tempfile.TemporaryDirectory() as folder:
-            path = export_run(model, Path(folder) / "run", recording, selectivity, repo)
-            return api.upload_folder(repo_id=repo, folder_path=path, revision=revision,
-                                     delete_patterns=_SHARED, allow_patterns=_SHARED,
-                                     commit_message="A run of migvis").commit_url
-    return _asking_hub(upload, repo)
+        return api.upload_folder(
+            repo_id=repo, folder_path=path, revision=revision, delete_patterns=_SHARED,
+            allow_patterns=_SHARED, commit_message="A run of migvis").commit_url
 
 # %% ../../nbs/show/05_sharing.ipynb #1540ab47
 _SHARED = ["run.json", "report.json", "*.safetensors", "*.npz", "README.md", "guidance.png"]
 
 # %% ../../nbs/show/05_sharing.ipynb #c7c252b7
-def _asking_hub(ask: Callable[[], Any], repo: str) -> Any:
-    "What a request returns; what the Hub answers otherwise becomes an error with a remedy."
-    from huggingface_hub.utils import (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError,
-                                       RepositoryNotFoundError, RevisionNotFoundError)
-    try: return ask()
-    except HFValidationError as e:
+@contextlib.contextmanager
+def _asking_hub(repo: str) -> Iterator[None]:
+    "What the Hub answers instead of what was asked for becomes an error with a remedy."
+    from huggingface_hub import utils
+    try: yield
+    except utils.HFValidationError as e:
         raise ValueError(f"{repo!r} is no name of a repository, which is owner/name ({e})") from e
-    except (RepositoryNotFoundError, RevisionNotFoundError) as e:
-        raise FileNotFoundError(f"the Hub has no {repo} that you may see, or not this revision; look "
-                                "at the name, and log in (`hf auth login`) or give token= if it is "
-                                "private") from e
-    except LocalEntryNotFoundError as e:
-        raise ConnectionError(f"{repo} is not on this computer, and the Hub cannot be reached; try "
-                              "again where there is a network") from e
-    except HfHubHTTPError as e:
-        raise ConnectionError(f"the Hub refused the request for {repo} ({e}); you may need a token "
-                              "that can write, or permission") from e
+    except (utils.RepositoryNotFoundError, utils.RevisionNotFoundError) as e:
+        raise FileNotFoundError(f"the Hub has no {repo}, or not this revision; for a private one "
+                                "log in (`hf auth login`) or give token=") from e
+    except utils.LocalEntryNotFoundError as e:
+        raise ConnectionError(f"{repo} is not on this computer, and the Hub cannot be reached") from e
+    except utils.HfHubHTTPError as e:
+        raise ConnectionError(f"the Hub refused {repo} ({e}); your token may not be allowed to") from e
 
 # %% ../../nbs/show/05_sharing.ipynb #fc20e98e
-def _fetch(
-    folder: str | Path, # or "hf://owner/name"
-    revision: str | None = None, token: str | bool | None = None,
-) -> Path:
-    "The folder of a run, downloaded if it is on the Hub. Raises FileNotFoundError, ConnectionError."
+def _fetch(folder: str | Path, revision: str | None, token: str | bool | None) -> Path:
+    "A run's folder, downloaded from hf://owner/name. Raises FileNotFoundError, ConnectionError."
     if not str(folder).startswith("hf:"):
         if revision is None and token is None: return Path(folder).expanduser()
-        raise ValueError("revision and token are for runs on the Hub, whose names are "
-                         f"hf://owner/name; got {str(folder)!r}")
+        raise ValueError(f"revision and token are for runs hf://owner/name, got {str(folder)!r}")
     from huggingface_hub import snapshot_download
     repo = str(folder).removeprefix("hf:").strip("/")
-    return Path(_asking_hub(lambda: snapshot_download(repo, revision=revision, token=token,
-                                                      allow_patterns=_SHARED), repo))
+    with _asking_hub(repo):
+        return Path(snapshot_download(repo, revision=revision, token=token, allow_patterns=_SHARED))

@@ -9,10 +9,10 @@ __all__ = ['Explorer', 'explore']
 import base64
 import html
 import io
-import threading
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import ipywidgets
@@ -20,12 +20,13 @@ import numpy as np
 from PIL import Image
 
 from .frames import (Choices, FrameGrid, FrameKey, ModelFrames, _as_grid, _css_palette,
-                                _frames, _FrameSource, _label_colours, _manifold_svg, _plane_limit)
+                                _frames, _FrameSource, _label_colours, _manifold_svg)
+from .page import _explorer_texts
 from ..support.edits import Edits
 
 # %% ../../nbs/show/01_widgets.ipynb #e1290dc6
-def _png_uri(image: np.ndarray) -> str: # image (1 or 3, H, W) in [0, 1], or (H, W, 4) uint8
-    "A picture as a data URI."
+def _png_uri(image: np.ndarray) -> str:
+    "A picture, (1 or 3, H, W) in [0, 1] or (H, W, 4) uint8, as a data URI."
     if image.dtype != np.uint8:
         image = (image.clip(0, 1) * 255).round().astype(np.uint8)
         image = image[0] if len(image) == 1 else np.moveaxis(image, 0, -1)
@@ -35,19 +36,17 @@ def _png_uri(image: np.ndarray) -> str: # image (1 or 3, H, W) in [0, 1], or (H,
 
 # %% ../../nbs/show/01_widgets.ipynb #9f76849f
 def _difference_image(image: np.ndarray, other: np.ndarray) -> np.ndarray:
-    # -> (H, W, 4) uint8: red where a grey image is brighter, blue where it is darker
-    "What changed (of colours: what was added), clear where the two agree; opaque from a half on."
+    "What changed, (H, W, 4) uint8: red brighter, blue darker, or the colour that was added."
     change = np.moveaxis(image - other, 0, -1)
     most = np.abs(change).max(-1, keepdims=True)
     if change.shape[-1] == 1: colour = np.where(change > 0, [201, 52, 36], [23, 96, 176])
     else: colour = 127.5 * (1 + change / np.maximum(most, 1 / 255))
-    alpha = (most * 510).clip(0, 255)
+    alpha = (most * 510).clip(0, 255) # clear where the two agree, opaque from a half on
     return np.concatenate([colour, alpha], -1).astype(np.uint8)
 
 # %% ../../nbs/show/01_widgets.ipynb #3aa42a51
 def _picture_html(title: str, image: np.ndarray, width: int, alt: str, accent: str = "") -> str:
-    # image (1 or 3, H, W) in [0, 1], or (H, W, 4) uint8; width: on the screen, in pixels -> HTML
-    "A captioned picture; few pixels are drawn as squares."
+    "A captioned picture, as wide as this on the screen; few pixels are drawn as squares."
     look = f"width:{width}px;border-radius:8px;background:rgba(128,128,128,.15);"
     if image.shape[-2] < 64: look += "image-rendering:pixelated;"
     if accent: look += f"box-shadow:0 0 0 3px {accent};"
@@ -56,19 +55,9 @@ def _picture_html(title: str, image: np.ndarray, width: int, alt: str, accent: s
             f'</figcaption><img src="{_png_uri(image)}" alt="{html.escape(alt)}" style="{look}">'
             "</figure>")
 
-# %% ../../nbs/show/01_widgets.ipynb #9b9ba0cf
-_WIDE = {"style": {"description_width": "9em"}, "layout": {"width": "26em", "max_width": "100%"}}
-
-# %% ../../nbs/show/01_widgets.ipynb #6b63bc3b
-def _control(label: str, options: list, start: int, slider: bool) -> ipywidgets.Widget:
-    "A slider or a list; a single option cannot be changed."
-    what = {"options": options, "value": options[start][1], "description": label} | _WIDE
-    if slider and len(options) > 1: return ipywidgets.SelectionSlider(**what)
-    return ipywidgets.Dropdown(disabled=len(options) == 1, **what)
-
 # %% ../../nbs/show/01_widgets.ipynb #6f4c4d03
-def _make_controls(choices: Choices) -> dict[str, ipywidgets.Widget]: # in the order of the screen
-    "A labelled control for everything that can be chosen."
+def _make_controls(choices: Choices) -> dict[str, ipywidgets.Widget]:
+    "A labelled control for everything that can be chosen, in the order of the screen."
     originals, targets = ([(choices.album[i][0], i) for i in dict.fromkeys(side)]
                           for side in zip(*choices.pairs))
     options = {"original": ("original", originals), "target": ("target", targets),
@@ -82,21 +71,24 @@ def _make_controls(choices: Choices) -> dict[str, ipywidgets.Widget]: # in the o
         options |= {"dims": ("dimensions", pairs), "first": ("", shares), "second": ("", shares)}
     if choices.dims and choices.manifold is not None:
         options["colour"] = ("coloured by", [(name, name) for name in choices.manifold.labels])
-    start, sliders = choices.start(), ("gamma", "draw", "first", "second")
-    return {name: _control(label, values, start.get(name, 0), name in sliders)
-            for name, (label, values) in options.items()}
+    wide, controls = {"width": "26em", "max_width": "100%"}, {}
+    for name, (label, values) in options.items():
+        slides = name in ("gamma", "draw", "first", "second") and len(values) > 1
+        control = ipywidgets.SelectionSlider if slides else ipywidgets.Dropdown
+        controls[name] = control(options=values, value=values[choices.start().get(name, 0)][1],
+                                 description=label, disabled=len(values) == 1, layout=wide,
+                                 style={"description_width": "9em"})
+    return controls
 
 # %% ../../nbs/show/01_widgets.ipynb #ce003bd9
 class _FrameWorker:
     "Computes the frame on display, and rows of them ahead where the source says so."
-    def __init__(self, choices: Choices, source: _FrameSource | None,
-                 stored: dict[FrameKey, np.ndarray], changed: Callable[[], None],
-                 background: bool = True) -> None:
-        self.choices, self.source, self.stored = choices, source, stored
-        self.changed, self.background = changed, background
+    def __init__(self, choices: Choices, source: _FrameSource | None, stored: dict,
+                 changed: Callable[[], None], background: bool) -> None:
+        self.choices, self.source, self.stored, self.changed = choices, source, stored, changed
+        self.thread = ThreadPoolExecutor(1) if background else None
         self.wanted: FrameKey | None = None
         self.failed: dict[FrameKey, Exception] = {}
-        self.busy, self.lock = False, threading.Lock()
         self.seconds: float | None = None  # of the last computation
 
     def __contains__(self, key: FrameKey) -> bool:
@@ -106,78 +98,47 @@ class _FrameWorker:
         "This frame is on display now; tries again if it failed before."
         self.wanted = key
         self.failed.pop(key, None)
-        with self.lock:
-            if self.busy or not _next_keys(self): return
-            self.busy = True
-        self.changed()
-        if self.background: threading.Thread(target=_work, args=(self,), daemon=True).start()
+        if self.thread: self.thread.submit(_work, self)
         else: _work(self)
-
-# %% ../../nbs/show/01_widgets.ipynb #c30c3fce
-def _next_keys(worker: _FrameWorker) -> list[FrameKey]:
-    "What to compute next: the frame on display first."
-    keys = [worker.wanted]
-    if worker.source is None or worker.wanted in worker or worker.wanted in worker.failed: return []
-    if getattr(worker.source, "ahead", False):
-        row = [replace(worker.wanted, gamma=gamma) for gamma in worker.choices.gammas]
-        keys += [k for k in row if k not in worker and k not in worker.failed and k not in keys]
-    return keys
 
 # %% ../../nbs/show/01_widgets.ipynb #0d05819b
 def _work(worker: _FrameWorker) -> None:
-    "Compute until nothing is missing."
-    while True:
-        with worker.lock:
-            keys = _next_keys(worker)
-            worker.busy = bool(keys)
-        if not keys: return worker.changed()
-        started = time.perf_counter()
-        try: _frames(keys, worker.source, worker.stored)
-        except Exception as error: worker.failed |= dict.fromkeys(keys[1:] or keys, error)
-        worker.seconds = time.perf_counter() - started
-        worker.changed()
-
-# %% ../../nbs/show/01_widgets.ipynb #90197e3f
-def _plane_html(choices: Choices, key: FrameKey, colour: str, width: int, accent: str) -> str:
-    "The manifold with the path of one frame."
-    manifold = choices.manifold.thinned((key.original, key.target))
-    points, plane = manifold.plane(key.group, key.dims), (key.group, key.dims)
-    ends = np.concatenate([manifold.place(i, *plane) for i in (key.original, key.target)])
-    now = ends[:2] + np.array(key.strengths) * (ends[2:] - ends[:2])
-    fills, legend = _label_colours(manifold.labels[colour])
-    group = choices.group_names[choices.groups.index(key.group)]
-    names = tuple(f"z{d + 1} of {group}" for d in key.dims)
-    limit = _plane_limit(points, ends, choices.strengths)
-    svg = _manifold_svg(points, fills, ends, now, limit, names, accent)
-    dot = "display:inline-block;width:9px;height:9px;border-radius:50%;margin:0 4px 0 10px;"
-    ramp = "display:inline-block;width:120px;height:8px;border-radius:4px;"
-    legend = legend.replace('<i style="', f'<i style="{dot}')
-    legend = legend.replace('<span class="mv-ramp" style="', f'<span style="{ramp}')
-    below = f'<div style="font-size:12px">{legend}</div>'
-    return f'<div style="width:{int(width * 1.1)}px">{svg}{below}</div>'
+    "Compute what is wanted by now, the frame on display first; of jobs that waited, one does it."
+    keys = [worker.wanted]
+    if worker.source is None or worker.wanted in worker or worker.wanted in worker.failed: return
+    if getattr(worker.source, "ahead", False):
+        row = [replace(worker.wanted, gamma=gamma) for gamma in worker.choices.gammas]
+        keys += [k for k in row if k not in worker and k not in worker.failed and k not in keys]
+    started = time.perf_counter()
+    try: _frames(keys, worker.source, worker.stored)
+    except Exception as error: worker.failed |= dict.fromkeys(keys[1:] or keys, error)
+    worker.seconds = time.perf_counter() - started
+    worker.changed()
+    if keys[1:]: _work(worker) # the frame on display alone, if its row failed
 
 # %% ../../nbs/show/01_widgets.ipynb #6c84fcd1
-def _explorer_picture(choices: Choices, key: FrameKey, image: np.ndarray | None,
-                      colour: str | None = None) -> str:
-    # image (C, H, W) the edit; None: none yet -> HTML
-    "Original, edit, target and difference, and the manifold where there is one."
-    album, accent = choices.album, _css_palette()[key.group % 20]
-    (original, before), (target, after) = album[key.original], album[key.target]
-    width, small = 256, 87 # of pictures on the screen, in pixels
+def _explorer_picture(choices: Choices, key: FrameKey, image: np.ndarray | None, colour: str) -> str:
+    "Original, edit (None: none yet), target and difference, and the manifold where there is one."
+    accent, width, small = _css_palette()[key.group % 20], 256, 87 # pixels on the screen
+    (original, before), (target, after) = choices.album[key.original], choices.album[key.target]
     column = _picture_html("original", before, small, f"original: {original}")
     column += _picture_html("target", after, small, f"target: {target}")
-    title = "edit" if image is None else f"edit, γ = {key.gamma:g}"
-    edit = np.zeros((1, 1, 4), np.uint8) if image is None else image
+    title, edit = "edit", np.zeros((1, 1, 4), np.uint8)
     if image is not None:
-        change = _difference_image(image, before)
+        title, edit, change = f"edit, γ = {key.gamma:g}", image, _difference_image(image, before)
         column += _picture_html("change", change, small, "difference between edit and original")
     body = _picture_html(title, edit, width, f"{title} of {original} towards {target}", accent)
-    plane = _plane_html(choices, key, colour, width, accent) if colour and key.dims else ""
+    plane = ""
+    if colour and key.dims:
+        manifold = choices.manifold.thinned(list(choices.album))
+        fills, legend = _label_colours(manifold.labels[colour])
+        drawing, _ = _manifold_svg(choices, manifold, key, fills)
+        plane = f'<div style="width:282px;font-size:12px">{drawing}<div>{legend}</div></div>'
     return (f'<div style="display:flex;flex-wrap:wrap;gap:14px;padding:4px">{body}'
             f"<div>{column}</div>{plane}</div>")
 
 # %% ../../nbs/show/01_widgets.ipynb #4f2b86d0
-def _describe_frame(choices: Choices, key: FrameKey, image: np.ndarray) -> str: # image: (C, H, W)
+def _describe_frame(choices: Choices, key: FrameKey, image: np.ndarray) -> str:
     "A frame in a sentence, read out when a slider moves; at the start a hint what to turn."
     _, original = choices.album[key.original]
     moved, whole = (float(np.sqrt(((other - original) ** 2).mean()))
@@ -186,40 +147,24 @@ def _describe_frame(choices: Choices, key: FrameKey, image: np.ndarray) -> str: 
     parts = " and ".join(f"z{d + 1} at {s:g}" for d, s in zip(key.dims, key.strengths))
     if parts: where += f", {parts} of the way"
     if choices.draws > 1: where += f", draw {key.draw + 1} of {choices.draws}"
-    return (f"{_hint(choices, key)} {where}: the edit differs from the original by {moved:.3f} "
-            f"(RMSE), the target by {whole:.3f}.").lstrip()
-
-# %% ../../nbs/show/01_widgets.ipynb #12df0049
-def _hint(choices: Choices, key: FrameKey) -> str: # empty: none
-    "Which slider to turn, where the edit should still be the original."
-    if key.dims and not any(key.strengths): return "Both strengths are 0. Turn one up."
-    return "There is no guidance yet. Turn γ up." if key.gamma == 0 < max(choices.gammas) else ""
+    resting = not any(key.strengths) if key.dims else key.gamma == 0 < max(choices.gammas)
+    hint = _explorer_texts(choices)["hint"] if resting else ""
+    return (f"{hint}{where}: the edit differs from the original by {moved:.3f} (RMSE), the target by "
+            f"{whole:.3f}.")
 
 # %% ../../nbs/show/01_widgets.ipynb #6f50463d
 def _explorer_status(worker: _FrameWorker, key: FrameKey, image: np.ndarray | None) -> str:
-    # key: on display; image (C, H, W) the edit; None: not there yet -> HTML
-    "What the picture shows, what is being computed, or what went wrong."
+    "What the picture shows, what is being computed (no image yet), or what went wrong."
     if key in worker.failed:
         error = worker.failed[key]
-        trace = "".join(traceback.format_exception(type(error), error, error.__traceback__))
+        trace = "".join(traceback.format_exception(error))
         return (f'<div role="alert" style="color:#c93424"><b>{type(error).__name__}</b>: '
                 f"{html.escape(str(error))}</div><details><summary>traceback; move a slider to try "
                 f"again</summary><pre>{html.escape(trace)}</pre></details>")
+    if image is not None: return html.escape(_describe_frame(worker.choices, key, image))
+    if worker.source is None: return "⚠ This frame was not computed, and there is no model here."
     last = "" if worker.seconds is None else f" The last computation took {worker.seconds:.2g} s."
-    if image is None and worker.source is None:
-        return "⚠ This frame was not computed, and there is no model here to do it."
-    if image is None: return f"⏳ <b>Computing this frame …</b>{last}"
-    return html.escape(_describe_frame(worker.choices, key, image))
-
-# %% ../../nbs/show/01_widgets.ipynb #689d1a27
-def _explorer_parts(explorer: "Explorer") -> list[ipywidgets.Widget]:
-    "Controls beside the picture; status and caption below."
-    panel = ipywidgets.VBox([*explorer.controls.values()], layout={"margin": "0 16px 0 0"})
-    layout = {"flex_flow": "row wrap-reverse", "align_items": "flex-end"}
-    box = ipywidgets.HBox([panel, explorer.picture], layout=layout)
-    caption = html.escape(explorer.choices.caption)
-    small = f'<div style="font-size:12px;opacity:.75">{caption}</div>'
-    return [box, explorer.status, ipywidgets.HTML(small)]
+    return f"⏳ <b>Computing this frame …</b>{last}"
 
 # %% ../../nbs/show/01_widgets.ipynb #0dfa8e35
 class Explorer(ipywidgets.VBox):
@@ -237,7 +182,11 @@ class Explorer(ipywidgets.VBox):
         self._quiet, self._shown = False, None
         for control in self.controls.values():
             control.observe(lambda change: _follow(self, change["owner"]), "value")
-        super().__init__(_explorer_parts(self))
+        panel = ipywidgets.VBox([*self.controls.values()], layout={"margin": "0 16px 0 0"})
+        layout = {"flex_flow": "row wrap-reverse", "align_items": "flex-end"}
+        box = ipywidgets.HBox([panel, self.picture], layout=layout)
+        small = f'<div style="font-size:12px;opacity:.75">{html.escape(choices.caption)}</div>'
+        super().__init__([box, self.status, ipywidgets.HTML(small)])
         _follow(self, self.controls["original"])
 
     def __repr__(self) -> str:
@@ -249,26 +198,20 @@ class Explorer(ipywidgets.VBox):
 def _follow(explorer: Explorer, moved: ipywidgets.Widget) -> None:
     "A control was moved: show its frame, or have it computed."
     if explorer._quiet: return
-    controls = explorer.controls
-    if moved is controls["original"]: _offer_targets(explorer)
+    controls, choices = explorer.controls, explorer.choices
+    if moved is controls["original"]: # only the targets that go with it are offered
+        target, allowed = controls["target"], [t for o, t in choices.pairs if o == moved.value]
+        chosen = target.value if target.value in allowed else allowed[0]
+        explorer._quiet = True
+        target.options = [(choices.album[t][0], t) for t in dict.fromkeys(allowed)]
+        target.value, target.disabled = chosen, len(target.options) == 1
+        explorer._quiet = False
     value = {name: control.value for name, control in controls.items() if name != "colour"}
     for name, dim in zip(("first", "second"), value.get("dims", ())):
         controls[name].description = f"strength of z{dim + 1}"
-    explorer.key = explorer.choices.key((value.pop("original"), value.pop("target")), **value)
+    explorer.key = choices.key((value.pop("original"), value.pop("target")), **value)
     explorer.worker.want(explorer.key)
     _show_frame(explorer)
-
-# %% ../../nbs/show/01_widgets.ipynb #cccdb174
-def _offer_targets(explorer: Explorer) -> None:
-    "Only the targets that go with the chosen original."
-    choices, target = explorer.choices, explorer.controls["target"]
-    original = explorer.controls["original"].value
-    allowed = list(dict.fromkeys(t for o, t in choices.pairs if o == original))
-    chosen = target.value if target.value in allowed else allowed[0]
-    explorer._quiet = True
-    target.options = [(choices.album[t][0], t) for t in allowed]
-    target.value, target.disabled = chosen, len(allowed) == 1
-    explorer._quiet = False
 
 # %% ../../nbs/show/01_widgets.ipynb #9a7bbaf2
 def _show_frame(explorer: Explorer) -> None:
@@ -276,10 +219,10 @@ def _show_frame(explorer: Explorer) -> None:
     stored = explorer.key in explorer.worker
     if stored: explorer._shown = explorer.key, explorer.worker.stored[explorer.key.simplest]
     key, image = explorer._shown or (explorer.key, None)
-    colour = explorer.controls["colour"].value if "colour" in explorer.controls else None
+    colour = explorer.controls["colour"].value if "colour" in explorer.controls else ""
     body = _explorer_picture(explorer.choices, key, image, colour)
-    if not stored: body = f'<div style="opacity:.4" aria-busy="true">{body}</div>'
-    explorer.picture.value = body
+    dimmed = f'<div style="opacity:.4" aria-busy="true">{body}</div>'
+    explorer.picture.value = body if stored else dimmed
     text = _explorer_status(explorer.worker, explorer.key, image if stored else None)
     look = 'aria-live="polite" style="min-height:1.5em;line-height:1.5"'
     explorer.status.value = f'<div role="status" {look}>{text}</div>'
@@ -289,7 +232,7 @@ def explore(
     what: ModelFrames | Edits | FrameGrid, # edits and grids only show what they have
     background: bool = True,               # compute in a thread
 ) -> Explorer:
-    "Sliders over frames: see `guidance_frames`, `dimension_frames`. Raises TypeError for other things."
+    "Sliders over frames (`guidance_frames`, `dimension_frames`). Raises TypeError for others."
     if isinstance(what, ModelFrames): return Explorer(what.choices, what, background=background)
     grid = _as_grid(what)
     return Explorer(grid.choices, None, grid.stored())

@@ -9,7 +9,7 @@ __all__ = ['sample_labels', 'render_labels', 'render_hvm']
 import hashlib
 import json
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 import joblib
 import numpy as np
@@ -31,20 +31,6 @@ _VARIATIONS = pd.DataFrame( # half ranges of angles (degrees) and positions; s l
      "tz": [0.0, 0.6, 1.2], "s": [1.0, 1.3, 1.6], "images": [10, 40, 40]}, # images of each object
     index=["V0", "V3", "V6"])
 
-# %% ../../nbs/simulate/02_images.ipynb #e4539dd0
-def _variation_order(n: int, rng: np.random.Generator) -> np.ndarray:
-    "Levels of an object's n images: blocks of 1 V0, 4 V3, 4 V6 in random order."
-    block = np.repeat([0, 1, 2], _VARIATIONS["images"] // 10)
-    return np.concatenate([rng.permutation(block) for _ in range(-(-n // len(block)))])[:n]
-
-# %% ../../nbs/simulate/02_images.ipynb #b0000202
-def _sample_poses(level: np.ndarray, rng: np.random.Generator) -> np.ndarray: # (n, 6)
-    "Poses of images at variation levels 0 to 2: uniform in the level's ranges."
-    pose = rng.uniform(-1, 1, (len(level), 6)) * _VARIATIONS[list(_POSE)].to_numpy()[level]
-    largest = _VARIATIONS["s"].to_numpy()[level]
-    pose[:, 5] = 1 / largest + (largest - 1 / largest) * (pose[:, 5] / largest + 1) / 2
-    return pose + 0.0 # no negative zeros
-
 # %% ../../nbs/simulate/02_images.ipynb #e4d00883
 def sample_labels(
     n_images: int = 5760, seed: int = 0,
@@ -54,12 +40,17 @@ def sample_labels(
     rng, names = np.random.default_rng([seed, 1]), object_names()
     rounds = -(-n_images // len(names))
     which = np.concatenate([rng.permutation(len(names)) for _ in range(rounds)])[:n_images]
-    levels = np.stack([_variation_order(rounds, rng) for _ in names.index])
+    block = np.repeat([0, 1, 2], _VARIATIONS["images"] // 10) # 1 V0, 4 V3, 4 V6, in random order
+    levels = np.stack([np.concatenate([rng.permutation(block) for _ in range(-(-rounds // len(block)))])
+                       for _ in names.index])
     level = levels[which, np.arange(n_images) // len(names)]
     labels = names.iloc[which].reset_index(drop=True)
     labels.insert(0, "image_id", [f"sim{seed}_{i:05d}" for i in range(n_images)])
     labels["variation"] = _VARIATIONS.index.to_numpy()[level]
-    return labels.assign(**dict(zip(_POSE, _sample_poses(level, rng).T)))
+    pose = rng.uniform(-1, 1, (n_images, 6)) * _VARIATIONS[list(_POSE)].to_numpy()[level]
+    largest = _VARIATIONS["s"].to_numpy()[level]
+    pose[:, 5] = 1 / largest + (largest - 1 / largest) * (pose[:, 5] / largest + 1) / 2
+    return labels.assign(**dict(zip(_POSE, pose.T + 0.0))) # no negative zeros
 
 # %% ../../nbs/simulate/02_images.ipynb #3f3247fc
 def _texture(size: int, exponent: float, rng: np.random.Generator) -> np.ndarray:
@@ -83,37 +74,24 @@ def _natural_background(size: int, rng: np.random.Generator) -> np.ndarray: # (s
     return np.clip(np.where(row < horizon, sky, ground), 0, 1).astype(np.float32)
 
 # %% ../../nbs/simulate/02_images.ipynb #22ebcd83
-def _aperture(size: int, radius: float = 0.44, fade: float = 0.05) -> np.ndarray:
-    # -> (size, size) float32: 1 inside, 0 outside
-    "HvM's round window."
+def _aperture(size: int) -> np.ndarray: # (size, size) float32: 1 inside, 0 outside
+    "HvM's round window: 0.44 sides in radius, with an edge 0.05 wide."
     grid = (np.arange(size) + 0.5) / size - 0.5
-    inside = np.clip((radius - np.hypot(grid[:, None], grid[None])) / fade + 0.5, 0, 1)
+    inside = np.clip((0.44 - np.hypot(grid[:, None], grid[None])) / 0.05 + 0.5, 0, 1)
     return (inside * inside * (3 - 2 * inside)).astype(np.float32)
 
-# %% ../../nbs/simulate/02_images.ipynb #29dd4707
-def _before_landscapes(images: np.ndarray, masks: np.ndarray, keys: np.ndarray, seed: int) -> np.ndarray:
-    "Objects before landscapes, seen through the aperture; `keys` number the images."
-    size = images.shape[-1]
-    window = _aperture(size)
-    scenes = np.stack([_natural_background(size, np.random.default_rng([seed, 2, int(key)])) for key in keys])
-    return np.clip((images + (1 - masks) * scenes) * window + 0.5 * (1 - window), 0, 1)
-
 # %% ../../nbs/simulate/02_images.ipynb #ddf523e7
-def _render_job(rows: pd.DataFrame, size: int, background: str, seed: int) -> tuple:
-    "Pictures and masks, uint8, of rows of labels that show the same object. The index numbers the images."
+def _render_job(rows: pd.DataFrame, size: int, background: str, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    "Pictures and masks, uint8, of rows of labels of the same object; the index numbers the images."
     mesh = make_object(rows["object"].iloc[0])
     rotation = rotation_matrix(*rows[["rxy", "rxz", "ryz"]].to_numpy().T)
     place = (rows[name].to_numpy() for name in ("ty", "tz", "s"))
     images, masks = render(mesh, rotation, *place, size=size, return_mask=True)
-    if background == "natural": images = _before_landscapes(images, masks, rows.index.to_numpy(), seed)
+    if background == "natural":
+        scenes = [_natural_background(size, np.random.default_rng([seed, 2, int(i)])) for i in rows.index]
+        window = _aperture(size)
+        images = np.clip((images + (1 - masks) * np.stack(scenes)) * window + 0.5 * (1 - window), 0, 1)
     return np.round(images * 255).astype(np.uint8), np.round(masks * 255).astype(np.uint8)
-
-# %% ../../nbs/simulate/02_images.ipynb #1fcbfc19
-def _run_jobs(jobs: list[tuple], workers: int, progress: bool) -> Iterable[tuple]:
-    "Results of `_render_job`, in order, from several processes if there are."
-    parallel = joblib.Parallel(n_jobs=workers, return_as="generator")
-    results = parallel(joblib.delayed(_render_job)(*job) for job in jobs)
-    return tqdm(results, "rendering", len(jobs), unit="object", disable=None if progress else True)
 
 # %% ../../nbs/simulate/02_images.ipynb #52df4175
 def render_labels(
@@ -131,10 +109,12 @@ def render_labels(
     table, rays = labels.reset_index(drop=True), len(labels) * (2 * size) ** 2
     if workers is None: workers = joblib.cpu_count() if rays > 2e7 else 1
     groups = [rows for _, rows in table.groupby(["category", "object"], sort=False)]
-    jobs = [(rows, size, background, seed) for rows in groups]
+    parallel = joblib.Parallel(n_jobs=workers, return_as="generator")
+    results = parallel(joblib.delayed(_render_job)(rows, size, background, seed) for rows in groups)
+    silent = None if progress and rays > 6e6 else True
     images, masks = (np.empty((len(table), size, size), np.uint8) for _ in range(2))
-    for rows, results in zip(groups, _run_jobs(jobs, workers, progress and rays > 6e6)):
-        images[rows.index], masks[rows.index] = results
+    for rows, pair in zip(groups, tqdm(results, "rendering", len(groups), unit="object", disable=silent)):
+        images[rows.index], masks[rows.index] = pair
     return images, masks
 
 # %% ../../nbs/simulate/02_images.ipynb #12b34465
@@ -145,7 +125,7 @@ def _with_hues(labels: pd.DataFrame, seed: int) -> pd.DataFrame: # with a column
 # %% ../../nbs/simulate/02_images.ipynb #ba7fe4e1
 def _tint(images: np.ndarray, masks: np.ndarray, hue: np.ndarray) -> np.ndarray:
     # grey images and masks (n, 1, H, W) in [0, 1], hue (n,) degrees -> (n, 3, H, W) float32 in [0, 1]
-    "Colour objects as much as stays in [0, 1]: c = v + min(v, 1 - v) cos(hue - 0, 120, 240 degrees)."
+    "Colour objects as much as stays in [0, 1]: c = v + min(v, 1 - v) cos(hue - 0, 120, 240°)."
     angle = np.deg2rad(np.asarray(hue)[:, None] - np.array([0, 120, 240]))
     reach = np.minimum(images, 1 - images) * masks
     return images + reach * np.cos(angle).astype(np.float32)[:, :, None, None]
@@ -170,7 +150,6 @@ def render_hvm(
     size: int = 128, # side of the pictures in pixels
     seed: int = 0, # another seed gives other poses
     background: str = "none", # "none" (black) or "natural"
-    workers: int | None = None,
     cache: bool = False, # keep the images on disk
     progress: bool = True,
     colour: bool = False, # each object in a hue of its own: C = 3, and a label `hue`
@@ -179,9 +158,7 @@ def render_hvm(
     labels = sample_labels(n_images, seed)
     arguments = dict(n_images=n_images, size=size, seed=seed, background=background, supersample=2)
 
-    def make() -> np.ndarray: # (n, 2, size, size) uint8
-        return np.stack(render_labels(labels, size, background, seed, workers, progress), 1)
-
+    make = lambda: np.stack(render_labels(labels, size, background, seed, progress=progress), 1)
     pair = _cached(arguments | {"renderer": _RENDERER}, make) if cache else make()
     images, masks = (pair[:, i:i + 1].astype(np.float32) / 255 for i in (0, 1))
     if not colour: return images, labels

@@ -9,6 +9,7 @@ __all__ = ['SUBJECTS', 'object_features', 'simulate_hvm']
 import zlib
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -21,6 +22,7 @@ from .renderer import rotation_matrix
 
 # %% ../../nbs/simulate/03_it.ipynb #1b4fc105
 _FACTORS = ("rotation", "rotation_by_category", "category", "shape", "albedo", "position", "size")
+_WINDOW = 0.1 # seconds in which spikes are counted
 
 # %% ../../nbs/simulate/03_it.ipynb #43ee16cb
 def _describe_mesh(mesh: trimesh.Trimesh) -> dict[str, float]:
@@ -39,36 +41,31 @@ def _describe_mesh(mesh: trimesh.Trimesh) -> dict[str, float]:
         "shape_flatness": np.log(np.sort(extent)[0] / np.sort(extent)[2]),
         "albedo_mean": mean,
         "albedo_spread": np.sqrt(weight @ (albedo - mean) ** 2),
-        "albedo_gradient": weight @ ((albedo - mean) * centre[:, 2]) / extent[2],
-    }
+        "albedo_gradient": weight @ ((albedo - mean) * centre[:, 2]) / extent[2]}
 
 # %% ../../nbs/simulate/03_it.ipynb #a4fae9a7
 @lru_cache(maxsize=None)
-def object_features() -> pd.DataFrame: # 64 rows (index: object), 9 columns, z-scored within each category
-    "Descriptors of the 64 objects relative to their category's mean and spread."
+def object_features() -> pd.DataFrame: # 64 rows (index: object), 9 columns
+    "Descriptors of the 64 objects, z-scored within each category."
     names = object_names()
-    rows = [_describe_mesh(make_object(name)) for name in names["object"]]
-    table = pd.DataFrame(rows, index=names["object"])
+    table = pd.DataFrame(map(_describe_mesh, map(make_object, names["object"])), index=names["object"])
     groups = table.groupby(names["category"].to_numpy())
     return (table - groups.transform("mean")) / groups.transform("std", ddof=0)
 
 # %% ../../nbs/simulate/03_it.ipynb #23c9f125
-def _factor_features(labels: pd.DataFrame) -> dict[str, np.ndarray]: # factor -> (n, number of features)
+def _factor_features(labels: pd.DataFrame) -> dict[str, np.ndarray]: # factor -> (n, features)
     "Features of each factor, computed from labels, not standardised."
-    rotation = rotation_matrix(*labels[["rxy", "rxz", "ryz"]].to_numpy().T).reshape(-1, 9)
+    rotation, reference = (rotation_matrix(*table[["rxy", "rxz", "ryz"]].to_numpy().T).reshape(-1, 9)
+                           for table in (labels, _reference()))
     category = labels["category"].to_numpy()[:, None] == np.array(list(CATEGORIES))
     category = category - 1 / len(CATEGORIES)
     content = object_features().loc[labels["object"]]
-    by_category = np.einsum("nr,nc->ncr", rotation - _mean_rotation(), category)
+    by_category = np.einsum("nr,nc->ncr", rotation - reference.mean(0), category)
     features = {
-        "rotation": rotation,
-        "rotation_by_category": by_category.reshape(len(labels), -1),
-        "category": category,
-        "shape": content.filter(like="shape_").to_numpy(),
+        "rotation": rotation, "rotation_by_category": by_category.reshape(len(labels), -1),
+        "category": category, "shape": content.filter(like="shape_").to_numpy(),
         "albedo": content.filter(like="albedo_").to_numpy(),
-        "position": labels[["ty", "tz"]].to_numpy(),
-        "size": np.log(labels[["s"]].to_numpy()),
-    }
+        "position": labels[["ty", "tz"]].to_numpy(), "size": np.log(labels[["s"]].to_numpy())}
     if "hue" not in labels: return features
     hue = np.deg2rad(labels["hue"].to_numpy())
     return features | {"hue": np.column_stack([np.cos(hue), np.sin(hue)])}
@@ -79,29 +76,15 @@ def _reference() -> pd.DataFrame:
     "Labels on which features, tuning and rates are standardised."
     return _with_hues(sample_labels(5760, seed=2**31), seed=2**31)
 
-# %% ../../nbs/simulate/03_it.ipynb #391fd93a
-@lru_cache(maxsize=None)
-def _mean_rotation() -> np.ndarray: # (9,)
-    "Mean of the rotation matrices over the reference labels."
-    return rotation_matrix(*_reference()[["rxy", "rxz", "ryz"]].to_numpy().T).reshape(-1, 9).mean(0)
-
-# %% ../../nbs/simulate/03_it.ipynb #3534f859
-@lru_cache(maxsize=None)
-def _feature_scale() -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    "Mean and scale of each feature over the reference labels; the entries of a matrix share one scale."
-    scales = {}
-    for factor, values in _factor_features(_reference()).items():
-        spread = values.std(0)
-        if factor.startswith("rotation"): spread = np.sqrt(values.var(0).mean(keepdims=True))
-        scales[factor] = values.mean(0), spread
-    return scales
-
 # %% ../../nbs/simulate/03_it.ipynb #1b06cef7
-def _standard_features(labels: pd.DataFrame) -> dict[str, np.ndarray]: # factor -> (n, number of features)
-    "Features of each factor, z-scored on the reference labels."
-    scales = _feature_scale()
-    features = _factor_features(labels)
-    return {factor: (values - scales[factor][0]) / scales[factor][1] for factor, values in features.items()}
+def _standard_features(labels: pd.DataFrame) -> dict[str, np.ndarray]: # factor -> (n, features)
+    "Features z-scored on the reference labels; the entries of a matrix share one scale."
+    features, reference = _factor_features(labels), _factor_features(_reference())
+    for factor, values in features.items():
+        variance = reference[factor].var(0)
+        if factor.startswith("rotation"): variance = variance.mean()
+        features[factor] = (values - reference[factor].mean(0)) / np.sqrt(variance)
+    return features
 
 # %% ../../nbs/simulate/03_it.ipynb #102973d3
 @dataclass(frozen=True)
@@ -124,15 +107,6 @@ class _Population:
 # %% ../../nbs/simulate/03_it.ipynb #e0ac5fcd
 SUBJECTS = {"M1": _Population(58, seed=101, mean_rate=3.7), "M2": _Population(110, seed=102)}
 
-# %% ../../nbs/simulate/03_it.ipynb #aa7d1b8b
-@dataclass(frozen=True)
-class _Tuning:
-    "What a population's units encode."
-    shares: np.ndarray # (N, F) share of each factor in the variance of the drive
-    weights: dict[str, np.ndarray] # factor -> (N, features) on standardised features, with sqrt(share)
-    mean_rate: np.ndarray # (N,) spikes/s over the reference labels
-    norm: np.ndarray # (N,) mean of the rectified drive over the reference labels
-
 # %% ../../nbs/simulate/03_it.ipynb #9dd14f47
 def _rectify(drive: np.ndarray, population: _Population) -> np.ndarray:
     "Softplus of the drive."
@@ -140,8 +114,9 @@ def _rectify(drive: np.ndarray, population: _Population) -> np.ndarray:
 
 # %% ../../nbs/simulate/03_it.ipynb #fdfe355b
 @lru_cache(maxsize=None)
-def _make_tuning(population: _Population) -> _Tuning:
-    "Draw the units of a population."
+def _make_tuning(population: _Population) -> SimpleNamespace:
+    # shares of factors (N, F); weights: factor -> (N, features); mean_rate and norm (N,)
+    "Draw the units of a population: rates are mean_rate * rectified drive / norm."
     rng, features = np.random.default_rng(population.seed), _standard_features(_reference())
     mean, n = np.array(population.shares) / sum(population.shares), population.n_units
     shares, weights = rng.dirichlet(mean * population.concentration * len(mean), n), {}
@@ -150,7 +125,7 @@ def _make_tuning(population: _Population) -> _Tuning:
         weights[factor] = w * (np.sqrt(shares[:, f]) / (features[factor] @ w.T).std(0))[:, None]
     rectified = _rectify(sum(features[factor] @ w.T for factor, w in weights.items()), population)
     rate = population.mean_rate * np.exp(population.rate_spread * rng.standard_normal(n))
-    return _Tuning(shares, weights, rate, rectified.mean(0))
+    return SimpleNamespace(shares=shares, weights=weights, mean_rate=rate, norm=rectified.mean(0))
 
 # %% ../../nbs/simulate/03_it.ipynb #f238e261
 def _firing_rates(labels: pd.DataFrame, population: _Population) -> np.ndarray: # (n, N) spikes/s
@@ -160,54 +135,48 @@ def _firing_rates(labels: pd.DataFrame, population: _Population) -> np.ndarray: 
     return tuning.mean_rate * _rectify(drive, population) / tuning.norm
 
 # %% ../../nbs/simulate/03_it.ipynb #0f3d4b61
-def _spike_trials(rates: np.ndarray, repeats: int = 40, window: float = 0.1,
-                  shared_gain: float = 0.0, session_drift: float = 0.0, sessions: int = 4,
-                  keep: bool = False, seed: int = 0) -> tuple:
-    # -> averages (n, N) in spikes/s, trials (n, repeats, N) or None, session of each image (n,)
+def _spike_trials(rates: np.ndarray, repeats: int = 40, shared_gain: float = 0.0, session_drift: float = 0.0,
+                  keep: bool = False, seed: int = 0) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
+    # -> averages (n, N) in spikes/s, trials (n, repeats, N) if kept, session 0 to 3 of each image (n,)
     "Poisson spike counts in repeated trials, with optional shared and slow gains."
     rng, (n, units) = np.random.default_rng([seed, 3]), rates.shape
-    session = rng.permutation(np.arange(n) * sessions // n)
-    drift = session_drift * rng.standard_normal((sessions, units)) - session_drift**2 / 2
+    session = rng.permutation(np.arange(n) * 4 // n)
+    drift = session_drift * rng.standard_normal((4, units)) - session_drift**2 / 2
     rates = rates * np.exp(drift)[session]
     gain = np.exp(shared_gain * rng.standard_normal((n, repeats)) - shared_gain**2 / 2)
     average = np.empty((n, units), np.float32)
     trials = np.empty((n, repeats, units), np.float32) if keep else None
     for start in range(0, n, 256):
         part = slice(start, start + 256)
-        spikes = rng.poisson(rates[part, None] * gain[part, :, None] * window) / window
+        spikes = rng.poisson(rates[part, None] * gain[part, :, None] * _WINDOW) / _WINDOW
         average[part] = spikes.mean(1)
         if keep: trials[part] = spikes
     return average, trials, session
 
 # %% ../../nbs/simulate/03_it.ipynb #8dad4575
-def _leading_directions(part: np.ndarray, variance: float = 0.95) -> np.ndarray: # (N, k)
-    "Leading eigenvectors of the covariance over units, up to a share of the variance."
+def _leading_directions(part: np.ndarray) -> np.ndarray: # (N, k)
+    "Leading eigenvectors of the covariance over units, up to 95 % of the variance."
     values, vectors = np.linalg.eigh(np.cov(part.T))
     values, vectors = np.clip(values[::-1], 0, None), vectors[:, ::-1]
-    return vectors[:, :int(np.searchsorted(np.cumsum(values) / values.sum(), variance)) + 1]
+    return vectors[:, :int(np.searchsorted(np.cumsum(values) / values.sum(), 0.95)) + 1]
 
 # %% ../../nbs/simulate/03_it.ipynb #b0000401
 @lru_cache(maxsize=None)
-def _ground_truth(population: _Population, repeats: int = 40,
-                  window: float = 0.1) -> dict[str, np.ndarray]:
-    # -> drive_fraction and fraction (N, F), weights and basis of each factor
+def _ground_truth(population: _Population, repeats: int = 40) -> dict[str, np.ndarray]:
     "What each unit, and which subspace of z-scored responses, encodes."
-    tuning, features = _make_tuning(population), _standard_features(_reference())
-    factors = population.factors
-    rates = _firing_rates(_reference(), population)
-    scale = np.sqrt(rates.var(0) + rates.mean(0) / (repeats * window))
-    design = np.column_stack([features[factor] for factor in factors])
-    coefficients = np.linalg.lstsq(design, (rates - rates.mean(0)) / scale, rcond=1e-8)[0]
-    ends = np.cumsum([features[factor].shape[1] for factor in factors])
-    blocks = zip(factors, np.split(coefficients, ends[:-1]))
-    parts = {factor: features[factor] @ block for factor, block in blocks}
+    tuning, factors = _make_tuning(population), population.factors
+    features, rates = _standard_features(_reference()), _firing_rates(_reference(), population)
+    scale = np.sqrt(rates.var(0) + rates.mean(0) / (repeats * _WINDOW))
+    design = [features[factor] for factor in factors]
+    coefficients = np.linalg.lstsq(np.hstack(design), (rates - rates.mean(0)) / scale, rcond=1e-8)[0]
+    blocks = np.split(coefficients, np.cumsum([x.shape[1] for x in design])[:-1])
+    parts = {factor: x @ block for factor, x, block in zip(factors, design, blocks)}
     explained = np.stack([part.var(0) / (rates.var(0) / scale**2) for part in parts.values()], 1)
     return {
         "factors": np.array(factors), "drive_fraction": tuning.shares, "mean_rate": tuning.mean_rate,
         **{f"weights_{factor}": tuning.weights[factor] for factor in factors},
         **{f"basis_{factor}": _leading_directions(part) for factor, part in parts.items()},
-        "fraction": explained,
-    }
+        "fraction": explained}
 
 # %% ../../nbs/simulate/03_it.ipynb #06c84b2f
 def _population(subject: str | _Population) -> _Population:
@@ -218,20 +187,17 @@ def _population(subject: str | _Population) -> _Population:
                      f"other parameters (`dataclasses.replace`), not {subject!r}")
 
 # %% ../../nbs/simulate/03_it.ipynb #51610faa
-def _respond(labels: pd.DataFrame, subject: str | _Population = "M1",
-             seed: int = 0, repeats: int = 40, window: float = 0.1, shared_gain: float = 0.0,
-             session_drift: float = 0.0, trials: bool = False) -> tuple:
-    # -> responses (n, N) spikes/s, trials (n, repeats, N) or None, truth
-    "Responses of a simulated subject to any labelled images, and what they are made of."
-    if repeats < 1 or window <= 0 or shared_gain < 0 or session_drift < 0:
-        raise ValueError("need repeats >= 1, window > 0, shared_gain >= 0 and session_drift >= 0; got "
-                         f"{repeats}, {window}, {shared_gain}, {session_drift}")
+def _respond(labels: pd.DataFrame, subject: str | _Population = "M1", seed: int = 0, repeats: int = 40,
+             shared_gain: float = 0.0, session_drift: float = 0.0, trials: bool = False) -> tuple:
+    "Responses of a simulated subject to any labelled images, their trials if wanted, and the truth."
+    if repeats < 1 or shared_gain < 0 or session_drift < 0:
+        raise ValueError("need repeats >= 1, shared_gain >= 0 and session_drift >= 0; got "
+                         f"{repeats}, {shared_gain}, {session_drift}")
     population = _population(subject)
-    rates, noise_seed = _firing_rates(labels, population), zlib.crc32(f"{seed}/{population.seed}".encode())
-    average, single, session = _spike_trials(rates, repeats, window, shared_gain, session_drift, keep=trials,
-                                             seed=noise_seed)
-    features = {f"features_{name}": x.astype(np.float32) for name, x in _standard_features(labels).items()}
-    truth = _ground_truth(population, repeats, window) | features
+    rates, own_seed = _firing_rates(labels, population), zlib.crc32(f"{seed}/{population.seed}".encode())
+    average, single, session = _spike_trials(rates, repeats, shared_gain, session_drift, trials, own_seed)
+    features = {f"features_{key}": x.astype(np.float32) for key, x in _standard_features(labels).items()}
+    truth = _ground_truth(population, repeats) | features
     return average, single, truth | {"rates": rates.astype(np.float32), "session": session}
 
 # %% ../../nbs/simulate/03_it.ipynb #563ef1e7
@@ -242,12 +208,10 @@ def simulate_hvm(
     seed: int = 0, # of images and noise; a subject's units stay the same
     background: str = "none", # "none" (black) or "natural"
     repeats: int = 40, # presentations of each image
-    window: float = 0.1, # seconds in which spikes are counted
     shared_gain: float = 0.0, # noise correlations: s.d. of the log gain of a trial
     session_drift: float = 0.0, # s.d. of each unit's log gain over four sessions
     trials: bool = False, # keep single trials
     cache: bool = True, # keep rendered images on disk
-    workers: int | None = None, # processes for rendering
     progress: bool = True,
     colour: bool = False, # coloured objects, with a label `hue` that the units encode, too
 ) -> Recording: # its `truth` says what every unit encodes
@@ -255,13 +219,10 @@ def simulate_hvm(
     population = _population(subject)
     if colour and "hue" not in population.factors: # other units than those for grey images
         population = replace(population, shares=(*population.shares, 0.12))
-    images, labels = render_hvm(n_images, size, seed, background, workers=workers, cache=cache,
-                                progress=progress, colour=colour)
-    average, single, truth = _respond(labels, population, seed, repeats, window, shared_gain, session_drift,
-                                      trials)
+    images, labels = render_hvm(n_images, size, seed, background, cache, progress, colour)
+    average, single, truth = _respond(labels, population, seed, repeats, shared_gain, session_drift, trials)
     name = subject if isinstance(subject, str) else f"population {population.seed}"
-    units = [f"sim_{name}_{i:03d}" for i in range(population.n_units)]
-    sites = pd.DataFrame({"site_id": units, "subject": name, "region": "IT (simulated)",
-                          "mean_rate": truth["mean_rate"]})
+    units, rate = [f"sim_{name}_{i:03d}" for i in range(population.n_units)], truth["mean_rate"]
+    sites = {"site_id": units, "subject": name, "region": "IT (simulated)", "mean_rate": rate}
     title = f"simulated HvM{' in colour' if colour else ''}, {name}"
-    return Recording(images, average, labels, sites, single, title, truth, simulated=True)
+    return Recording(images, average, labels, pd.DataFrame(sites), single, title, truth, simulated=True)

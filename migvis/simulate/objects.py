@@ -22,8 +22,7 @@ CATEGORIES = {
     "Faces": ("adam", "bella", "carl", "dora", "emil", "fay", "gus", "hana"),
     "Fruits": ("apple", "pear", "strawberry", "banana", "pineapple", "watermelon", "grapes", "cherries"),
     "Planes": ("airliner", "jumbo", "fighter", "biplane", "cessna", "bomber", "seaplane", "concorde"),
-    "Tables": ("dining", "round", "desk", "coffee", "trestle", "picnic", "bar", "ping_pong"),
-}
+    "Tables": ("dining", "round", "desk", "coffee", "trestle", "picnic", "bar", "ping_pong")}
 
 # %% ../../nbs/simulate/00_objects.ipynb #b0002526
 def object_names() -> pd.DataFrame: # 64 rows: category, object
@@ -33,8 +32,7 @@ def object_names() -> pd.DataFrame: # 64 rows: category, object
     return pd.DataFrame(rows, columns=["category", "object"])
 
 # %% ../../nbs/simulate/00_objects.ipynb #e816afe6
-def _vertex_normals(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
-    # vertices (v, 3); faces (f, 3) -> (v, 3) unit length
+def _vertex_normals(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray: # (v, 3)
     "Normals at the vertices: the mean of the adjoining faces' normals, weighted by area."
     corners = vertices[faces]
     face = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])

@@ -53,23 +53,18 @@ def _load_weak(name: str = "demo", device: str | torch.device = "auto") -> Denoi
     path = _weights_file(name).with_name(f"weak_{name}.safetensors")
     return load_denoiser(path, device)[0] if path.is_file() else None
 
-# %% ../../nbs/simulate/05_pretrained.ipynb #567c9cc0
-def _describe_renders(recording: Recording) -> bool:
-    "Whether the images are grey, and the labels name simulated objects and their poses."
-    labels, (_, channels, size, _) = recording.labels, recording.images.shape
-    if channels != 1 or size < 8 or not {"category", "object", *_POSE} <= set(labels): return False
-    poses = labels[list(_POSE)].apply(pd.to_numeric, errors="coerce")
-    return labels["object"].isin(object_names()["object"]).all() and np.isfinite(poses).all(axis=None)
-
 # %% ../../nbs/simulate/05_pretrained.ipynb #b0000501
-def _render_again(recording: Recording, n_probes: int = 12, seed: int = 0) -> np.ndarray | None: # (n_probes,)
-    "RMSE between random images and renders from their labels, grey values in [0, 1]; None: no such labels."
-    if not _describe_renders(recording): return None
-    n, size = len(recording.labels), recording.images.shape[-1]
-    rows = np.random.default_rng([seed, 41]).choice(n, min(n_probes, n), replace=False)
+def _render_again(recording: Recording) -> np.ndarray | None: # (at most 12,)
+    "RMSE between random images and renders from their labels; None: no such labels."
+    labels, (n, channels, size, _) = recording.labels, recording.images.shape
+    if channels != 1 or size < 8 or not {"category", "object", *_POSE} <= set(labels): return None
+    poses = labels[list(_POSE)].apply(pd.to_numeric, errors="coerce")
+    known = labels["object"].isin(object_names()["object"]).all()
+    if not known or not np.isfinite(poses).all(axis=None): return None
+    rows = np.random.default_rng([0, 41]).choice(n, min(12, n), replace=False)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        renders = render_labels(recording.labels.iloc[rows], size, workers=1, progress=False)[0]
+        renders = render_labels(labels.iloc[rows], size, workers=1, progress=False)[0]
     return np.sqrt(((renders[:, None] / 255 - recording.images[rows]) ** 2).mean((1, 2, 3)))
 
 # %% ../../nbs/simulate/05_pretrained.ipynb #31e50056
@@ -78,22 +73,21 @@ def _fingerprint(size: int) -> dict[str, Any]:
     return {"family": "simulated HvM", "renderer": _RENDERER, "background": "none", "size": size}
 
 # %% ../../nbs/simulate/05_pretrained.ipynb #b0000506
-def _is_rendered(recording: Recording, tolerance: float = 0.05) -> bool:
+def _is_rendered(recording: Recording) -> bool:
     "Whether a recording shows the simulated objects without background, as its labels say."
     errors = _render_again(recording)
-    return errors is not None and bool(errors.max() <= tolerance)
+    return errors is not None and bool(errors.max() <= 0.05)
 
 # %% ../../nbs/simulate/05_pretrained.ipynb #67978c1b
 def _same_network(header: Mapping[str, Any], config: DenoiserConfig) -> bool:
     "Whether a file of `save_denoiser` holds the network, patches and schedule of a configuration."
-    wanted = _describe_denoiser(build_denoiser(config))
-    unet = {k: v for k, v in wanted["unet"].items() if k in header["unet"]}
-    same_unet = all(header["unet"][k] == v for k, v in unet.items())
+    wanted, unet = _describe_denoiser(build_denoiser(config)), header["unet"]
+    same_unet = all(unet[k] == v for k, v in wanted["unet"].items() if k in unet)
     return same_unet and all(header.get(k) == wanted[k] for k in ("patch", "schedule"))
 
 # %% ../../nbs/simulate/05_pretrained.ipynb #0a744b35
 def _pretrained_for(recording: Recording, preset: str | Preset = "demo") -> str | None:
-    "Name of the shipped denoiser that a preset would train for a recording's images; None if there is none."
+    "The shipped denoiser that a preset would train for a recording's images, if there is one."
     preset = get_preset(preset)
     for name in list_pretrained():
         header = load_tensors(_weights_file(name), kind="denoiser")[1]

@@ -24,24 +24,23 @@ class V1Population:
     "Parameters of a simulated population of V1 cells."
     n_units: int = 2000
     seed: int = 201
-    frequency: float = 3.0                    # median preferred spatial frequency, cycles per image side
+    frequency: float = 3.0                    # median preferred frequency, cycles per side
     frequency_spread: float = 0.6             # s.d. of log2 of it, octaves
     limits: tuple[float, float] = (0.75, 12.0) # lowest and highest preferred frequency
     bandwidth: float = 1.5                    # full width at half height, octaves
     complex_share: float = 0.5                # of complex cells; the others are simple
     driven_share: float = 0.4                 # of cells that answer to images at all
-    field: float = 0.38                       # radius of the disc of receptive fields, share of the side
+    field: float = 0.38                       # radius of all receptive fields, share of the side
     rate: float = 0.6                         # median highest mean number of events per presentation
     rate_spread: float = 1.0                  # s.d. of its natural log
-    half_contrast: float = 0.15               # contrast of the best grating that gives half the highest rate
+    half_contrast: float = 0.15               # contrast of the best grating for half the highest rate
     idle: float = 0.1                         # share of the highest rate at which undriven cells fire
-    shared_gain: float = 0.25                 # s.d. of the log gain of a presentation, shared by all cells
+    shared_gain: float = 0.25                 # s.d. of the log gain that all cells share
     amplitude_shape: float = 2.0              # of the gamma distribution of an event's size
 
     def __post_init__(self) -> None:
-        positive = "frequency bandwidth field rate half_contrast amplitude_shape"
-        _check_numbers(self, {"whole": "n_units", "positive": positive,
-                              "part": "complex_share driven_share idle"})
+        _check_numbers(self, {"whole": "n_units", "part": "complex_share driven_share idle",
+                              "positive": "frequency bandwidth field rate half_contrast amplitude_shape"})
         if not 0 < self.limits[0] <= self.frequency <= self.limits[1]:
             raise ValueError(f"frequency must lie within its limits {self.limits}, got {self.frequency}")
 
@@ -61,18 +60,16 @@ def _draw_cells(population: V1Population) -> pd.DataFrame: # N rows
         "complex": rng.uniform(size=n) < p.complex_share,
         "driven": rng.uniform(size=n) < p.driven_share,
         "max_rate": p.rate * np.exp(p.rate_spread * rng.standard_normal(n)),
-        "loading": rng.uniform(0.5, 1.5, n),
-    })
+        "loading": rng.uniform(0.5, 1.5, n)})
 
 # %% ../../nbs/simulate/04_v1.ipynb #7b859e20
-def _gabor_pairs(cells: pd.DataFrame, size: int, bandwidth: float = 1.5) -> np.ndarray:
-    # -> (N, 2, size, size) float32, two phases a quarter cycle apart
+def _gabor_pairs(cells: pd.DataFrame, size: int, bandwidth: float = 1.5) -> np.ndarray: # (N, 2, H, W)
     "Gabor functions; a cell's best grating of full contrast, in [0, 1], has a product of 1 with them."
     columns = ("frequency", "orientation", "phase", "x", "y")
     frequency, orientation, phase, x, y = (cells[name].to_numpy()[:, None, None] for name in columns)
     if size < 2.5 * frequency.max():
-        raise ValueError(f"images of {size} pixels cannot show {frequency.max():.1f} cycles; use at least "
-                         f"{int(np.ceil(2.5 * frequency.max()))} pixels, or lower limits")
+        raise ValueError(f"images of {size} pixels cannot show {frequency.max():.1f} cycles; use "
+                         f"{np.ceil(2.5 * frequency.max()):.0f} pixels, or lower limits")
     place = (np.arange(size) + 0.5) / size
     right, down = place[None, None] - x, place[None, :, None] - y
     sigma = np.sqrt(np.log(2) / 2) / np.pi * (2**bandwidth + 1) / (2**bandwidth - 1) / frequency
@@ -83,12 +80,10 @@ def _gabor_pairs(cells: pd.DataFrame, size: int, bandwidth: float = 1.5) -> np.n
     return np.stack([4 * window * wave for wave in waves], 1).astype(np.float32)
 
 # %% ../../nbs/simulate/04_v1.ipynb #784b38b3
-def _cell_drive(images: np.ndarray, cells: pd.DataFrame, bandwidth: float = 1.5) -> np.ndarray:
-    # -> (n, N) float32, not negative; 1 for a cell's best grating at full contrast
-    "Output of the linear stage: rectified for simple cells, energy for complex ones (Adelson & Bergen 1985)."
+def _cell_drive(images: np.ndarray, cells: pd.DataFrame, bandwidth: float = 1.5) -> np.ndarray: # (n, N)
+    "Linear stage: rectified for simple cells, energy for complex ones (Adelson & Bergen 1985)."
     images = check_images(images)
-    if images.shape[2] != images.shape[3]:
-        raise ValueError(f"images must be square, got {images.shape[2:]}; crop or pad them")
+    if images.shape[2] != images.shape[3]: raise ValueError(f"not square: images {images.shape}")
     pairs = _gabor_pairs(cells, images.shape[-1], bandwidth).reshape(len(cells), 2, -1)
     pixels = images.mean(1).reshape(len(images), -1) - np.float32(0.5) # colours are averaged
     first, second = pixels @ pairs[:, 0].T, pixels @ pairs[:, 1].T
@@ -96,7 +91,7 @@ def _cell_drive(images: np.ndarray, cells: pd.DataFrame, bandwidth: float = 1.5)
 
 # %% ../../nbs/simulate/04_v1.ipynb #9c2b5fd2
 def _event_rates(images: np.ndarray, population: V1Population) -> np.ndarray: # (n, N) float32
-    "Mean number of events per presentation: contrast response for driven cells, a constant for the others."
+    "Mean events per presentation: contrast response of driven cells, a constant for the others."
     cells = _draw_cells(population)
     square = _cell_drive(images, cells, population.bandwidth) ** 2
     response = square / (population.half_contrast**2 + square)
@@ -104,9 +99,7 @@ def _event_rates(images: np.ndarray, population: V1Population) -> np.ndarray: # 
     return (cells["max_rate"].to_numpy() * share).astype(np.float32)
 
 # %% ../../nbs/simulate/04_v1.ipynb #ff7da410
-def _calcium_trials(rates: np.ndarray, repeats: int, population: V1Population,
-                    seed: int = 0) -> np.ndarray:
-    # rates (n, N) -> (n, repeats, N) float32, summed size of events
+def _calcium_trials(rates: np.ndarray, repeats: int, population: V1Population, seed: int = 0) -> np.ndarray:
     "Poisson events of gamma-distributed size under a shared gain; the mean is the rate."
     rng, (n, units) = np.random.default_rng([seed, population.seed, 4]), rates.shape
     slope = population.shared_gain * _draw_cells(population)["loading"].to_numpy()
@@ -122,8 +115,7 @@ def _calcium_trials(rates: np.ndarray, repeats: int, population: V1Population,
 # %% ../../nbs/simulate/04_v1.ipynb #3915e1a4
 def _respond_v1(images: np.ndarray, population: V1Population = V1Population(), seed: int = 0,
                 repeats: int = 2) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
-    # images (n, C, size, size) in [0, 1] -> averages (n, N), trials (n, repeats, N), truth
-    "Answers of simulated V1 cells to any images, and what they are made of."
+    "Answers of V1 cells to any images: averages (n, N), trials (n, repeats, N), and the truth."
     if repeats < 1: raise ValueError(f"repeats must be at least 1, got {repeats}")
     rates, noise_seed = _event_rates(images, population), zlib.crc32(f"{seed}/{population.seed}".encode())
     trials = _calcium_trials(rates, repeats, population, noise_seed)
@@ -137,14 +129,11 @@ def simulate_v1(
     population: V1Population = V1Population(),
     seed: int = 0,                             # of images and noise; a population's cells stay the same
     repeats: int = 2,
-    background: str = "natural",               # or "none": objects on black
     cache: bool = True,                        # keep rendered images on disk
-    workers: int | None = None,                # processes for rendering
     progress: bool = True,
 ) -> Recording: # with `trials` and `truth`
-    "Simulate calcium imaging of V1; the images are those of `simulate_hvm` of the same arguments."
-    images, labels = render_hvm(n_images, size, seed, background, workers=workers, cache=cache,
-                                progress=progress)
+    "Simulate calcium imaging of V1; the images are those of `simulate_hvm(background='natural')`."
+    images, labels = render_hvm(n_images, size, seed, "natural", cache, progress)
     average, trials, truth = _respond_v1(images, population, seed, repeats)
     cells = [f"sim_v1_{i:05d}" for i in range(population.n_units)]
     sites = pd.DataFrame({"site_id": cells, "region": "V1 (simulated)"})

@@ -33,8 +33,7 @@ _DIMENSIONS = {
     "unit": ("unit", "units", "neuron", "neurons", "neuroid", "site", "sites", "cell", "cells"),
     "channel": ("channel", "channels"),
     "height": ("height", "y", "row", "rows"),
-    "width": ("width", "x", "column", "columns"),
-}
+    "width": ("width", "x", "column", "columns")}
 
 # %% ../../nbs/support/00_checks.ipynb #d3cdbd53
 def _in_order(values: Any, order: tuple[str, ...], what: str) -> Any: # the same, transposed
@@ -53,11 +52,9 @@ def _real(values: Any, what: str, order: tuple[str, ...] | None = None) -> np.nd
     "Numbers as an array. Raises ValueError for complex ones, text and other objects."
     values = to_numpy(_in_order(values, order, what) if order else values)
     if values.dtype == object: # as of nullable columns
-        try:
-            values = np.where(pd.isna(values), np.nan, values).astype(np.float64)
+        try: values = np.where(pd.isna(values), np.nan, values).astype(np.float64)
         except (TypeError, ValueError) as error:
-            raise ValueError(f"{what} must be real numbers ({error}); convert them "
-                             "first") from error
+            raise ValueError(f"{what} must be real numbers ({error}); convert them first") from error
     if values.dtype.kind in "cSUmM":
         remedy = "take the real part" if values.dtype.kind == "c" else "convert them first"
         raise ValueError(f"{what} must be real numbers, not {values.dtype}; {remedy}")
@@ -67,8 +64,7 @@ def _real(values: Any, what: str, order: tuple[str, ...] | None = None) -> np.nd
 def _check_responses(responses: Any, n: int) -> np.ndarray: # responses (n, N) -> (n, N) float32
     "Check that responses are finite numbers, one row an image and one column a unit."
     if responses is None:
-        raise ValueError("responses are missing; give the average over trials, for example "
-                         "np.nanmean(trials, axis=1)")
+        raise ValueError("responses are missing; give averages of trials: np.nanmean(trials, axis=1)")
     given = _real(responses, "responses", ("image", "unit"))
     if given.ndim != 2 or given.shape[1] == 0:
         raise ValueError(f"responses must be (images, units), but have shape {given.shape}")
@@ -79,9 +75,8 @@ def _check_responses(responses: Any, n: int) -> np.ndarray: # responses (n, N) -
     bad = ~np.isfinite(responses)
     if bad.any():
         image, unit = np.argwhere(bad)[0]
-        raise ValueError(f"responses hold {bad.sum()} NaN or infinite values, first at image "
-                         f"{image}, unit {unit}; average over the trials that exist, or leave out "
-                         "those images or units")
+        raise ValueError(f"responses hold {bad.sum()} NaN or infinite values, first at image {image}, "
+                         f"unit {unit}; average over the trials that exist, or leave those out")
     lost = (np.abs(given - responses).max(0) > 1e-3 * given.std(0)) & ~_constant(given)
     if lost.any():
         raise ValueError(f"units {np.flatnonzero(lost)[:10].tolist()} vary too little around their "
@@ -92,8 +87,7 @@ def _check_responses(responses: Any, n: int) -> np.ndarray: # responses (n, N) -
 def _check_trials(trials: Any, shape: tuple[int, int]) -> np.ndarray | None: # (n, repeats, N)
     "Check that trials fit the responses; NaN is a missing repeat, infinity an error."
     if trials is None: return None
-    trials = _real(trials, "trials", ("image", "repeat", "unit"))
-    trials = np.ascontiguousarray(trials, dtype=np.float32)
+    trials = np.ascontiguousarray(_real(trials, "trials", ("image", "repeat", "unit")), np.float32)
     if trials.ndim != 3 or (trials.shape[0], trials.shape[2]) != shape:
         raise ValueError(f"trials must be (images, repeats, units) = ({shape[0]}, repeats, "
                          f"{shape[1]}), but have shape {trials.shape}")
@@ -126,9 +120,8 @@ def _plain_column(column: pd.Series) -> pd.Series:
 def _check_columns(table: pd.DataFrame, what: str) -> None:
     "Refuse two columns of one name."
     if not table.columns.is_unique:
-        raise ValueError(f"{what} have several columns "
-                         f"{table.columns[table.columns.duplicated()][0]!r}; rename or drop all "
-                         "but one")
+        twice = table.columns[table.columns.duplicated()][0]
+        raise ValueError(f"{what} have several columns {twice!r}; rename or drop all but one")
 
 # %% ../../nbs/support/00_checks.ipynb #5e44776a
 def _check_table(table: Any, n: int, what: str) -> pd.DataFrame: # index 0..n-1
@@ -164,8 +157,7 @@ def _check_truth(truth: dict[str, Any] | None) -> dict[str, np.ndarray] | None: 
     arrays = {name: np.array(to_numpy(values)) for name, values in (truth or {}).items()}
     objects = [name for name, values in arrays.items() if values.dtype.hasobject]
     if objects:
-        raise ValueError(f"truth[{objects[0]!r}] holds Python objects, which files keep only as "
-                         "pickle; give an array of numbers or of text")
+        raise ValueError(f"truth[{objects[0]!r}] holds Python objects; give an array of numbers or text")
     return None if truth is None else arrays
 
 # %% ../../nbs/support/00_checks.ipynb #f02a7964
@@ -183,10 +175,9 @@ def _names(index: pd.Index, what: str) -> pd.Index | None:
     numbers = pd.RangeIndex(len(index))
     if index.equals(numbers): return None
     if pd.api.types.is_integer_dtype(index) and index.sort_values().equals(numbers):
-        raise ValueError(f"{what} are numbered 0 to {len(index) - 1}, but begin with {index[0]}: "
-                         "which order holds is not clear; sort them by these numbers (sort_index), "
-                         "or, if they are in order as they stand, number them anew "
-                         "(reset_index(drop=True), or to_numpy())")
+        raise ValueError(f"{what} are numbered 0 to {len(index) - 1}, but begin with {index[0]}; sort "
+                         "them by these numbers (sort_index) or, if they are in order as they stand, "
+                         "number them anew (reset_index(drop=True), or to_numpy())")
     return index
 
 # %% ../../nbs/support/00_checks.ipynb #5e447768
@@ -201,8 +192,7 @@ def _keep_index(table: pd.DataFrame, column: str, what: str) -> pd.DataFrame: # 
     for name in [name for name in index.names if name is not None]:
         level = pd.Series(index.get_level_values(name))
         if name in table and list(map(str, level)) != list(map(str, table[name])):
-            raise ValueError(f"{what} have an index and a column {name!r} that differ; drop one of "
-                             "them")
+            raise ValueError(f"{what} have an index and a column {name!r} that differ; drop one")
         table = table if name in table else table.assign(**{str(name): level})
     return table
 

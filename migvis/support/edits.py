@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from .presets import EditSettings
-from .records import load_record, save_record
+from .files import load_record, save_record
 
 # %% ../../nbs/support/10_edits.ipynb #f4be45a3
 @dataclass(frozen=True, repr=False)
@@ -95,10 +95,8 @@ def _load_edits(path: str | Path, note: Mapping[str, Any] | None) -> Edits:
     return edits
 
 # %% ../../nbs/support/10_edits.ipynb #cf2b1899
-def _check_groups(
-    groups: str | Sequence[int], group_dims: Sequence[Sequence[int]],
-    dims: Sequence[int] | None = None, # dimensions within a group
-) -> list[int]:
+def _check_groups(groups: str | Sequence[int], group_dims: Sequence[Sequence[int]],
+                  dims: Sequence[int] | None = None) -> list[int]: # dims: within a group
     "Numbers of the groups to edit. Raises ValueError for unknown groups or dimensions."
     n = len(group_dims)
     groups = list(range(n)) if isinstance(groups, str) and groups == "all" else groups
@@ -122,8 +120,8 @@ def _check_gamma(gamma: float | Sequence[float] | Tensor, n: int, signed: bool =
                          f"got {len(gamma)}")
     if not torch.isfinite(gamma).all() or (not signed and (gamma < 0).any()):
         allowed = "finite" if signed else "finite and not negative"
-        raise ValueError(f"gamma must be {allowed}, got {gamma.tolist()}; to move away from a target, "
-                         "negate the guide, or edit along a direction")
+        raise ValueError(f"gamma must be {allowed}, got {gamma.tolist()}; edit along a direction, or "
+                         "negate the guide, to move away")
     return gamma.expand(n)
 
 # %% ../../nbs/support/10_edits.ipynb #b093ce80

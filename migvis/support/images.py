@@ -16,9 +16,6 @@ from .checks import _in_order, to_numpy
 # %% auto #0
 __all__ = ['check_images', 'resize_images', 'prepare_images']
 
-# %% ../../nbs/support/07_images.ipynb #f862a56f
-_CHANNELS = (1, 3) # how many channels images may have: grey, or red, green and blue
-
 # %% ../../nbs/support/07_images.ipynb #8a797b9d
 def check_images(
     images: Any, # (n, H, W) or (n, C, H, W); uint8, bool, or floats in [0, 1]
@@ -28,7 +25,7 @@ def check_images(
     axes = axes if np.ndim(images) == 3 else ("image", "channel", *axes[1:])
     images = to_numpy(_in_order(images, axes, "images"))
     images = images[:, None] if images.ndim == 3 else images
-    if images.ndim != 4 or images.shape[1] not in _CHANNELS or 0 in images.shape:
+    if images.ndim != 4 or images.shape[1] not in (1, 3) or 0 in images.shape:
         raise ValueError("images must be grey, (n, H, W) or (n, 1, H, W), or in colour, "
                          f"(n, 3, H, W), but have shape {images.shape}; Recording.from_images "
                          "averages or keeps colours, and brings pictures to one size")
@@ -40,32 +37,24 @@ def check_images(
     if images.dtype.kind not in "fb":
         raise ValueError(f"images must be uint8 or floats in [0, 1], not {images.dtype}; "
                          "Recording.from_images scales whole numbers")
-    return _check_range(np.ascontiguousarray(images, dtype=np.float32))
-
-# %% ../../nbs/support/07_images.ipynb #7d811397
-def _check_range(images: np.ndarray) -> np.ndarray: # float32 in [0, 1]
-    "Refuse floats outside [0, 1], up to rounding; warn of images that are nearly black."
+    images = np.ascontiguousarray(images, dtype=np.float32)
     low, high = float(images.min()), float(images.max())
     if not (-1e-5 <= low and high <= 1 + 1e-5):
         raise ValueError(f"images must lie in [0, 1] but run from {low:g} to {high:g} (nan means "
                          "missing pixels); divide by 255, clip, or use Recording.from_images")
     if 0 < high < 1.02 / 255:
         warnings.warn(f"the brightest pixel of all images is {high:g}, so they are nearly black; "
-                      "were they divided by 255 twice?", stacklevel=5)
+                      "were they divided by 255 twice?", stacklevel=4)
     return images if low >= 0 and high <= 1 else images.clip(0, 1)
-
-# %% ../../nbs/support/07_images.ipynb #cc46b059
-_KINDS = {1: "grey, (n, 1, H, W)", 3: "in colour, (n, 3, H, W)"}
-_REMEDIES = {1: 'average their colours with prepare_images or colour="average"',
-             3: 'load them with colour="keep", or use what was made for grey images'}
 
 # %% ../../nbs/support/07_images.ipynb #fa9d59bb
 def _check_channels(found: int, wanted: int | None) -> None:
     "Raise ValueError for grey images where images in colour are expected, or the other way round."
     if wanted in (None, found): return
-    kinds = [_KINDS.get(n, f"of {n} channels") for n in (wanted, found)]
-    raise ValueError(f"images must be {kinds[0]}, as those that this was made for, but are "
-                     f"{kinds[1]}; {_REMEDIES.get(wanted, 'give others')}")
+    names = {1: "grey, (n, 1, H, W)", 3: "in colour, (n, 3, H, W)"}
+    needed, given = (names.get(n, f"of {n} channels") for n in (wanted, found))
+    raise ValueError(f"images must be {needed}, as those that this was made for, but are {given}; "
+                     'average their colours (colour="average") or load them with colour="keep"')
 
 # %% ../../nbs/support/07_images.ipynb #356a0fb8
 def resize_images(
@@ -91,14 +80,10 @@ def _resize(images: np.ndarray, size: int) -> np.ndarray: # (n, C, size, size)
     return resized.clamp(0, 1).numpy()
 
 # %% ../../nbs/support/07_images.ipynb #1766702b
-_COLOUR_WEIGHTS = { # of red, green and blue
-    "average": (1, 1, 1),
-    "luminance": (299, 587, 114), # ITU-R BT.601
-}
+_COLOUR_WEIGHTS = {"average": (1, 1, 1), "luminance": (299, 587, 114)} # of red, green and blue
 
 # %% ../../nbs/support/07_images.ipynb #4d75fc9b
-def _planes(picture: np.ndarray, colour: str = "average") -> np.ndarray:
-    # picture (H, W) -> (1, H, W) float32 in [0, 1]; (3, H, W) if colours are kept
+def _planes(picture: np.ndarray, colour: str = "average") -> np.ndarray: # (1 or 3, H, W) in [0, 1]
     "Grey levels of one picture, or its red, green and blue. Transparent parts are black."
     if colour not in (*_COLOUR_WEIGHTS, "keep"):
         raise ValueError(f"colour must be one of {[*_COLOUR_WEIGHTS, 'keep']}, not {colour!r}")
@@ -127,18 +112,15 @@ def _pixels(picture: Any) -> np.ndarray: # (H, W), (H, W, 3) or (H, W, 4); uint8
     return np.asarray(picture.convert("L" if picture.mode in ("1", "L") else "RGB"))
 
 # %% ../../nbs/support/07_images.ipynb #2ca82a26
-def _square(picture: np.ndarray, fit: str, border: float = 0.5) -> np.ndarray: # (C, side, side)
-    "The square in the middle of a picture, or the picture in the middle of a square."
+def _square(picture: np.ndarray, fit: str) -> np.ndarray: # (C, side, side)
+    "The square in the middle of a picture, or the picture in the middle of a square of mid grey."
     if fit not in ("crop", "pad"): raise ValueError(f"fit must be 'crop' or 'pad', not {fit!r}")
     height, width = picture.shape[1:]
-    if fit == "crop":
-        side = min(height, width)
-        top, left = (height - side) // 2, (width - side) // 2
-        return picture[:, top : top + side, left : left + side]
-    side = max(height, width)
-    before = (side - height) // 2, (side - width) // 2
-    margins = [(before[0], side - height - before[0]), (before[1], side - width - before[1])]
-    return np.pad(picture, [(0, 0), *margins], constant_values=border)
+    side = min(height, width) if fit == "crop" else max(height, width)
+    top, left = abs(height - side) // 2, abs(width - side) // 2
+    if fit == "crop": return picture[:, top : top + side, left : left + side]
+    margins = [(0, 0), (top, side - height - top), (left, side - width - left)]
+    return np.pad(picture, margins, constant_values=0.5)
 
 # %% ../../nbs/support/07_images.ipynb #763de43c
 def _scale_together(pictures: list[np.ndarray]) -> list[np.ndarray]: # unsigned, or floats in [0, 1]
@@ -156,8 +138,7 @@ def _scale_together(pictures: list[np.ndarray]) -> list[np.ndarray]: # unsigned,
             for p in pictures]
 
 # %% ../../nbs/support/07_images.ipynb #40129ceb
-def _stack(pictures: Sequence[np.ndarray]) -> np.ndarray:
-    # pictures (1, C, side, side) each -> (n, C, side, side)
+def _stack(pictures: Sequence[np.ndarray]) -> np.ndarray: # (1, C, H, W) each -> (n, C, H, W)
     "Pictures as one array; grey ones among coloured ones get three equal channels."
     most = max(picture.shape[1] for picture in pictures)
     return np.concatenate([picture.repeat(most // picture.shape[1], 1) for picture in pictures])

@@ -19,13 +19,6 @@ from torch import Tensor
 # %% auto #0
 __all__ = ['Supervision', 'POSE_AND_CATEGORY', 'Continuous', 'Categorical']
 
-# %% ../../nbs/support/08_labels.ipynb #d14d4b2e
-def _circle(values: np.ndarray, period: float) -> np.ndarray:
-    # values (n, k); period: of the values -> (n, 2 k) sines, then cosines
-    "Sine and cosine of circular values."
-    angle = np.radians(values * (360 / period))
-    return np.concatenate([np.sin(angle), np.cos(angle)], 1)
-
 # %% ../../nbs/support/08_labels.ipynb #d56df4ee
 def _check_declaration(spec: "Continuous | Categorical") -> None:
     "Raise ValueError for a number of a group, or a weight, that cannot be."
@@ -58,11 +51,13 @@ class Continuous:
             raise ValueError(f"period must be a positive number or None, not {self.period!r}")
 
     def targets(self, labels: pd.DataFrame) -> np.ndarray: # (n, width)
-        "Label columns as numbers before standardising."
+        "Label columns as numbers before standardising; of circular ones sines, then cosines."
         values = _columns_of(labels, self.columns).to_numpy(float)
-        return values if self.period is None else _circle(values, self.period)
+        if self.period is None: return values
+        angle = np.radians(values * (360 / self.period))
+        return np.concatenate([np.sin(angle), np.cos(angle)], 1)
 
-    def code(self, labels: pd.DataFrame) -> "_ContinuousCode":
+    def code(self, labels: pd.DataFrame) -> _ContinuousCode:
         "Learn the standardisation from training labels. Raises ValueError if there is none."
         targets = self.targets(labels)
         known = targets[np.isfinite(targets).all(1)]
@@ -86,26 +81,21 @@ class Categorical:
                             "give one Categorical for each")
 
     @property
-    def columns(self) -> tuple[str, ...]:
-        "Label columns, as of `Continuous`."
-        return (self.column,)
+    def columns(self) -> tuple[str, ...]: return (self.column,)
 
-    def code(self, labels: pd.DataFrame) -> "_CategoricalCode":
+    def code(self, labels: pd.DataFrame) -> _CategoricalCode:
         "Learn the classes from training labels. Raises ValueError if there are fewer than two."
         known = _columns_of(labels, self.columns)[self.column].dropna()
         levels = tuple(sorted(known.unique().tolist()))
-        if len(levels) < 2:
-            raise ValueError(f"the label {self.column} has only {len(levels)} class")
+        if len(levels) < 2: raise ValueError(f"the label {self.column} has only {len(levels)} class")
         return _CategoricalCode(self, levels)
 
 # %% ../../nbs/support/08_labels.ipynb #6282e5f1
 Supervision = Continuous | Categorical | Sequence[Continuous | Categorical] # of `vae.fit_vae`
 
 # %% ../../nbs/support/08_labels.ipynb #da943c33
-POSE_AND_CATEGORY = (
-    Continuous(group=1, columns=("rxy", "rxz", "ryz"), aligned=True),
-    Categorical(group=2, column="category"),
-)
+POSE_AND_CATEGORY = (Continuous(group=1, columns=("rxy", "rxz", "ryz"), aligned=True),
+                     Categorical(group=2, column="category"))
 
 # %% ../../nbs/support/08_labels.ipynb #c3a00001
 _TITLES = {"rxy+rxz+ryz": "pose", "ty+tz": "position"} # in pictures
@@ -117,40 +107,17 @@ class _LabelCode:
     spec: Continuous | Categorical
 
     @property
-    def group(self) -> int:
-        "Index of its group, from 0."
-        return self.spec.group - 1
+    def group(self) -> int: return self.spec.group - 1 # an index, from 0
 
     @property
-    def name(self) -> str:
-        "Its columns, as tables name them."
-        return "+".join(self.spec.columns)
+    def name(self) -> str: return "+".join(self.spec.columns) # in tables
 
     @property
-    def title(self) -> str:
-        "Its columns, as pictures name them."
-        return _TITLES.get(self.name, ", ".join(self.spec.columns))
+    def title(self) -> str: return _TITLES.get(self.name, ", ".join(self.spec.columns)) # in pictures
 
     @property
-    def head(self) -> tuple[int, int, bool]:
-        "Its head, as `NeuralVAE` takes it."
+    def head(self) -> tuple[int, int, bool]: # as `NeuralVAE` takes it
         return self.group, self.width, getattr(self.spec, "aligned", False)
-
-# %% ../../nbs/support/08_labels.ipynb #c3a00003
-def _r2_of_columns(true: np.ndarray, predicted: np.ndarray, period: float | None) -> float | None:
-    # true (n, k), NaN where unknown; predicted (n, k) -> mean over columns; None if nothing varies
-    "R^2; on a circle, the same of the distance 1 - cos from the mean direction."
-    known = np.isfinite(true).all(1)
-    true, predicted = true[known], predicted[known]
-    varies = np.ptp(true, axis=0) > 0 if len(true) else np.zeros(true.shape[1], bool)
-    if not varies.any(): return None
-    if period is None:
-        r2 = 1 - ((true - predicted) ** 2).mean(0)[varies] / true.var(0)[varies]
-    else:
-        wave = 2j * np.pi / period
-        spread = 1 - np.abs(np.exp(wave * true).mean(0))
-        r2 = 1 - (1 - np.exp(wave * (true - predicted)).real).mean(0)[varies] / spread[varies]
-    return float(np.mean(r2))
 
 # %% ../../nbs/support/08_labels.ipynb #e6efd53f
 @dataclass(frozen=True)
@@ -184,9 +151,18 @@ class _ContinuousCode(_LabelCode):
         return np.mod(turns, 1) * self.spec.period
 
     def score(self, labels: pd.DataFrame, predicted: np.ndarray) -> dict[str, float | None]:
-        "R^2 of predictions, mean over columns that vary."
+        "R^2 of predictions, mean over columns that vary; on a circle, of 1 - cos from the mean."
         true = labels[list(self.spec.columns)].to_numpy(float)
-        return {"r2": _r2_of_columns(true, predicted, self.spec.period)}
+        known = np.isfinite(true).all(1)
+        true, predicted = true[known], predicted[known]
+        varies = np.ptp(true, axis=0) > 0 if len(true) else np.zeros(true.shape[1], bool)
+        if not varies.any(): return {"r2": None}
+        error, spread = ((true - predicted) ** 2).mean(0), true.var(0)
+        if self.spec.period is not None:
+            wave = 2j * np.pi / self.spec.period
+            error = (1 - np.exp(wave * (true - predicted)).real).mean(0)
+            spread = 1 - np.abs(np.exp(wave * true).mean(0))
+        return {"r2": float(np.mean(1 - error[varies] / spread[varies]))}
 
 # %% ../../nbs/support/08_labels.ipynb #b532f9d5
 @dataclass(frozen=True)
@@ -222,15 +198,8 @@ class _CategoricalCode(_LabelCode):
         correct = (predicted == true.to_numpy())[true.notna().to_numpy()]
         return {"correct": float(correct.mean()) if len(correct) else None}
 
-# %% ../../nbs/support/08_labels.ipynb #8f0cabcd
-_KINDS = {
-    "continuous": (Continuous, _ContinuousCode),
-    "categorical": (Categorical, _CategoricalCode),
-}
-
 # %% ../../nbs/support/08_labels.ipynb #80b067ec
-def _check_supervision(labels: pd.DataFrame, supervision: Supervision,
-                       n_groups: int) -> tuple[Continuous | Categorical, ...]:
+def _check_supervision(labels: pd.DataFrame, supervision: Supervision, n_groups: int) -> tuple:
     "Raise ValueError for groups or labels that are not there; the default's labels may be missing."
     single = isinstance(supervision, (Continuous, Categorical))
     supervision = (supervision,) if single else tuple(supervision)
@@ -245,8 +214,7 @@ def _check_supervision(labels: pd.DataFrame, supervision: Supervision,
     return supervision
 
 # %% ../../nbs/support/08_labels.ipynb #b647e930
-def _label_codes(labels: pd.DataFrame, supervision: Supervision,
-                 n_groups: int) -> tuple[_LabelCode, ...]:
+def _label_codes(labels: pd.DataFrame, supervision: Supervision, n_groups: int) -> tuple:
     "Codes of the labels that can supervise; a warning names the others and the free groups."
     codes, problems = [], []
     for spec in _check_supervision(labels, supervision, n_groups):
@@ -256,9 +224,8 @@ def _label_codes(labels: pd.DataFrame, supervision: Supervision,
             problems.append(str(problem))
     names = [code.name for code in codes]
     if repeated := sorted({name for name in names if names.count(name) > 1}):
-        raise ValueError(f"two label heads have the same columns ({', '.join(repeated)}), and "
-                         "their terms could not be told apart: give each column to one group, or "
-                         "add a copy of it to the labels under another name")
+        raise ValueError(f"two label heads have the same columns ({', '.join(repeated)}): give each "
+                         "column to one group, or add a copy of it to the labels by another name")
     free = sorted(set(range(n_groups)) - {code.group for code in codes})
     if problems:
         warnings.warn(f"{'; '.join(problems)}: fitting without; unsupervised groups: "
@@ -280,8 +247,7 @@ def _group_names(codes: Sequence[_LabelCode], n_groups: int) -> tuple[str, ...]:
 
 # %% ../../nbs/support/08_labels.ipynb #c3a00008
 def _find_group(group: int | str, codes: Sequence[_LabelCode], names: Sequence[str]) -> int:
-    # group: a number from 1, or a name; names: of the groups -> index from 0
-    "Which group a person means. Raises ValueError for none, or a label of several."
+    "Index of the group meant by a number from 1, a name or a label. Raises ValueError."
     asked = str(group).strip().lower()
     for g, name in enumerate(names):
         if asked in (str(g + 1), f"group {g + 1}", name.lower()): return g
@@ -294,16 +260,12 @@ def _find_group(group: int | str, codes: Sequence[_LabelCode], names: Sequence[s
     return labelled.pop()
 
 # %% ../../nbs/support/08_labels.ipynb #fbbf8495
-def _hold_by_labels(codes: Sequence[Any], n_groups: int) -> list[list[float]]:
-    # codes: label codes of the VAE -> (G, G) weights: row, the edited group; column, the held one
-    "How strongly each group is held while another one is edited, by what their labels are."
-    kinds = ["free"] * n_groups
+def _hold_by_labels(codes: Sequence[_LabelCode], n_groups: int) -> list[list[float]]: # (G, G)
+    "How strongly each group (column) is held while another (row) is edited, by their labels."
+    held = [0.0] * n_groups # nothing holds a free group
     for code in codes:
-        if kinds[code.group] != "category":
-            kinds[code.group] = "category" if isinstance(code, _CategoricalCode) else "numbers"
-    weight = {"category": 2.0, "numbers": 1.0, "free": 0.0}
-    table = [[0.5 if (edited, held) == ("numbers", "free") else weight[held] for held in kinds]
-             for edited in kinds]
+        held[code.group] = max(held[code.group], 2.0 if isinstance(code, _CategoricalCode) else 1.0)
+    table = [[0.5 if (row, column) == (1.0, 0.0) else column for column in held] for row in held]
     for g in range(n_groups): table[g][g] = 1.0
     return table
 
@@ -315,9 +277,10 @@ def _write_codes(codes: Sequence[_LabelCode]) -> list[dict[str, Any]]:
 # %% ../../nbs/support/08_labels.ipynb #c3a00024
 def _read_codes(entries: Sequence[dict[str, Any]]) -> tuple[_LabelCode, ...]:
     "Codes from a file."
+    kinds = {"continuous": (Continuous, _ContinuousCode), "categorical": (Categorical, _CategoricalCode)}
     codes = []
     for entry in entries:
-        spec_type, code_type = _KINDS[entry.pop("kind")]
+        spec_type, code_type = kinds[entry.pop("kind")]
         learned = {key: tuple(value) for key, value in entry.items() if key != "spec"}
         codes.append(code_type(spec_type(**entry["spec"]), **learned))
     return tuple(codes)

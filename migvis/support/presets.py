@@ -11,14 +11,61 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from numbers import Integral, Real
-from operator import attrgetter
 from typing import Any
 
 import numpy as np
 
+# %% ../../nbs/support/02_presets.ipynb #611d03bc
+def _as_tuples(value: Any) -> Any:
+    "Lists, arrays and tensors as nested tuples of numbers; anything else as it is."
+    if hasattr(value, "tolist"): value = value.tolist()
+    return tuple(map(_as_tuples, value)) if isinstance(value, (list, tuple)) else value
+
+# %% ../../nbs/support/02_presets.ipynb #4bdc89dd
+_RULES = { # what a number must be, in words and as a test
+    "whole": ("a whole number of at least 1", lambda v: isinstance(v, Integral) and v >= 1),
+    "natural": ("0, or a positive whole number", lambda v: isinstance(v, Integral) and v >= 0),
+    "finite": ("finite", math.isfinite),
+    "positive": ("positive and finite", lambda v: 0 < v < math.inf),
+    "weight": ("0 or more, and finite", lambda v: 0 <= v < math.inf),
+    "factor": ("finite and at least 1", lambda v: 1 <= v < math.inf),
+    "part": ("between 0 and 1", lambda v: 0 <= v <= 1),
+    "share": ("from 0 to below 1", lambda v: 0 <= v < 1)}
+_SEVERAL = ("groups", "multipliers", "betas", "gammas", "hold") # several numbers each
+
+# %% ../../nbs/support/02_presets.ipynb #9183ddd5
+def _check_numbers(settings: Any, rules: Mapping[str, str]) -> None: # rules: of `_RULES` -> names
+    "Raise ValueError for numbers that cannot be meant; None: something else decides."
+    for rule, name in ((rule, name) for rule, names in rules.items() for name in names.split()):
+        if (value := getattr(settings, name, None)) is None: continue
+        words, fits = _RULES[rule]
+        numbers = np.ravel(value) if name in _SEVERAL else [value]
+        if not len(numbers) or not all(isinstance(v, Real) and not isinstance(v, bool) and fits(v)
+                                       for v in numbers):
+            raise ValueError(f"{name} must be {words}, got {value!r}")
+
+# %% ../../nbs/support/02_presets.ipynb #e4d70700
+_NUMBERS = { # which numbers of settings must be what
+    "whole": "groups hidden seeds steps batch_size features layers patch T image_size n_images "
+             "t_edit candidates n_negatives",
+    "natural": "width views attention_levels fixed_point seed noise_seed",
+    "positive": "lr clip multipliers",
+    "weight": "beta label_weight prior_weight free_weight leak_weight hold",
+    "finite": "gammas", "factor": "autoguidance", "part": "eta", "share": "dropout betas ema"}
+
+# %% ../../nbs/support/02_presets.ipynb #81f6cc1f
+class _Settings:
+    "Settings are checked when they are made, and keep lists and arrays as tuples."
+    def __post_init__(self) -> None:
+        vars(self).update({name: _as_tuples(value) for name, value in vars(self).items()})
+        for name in ("groups", "multipliers", "betas"):
+            if not isinstance(value := getattr(self, name, (1,)), tuple) or not value:
+                raise ValueError(f"{name} must be a tuple of numbers, got {value!r}")
+        _check_numbers(self, _NUMBERS)
+
 # %% ../../nbs/support/02_presets.ipynb #03a206a2
 @dataclass(frozen=True)
-class VAEConfig:
+class VAEConfig(_Settings):
     "Settings of the neural VAE (`migvis.vae`); losses are sums per sample, in nats."
     groups: tuple[int, ...] = (6, 6, 6, 6) # dimensions of each latent group; paper: 4 groups of 6
     hidden: int = 64                       # width of the hidden layers
@@ -34,7 +81,7 @@ class VAEConfig:
 
 # %% ../../nbs/support/02_presets.ipynb #120be3a5
 @dataclass(frozen=True)
-class CriticConfig:
+class CriticConfig(_Settings):
     "Settings of the density-ratio critics (`migvis.infonce`)."
     encoder: str = "conv" # what looks at images; or "denoiser": the features of the fitted one
     width: int = 32 # channels of the first convolution; 0 with "denoiser": none
@@ -48,7 +95,7 @@ class CriticConfig:
 
 # %% ../../nbs/support/02_presets.ipynb #8f04b23a
 @dataclass(frozen=True)
-class DenoiserConfig:
+class DenoiserConfig(_Settings):
     "Settings of the noise schedule and of the denoiser (`migvis.denoiser`)."
     image_size: int = 128
     width: int = 64                        # channels at full resolution
@@ -68,6 +115,11 @@ class DenoiserConfig:
     precision: str = "float32"             # or "bfloat16": autocast
     flips: bool = True                     # random horizontal flips
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.width or len(self.betas) != 2:
+            raise ValueError(f"width must be positive and betas must be two numbers, got {self}")
+
 # %% ../../nbs/support/02_presets.ipynb #c2fc1a74
 def _mode_defaults(mode: str) -> dict[str, Any]:
     "What a mode of edits says where settings say nothing. Raises ValueError for an unknown mode."
@@ -81,14 +133,12 @@ def _mode_defaults(mode: str) -> dict[str, Any]:
 
 # %% ../../nbs/support/02_presets.ipynb #c8e609a0
 @dataclass(frozen=True)
-class EditSettings:
+class EditSettings(_Settings):
     "How edits are made. None: as the preset says, or else as the mode says."
     mode: str = "selective"      # or "paper": Algorithm 1 as it is printed
     gammas: tuple[float, ...] | None = None # guidance strengths where none are asked for
     hold: Any = None # weight of the other groups: a number, one for each group, or a (G, G) table
-    scale: str | None = None # of the guidance: "none" (paper Eq. 1), "eps" (relative) or "clip"
-    limit: float = 1.0           # longest guidance of scale="clip", in norms of the noise estimate
-    project: bool = False # guide only where it does not lower what is held; needs scale="eps"
+    scale: str | None = None     # of the guidance: "none" (paper Eq. 1) or "eps" (relative)
     gradient: str | None = None  # "through" the denoiser, or "detached" from it
     noisy: bool | None = None    # critics see the noisy image instead of the clean estimate
     interval: tuple[int, int] | None = None # guide at times start >= t > stop; None: always
@@ -97,10 +147,6 @@ class EditSettings:
     eta: float | None = None # share of noise from exact noise maps, 0..1; 0: inversion
     noise_seed: int = 0          # of the noise maps: another one is another draw
     candidates: int = 1          # edits from different noise, of which the guide keeps the best
-    copies: int = 0              # shifted copies of the image over which the guide is averaged
-    renoise: str = "guided" # or "unguided" (CFG++): the next time's noise is the denoiser's own
-    recurrence: int = 1          # times each step is taken, each with gamma / recurrence
-    clamp: bool = False          # keep guided clean estimates within [-1, 1]
     fixed_point: int = 3         # refinements of each step of the inversion (eta = 0)
     n_negatives: int = 127       # latents of other images against which the target's are scored
     seed: int = 0                # of the negatives
@@ -109,7 +155,7 @@ class EditSettings:
     batch_size: int = 64         # images at once; does not change the result
 
     def __post_init__(self) -> None:
-        vars(self).update({name: _as_tuples(value) for name, value in vars(self).items()})
+        super().__post_init__()
         _check_edit_settings(self)
 
     def resolve(self, *defaults: "EditSettings") -> "EditSettings":
@@ -124,73 +170,27 @@ class EditSettings:
         plain = vars(EditSettings(self.mode).resolve())
         return {name: value for name, value in vars(self.resolve()).items() if value != plain[name]}
 
-# %% ../../nbs/support/02_presets.ipynb #611d03bc
-def _as_tuples(value: Any) -> Any:
-    "Lists, arrays and tensors as nested tuples of numbers; anything else as it is."
-    if hasattr(value, "tolist"): value = value.tolist()
-    return tuple(map(_as_tuples, value)) if isinstance(value, (list, tuple)) else value
-
 # %% ../../nbs/support/02_presets.ipynb #f7ed1b3b
 def _given(settings: EditSettings) -> dict[str, Any]:
     "Settings that are not None."
     return {name: value for name, value in vars(settings).items() if value is not None}
 
-# %% ../../nbs/support/02_presets.ipynb #4bdc89dd
-_RULES = { # what a number must be, in words and as a test
-    "whole": ("a whole number of at least 1", lambda v: isinstance(v, Integral) and v >= 1),
-    "natural": ("0, or a positive whole number", lambda v: isinstance(v, Integral) and v >= 0),
-    "finite": ("finite", math.isfinite),
-    "positive": ("positive and finite", lambda v: 0 < v < math.inf),
-    "weight": ("0 or more, and finite", lambda v: 0 <= v < math.inf),
-    "factor": ("finite and at least 1", lambda v: 1 <= v < math.inf),
-    "part": ("between 0 and 1", lambda v: 0 <= v <= 1),
-    "share": ("from 0 to below 1", lambda v: 0 <= v < 1),
-}
-
-# %% ../../nbs/support/02_presets.ipynb #9183ddd5
-def _check_numbers(settings: Any, rules: Mapping[str, str], several: str = "") -> None:
-    # rules: of `_RULES` -> names; several: names of tuples of numbers
-    "Raise ValueError for numbers that cannot be meant; None: something else decides."
-    for rule, name in ((rule, name) for rule, names in rules.items() for name in names.split()):
-        if (value := attrgetter(name)(settings)) is None: continue
-        words, fits = _RULES[rule]
-        numbers = np.ravel(value) if name in several.split() else [value]
-        if not len(numbers) or not all(isinstance(v, Real) and not isinstance(v, bool) and fits(v)
-                                       for v in numbers):
-            raise ValueError(f"{name} must be {words}, got {value!r}")
-
 # %% ../../nbs/support/02_presets.ipynb #64c48e1d
-_EDIT_RULES = {"whole": "t_edit steps candidates recurrence n_negatives batch_size",
-               "natural": "copies fixed_point seed noise_seed", "finite": "gammas", "weight": "hold",
-               "positive": "limit", "factor": "autoguidance", "part": "eta"}
-_EDIT_CHOICES = {"scale": ("none", "eps", "clip"), "gradient": ("through", "detached"),
-                 "renoise": ("guided", "unguided"),
+_EDIT_CHOICES = {"scale": ("none", "eps"), "gradient": ("through", "detached"),
                  "precision": ("float32", "bfloat16", "auto", "float64")}
 
 def _check_edit_settings(settings: EditSettings) -> None:
     "Raise ValueError for values that cannot be meant."
-    value = _mode_defaults(settings.mode) | _given(settings)
+    value, interval = _mode_defaults(settings.mode) | _given(settings), settings.interval
     for name, known in _EDIT_CHOICES.items():
         if value[name] not in known:
             raise ValueError(f"{name} must be one of {known}, got {value[name]!r}")
-    _check_numbers(settings, _EDIT_RULES, several="gammas hold")
-    _check_interval(settings.interval)
-    if value["project"] and value["scale"] != "eps":
-        raise ValueError("project=True adds directions that have no length, so scale must be "
-                         f"'eps', got {value['scale']!r}")
+    if interval is not None:
+        whole = np.shape(interval) == (2,) and all(isinstance(t, Integral) for t in interval)
+        if not whole or not interval[0] > interval[1] >= 0:
+            raise ValueError(f"interval must be times (start, stop), start > stop >= 0, got {interval}")
     if value["candidates"] > 1 and not value["eta"]:
-        raise ValueError(f"candidates={value['candidates']} would all be the same without noise; "
-                         "set eta > 0")
-
-# %% ../../nbs/support/02_presets.ipynb #35273b23
-def _check_interval(interval: Any) -> None:
-    "Raise ValueError unless an interval is None, or two times of which the first is larger."
-    if interval is None: return
-    times = interval if isinstance(interval, tuple) else (interval,)
-    whole = len(times) == 2 and all(isinstance(t, Integral) for t in times)
-    if not whole or not times[0] > times[1] >= 0:
-        raise ValueError("interval must be (start, stop), two times with start > stop >= 0, got "
-                         f"{interval!r}")
+        raise ValueError("without noise, candidates would all be the same; set eta > 0")
 
 # %% ../../nbs/support/02_presets.ipynb #9ba453f7
 def _named_settings(settings: Any) -> dict[str, EditSettings]:
@@ -207,9 +207,22 @@ def _as_settings(settings: EditSettings | str | None) -> EditSettings:
     if isinstance(settings, EditSettings): return settings
     raise TypeError(f"settings must be EditSettings or the name of a mode, got {settings!r}")
 
+# %% ../../nbs/support/02_presets.ipynb #ed70e198
+def _check_critics(config: CriticConfig) -> None:
+    "Raise ValueError for critics that no preset can have."
+    if config.encoder not in ("conv", "denoiser"):
+        raise ValueError(f"encoder must be one of 'conv', 'denoiser', got {config.encoder!r}")
+    if config.encoder == "conv" and not config.width:
+        raise ValueError(f"width must be positive, got {config.width!r}")
+    if config.views and (config.encoder, config.width, config.noise_aware) != ("denoiser", 0, True):
+        raise ValueError("views must be 0, or positive with encoder='denoiser', width=0 and "
+                         f"noise_aware=True, as only what is frozen is looked at ahead; got {config}")
+    if config.batch_size < 2:
+        raise ValueError(f"the critics' batch_size must be at least 2, got {config.batch_size}")
+
 # %% ../../nbs/support/02_presets.ipynb #b0483a7b
 @dataclass(frozen=True)
-class Preset:
+class Preset(_Settings):
     "Everything that decides a run, by name."
     name: str
     image_size: int                        # images are resized to this
@@ -220,6 +233,11 @@ class Preset:
     t_edit: int                            # inversion depth t'; paper: 135 of T = 150
     edits: EditSettings = EditSettings()   # what suits this preset's denoiser
     paper_edits: EditSettings = EditSettings("paper")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for edits in (self.edits, self.paper_edits): _check_numbers(edits, {"weight": "gammas"})
+        _check_critics(self.critic)
 
     def edit_settings(self, mode: str = "selective") -> EditSettings:
         "How edits are made by default in a mode."
@@ -234,8 +252,10 @@ class Preset:
         "Inverse of `to_dict`. Raises ValueError for entries that are not those of this version."
         kinds = {"vae": VAEConfig, "critic": CriticConfig, "denoiser": DenoiserConfig,
                  "edits": EditSettings, "paper_edits": EditSettings}
+        gone = {"limit": 1.0, "project": False, "copies": 0, "renoise": "guided", "recurrence": 1,
+                "clamp": False} # what an older version wrote into every run
         try:
-            parts = {name: kind(**{k: _as_tuples(v) for k, v in entries[name].items()})
+            parts = {name: kind(**{k: v for k, v in entries[name].items() if k not in gone or v != gone[k]})
                      for name, kind in kinds.items()}
             return cls(**{**entries, **parts})
         except (KeyError, TypeError, AttributeError) as e:
@@ -283,46 +303,3 @@ def get_preset(
     if isinstance(preset, Preset): return preset
     if preset in _PRESETS: return _PRESETS[preset]
     raise ValueError(f"preset must be one of {sorted(_PRESETS)} or a Preset, got {preset!r}")
-
-# %% ../../nbs/support/02_presets.ipynb #ed70e198
-def _check_critics(preset: Preset) -> None:
-    "Raise ValueError for critics that no preset can have."
-    config, known = preset.critic, ("conv", "denoiser")
-    if config.encoder not in known:
-        raise ValueError(f"encoder must be one of {known}, got {config.encoder!r}; give others to "
-                         f"`train_critics`")
-    if config.encoder == "conv" and not config.width:
-        raise ValueError(f"critic.width must be positive, got {config.width!r}")
-    if config.views and (config.encoder, config.width, config.noise_aware) != ("denoiser", 0, True):
-        raise ValueError("critic.views must be 0, or positive with encoder='denoiser', width=0 and "
-                         "noise_aware=True: only what is frozen can be looked at ahead; got "
-                         f"views={config.views!r} with {config.encoder!r}, {config.width}, "
-                         f"{config.noise_aware}")
-    if config.batch_size < 2:
-        raise ValueError("the critics' batch_size must be at least 2: the others of a batch are "
-                         f"the negatives, got {config.batch_size}")
-
-# %% ../../nbs/support/02_presets.ipynb #e4d70700
-_PRESET_RULES = {
-    "whole": "image_size n_images t_edit vae.groups vae.hidden vae.seeds vae.steps vae.batch_size "
-             "critic.features critic.steps critic.batch_size denoiser.width denoiser.layers "
-             "denoiser.patch denoiser.T denoiser.steps denoiser.batch_size",
-    "natural": "critic.width critic.views denoiser.attention_levels",
-    "positive": "vae.lr critic.lr denoiser.lr denoiser.clip denoiser.multipliers",
-    "weight": "vae.beta vae.label_weight vae.prior_weight vae.free_weight vae.leak_weight "
-              "edits.gammas paper_edits.gammas",
-    "share": "critic.dropout denoiser.betas denoiser.ema",
-}
-
-# %% ../../nbs/support/02_presets.ipynb #81f6cc1f
-def _check_settings(preset: Preset) -> None:
-    "Raise ValueError for a setting of a preset that cannot be meant."
-    several = "vae.groups denoiser.multipliers denoiser.betas edits.gammas paper_edits.gammas"
-    for name in several.split():
-        value = attrgetter(name)(preset)
-        if value is not None and (not isinstance(value, (tuple, list)) or not value):
-            raise ValueError(f"{name} must be a tuple of numbers, got {value!r}")
-    _check_numbers(preset, _PRESET_RULES, several)
-    if len(preset.denoiser.betas) != 2:
-        raise ValueError(f"denoiser.betas must be two numbers, got {preset.denoiser.betas!r}")
-    _check_critics(preset)

@@ -28,10 +28,10 @@ from .files import atomic_write, write_csv, _as_json
 # %% ../../nbs/support/04_runs.ipynb #8e0670da
 def run_stage(
     path: Path,                                  # file of the finished stage
-    train: Callable[[Path], tuple[Any, pd.DataFrame]], # gets the folder for checkpoints -> result, history
+    train: Callable[[Path], tuple[Any, pd.DataFrame]], # folder of checkpoints -> result, history
     save: Callable[[Path, Any], object], load: Callable[[Path], Any],
 ) -> Any:
-    "Load a finished stage, or train it from its last checkpoint and write it, with its losses as a .csv."
+    "Load a finished stage, or train it from its last checkpoint and write it with its losses."
     checkpoints = path.with_suffix(".checkpoints")
     if path.exists():
         result = load(path)
@@ -56,21 +56,15 @@ def _write_run(folder: Path, entries: Mapping[str, Any]) -> None:
 def _read_run(folder: Path) -> dict[str, Any]:
     "Entries of a run's `run.json`. Raises ValueError if it is damaged or was changed."
     path = folder / "run.json"
-    try: entries = json.loads(path.read_text())
-    except ValueError as e:
+    try:
+        entries = json.loads(path.read_text())
+        digest = entries.pop("digest", None) # None: taken out by somebody who changed an entry
+    except (ValueError, TypeError, AttributeError) as e: # the last two: it holds no entries
         raise ValueError(f"{path} is damaged ({e}); restore it, or fit into another folder") from e
-    if not isinstance(entries, dict):
-        raise ValueError(f"{path} is damaged: it holds no entries; restore it")
-    digest = entries.pop("digest", None) # None: taken out by somebody who changed an entry
     if digest not in (None, hashlib.sha256(_as_json(entries).encode()).hexdigest()):
-        raise ValueError(f"{path} is damaged or was changed: its digest is not that of its "
-                         "entries; restore it, or take out the entry 'digest' if the change is meant")
+        raise ValueError(f"{path} is damaged or was changed, as its digest tells; restore it, or take "
+                         "out the entry 'digest' if the change is meant")
     return entries
-
-# %% ../../nbs/support/04_runs.ipynb #b0000402
-def _digest(path: Path) -> str:
-    "SHA-256 of a file."
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 # %% ../../nbs/support/04_runs.ipynb #b069b694
 def _note(*paths: Path) -> None: # of one folder
@@ -79,24 +73,22 @@ def _note(*paths: Path) -> None: # of one folder
     if not (folder / "run.json").is_file(): return
     entries = _read_run(folder)
     before = entries.get("files", {})
-    files = before | {path.name: _digest(path) for path in paths}
+    files = before | {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
     if files != before: _write_run(folder, entries | {"files": files})
 
 # %% ../../nbs/support/04_runs.ipynb #b08a9fc8
 def _check_noted(*paths: Path) -> None: # of one folder
-    "Raise ValueError for files that are not those noted in the `run.json` beside them; warn of others."
+    "Raise ValueError for files other than those that `run.json` notes; warn of those it does not."
     folder = paths[0].parent
     if not (folder / "run.json").is_file(): return
     noted = _read_run(folder).get("files", {})
     for path in paths:
         if path.name not in noted:
-            warnings.warn(f"{folder} has no digest of {path.name}, so it is not known whether this "
-                          "run wrote it: the writing was interrupted; saving the run there again "
-                          "notes it", stacklevel=3)
-        elif noted[path.name] != _digest(path):
-            raise ValueError(f"{path} is not the file that this run wrote, but damaged or of "
-                             "another run; restore it, or delete it and fit again. To use another "
-                             "network, set it on a loaded model and save that into a new folder")
+            warnings.warn(f"{folder} has no digest of {path.name}, as its writing was interrupted; "
+                          "save the run there again to note it", stacklevel=3)
+        elif noted[path.name] != hashlib.sha256(path.read_bytes()).hexdigest():
+            raise ValueError(f"{path} is not the file that this run wrote (damaged, or of another run); "
+                             "restore it, or fit again without it (another network: set it on a model)")
 
 # %% ../../nbs/support/04_runs.ipynb #ee598ef3
 def claim_folder(
@@ -107,7 +99,7 @@ def claim_folder(
     folder, identity = Path(folder).expanduser(), json.loads(_as_json(identity))
     files = [file for file in folder.rglob("*") if file.is_file()]
     begun = any(file.suffix == ".safetensors" or file.parent != folder for file in files)
-    if not (folder / "run.json").exists() or not begun: # a call that failed early leaves nothing to protect
+    if not (folder / "run.json").exists() or not begun: # nothing to protect yet
         _write_run(folder, identity | {"migvis": __version__})
         return folder
     noted = _read_run(folder)
@@ -140,7 +132,7 @@ def _run_entries(folder: Path) -> dict[str, Any]: # of its run.json
     return entries
 
 # %% ../../nbs/support/04_runs.ipynb #236b02e4
-def _check_split(digest: str, noted: str | None, folder: Path) -> None: # noted: in a run's `run.json`
+def _check_split(digest: str, noted: str | None, folder: Path) -> None: # noted: in `run.json`
     "Raise ValueError unless the run was fitted with this split."
     if noted != digest:
         raise ValueError(f"{folder} was fitted with another split into training and test images "
@@ -150,7 +142,7 @@ def _check_split(digest: str, noted: str | None, folder: Path) -> None: # noted:
 # %% ../../nbs/support/04_runs.ipynb #b38cb491
 def _deciding(options: Mapping[str, Any]) -> dict[str, str]:
     "Options of `fit` that decide its result, described; what only watches or saves is left out."
-    watching = {"callback", "progress", "desc", "log_every", "keep", "checkpoint_every"}
+    watching = {"callback", "progress", "desc", "log_every", "checkpoint_every"}
     return {name: re.sub(r" at 0x[0-9a-f]+", "", repr(value)) for name, value in options.items()
             if name not in watching}
 

@@ -15,7 +15,7 @@ import threading
 import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from types import SimpleNamespace
@@ -34,37 +34,33 @@ from tqdm.auto import tqdm
 from .files import _as_json, _remove_unfinished, load_tensors, save_tensors
 from .presets import _check_numbers
 
-# %% ../../nbs/support/03_training.ipynb #b0000301
-def _seen_by_torch(device: torch.device) -> bool:
-    "Whether torch sees a device."
-    if device.type == "mps": return torch.backends.mps.is_available()
-    if device.type != "cuda": return True
-    return torch.cuda.is_available() and (device.index is None or device.index < torch.cuda.device_count())
-
 # %% ../../nbs/support/03_training.ipynb #32d0f196
 def resolve_device(
     device: str | torch.device = "auto", # "auto", "cpu", "cuda", "cuda:1", "mps"
 ) -> torch.device:
     "The device meant: `auto` picks CUDA, then MPS, then the CPU."
+    cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
     if device == "auto":
         if parse_flag_from_env("ACCELERATE_USE_CPU"): return torch.device("cpu")
-        if torch.cuda.is_available(): return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+        if cuda: return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+        return torch.device("mps" if mps else "cpu")
     forms = f"device must be 'auto', 'cpu', 'cuda', 'cuda:<index>' or 'mps', got {device!r}"
     try: resolved = torch.device(device)
     except (RuntimeError, TypeError) as e: raise ValueError(forms) from e
-    if resolved.type not in ("cpu", "cuda", "mps", "meta"): raise ValueError(forms)
-    if not _seen_by_torch(resolved):
+    seen = {"cpu": True, "meta": True, "mps": mps, "cuda": cuda}
+    if resolved.type not in seen: raise ValueError(forms)
+    missing = resolved.type == "cuda" and resolved.index and resolved.index >= torch.cuda.device_count()
+    if missing or not seen[resolved.type]:
         raise ValueError(f"torch sees no device '{resolved}' here; use device='auto' or 'cpu'")
     return resolved
 
 # %% ../../nbs/support/03_training.ipynb #6b2e11a2
 def _quick_precision(device: str | torch.device = "auto") -> str: # "bfloat16" or "float32"
     "The precision in which a device is quickest: bfloat16 where its processor multiplies in it."
-    kind = resolve_device(device).type
+    kind, quick = resolve_device(device).type, False
     if kind == "cuda": quick = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:
-        names = ("_is_amx_tile_supported", "_is_avx512_bf16_supported") if kind == "cpu" else ()
+    if kind == "cpu": # older versions of torch do not tell
+        names = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
         quick = any(getattr(torch.cpu, name, bool)() for name in names)
     return "bfloat16" if quick else "float32"
 
@@ -93,13 +89,6 @@ def _epoch_order(n: int, seed: int, epoch: int) -> Tensor:
     "Permutation of range(n) for one epoch."
     return torch.randperm(n, generator=generator(seed, epoch, 1))
 
-# %% ../../nbs/support/03_training.ipynb #ccbf762f
-def _batch_rows(n: int, batch_size: int, step: int, seed: int = 0) -> Tensor:
-    "Rows of a step: every epoch is a new permutation, its incomplete last batch is left out."
-    size = min(batch_size, n)
-    epoch, position = divmod(step, n // size)
-    return _epoch_order(n, seed, epoch)[position * size:(position + 1) * size]
-
 # %% ../../nbs/support/03_training.ipynb #1004f0c7
 @dataclass
 class Batch:
@@ -108,36 +97,38 @@ class Batch:
     step: int
     generator: torch.Generator   # the stream of this step
     size: int                    # rows of the whole batch, over all processes
-    shard: slice = field(default_factory=lambda: slice(None)) # which of them are this process's
+    shard: slice                 # which of them are this process's
 
-    def _draw(self, sample: Callable, *limits: int, shape: tuple[int, ...]) -> Tensor:
+    def _draw(self, sample: Callable, shape: tuple[int, ...], *limits: int) -> Tensor:
         "Draw for the whole batch, keep this process's share."
-        size, place = (self.size, *shape), self.index.device
-        return sample(*limits, size, generator=self.generator, device=place)[self.shard]
+        shape, place = (self.size, *shape), self.index.device
+        return sample(*limits, shape, generator=self.generator, device=place)[self.shard]
 
     def randn(self, *shape: int) -> Tensor: # (b, *shape)
         "Standard normal draws."
-        return self._draw(torch.randn, shape=shape)
+        return self._draw(torch.randn, shape)
 
     def rand(self, *shape: int) -> Tensor: # (b, *shape) in [0, 1)
         "Uniform draws."
-        return self._draw(torch.rand, shape=shape)
+        return self._draw(torch.rand, shape)
 
     def randint(self, high: int, *shape: int, low: int = 0) -> Tensor: # (b, *shape) in [low, high)
         "Uniform integers."
-        return self._draw(torch.randint, low, high, shape=shape)
+        return self._draw(torch.randint, shape, low, high)
 
 # %% ../../nbs/support/03_training.ipynb #aff9920e
 def _make_batch(n: int, batch_size: int, step: int, seed: int = 0, device: str | torch.device = "cpu",
                 process: int = 0, n_processes: int = 1) -> Batch:
-    "The batch of one step for one process. Raises ValueError if the rows cannot be shared evenly."
-    rows = _batch_rows(n, batch_size, step, seed)
-    if len(rows) % n_processes:
-        raise ValueError(f"{n_processes} processes cannot share {len(rows)} rows evenly; change batch_size")
-    share = len(rows) // n_processes
+    "One process's share of a step. An epoch is a permutation without its incomplete last batch."
+    size = min(batch_size, n)
+    if size % n_processes:
+        raise ValueError(f"{n_processes} processes cannot share {size} rows evenly; change batch_size")
+    epoch, position = divmod(step, n // size)
+    rows = _epoch_order(n, seed, epoch)[position * size:(position + 1) * size]
+    share = size // n_processes
     shard = slice(process * share, (process + 1) * share)
     stream = generator(seed, step, 2, device=device)
-    return Batch(rows[shard].to(device, non_blocking=True), step, stream, len(rows), shard)
+    return Batch(rows[shard].to(device, non_blocking=True), step, stream, size, shard)
 
 # %% ../../nbs/support/03_training.ipynb #8255b6ad
 def progress_bar(
@@ -166,42 +157,37 @@ class _Best:
     "The best weights so far, as a whole or by ensemble member."
     def __init__(self) -> None:
         self.score: Tensor | None = None       # () or (E,), lower is better
-        self.weights: dict[str, Tensor] = {}
+        self.weights: dict[str, Tensor] = {}   # with a leading dimension E if `score` has one
 
     def update(self, score: Tensor, weights: Mapping[str, Tensor]) -> None:
-        # score () or (E,); weights: with a leading dimension E if `score` has one
         "Take over what got better."
-        score = score.detach()
-        if self.score is None:
-            self.score = score.clone()
-            self.weights = {name: new.detach().clone() for name, new in weights.items()}
-            return
+        if self.score is None: self.score, self.weights = torch.full_like(score, torch.nan), weights
         better = (score < self.score) | (self.score.isnan() & ~score.isnan())
         for name, new in weights.items():
             members = better.reshape(better.shape + (1,) * (new.ndim - better.ndim))
-            self.weights[name] = torch.where(members, new.detach(), self.weights[name])
+            self.weights[name] = torch.where(members, new, self.weights[name])
         self.score = torch.where(better, score, self.score)
 
 # %% ../../nbs/support/03_training.ipynb #4b059553
 class _Run:
-    "State of a training run: model, optimiser, moving average, best weights, history."
-    def __init__(self, model: nn.Module, settings: Mapping[str, Any], compile: bool | str) -> None:
-        # settings: lr, betas, weight_decay, clip, ema
-        self.raw, self.settings = model, settings
-        self.parameters = list(model.parameters())
+    "State of a training run: arguments, model, optimiser, moving average, best weights, history."
+    def __init__(self, given: SimpleNamespace) -> None: # the arguments of `fit`
+        self.given, self.raw = given, given.model.to(resolve_device(given.device)).train()
+        self.folder = given.checkpoint and Path(given.checkpoint).expanduser()
+        self.parameters = list(self.raw.parameters())
         self.device = self.parameters[0].device
         cpu = self.device.type == "cpu" and not is_initialized() # unless it was decided before
         self.accelerator = Accelerator(cpu=cpu, mixed_precision="no", device_placement=False)
-        adam = {name: settings[name] for name in ("lr", "betas", "weight_decay")}
+        adam = {name: getattr(given, name) for name in ("lr", "betas", "weight_decay")}
         adam["fused"] = self.device.type == "cuda" or None
         self.optimizer = torch.optim.AdamW(self.parameters, **adam)
-        self.model = self.accelerator.prepare_model(model, device_placement=False)
-        mode = compile if isinstance(compile, str) else None
-        if compile: self.model = torch.compile(self.model, mode=mode)
+        self.model = self.accelerator.prepare_model(self.raw, device_placement=False)
+        mode = given.compile if isinstance(given.compile, str) else None
+        if given.compile: self.model = torch.compile(self.model, mode=mode)
         self.ema = None
-        if settings["ema"] is not None:
-            average = get_ema_multi_avg_fn(settings["ema"])
-            self.ema = AveragedModel(model, multi_avg_fn=average, use_buffers=True)
+        if given.ema is not None:
+            average = get_ema_multi_avg_fn(given.ema)
+            self.ema = AveragedModel(self.raw, multi_avg_fn=average, use_buffers=True)
         self.best, self.history, self.step = _Best(), [], 0
 
     @property
@@ -209,10 +195,11 @@ class _Run:
         "The weights that count: the moving average if there is one."
         return self.raw if self.ema is None else self.ema.module
 
-    def advance(self, loss: Tensor, factor: float) -> None:
-        "One step of the optimiser, with this factor of the learning rate."
-        clip = self.settings["clip"]
-        for group in self.optimizer.param_groups: group["lr"] = self.settings["lr"] * factor
+    def advance(self, loss: Tensor) -> None:
+        "One step of the optimiser."
+        lr, clip, schedule = self.given.lr, self.given.clip, self.given.schedule
+        factor = schedule(self.step) if schedule else 1.0
+        for group in self.optimizer.param_groups: group["lr"] = lr * factor
         self.optimizer.zero_grad(set_to_none=True)
         self.accelerator.backward(loss)
         if clip is not None: nn.utils.clip_grad_norm_(self.parameters, clip)
@@ -221,49 +208,27 @@ class _Run:
         self.step += 1
 
 # %% ../../nbs/support/03_training.ipynb #cc560d1f
-def _is_finite(run: _Run, loss: Tensor) -> bool:
-    "Whether the loss, all weights and their averages are finite."
+def _check_finite(run: _Run, loss: Tensor) -> None:
+    "Raise FloatingPointError unless the loss, all weights and their averages are finite."
     weights = {*run.raw.parameters(), *run.evaluated.parameters()}
-    return bool(torch.isfinite(loss)) and all(bool(torch.isfinite(p).all()) for p in weights)
-
-# %% ../../nbs/support/03_training.ipynb #ab4203e3
-def _optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    "Tensors of an optimiser's state, by number of the weight and name."
-    weights = optimizer.param_groups[0]["params"]
-    return {f"{i}/{name}": value for i, weight in enumerate(weights) if weight in optimizer.state
-            for name, value in optimizer.state[weight].items()}
-
-# %% ../../nbs/support/03_training.ipynb #09c934a9
-def _restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    "Inverse of `_optimizer_state`."
-    group = optimizer.param_groups[0]
-    for key, value in tensors.items():
-        number, name = key.split("/")
-        weight = group["params"][int(number)]
-        if name != "step": value = torch.empty_like(weight).copy_(value)
-        elif group["fused"]: value = value.to(weight.device)
-        optimizer.state[weight][name] = value
-
-# %% ../../nbs/support/03_training.ipynb #b0000306
-def _pack_run(run: _Run) -> tuple[dict[str, Tensor], dict[str, Any]]: # tensors, header
-    "What a checkpoint holds of a run. The history is text, because JSON has no NaN."
-    parts = {"model": run.raw.state_dict(), "optimizer": _optimizer_state(run.optimizer),
-             "best": run.best.weights}
-    if run.ema is not None: parts["ema"] = run.ema.state_dict()
-    if run.best.score is not None: parts["score"] = {"": run.best.score}
-    tensors = {f"{part}/{name}": x for part, named in parts.items() for name, x in named.items()}
-    return tensors, {"step": run.step, "history": json.dumps(run.history)}
+    if all(bool(torch.isfinite(x).all()) for x in (loss, *weights)): return
+    kept = _list_checkpoints(run.folder)[-1:] if run.folder else []
+    where = f"the last good checkpoint is {kept[0]}" if kept else "no checkpoint was kept"
+    raise FloatingPointError(f"the loss is {loss.item()} at step {run.step}, and it or a weight is not "
+                             f"finite; {where}; try a smaller lr, or look for extreme values in the data")
 
 # %% ../../nbs/support/03_training.ipynb #b0000307
 def _unpack_run(run: _Run, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> None:
-    "Inverse of `_pack_run`: put the state back into a run."
+    "Put the state that a checkpoint holds back into a run."
     parts: dict[str, dict[str, Tensor]] = defaultdict(dict)
     for key, value in tensors.items():
-        part, name = key.split("/", 1)
+        part, name = key.rsplit("/", 1)
         parts[part][name] = value
     run.raw.load_state_dict(parts["model"])
-    _restore_optimizer(run.optimizer, parts["optimizer"])
     if run.ema is not None: run.ema.load_state_dict(parts["ema"])
+    state = {i: {name: x if name == "step" else torch.empty_like(weight).copy_(x) # its memory layout
+                 for name, x in parts[f"optimizer/{i}"].items()} for i, weight in enumerate(run.parameters)}
+    run.optimizer.load_state_dict(run.optimizer.state_dict() | {"state": state})
     if "score" in parts:
         run.best.score = parts["score"][""].to(run.device)
         run.best.weights = {k: v.to(run.device) for k, v in parts["best"].items()}
@@ -274,75 +239,60 @@ def _list_checkpoints(folder: str | Path) -> list[Path]:
     "The checkpoints in a folder, oldest first."
     return sorted(Path(folder).expanduser().glob("step-*.safetensors"))
 
-# %% ../../nbs/support/03_training.ipynb #eec7ca13
-def _check_fingerprint(path: Path, found: Mapping, expected: Mapping) -> None:
-    "Raise ValueError if a checkpoint belongs to another run."
-    expected = json.loads(_as_json(expected))
-    keys = [k for k in {**found, **expected} if found.get(k) != expected.get(k)]
-    if keys:
-        pairs = "; ".join(f"{k}: {found.get(k)!r} there, {expected.get(k)!r} here" for k in keys)
-        raise ValueError(f"the checkpoint {path} is of another run ({pairs}); "
-                         "use another folder or delete that one")
+# %% ../../nbs/support/03_training.ipynb #b0000309
+def _fingerprint(run: _Run) -> dict[str, Any]:
+    "What must agree for a checkpoint to be of this run."
+    names = "lr betas weight_decay clip ema seed n batch_size precision".split()
+    return {name: getattr(run.given, name) for name in names} | dict(run.given.fingerprint or {})
 
-# %% ../../nbs/support/03_training.ipynb #22b04242
-def _newest_readable(folder: Path, fingerprint: Mapping) -> tuple[dict[str, Tensor], dict] | None:
-    "The newest checkpoint that can be read, or None if there is none at all."
-    paths = _list_checkpoints(folder)
+# %% ../../nbs/support/03_training.ipynb #b0000321
+def _resume(run: _Run) -> None:
+    "Go on from the newest readable checkpoint; what a killed run left unfinished is removed."
+    if run.folder is None: return
+    if run.accelerator.is_main_process: _remove_unfinished(run.folder)
+    paths, here = _list_checkpoints(run.folder), json.loads(_as_json(_fingerprint(run)))
     for path in reversed(paths):
         try: tensors, header = load_tensors(path, "checkpoint")
-        except ValueError as e: warnings.warn(f"{e}; trying the checkpoint before it", stacklevel=4)
+        except ValueError as e: warnings.warn(f"{e}; trying the checkpoint before it", stacklevel=3)
         else:
-            _check_fingerprint(path, header["fingerprint"], fingerprint)
-            return tensors, header
-    if paths: raise ValueError(f"none of the {len(paths)} checkpoints in {folder} can be read; delete them")
-    return None
+            there = header["fingerprint"]
+            if pairs := [f"{k}: {there.get(k)!r} there, {here.get(k)!r} here"
+                         for k in {**there, **here} if there.get(k) != here.get(k)]:
+                raise ValueError(f"the checkpoint {path} is of another run ({'; '.join(pairs)}); "
+                                 "use another folder or delete that one")
+            return _unpack_run(run, tensors, header)
+    if paths:
+        raise ValueError(f"none of the {len(paths)} checkpoints in {run.folder} can be read; delete them")
 
-# %% ../../nbs/support/03_training.ipynb #789321f1
-def _stop_not_finite(step: int, loss: float, folder: Path | None) -> None:
-    "Raise FloatingPointError, naming the last good checkpoint."
-    kept = _list_checkpoints(folder)[-1:] if folder else []
-    where = f"the last good checkpoint is {kept[0]}" if kept else "no checkpoint was kept"
-    raise FloatingPointError(f"the loss is {loss} at step {step}; {where}; try a smaller lr, "
-                             "or check the data for extreme values")
-
-# %% ../../nbs/support/03_training.ipynb #b0000309
-@dataclass(frozen=True)
-class _Checkpoints:
-    "The checkpoints of a run."
-    folder: Path | None # None: nothing is kept
-    every: int # steps
-    keep: int # newest ones that stay
-    fingerprint: Mapping[str, Any] # what must agree for a checkpoint to be of this run
-    writes: bool # this process writes them; one of several does
-
-    def resume(self, run: _Run) -> None:
-        "Go on from the newest one; what a killed run left unfinished is removed."
-        if self.folder is None: return
-        if self.writes: _remove_unfinished(self.folder)
-        if newest := _newest_readable(self.folder, self.fingerprint): _unpack_run(run, *newest)
-
-    def write(self, run: _Run, loss: Tensor) -> None:
-        "Write a checkpoint of what is finite, then drop all but the newest ones."
-        if self.folder is None or not self.writes: return
-        if not _is_finite(run, loss): _stop_not_finite(run.step, loss.item(), self.folder)
-        tensors, header = _pack_run(run)
-        header |= {"kind": "checkpoint", "fingerprint": self.fingerprint}
-        save_tensors(self.folder / f"step-{run.step:08d}.safetensors", tensors, header)
-        for old in _list_checkpoints(self.folder)[:-self.keep]: old.unlink(missing_ok=True)
+# %% ../../nbs/support/03_training.ipynb #b0000322
+def _write(run: _Run, loss: Tensor) -> None:
+    "Write a checkpoint of what is finite, then drop all but the two newest ones."
+    if run.folder is None or not run.accelerator.is_main_process: return
+    _check_finite(run, loss)
+    parts = {"model": run.raw.state_dict(), "best": run.best.weights}
+    for i, moments in run.optimizer.state_dict()["state"].items():
+        parts[f"optimizer/{i}"] = moments
+    if run.ema is not None: parts["ema"] = run.ema.state_dict()
+    if run.best.score is not None: parts["score"] = {"": run.best.score}
+    tensors = {f"{part}/{name}": x for part, named in parts.items() for name, x in named.items()}
+    header = {"kind": "checkpoint", "step": run.step, "fingerprint": _fingerprint(run),
+              "history": json.dumps(run.history)} # as text, because JSON has no NaN
+    save_tensors(run.folder / f"step-{run.step:08d}.safetensors", tensors, header)
+    for old in _list_checkpoints(run.folder)[:-2]: old.unlink(missing_ok=True)
 
 # %% ../../nbs/support/03_training.ipynb #e85cfc9c
 @contextlib.contextmanager
-def _signals_deferred(run: _Run, folder: Path | None) -> Iterator[list[int]]: # signals that came
+def _signals_deferred(run: _Run) -> Iterator[list[int]]: # signals that came
     "Hold SIGINT and SIGTERM back to the end, unless they are ignored; a second one acts at once."
-    came, handlers = [], {}
+    main = threading.current_thread() is threading.main_thread()
+    known = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM) if main}
+    handlers = {n: h for n, h in known.items() if h not in (None, signal.SIG_IGN)} # None: in C
+    came: list[int] = []
 
     def note(number: int, frame: object) -> None:
         came.append(number)
         signal.signal(number, handlers[number])
 
-    if threading.current_thread() is threading.main_thread():
-        known = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-        handlers = {n: h for n, h in known.items() if h not in (None, signal.SIG_IGN)} # None: in C
     for number in handlers: signal.signal(number, note)
     try: yield came
     finally:
@@ -351,7 +301,7 @@ def _signals_deferred(run: _Run, folder: Path | None) -> Iterator[list[int]]: # 
     try:
         for number in came: signal.raise_signal(number)
     except KeyboardInterrupt as e:
-        then = f"goes on from {folder}" if folder else "begins anew"
+        then = f"goes on from {run.folder}" if run.folder else "begins anew"
         raise KeyboardInterrupt(f"stopped after step {run.step}; the same call {then}") from e
 
 # %% ../../nbs/support/03_training.ipynb #7c0d75e8
@@ -364,88 +314,70 @@ def _undisturbed(device: torch.device, threads: int | None) -> Iterator[None]:
         with torch.random.fork_rng([device.index or 0] if device.type == "cuda" else []): yield
     finally: torch.set_num_threads(before)
 
-# %% ../../nbs/support/03_training.ipynb #ae60e616
-def _log_row(run: _Run, loss: Tensor, logs: Mapping[str, Tensor]) -> dict[str, Any]:
-    "One row of the history, means over the processes: floats, and lists for logs of an ensemble."
-    values = {k: torch.as_tensor(v).detach().float().to(loss.device) for k, v in logs.items()}
-    means = run.accelerator.reduce({"loss": loss.detach().reshape(())} | values, "mean")
-    return {"step": run.step} | {k: v.cpu().tolist() for k, v in means.items()}
-
 # %% ../../nbs/support/03_training.ipynb #e457879a
 @torch.no_grad()
-def _validate(run: _Run, validate: Callable, keep_best: bool) -> dict[str, Any]:
-    "Score the current weights; returns the entry for the history."
+def _validate(run: _Run) -> float | list[float]:
+    "Score the current weights."
     was_training = run.evaluated.training
     run.evaluated.eval()
-    score = torch.as_tensor(validate(run.evaluated))
+    score = torch.as_tensor(run.given.validate(run.evaluated))
     run.evaluated.train(was_training)
     if not score.isfinite().all():
         warnings.warn("a validation score is not finite, and never counts as the best; look for NaN "
                       "in the validation data", stacklevel=5)
-    if keep_best: run.best.update(score, run.evaluated.state_dict())
-    return {"validation": score.detach().float().cpu().tolist()}
+    if run.given.keep_best: run.best.update(score, run.evaluated.state_dict())
+    return score.detach().float().cpu().tolist()
 
 # %% ../../nbs/support/03_training.ipynb #c18477bc
-@dataclass(frozen=True)
-class _Watch:
-    "What is looked at while a run goes on."
-    log_every: int # 0: at every step, as 1
-    validate: Callable[[nn.Module], Tensor] | None
-    validate_every: int
-    keep_best: bool
-    callback: Callable[[int, nn.Module, Mapping], object] | None
+def _look(run: _Run, loss: Tensor, logs: Mapping[str, Tensor], validate: bool) -> bool:
+    "Add a row of means over the processes to the history; whether the callback ends training."
+    values = {k: torch.as_tensor(v).detach().float().to(loss.device) for k, v in logs.items()}
+    means = run.accelerator.reduce({"loss": loss.detach().reshape(())} | values, "mean")
+    row = {"step": run.step} | {k: v.cpu().tolist() for k, v in means.items()}
+    run.history.append(row)
+    if validate: row["validation"] = _validate(run)
+    stop = bool(run.given.callback and run.given.callback(run.step, run.evaluated, row))
+    if stop and run.given.validate and not validate: row["validation"] = _validate(run)
+    return stop
 
-    def __post_init__(self) -> None:
-        if self.keep_best and not self.validate: raise ValueError("keep_best needs a validate function")
-
-    def due(self, step: int, steps: int, save_every: int) -> list[bool]: # log, validate, save
-        "What is to be done after a step: each at multiples of its interval, all at the end."
-        intervals = (self.log_every, self.validate_every if self.validate else math.inf, save_every)
-        return [every < math.inf and (step == steps or not step % max(1, every)) for every in intervals]
-
-    def look(self, run: _Run, loss: Tensor, logs: Mapping[str, Tensor], validate: bool) -> bool:
-        "Add a row to the history; whether the callback ends training."
-        row = _log_row(run, loss, logs)
-        if validate: row |= _validate(run, self.validate, self.keep_best)
-        run.history.append(row)
-        stop = bool(self.callback and self.callback(run.step, run.evaluated, row))
-        if stop and self.validate and not validate: row |= _validate(run, self.validate, self.keep_best)
-        return stop
-
-# %% ../../nbs/support/03_training.ipynb #b0000311
-def _loss_at(run: _Run, loss_fn: Callable, batch: Batch, precision: str) -> tuple[Tensor, Mapping]:
-    "Loss and logs of a step. What the model draws itself (dropout) belongs to the step, too."
-    source = torch.default_generator if run.device.type == "cpu" else torch
-    source.manual_seed(batch.generator.initial_seed())
-    with _computing_in(precision, run.device): return loss_fn(run.model, batch)
+# %% ../../nbs/support/03_training.ipynb #b0000323
+def _due(given: SimpleNamespace, step: int) -> list[bool]: # log, validate, save
+    "What is to be done after a step: each at multiples of its interval, all at the end."
+    validate_every = (given.validate_every or given.steps // 20) if given.validate else math.inf
+    intervals = (given.log_every or given.steps // 200, validate_every, given.checkpoint_every)
+    return [every < math.inf and (step == given.steps or not step % max(1, every)) for every in intervals]
 
 # %% ../../nbs/support/03_training.ipynb #b0000312
-def _train(run: _Run, steps: int, loss_at: Callable[[int], tuple[Tensor, Mapping]],
-           schedule: Callable | None, watch: _Watch, checkpoints: _Checkpoints, bar: tqdm) -> None:
+def _train(run: _Run, bar: tqdm) -> None:
     "Take the steps that are left, and do after each what is due."
-    with bar:
-        while run.step < steps:
-            with _signals_deferred(run, checkpoints.folder) as came:
-                loss, logs = loss_at(run.step)
-                log, validate, save = watch.due(run.step + 1, steps, checkpoints.every)
-                if (run.device.type == "cpu" or log or validate or save) and not torch.isfinite(loss):
-                    loss, logs = loss.item(), {} # else the error would keep the graph
-                    _stop_not_finite(run.step, loss, checkpoints.folder)
-                run.advance(loss, schedule(run.step) if schedule else 1.0)
-                bar.update()
-                if (log or validate) and watch.look(run, loss, logs, validate): steps = run.step
-                if log: bar.set_postfix(loss=f"{run.history[-1]['loss']:.4g}")
-                if save or came or run.step == steps: checkpoints.write(run, loss)
+    given, stop = run.given, False
+    place = run.device, run.accelerator.process_index, run.accelerator.num_processes
+    source = torch.default_generator if run.device.type == "cpu" else torch # such as of dropout
+    while run.step < given.steps and not stop:
+        with _signals_deferred(run) as came:
+            batch = _make_batch(given.n, given.batch_size, run.step, given.seed, *place)
+            source.manual_seed(batch.generator.initial_seed())
+            with _computing_in(given.precision, run.device):
+                loss, logs = given.loss_fn(run.model, batch)
+            log, validate, save = _due(given, run.step + 1)
+            if (run.device.type == "cpu" or log or validate or save) and not torch.isfinite(loss):
+                loss, logs = loss.detach(), {} # else the error would keep the graph
+                _check_finite(run, loss)
+            run.advance(loss)
+            bar.update()
+            if log or validate: stop = _look(run, loss, logs, validate)
+            if log: bar.set_postfix(loss=f"{run.history[-1]['loss']:.4g}")
+            if save or came or stop: _write(run, loss)
 
 # %% ../../nbs/support/03_training.ipynb #10c31fe7
-def _finished(run: _Run, keep_best: bool, folder: Path | None) -> nn.Module:
+def _finished(run: _Run) -> nn.Module:
     "The model with the weights that `fit` promises. Raises FloatingPointError if there are none."
-    best = keep_best and bool(run.best.weights)
+    best = run.given.keep_best and bool(run.best.weights)
     if best and not run.best.score.isfinite().any():
         raise FloatingPointError("no validation score was finite, so no weights are the best; look for "
                                  "NaN in the validation data, or try a smaller lr")
     run.raw.load_state_dict(run.best.weights if best else run.evaluated.state_dict())
-    if not _is_finite(run, torch.zeros(())): _stop_not_finite(run.step, math.nan, folder)
+    _check_finite(run, torch.tensor(run.history[-1]["loss"]))
     return run.raw.eval()
 
 # %% ../../nbs/support/03_training.ipynb #edc91f12
@@ -458,7 +390,7 @@ class Fit:
     resumed_from: int       # step of the checkpoint it went on from, 0 if none
 
 # %% ../../nbs/support/03_training.ipynb #21aa8935
-_FIT_RULES = {"whole": "n steps batch_size keep log_every checkpoint_every validate_every threads",
+_FIT_RULES = {"whole": "n steps batch_size log_every checkpoint_every validate_every threads",
               "positive": "lr clip", "share": "ema"}
 
 # %% ../../nbs/support/03_training.ipynb #c8bc0851
@@ -479,26 +411,20 @@ def fit(
     validate_every: int | None = None, log_every: int | None = None, # 20 and 200 times a run
     keep_best: bool = False, # return the weights with the best validation score
     checkpoint: str | Path | None = None, # folder of checkpoints; a run found there is resumed
-    checkpoint_every: int = 500, keep: int = 2, # newest checkpoints to keep
-    fingerprint: Mapping[str, Any] | None = None, # what must agree for a checkpoint to be of this run
-    callback: Callable[[int, nn.Module, Mapping], object] | None = None, # gets step, model, row; True: stop
+    checkpoint_every: int = 500,
+    fingerprint: Mapping[str, Any] | None = None, # in which a checkpoint must agree
+    callback: Callable[[int, nn.Module, Mapping], object] | None = None, # step, model, row; True: stop
     threads: int | None = None, # at most; 1 for small networks
     desc: str = "training", progress: bool = True,
 ) -> Fit:
     "Train any model with AdamW; resumes exactly, scales with `accelerate launch`."
-    _check_numbers(SimpleNamespace(**locals()), _FIT_RULES)
-    settings = dict(lr=lr, betas=betas, weight_decay=weight_decay, clip=clip, ema=ema)
-    device, folder = resolve_device(device), checkpoint and Path(checkpoint).expanduser()
-    watch = _Watch(log_every or steps // 200, validate, validate_every or steps // 20, keep_best, callback)
-    run = _Run(model.to(device).train(), settings, compile)
-    marks = settings | dict(seed=seed, n=n, batch_size=batch_size, precision=precision)
-    checkpoints = _Checkpoints(folder, checkpoint_every, keep, marks | dict(fingerprint or {}),
-                               run.accelerator.is_main_process)
-    checkpoints.resume(run)
-    before, processes = run.step, (run.accelerator.process_index, run.accelerator.num_processes)
-    batch_at = lambda step: _make_batch(n, batch_size, step, seed, device, *processes)
-    bar = progress_bar(None, progress and checkpoints.writes, desc, steps, "step", before)
-    with _undisturbed(device, threads):
-        _train(run, steps, lambda step: _loss_at(run, loss_fn, batch_at(step), precision), schedule, watch,
-               checkpoints, bar)
-    return Fit(_finished(run, keep_best, folder), pd.DataFrame(run.history), run.step, before)
+    given = SimpleNamespace(**locals())
+    _check_numbers(given, _FIT_RULES)
+    if keep_best and not validate: raise ValueError("keep_best needs a validate function")
+    run = _Run(given)
+    _resume(run)
+    before, shown = run.step, progress and run.accelerator.is_main_process
+    bar = progress_bar(None, shown, desc, steps, "step", before)
+    with _undisturbed(run.device, threads), bar:
+        _train(run, bar)
+    return Fit(_finished(run), pd.DataFrame(run.history), run.step, before)

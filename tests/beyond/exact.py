@@ -1,5 +1,6 @@
 "Stimuli on a line and simulated neurons: worlds in which information is known exactly."
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -7,7 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from migvis.beyond.stimulus_information import _check_levels, _Conditional, _Encoder, _Estimate, _Posterior, integrate
+from migvis.beyond.stimulus_information import (_check_draw, _check_levels, _Draw, _Estimate, _Gain, _Posterior,
+                                                _time_of_level, integrate)
+
+_Conditional = Callable[[Tensor, float, Tensor], Tensor]
+_Encoder = Callable[[Tensor, torch.Generator], Tensor]
 
 
 @dataclass(frozen=True)
@@ -190,3 +195,33 @@ def retinotopic_population(
         line = (-(pixel - place[:, None]).square() / (2 * width**2)).exp() / (width * math.sqrt(2 * math.pi))
         return torch.einsum("ay,bx->abyx", line, line).flatten(0, 1)
     return LNP(strength * (blob(width) - surround * blob(2 * width)), bias, gain)
+
+
+def _response_gain(estimate: _Estimate, conditional: _Conditional, draw: _Draw) -> _Gain:
+    "Squared difference of the best guesses for one drawn response."
+    def gain(x_c, c, index, stream):
+        r = _check_draw(draw(x_c, c, index, stream), len(x_c))
+        return (conditional(x_c, c, r) - estimate(x_c, c)).square()
+    return gain
+
+
+def _draw_from_estimate(encoder: _Encoder, estimate: _Estimate) -> _Draw:
+    "r ~ p(r | xhat(x_c)), the shortcut."
+    return lambda x_c, c, index, stream: encoder(estimate(x_c, c), stream)
+
+
+def _draw_from_stimulus(encoder: _Encoder, x: Tensor) -> _Draw:
+    "r ~ p(r | x), the variant of Kong et al."
+    return lambda x_c, c, index, stream: encoder(x[index], stream)
+
+
+def _draw_from_posterior(encoder: _Encoder, posterior: _Posterior) -> _Draw:
+    "r ~ p(r | x_c)."
+    return lambda x_c, c, index, stream: encoder(posterior(x_c, c, stream), stream)
+
+
+def _denoiser_estimates(denoiser) -> tuple[_Estimate, _Conditional]:
+    "The two guesses of a conditional denoiser, for images in [-1, 1]."
+    def conditional(x_c, c, r):
+        return x_c - math.sqrt(c) * denoiser(x_c / math.sqrt(1 + c), _time_of_level(c, denoiser.schedule), r)
+    return lambda x_c, c: conditional(x_c, c, None), conditional

@@ -13,8 +13,6 @@ from migvis.beyond import dina_analysis as dina
 from migvis.data import Recording, Standardizer
 from migvis.beyond.dina import DINA, DINAConfig, _Decoder, _Retrieval, fit_dina, get_dina_config
 from migvis.beyond.dina_analysis import _PixelFeatures, fit_cnn, fit_ridge, retrieval
-from migvis.support.files import save_tensors
-
 TINY = replace(get_dina_config("tiny"), channels=4, map_size=4, width=8, scales=2, steps=60, batch_size=32)
 QUIET = {"device": "cpu", "progress": False}
 
@@ -167,18 +165,6 @@ def test_a_tenth_is_held_out_without_validation(parts):
     assert len(fit_dina(parts[0], config=replace(TINY, steps=3), **QUIET).history["validation"].dropna())
 
 
-def test_round_trip(fitted, parts, tmp_path):
-    again = DINA.load(fitted.save(tmp_path / "dina.safetensors"), device="cpu")
-    assert again.config == fitted.config and again.image_shape == fitted.image_shape
-    assert torch.equal(again.embed_responses(parts[2]), fitted.embed_responses(parts[2]))
-    assert torch.equal(again.embed_images(parts[2]), fitted.embed_images(parts[2]))
-    save_tensors(tmp_path / "other.safetensors", {"a": torch.zeros(1)}, {"kind": "vae"})
-    with pytest.raises(ValueError, match="should hold a 'dina'"): DINA.load(tmp_path / "other.safetensors")
-    (tmp_path / "cut.safetensors").write_bytes((tmp_path / "dina.safetensors").read_bytes()[:200])
-    with pytest.raises(ValueError, match="truncated"): DINA.load(tmp_path / "cut.safetensors")
-    with pytest.raises(FileNotFoundError): DINA.load(tmp_path / "none.safetensors")
-
-
 # ---------------------------------------------------------------- bad input
 
 @pytest.mark.parametrize("change, word",
@@ -270,7 +256,7 @@ def test_ridge_decoder_retrieves_what_is_linear_and_whitening_whitens(parts):
 
 
 def test_cnn_decoder_draws_pictures_and_is_of_the_same_size(parts, fitted):
-    decoder = fit_cnn(*parts[:2], replace(TINY, steps=150), components=(4,), **QUIET)
+    decoder = fit_cnn(*parts[:2], replace(TINY, steps=150), **QUIET)
     with torch.no_grad(): pictures = decoder.response_tower[0](decoder.standardize(parts[2])).numpy()
     mean_image = parts[0].images.mean(0)
     assert np.square(pictures - parts[2].images).mean() < 0.5 * np.square(mean_image - parts[2].images).mean()
@@ -337,52 +323,6 @@ def test_importance_is_zero_for_unused_units_and_equals_differences():
     assert found[4] == pytest.approx(slow, rel=1e-3)
 
 
-def test_units_needed_interpolates():
-    curve = pd.DataFrame({"share": [0.1, 0.2, 0.4, 1.0], "accuracy": [0.3, 0.5, 0.8, 0.8]})
-    assert dina.units_needed(curve) == pytest.approx(0.2 + 0.2 * (0.72 - 0.5) / 0.3)
-    assert dina.units_needed(curve, 0.3) == 0.1
-
-
-def test_sparse_ensembles_take_the_units_that_matter():
-    rng = np.random.default_rng(0)
-    x = rng.normal(size=(400, 50))
-    values = 3 * x[:, 7] - 2 * x[:, 21] + x[:, 40] + 0.05 * rng.normal(size=400)
-    assert dina.sparse_ensemble(x, values, 3).tolist() == [7, 21, 40]
-    with pytest.raises(ValueError, match="size"): dina.sparse_ensemble(x, values, 51)
-
-
-# ---------------------------------------------------------------- bands and neighbours
-
-@pytest.mark.parametrize("cycles", [2.0, 4.0])
-def test_filters_halve_at_the_cutoff(cycles):
-    wave = np.cos(np.pi * 2 * cycles * (np.arange(32) + 0.5) / 32)
-    image = 0.5 + 0.3 * np.broadcast_to(wave, (1, 1, 32, 32))
-    for kind in ("low", "high"):
-        assert np.allclose(dina._band_filter(image, cycles, kind) - 0.5, 0.15 * wave, atol=1e-5)
-    assert np.abs(dina._band_filter(image, 4 * cycles, "low") - image).max() < 0.02
-    assert np.abs(dina._band_filter(image, 4 * cycles, "high") - 0.5).max() < 0.02
-
-
-def test_filters_add_up_and_refuse_nonsense():
-    image = np.random.default_rng(0).uniform(0.4, 0.6, (2, 1, 20, 28)).astype(np.float32)
-    total = dina._band_filter(image, 3, "low") + dina._band_filter(image, 3, "high")
-    assert np.allclose(total, image + image.mean((2, 3), keepdims=True), atol=1e-5)
-    with pytest.raises(ValueError, match="kind"): dina._band_filter(image, 3, "band")
-    with pytest.raises(ValueError, match="cutoff"): dina._band_filter(image, 0, "low")
-
-
-def test_band_curve_of_pixels():
-    rng = np.random.default_rng(0)
-    images = np.clip(0.5 + 0.1 * rng.normal(size=(50, 1, 16, 16)), 0, 1).astype(np.float32)
-    coarse = dina._band_filter(images, 1.5, "low") - 0.5
-    rec = Recording(images, coarse.reshape(50, -1), pd.DataFrame({"category": [0] * 50}))
-    curve = dina.band_curve(plain(256, 16,
-                                  nn.Sequential(Flat(), nn.LayerNorm(256, elementwise_affine=False))), rec,
-                            (0.25, 1, 2, 4))
-    low = curve[curve.kind == "low"].set_index("cutoff").accuracy
-    assert low[4] == 1 and low[0.25] < 0.9
-
-
 def test_checkpoints_of_shuffled_responses_are_refused(parts, tmp_path):
     train, validation, _ = parts
     shuffled = replace(train, responses=train.responses[::-1].copy(), trials=None)
@@ -390,9 +330,9 @@ def test_checkpoints_of_shuffled_responses_are_refused(parts, tmp_path):
     fit_dina(train, validation, config, checkpoint=tmp_path / "dina", device="cpu", progress=False)
     with pytest.raises(ValueError, match="another run"):
         fit_dina(shuffled, validation, config, checkpoint=tmp_path / "dina", device="cpu", progress=False)
-    fit_cnn(train, validation, config, components=(), checkpoint=tmp_path / "cnn", device="cpu",
+    fit_cnn(train, validation, config, checkpoint=tmp_path / "cnn", device="cpu",
             progress=False)
     inverted = replace(train, images=1 - train.images)
     with pytest.raises(ValueError, match="another run"):
-        fit_cnn(inverted, validation, config, components=(), checkpoint=tmp_path / "cnn", device="cpu",
+        fit_cnn(inverted, validation, config, checkpoint=tmp_path / "cnn", device="cpu",
                 progress=False)

@@ -11,21 +11,22 @@ from scipy.linalg import logm
 from migvis.beyond.group_information import (_group_bounds, _group_subsets, _LatentDenoiser, _posterior_draws,
                                              _used_latents, fit_groups, information_table,
                                              shared_information)
-from migvis.beyond.response_models import (GainNet, ResponseDenoiser, _check_conditional, _denoiser_estimates,
-                                           _learned_gains, _level_errors,
+from migvis.beyond.response_models import (GainNet, ResponseDenoiser, _check_conditional,
+                                           _halved_ridge, _learned_gains, _level_errors,
                                            _LinearCorrection, denoiser_gain, information_bound, train_gain,
                                            train_responses)
 from migvis.beyond.stimulus_information import (
-    InformationResult, _check_resolution, _draw_from_estimate, _draw_from_posterior,
-    _draw_from_stimulus, _draw_recorded, _even_times, _information_sets, _level_weights, _levels_of,
-    _response_gain, _schedule_levels, _time_of_level, diffusion_posterior,
+    InformationResult, _check_resolution, _draw_recorded, _even_times,
+    _information_sets, _level_weights, _levels_of, _schedule_levels, _time_of_level, diffusion_posterior,
     gaussian_information_map, information, integrate, noise_levels)
 from migvis.denoiser import NoiseSchedule, build_denoiser, train_denoiser
 from migvis.support.presets import DenoiserConfig
+from migvis.support.files import load_record, save_record
 from migvis.support.training import generator
 
-from .exact import (Line, _both, _line_curve, _line_estimates, _line_information_given, line_information,
-                    retinotopic_population)
+from .exact import (Line, _both, _denoiser_estimates, _draw_from_estimate, _draw_from_posterior,
+                    _draw_from_stimulus, _line_curve, _line_estimates,
+                    _line_information_given, _response_gain, line_information, retinotopic_population)
 
 QUIET = {"progress": False}
 LEVELS = noise_levels(2e-3, 1e3, 20)
@@ -274,7 +275,7 @@ def test_sampled_information_lies_within_its_errors(gaussian):
     assert abs(z.mean()) < 1 and 0.6 < z.std() < 1.5  # errors are as large as they say
     value, low, high = result.average()
     assert low < float(exact.sum()) < high and high - low < 0.1
-    assert np.allclose(result.map.sum(1), result.total) and (result.interval()[:, 0] < result.total).all()
+    assert np.allclose(result.map.sum(1), result.total)
 
 
 def test_other_draws_are_as_expected(gaussian):
@@ -362,34 +363,24 @@ def picture_result():
                        method="made up", **QUIET)
 
 
-def test_results_change_units_are_saved_and_drawn(picture_result, tmp_path):
+def test_results_change_units_and_are_saved(picture_result, tmp_path):
     bits = picture_result.to("bits")
     assert (bits.unit == "bits" and np.allclose(bits.total * math.log(2), picture_result.total)
             and np.allclose(bits.to("nats").map, picture_result.map))
     assert bits.to("bits").total is not None and np.allclose(bits.to("bits").total, bits.total)
     with pytest.raises(ValueError, match="unit must be"): bits.to("bananas")
-    loaded = InformationResult.load(bits.save(tmp_path / "r.npz"))
+    loaded = load_record(save_record(tmp_path / "r.npz", bits), InformationResult)
     assert loaded.unit == "bits" and loaded.method == "made up"
     for name in ("map", "map_error", "total", "total_error", "levels", "curve", "step_error"):
         assert np.array_equal(getattr(loaded, name), getattr(bits, name))
     assert picture_result.select([2, 0]).total.tolist() == picture_result.total[[2, 0]].tolist()
-    figure = picture_result.plot(np.random.default_rng(0).random((3, 1, 6, 6)))
-    assert len(figure.axes) == 2
-    np.savez(tmp_path / "other.npz", a=np.zeros(3))
-    with pytest.raises(ValueError, match="saved by migvis"): InformationResult.load(tmp_path / "other.npz")
-    with pytest.raises(FileNotFoundError): InformationResult.load(tmp_path / "none.npz")
-
-
-def test_maps_need_pixels(gaussian):
-    with pytest.raises(ValueError, match="must be of the images"):
-        information(gaussian[2], flat, LEVELS, **QUIET).plot(np.zeros((1, 1, 2, 2)))
 
 
 # Networks
 
 CPU = {"device": "cpu", "progress": False}
 CONFIG = DenoiserConfig(image_size=8, width=16, multipliers=(1, 2), layers=1, patch=2, attention=False, T=60,
-                        steps=300, batch_size=64, lr=3e-3, ema=0.98, flips=False)
+                        steps=200, batch_size=64, lr=3e-3, ema=0.98, flips=False)
 
 
 def four_patches(pixel):
@@ -411,8 +402,8 @@ def world():
     base = train_denoiser((train + 1) / 2, CONFIG, device="cpu", progress=False).model
     r = answer(test, generator(3))
     fitted = train_responses(ResponseDenoiser(base, 4, width=16),
-                             (train + 1) / 2, lambda rows, s: answer(train[rows], s), steps=120,
-                             validate_every=60, subsets=torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]]).bool(),
+                             (train + 1) / 2, lambda rows, s: answer(train[rows], s), steps=80,
+                             validate_every=40, subsets=torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]]).bool(),
                              validation=((test + 1) / 2, r), device="cpu", progress=False)
     exact = gaussian_information_map(cov, w.T @ w / noise**2).reshape(8, 8)
     half = gaussian_information_map(cov, w[:2].T @ w[:2] / noise**2).reshape(8, 8)
@@ -421,7 +412,7 @@ def world():
 
 def test_trained_denoisers_come_near_the_closed_form(world):
     base, fitted, _, test, r, exact, half = world
-    levels = _schedule_levels(base.schedule, 14)
+    levels = _schedule_levels(base.schedule, 10)
     ask = lambda known: information(test, denoiser_gain(fitted.model, _draw_recorded(r), known),
                                     levels, 4, **QUIET)
     whole = ask(None)
@@ -441,13 +432,17 @@ def test_the_correction_is_nothing_at_first_and_without_a_response(world):
     assert not any(p.requires_grad for p in model.base.parameters())
 
 
+def fit(linear, k, e, missed):
+    linear.spread[k], linear.cross[k] = _halved_ridge(e, missed)
+
+
 def test_linear_correction_is_the_regression_on_what_is_known():
     schedule, stream = NoiseSchedule(60), generator(11)
     e = torch.randn(4000, 3, generator=stream) @ torch.tensor([[1.0, 0.5, 0.0], [0.0, 1.0, -0.3],
                                                                [0.0, 0.0, 0.7]])
     missed = e @ torch.randn(3, 4, generator=stream) + 0.1 * torch.randn(4000, 4, generator=stream)
     linear = _LinearCorrection(schedule, 3, 4, n=5)
-    for k in range(len(linear.times)): linear.fit(k, e, missed * (k + 1))
+    for k in range(len(linear.times)): fit(linear, k, e, missed * (k + 1))
     some = torch.arange(6)
     for known in torch.cartesian_prod(*3 * [torch.tensor([False, True])])[1:]:
         weights = torch.linalg.lstsq(e[:, known], missed).solution  # a regression of its own for every subset
@@ -460,7 +455,7 @@ def test_linear_correction_is_the_regression_on_what_is_known():
     mixed = linear(e[some], everything, torch.full((6,), between))
     part = ((mixed - ends[0]) / (ends[1] - ends[0])).flatten()
     assert torch.allclose(part, part[0].expand_as(part), atol=1e-3) and 0 < part[0] < 1
-    linear.fit(0, e, torch.randn(4000, 4, generator=stream))  # nothing to find
+    fit(linear, 0, e, torch.randn(4000, 4, generator=stream))  # nothing to find
     assert linear(e, torch.ones(4000, 3, dtype=torch.bool), linear.times[0].expand(4000)).std() < 0.05
 
 
@@ -567,7 +562,7 @@ def test_noise_beyond_the_range_is_no_reason_to_warn():
     noisy[:, [0, 5]] = 1.0
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        _check_resolution(noisy, torch.full((4, 12), 100.0, dtype=torch.float64), levels)
+        _check_resolution(noisy, torch.full((4, 12), 100.0, dtype=torch.float64), levels, 0.02)
     with pytest.warns(UserWarning, match="lies below the range"):
         _check_resolution(noisy, torch.full((4, 12), 1e-6, dtype=torch.float64), levels, tolerance=0.4)
 
@@ -588,9 +583,9 @@ def test_regression_network_keeps_the_mean(world):
     net = GainNet(base, 2, width=16)
     subsets = torch.tensor([[1, 1, 1, 1], [0, 0, 1, 1]]).bool()
     images = ((test + 1) / 2).repeat(10, 1, 1, 1)
-    train_gain(net, fitted.model, images, answer_rows, subsets=subsets, steps=120, device="cpu",
+    train_gain(net, fitted.model, images, answer_rows, subsets=subsets, steps=80, device="cpu",
                progress=False)
-    levels = _schedule_levels(base.schedule, 14)
+    levels = _schedule_levels(base.schedule, 10)
     maps = _information_sets(test[:64], _learned_gains(net), levels, ("all", "half"), 4, **QUIET)
     for name, known in zip(("all", "half"), subsets):
         direct = information(test[:64], denoiser_gain(fitted.model, _draw_recorded(r), known),
@@ -623,7 +618,7 @@ def test_networks_refuse_what_does_not_fit(world):
     base, fitted, train, test, r, *_ = world
     images = (test + 1) / 2
     with pytest.raises(ValueError, match="takes no response"): denoiser_gain(base, _draw_recorded(r))
-    with pytest.raises(TypeError, match="schedule"): _check_conditional(torch.nn.Linear(2, 2))
+    with pytest.raises(ValueError, match="takes no resp"): _check_conditional(torch.nn.Linear(2, 2))
     other = build_denoiser(DenoiserConfig(image_size=8, width=16, multipliers=(1, 2), layers=1, patch=2,
                                           attention=False, T=40))
     with pytest.raises(ValueError, match="different schedules"):
@@ -637,7 +632,8 @@ def test_networks_refuse_what_does_not_fit(world):
     with pytest.raises(ValueError, match="n_condition must be"): ResponseDenoiser(base, 0)
     with pytest.raises(ValueError, match="condition must have shape"): fitted.model(test[:3], 5, r[:2])
     with pytest.raises(ValueError, match="cannot be halved"):
-        ResponseDenoiser(base, 4, multipliers=(1, 1, 1, 1))
+        ResponseDenoiser(build_denoiser(DenoiserConfig(image_size=6, width=16, multipliers=(1,), layers=1, patch=2,
+                                                       attention=False)), 4)
     with pytest.raises(ValueError, match="no noise level"):
         information(test[:2], denoiser_gain(fitted.model, _draw_recorded(r)), LEVELS, 4, **QUIET)
 
@@ -696,7 +692,7 @@ def test_tables_of_groups():
     assert table.loc["group 1"].to_dict() == {"a": 3.0, "b": 1.0, "every image": 2.0}
     shared = shared_information(results, 2)
     assert shared.to_numpy().tolist() == [[2.0, 0.5], [0.5, 2.0]]
-    with pytest.raises(ValueError, match="4 images, but there are 3"): information_table(results, ["a"] * 3)
+    with pytest.raises(ValueError, match="same length"): information_table(results, ["a"] * 3)
     with pytest.raises(ValueError, match="groups 3"): shared_information(results, 3)
 
 
@@ -761,7 +757,7 @@ def test_groups_of_a_recording_end_to_end(world, tmp_path):
     log_var, image = torch.full_like(mean, -3.0), (train[:600] + 1) / 2
     part = lambda rows: (image[rows], mean[rows], log_var[rows])
     ask = lambda: fit_groups(base, part(slice(0, 400)), part(slice(400, 600)), (1, 1), pairs=False,
-                             steps=(60, 10), checkpoint=tmp_path, device="cpu", progress=False)
+                             steps=(20, 5), checkpoint=tmp_path, device="cpu", progress=False)
     told = ask()
     assert told.names == ("group 1", "group 2", "all") == tuple(
         told.bounds) and told.bound == told.bounds["all"] and math.isfinite(told.bound)
@@ -776,7 +772,7 @@ def test_groups_of_a_recording_end_to_end(world, tmp_path):
 def test_a_linear_correction_computes_under_autocast():
     correction = _LinearCorrection(NoiseSchedule(30), 3, 16, n=4)
     e, d = torch.randn(40, 3), torch.randn(40, 16)
-    for k in range(len(correction.times)): correction.fit(k, e, d)
+    for k in range(len(correction.times)): fit(correction, k, e, d)
     known, t = torch.ones(5, 3, dtype=torch.bool), torch.tensor([1, 9, 15, 22, 30])
     plain = correction(e[:5], known, t)
     with torch.autocast("cpu", torch.bfloat16): rough = correction(e[:5], known, t)

@@ -72,14 +72,14 @@ def test_plan_wants_the_original_with_the_targets_group():
     plan = _plan_edits(rand(3, 1, 2, 2), goals, z, model, [1, 0], (0.0, 1.0))
     assert plan.shape == (3, 2, 2, 2) and len(plan.wanted) == 24
     for row in range(24):
-        o, m, g = int(plan.rows.original[row]), int(plan.rows.target[row]), int(plan.rows.group[row])
+        o, m, g = row // 8, row // 4 % 2, int(plan.group[row]) # original, target, group, strength
         slow = z[o].clone()
         slow[list(GROUPS[g])] = goals[m][list(GROUPS[g])]
         assert torch.equal(plan.wanted[row],
-                           slow) and torch.equal(plan.z_originals[plan.rows.original[row]], z[o])
+                           slow) and torch.equal(plan.z_originals[plan.original[row]], z[o])
     one = _plan_edits(rand(3, 1, 2, 2), goals[0], z, model, "all", (1.0,), dims=[1])
     assert one.shape == (3, 2, 1)
-    changed = (one.wanted != z[one.rows.original]).nonzero()[:, 1].reshape(3, 2)
+    changed = (one.wanted != z[one.original]).nonzero()[:, 1].reshape(3, 2)
     assert changed.tolist() == [[1, 3]] * 3
 
 
@@ -343,10 +343,8 @@ def test_batches_do_not_change_conditional_edits(reference):
                                    steps=10)[0, :, 0], whole[1, :, 2], atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("lever", [dict(eta=0.5), dict(interval=(150, 9)), dict(renoise="unguided"),
-                                   dict(recurrence=2), dict(clamp=True), dict(scale="eps"), dict(limit=2.0),
-                                   dict(gradient="detached"), dict(noisy=True), dict(hold=1.0),
-                                   dict(copies=2)], ids=lambda d: next(iter(d)))
+@pytest.mark.parametrize("lever", [dict(eta=0.5), dict(interval=(150, 9)), dict(scale="eps"),
+                                   dict(gradient="detached"), dict(noisy=True), dict(hold=1.0)], ids=lambda d: next(iter(d)))
 def test_levers_that_a_conditional_edit_cannot_honour_are_refused(lever):
     y0, z = 0.2 * randn(2, 4), randn(2, 4, seed=1)
     with pytest.raises(ValueError, match=next(iter(lever))): cfg(y0, z[0], (1.0,), z, **lever)
@@ -399,9 +397,8 @@ def test_models_that_do_not_fit_are_refused():
         bl.readout_editor(pixel_readout(), exact, SCHEDULE, selective)
     with pytest.raises(ValueError, match="another noise schedule"):
         bl.readout_editor(bl._Readout(Flat(), SIZES, alpha_bar=SHORT.alpha_bar), exact, SCHEDULE, selective)
-    for how in (dict(candidates=2, eta=1.0), dict(project=True, scale="eps")):
-        with pytest.raises(ValueError, match="candidates nor project"):
-            bl.readout_editor(pixel_readout(), exact, SCHEDULE, EditSettings("paper", **how))
+    with pytest.raises(ValueError, match="candidates"):
+        bl.readout_editor(pixel_readout(), exact, SCHEDULE, EditSettings("paper", candidates=2, eta=1.0))
     with pytest.raises(ValueError, match="objective"):
         bl.readout_editor(pixel_readout(), exact, SCHEDULE, objective="most")
     with pytest.raises(ValueError, match="mixed"):

@@ -16,11 +16,10 @@ from migvis.measure.edits import SelectivityResult
 from migvis.measure.readouts import Readings
 from migvis.simulate.objects import CATEGORIES, object_names
 from migvis.simulate.renderer import rotation_matrix
-from migvis.support.presets import EditSettings, get_preset
+from migvis.support.presets import EditSettings
+from tests.made import SMALL
 
-TINY = get_preset("tiny")
-SMALL = replace(TINY, vae=replace(TINY.vae, steps=30, seeds=1), critic=replace(TINY.critic, steps=10),
-                denoiser=replace(TINY.denoiser, steps=8), t_edit=30)
+DEEPER = replace(SMALL, t_edit=30)  # the default of 25 steps fits
 CATEGORY_NAMES, OBJECTS = tuple(CATEGORIES), tuple(object_names()["object"])
 FEW = ("latent traversal", "AP-LR", "AP-CFG", "MIG-Vis, paper", "MIG-Vis, selective")
 
@@ -49,7 +48,7 @@ class NearestJudge:
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     recording = simulate_hvm(n_images=200, size=32, subject="M1", seed=3, progress=False)
-    return MIGVis(SMALL, seed=1, device="cpu").fit(recording, out=tmp_path_factory.mktemp("run") / "run",
+    return MIGVis(DEEPER, seed=1, device="cpu").fit(recording, out=tmp_path_factory.mktemp("run") / "run",
                                                    progress=False)
 
 
@@ -84,8 +83,14 @@ def test_methods_make_the_edits_that_the_run_makes(run):
         assert np.array_equal(ours, theirs)
 
 
+MODELS = ("critics", "linear", "regressor", "conditional", "decoder")
+
+
+def fitted(run, folder, names=MODELS): return {name: cp._fit_model(run, name, folder / "models", False) for name in names}
+
+
 def test_all_standard_methods_edit(run, folder):
-    models, pairs = cp._fit_models(run, folder / "models", progress=False), run.split.test[:4].reshape(2, 2)
+    models, pairs = fitted(run, folder), run.split.test[:4].reshape(2, 2)
     trips = {}
     for name, method in cp.standard_methods().items():
         settings = replace(method.settings, gammas=(0.0, method.settings.gammas[-2]), steps=3, batch_size=3)
@@ -104,13 +109,13 @@ def test_all_standard_methods_edit(run, folder):
 
 
 def test_fitted_models_are_kept(run, folder, monkeypatch):
-    first = cp._fit_models(run, folder / "models", progress=False)
+    first = fitted(run, folder)
     def fail(*_, **__): raise AssertionError("trained again")
     for name in ("train_regressor", "train_decoder", "train_conditional"): monkeypatch.setattr(cp, name, fail)
-    again = cp._fit_models(run, folder / "models", ["regressor", "decoder", "conditional"], progress=False)
+    again = fitted(run, folder, MODELS[2:])
     for name, model in again.items():
         for a, b in zip(model.parameters(), first[name].parameters()): assert torch.equal(a, b)
-    with pytest.raises(ValueError, match="models must be among"): cp._fit_models(run, folder, ["critic"])
+    with pytest.raises(ValueError, match="must be 'critics'.*got 'critic'"): fitted(run, folder, ["critic"])
 
 
 # --- curves and choices
@@ -248,9 +253,8 @@ def test_comparison_is_saved_and_drawn(comparison, tmp_path):
 def test_columns_rise_to_the_chosen_strength(comparison):
     edits, chosen = (comparison.examples[-1],
                      pd.DataFrame({"group": ["g"], "method": [comparison.examples[-1].mode], "gamma": [0.3]}))
-    assert cp._rising(edits, "g", chosen, 3) == [2, 3, 4]
-    assert cp._rising(edits, "g", chosen.assign(gamma=0.05),
-                      3) == [1, 2, 3] and cp._rising(edits, "g", chosen[:0], 2) == [4, 5]
+    assert cp._rising(edits, "g", chosen) == [2, 3, 4]
+    assert cp._rising(edits, "g", chosen.assign(gamma=0.05)) == [1, 2, 3] and cp._rising(edits, "g", chosen[:0]) == [3, 4, 5]
 
 
 # --- ablations
@@ -339,7 +343,7 @@ def test_bad_input_is_refused_early(run, judge, folder, comparison):
         cp.compare_methods(run, ["BrainDiVE"], judge=judge, folder=folder)
     with pytest.raises(ValueError, match="at least one method"): cp.compare_methods(run, [], judge=judge, folder=folder)
     with pytest.raises(ValueError, match="strength above 0"):
-        cp._check_settings(run, {"x": EditSettings("paper", gammas=(0.0,))})
+        cp._ready(run, {"x": ab.Variant(EditSettings("paper", gammas=(0.0,)))}, None, "float32")
     with pytest.raises(ValueError, match="seeds"):
         cp.compare_methods(run, FEW[-1:], 2, (0, 0), judge=judge, folder=folder, **OPTIONS)
     with pytest.raises(ValueError, match="only .* pairs found"):
@@ -352,7 +356,7 @@ def test_bad_input_is_refused_early(run, judge, folder, comparison):
         ab.ablate(run, ["holding"], folder=folder)
     with pytest.raises(ValueError, match="at least one ablation"):
         ab.ablate(run, [], folder=folder)
-    other = MIGVis(SMALL, seed=2, device="cpu")
+    other = MIGVis(DEEPER, seed=2, device="cpu")
     other.recording, other.denoiser, other.vae, other.split, other.critics = (run.recording, run.denoiser,
                                                                               run.vae, run.split, run.critics)
     with pytest.raises(ValueError, match="another run"):

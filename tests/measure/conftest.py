@@ -2,7 +2,7 @@
 import pytest
 
 from migvis import MIGVis, simulate_hvm
-from tests.measure.worlds import SMALL
+from tests.made import SMALL
 
 
 @pytest.fixture(scope="session")

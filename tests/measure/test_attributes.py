@@ -3,7 +3,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from migvis.measure.attributes import Attribute, find_attributes
+from migvis.measure.readouts import Attribute, find_attributes
 from migvis.simulate.images import sample_labels
 from migvis.support.labels import Categorical, Continuous
 

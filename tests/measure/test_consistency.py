@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from migvis.measure import edits as edits_module
 from migvis.measure.readouts import geodesic_angle
-from migvis.measure import consistency as co
+from migvis.measure import report as co
 from migvis.simulate.images import sample_labels
 from tests.measure.worlds import FakeModel, LabelJudge, pictures, readings_of
 

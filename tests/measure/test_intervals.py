@@ -2,7 +2,7 @@
 import numpy as np
 import pytest
 
-from migvis.measure.intervals import _bootstrap_counts, _interval, _weighted_median, _weighted_ratio
+from migvis.measure.edits import _bootstrap_counts, _interval, _weighted_median, _weighted_ratio
 
 
 @pytest.fixture(scope="module")

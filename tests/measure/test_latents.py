@@ -12,7 +12,7 @@ from scipy.stats import entropy
 from migvis.data import Recording, Standardizer
 from migvis.measure.latents import (
     group_mig, group_probe_matrix, mig, paper_table, score_members, _bin_factor, _gap_factors,
-    _gap_scores, _gaps, _group_information, _group_slices, _histogram_information, _mean_sd,
+    _gap_scores, _group_information, _group_slices, _histogram_information, _mean_sd,
     _probe_attribute, _probe_information, _r2_rmse)
 
 
@@ -111,7 +111,7 @@ def test_the_quadratic_probe_sees_a_factor_in_the_spread():
 # gaps
 
 def test_gap():
-    gaps = _gaps({"a": np.array([0.1, 0.7, 0.4]), "b": np.array([0.5, 0.5])})
+    gaps = group_mig(pd.DataFrame({"a": [0.1, 0.7, 0.4], "b": [0.5, 0.5, 0.0]}))
     assert gaps.to_dict() == pytest.approx({"a": 0.3, "b": 0, "mean": 0.15})
 
 

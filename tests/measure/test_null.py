@@ -8,10 +8,11 @@ import pytest
 from matplotlib.figure import Figure
 
 from migvis import MIGVis
-from migvis.measure import null as nu
+from migvis.measure import report as nu
 from migvis.support.files import digest_weights
 from migvis.support.presets import EditSettings
-from tests.measure.worlds import SMALL, NeighbourJudge
+from tests.made import SMALL
+from tests.measure.worlds import NeighbourJudge
 
 OPTIONS = dict(n_pairs=16, settings=EditSettings(steps=5), gamma=0.2, progress=False)
 

@@ -337,7 +337,7 @@ def test_scores_of_made_up_readings():
 
 def test_files_keep_a_judge(judge, rendered, tmp_path):
     judge.card["note"] = "of a test"
-    exact, half = (Readouts.load(judge.save(tmp_path / f"{h}.safetensors", half=h), "cpu")
+    exact, half = (load_readouts(judge.save(tmp_path / f"{h}.safetensors", half=h), "cpu")
                    for h in (False, True))
     x = rendered[0][:40]
     a, b, c = (j.read(x) for j in (judge, exact, half))
@@ -359,7 +359,7 @@ def test_files_of_others_are_refused(judge, tmp_path):
     weights, meta = load_tensors(judge.save(tmp_path / "a.safetensors"))
     weights.pop(next(iter(weights)))
     save_tensors(tmp_path / "b.safetensors", weights, meta)
-    with pytest.raises(ValueError, match="do not fit"): Readouts.load(tmp_path / "b.safetensors")
+    with pytest.raises(ValueError, match="do not fit"): load_readouts(tmp_path / "b.safetensors")
 
 
 def test_the_shipped_judge_is_good_enough():

@@ -83,7 +83,6 @@ def test_nearest_is_that_of_a_tree():
     expected = cKDTree(b).query(a)[0]
     np.testing.assert_allclose(distance, expected, rtol=1e-10)
     assert np.array_equal(nearest(b[:7], b), np.zeros(7))
-    np.testing.assert_allclose(nearest(b, b, skip_self=True), cKDTree(b).query(b, 2)[0][:, 1], rtol=1e-10)
 
 
 def test_within_manifold_against_loops():
@@ -111,4 +110,3 @@ def test_features_that_cannot_be_compared(real, fake, message):
 def test_settings_of_scores_that_cannot_be_meant():
     a = np.random.default_rng(7).normal(size=(6, 2))
     with pytest.raises(ValueError, match="k must"): precision_recall(a, a, 0)
-    with pytest.raises(ValueError, match="itself"): nearest(a, a[:3], skip_self=True)

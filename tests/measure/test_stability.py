@@ -1,6 +1,5 @@
 ("Which groups come back: against rotated, permuted and unrelated latents, a slow version, and fits to a "
  "simulated recording.")
-import copy
 from dataclasses import replace
 
 import numpy as np
@@ -11,10 +10,8 @@ from sklearn.linear_model import LinearRegression
 
 from migvis import vae as vae_module
 from migvis import Recording, simulate_hvm
-from migvis.measure import stability as st
-from migvis.measure.null import _refit
-from migvis.support.presets import EditSettings, get_preset
-from tests.measure.worlds import NeighbourJudge
+from migvis.measure import report as st
+from migvis.support.presets import get_preset
 
 GROUPS = (6, 6, 6, 6)
 
@@ -141,48 +138,3 @@ def test_subjects_must_have_seen_the_same_images(recordings):
     other = Recording(recordings[1].images[::-1].copy(), recordings[1].responses, recordings[1].labels)
     with pytest.raises(ValueError, match="the same images"):
         st.stability([recordings[0], other], "tiny", progress=False)
-
-
-# --- edits --------------------------------------------------------------------------------------------------
-# -------------
-
-def test_edits_of_two_fits_are_compared_by_groups_and_by_images():
-    rng, matched, names, others = np.random.default_rng(0), np.array([2, 0, 1]), list("abc"), list("xyz")
-    first, toward_other = rng.standard_normal((2, 40, 3, 50))
-    second = np.empty_like(first)
-    second[:, matched] = first + rng.standard_normal(first.shape) # twice the variance of the first
-    changes = np.stack([first, second, toward_other])
-    table = st._agreement({"pixels": changes, "size": changes}, matched, names, others)
-    shares = table[(table["quantity"] == "common") & (table["attribute"] == "size")]
-    shares = shares.set_index(["kind", "group", "other"])["value"]
-    for group, other in zip(names, ("z", "x", "y")):
-        assert shares["matched group", group, other] == pytest.approx(2 / 3,
-                                                                      abs=0.05), "1 of a mean square of 1.5"
-        assert abs(shares["another image", group, other]) < 0.05
-    unmatched = {(g, o) for kind, g, o in shares.index if kind == "another group" and len(g) == 1}
-    assert unmatched == {(g, o) for g in names for o in others} - {*zip(names, "zxy")}
-    assert shares["another group"].abs().max() < 0.05
-
-
-def test_edits_of_two_fits(run, recording, tmp_path):
-    quick = copy.copy(run)
-    quick.preset = replace(run.preset, vae=replace(run.preset.vae, steps=50),
-                           critic=replace(run.preset.critic, steps=5))
-    second = _refit(quick, run.recording, tmp_path / "second", False, {"seeds": [7, 8]})
-    judge, options = NeighbourJudge(recording), dict(n_pairs=8, settings=EditSettings(steps=3),
-                                                     progress=False)
-    table = st.edits_agree(run, second, judge, folder=tmp_path / "edits", **options)
-    stems = sorted(p.stem for p in (tmp_path / "edits").glob("*.npz"))
-    assert stems == ["edits-first", "edits-other-target", "edits-second"]
-    together = table[(table["attribute"] == "together") & (table["quantity"] == "common")]
-    kinds = together["kind"].value_counts().to_dict()
-    assert kinds == {"matched group": 5, "another group": 13, "another image": 5}
-    found = together[together["kind"] == "matched group"].set_index("group")
-    assert set(found.index) == {*run.group_names, "all groups"}
-    assert found.loc[list(run.group_names), "other"].nunique() == 4
-    same = st.edits_agree(run, run, judge, **options) # the same fit: different noise is all that differs
-    same, differ = same[same["kind"] == "matched group"], same[same["kind"] == "another group"]
-    assert (same["other"] == same["group"]).all()
-    assert (differ["other"] != differ["group"])[differ["group"] != "all groups"].all()
-    second.recording = replace(second.recording, images=second.recording.images[::-1].copy())
-    with pytest.raises(ValueError, match="the same images"): st.edits_agree(run, second, judge, **options)

@@ -1,6 +1,6 @@
 ("Worlds whose truth is known: judges that read from labels, edits that hand out other images, and the "
  "smallest run.")
-from dataclasses import fields, replace
+from dataclasses import fields
 from types import SimpleNamespace
 
 import numpy as np
@@ -13,15 +13,13 @@ from migvis.simulate.it import object_features
 from migvis.simulate.objects import CATEGORIES, object_names
 from migvis.simulate.renderer import rotation_matrix
 from migvis.support.encoders import ConvEncoder
-from migvis.support.presets import EditSettings, get_preset, _as_settings
+from migvis.support.presets import EditSettings, _as_settings
+from tests.made import SMALL
 
 DESCRIPTORS = tuple(object_features().columns)
 CATEGORY_NAMES, OBJECTS = tuple(CATEGORIES), tuple(object_names()["object"])
 POSE, OBJECT = ["rxy", "rxz", "ryz"], ["category", "object"]
 GROUPS = ("Group 1 (pose)", "Group 2 (category)", "Group 3 (no labels)", "Group 4 (no labels)")
-TINY = get_preset("tiny")
-SMALL = replace(TINY, vae=replace(TINY.vae, steps=300), critic=replace(TINY.critic, steps=150),
-                denoiser=replace(TINY.denoiser, steps=10), t_edit=20)
 
 
 class LabelJudge:

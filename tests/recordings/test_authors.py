@@ -54,7 +54,7 @@ def test_authors_arrays_with_float_images_up_to_255_say_what_was_done(tmp_path):
             r"data_cleaned\.npy.*\(n, rows, columns\)",
         ),
         ({"stimulus_data_cleaned": np.full((16, 20, 20), -1.0)}, ValueError, "pictures run from -1 to -1"),
-        ({"sorted_it_avg_data": np.array([{}] * 16, dtype=object)}, ValueError, "without pickle"),
+        ({"sorted_it_avg_data": np.array([{}] * 16, dtype=object)}, ValueError, "llow_pickle=False"),
         (
             {
                 "sorted_it_avg_data": np.where(
@@ -75,5 +75,5 @@ def test_broken_authors_arrays(tmp_path, changes, error, message):
 def test_truncated_authors_array(tmp_path):
     write_authors(tmp_path)
     truncate(tmp_path / "stimulus_data_cleaned.npy")
-    with pytest.raises(ValueError, match=r"stimulus_data_cleaned\.npy is truncated.*copy it again"):
+    with pytest.raises(ValueError, match=r"stimulus_data_cleaned\.npy is damaged.*copy it again"):
         load_recording("authors", tmp_path)

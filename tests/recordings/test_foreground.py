@@ -156,7 +156,7 @@ def test_a_recording_without_background_says_how_it_went():
     images, labels, masks = make_set()
     images[5] = texture(np.random.default_rng(9))
     rec = Recording(images, np.random.default_rng(0).normal(size=(48, 3)), labels, name="made")
-    with pytest.warns(UserWarning, match="could not be removed well .* labels.foreground_flag says which"):
+    with pytest.warns(UserWarning, match="could not be removed well .* labels.foreground_flag"):
         cut = _without_background(rec)
     assert {"foreground_method", "foreground_contrast", "foreground_flag"} <= set(cut.labels)
     assert (
@@ -209,7 +209,7 @@ def test_partner_evidence_by_hand():
     inside = torch.zeros(3, 1, 2)
     inside[1, 0, 0] = 1
     pairs, regions = torch.tensor([[0, 1], [1, 0]]), torch.tensor([[[True, False]], [[True, False]]])
-    evidence = _partner_evidence(inside, pairs, regions, torch.tensor([0, 1, 2]), 6.0)
+    evidence = _partner_evidence(inside, pairs, regions, torch.tensor([0, 1, 2]))
     torch.testing.assert_close(evidence, torch.tensor([[[0.0, -6.0]], [[6.0, -6.0]], [[0.0, 0.0]]]))
 
 
@@ -226,7 +226,7 @@ def test_histograms_are_distributions():
     scene = _make_scene(images, labels, 0.45)
     looks = _object_histograms(scene, torch.from_numpy(masks).float(), 2)
     torch.testing.assert_close(looks.sum(1), torch.ones(48))
-    likelihood = _background_likelihood(scene, 1 - torch.from_numpy(masks).float(), 0.13)
+    likelihood = _background_likelihood(scene, 1 - torch.from_numpy(masks).float())
     assert (likelihood >= 0).all() and (likelihood <= 1).all()
     assert (
         likelihood[torch.from_numpy(masks)].mean()
@@ -241,7 +241,7 @@ def test_background_likelihood_is_local():
     image[0, 28, 50] = 0.2
     scene = _make_scene(image.numpy(), pd.DataFrame({"category": [0], "ty": [0.0], "tz": [0.0]}), None)
     scene = _Scene(**{**scene.__dict__, "codes": (scene.codes // 3) * 3})
-    likelihood = _background_likelihood(scene, torch.ones(1, 56, 56), 0.1)
+    likelihood = _background_likelihood(scene, torch.ones(1, 56, 56))
     assert likelihood[0, 28, 5] > 0.8 and likelihood[0, 28, 50] < 0.2
 
 
@@ -278,7 +278,7 @@ def test_location_prior_peaks_at_the_object_and_excludes_the_outside():
 def test_learn_reach_recovers_the_geometry():
     images, labels, masks = make_set(per_object=60)
     reach, radius = _learn_reach(
-        _make_scene(images, labels, 0.45), torch.from_numpy(masks).float(), 2, start=0.2
+        _make_scene(images, labels, 0.45), torch.from_numpy(masks).float(), 2
     )
     torch.testing.assert_close(reach, torch.full((2, 2), 0.37), atol=0.03, rtol=0)
     assert radius[1] > radius[0]

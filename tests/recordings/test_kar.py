@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from migvis.recordings.kar import _bins_within, _psth_bins
+from migvis.recordings.nwb import _psth_bins
 from migvis.recordings.sources import load_recording
 from tests.recordings.made import PSTH, each, truncate, write_kar, write_zip
 
@@ -166,6 +166,5 @@ def test_damaged_and_missing_files(tmp_path):
 
 
 def test_bins_by_hand():
-    bins = _psth_bins("[start_time_ms, stop_time_ms, tb_ms]: [-20. 40. 20.]", 3, None)
-    np.testing.assert_allclose(bins, [[-0.02, 0], [0, 0.02], [0.02, 0.04]], atol=1e-12)
-    assert _bins_within(bins, (0, 0.04)) == slice(1, 3)
+    described = "[start_time_ms, stop_time_ms, tb_ms]: [-20. 40. 20.]" # bins begin at -20, 0 and 20
+    assert _psth_bins(described, 3, None, (0, 0.04)) == slice(1, 3)

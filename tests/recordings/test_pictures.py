@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from migvis.recordings.pictures import _variation_names, read_pictures
+from migvis.recordings.reading import _variation_names, read_pictures
 from tests.recordings.made import flat, write_zip
 
 

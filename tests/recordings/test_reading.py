@@ -3,14 +3,13 @@
 import io
 import zipfile
 import hashlib
-import importlib
 import shutil
 
 import numpy as np
 import pytest
 
 from migvis.data import Recording
-from migvis.recordings.sources import load_recording
+from migvis.recordings.sources import SOURCES, load_recording
 from migvis.recordings import brainscore
 from migvis.recordings.brainscore import to_xarray
 from migvis.recordings.reading import _group_trials, fetch_files
@@ -97,9 +96,9 @@ def test_fetch_into_a_folder_that_cannot_be(server, tmp_path):
 
 
 FETCHED = { # source -> how its files are made, the names of its checksums, options
-    "majaj-hong": (write_majaj, ("_STIMULI", "_AVERAGE"), {"background": "keep"}),
-    "freeman-ziemba": (write_freeman_ziemba, ("_FILES",), {}),
-    "triple-n": (write_triple_n, ("_PHOTOGRAPHS", "_AVERAGE"), {"categories": {2950: "animal"}}),
+    "majaj-hong": (write_majaj, ("files", "average"), {"background": "keep"}),
+    "freeman-ziemba": (write_freeman_ziemba, ("files",), {}),
+    "triple-n": (write_triple_n, ("files", "average"), {"categories": {2950: "animal"}}),
 }
 
 
@@ -107,17 +106,17 @@ FETCHED = { # source -> how its files are made, the names of its checksums, opti
 @pytest.mark.parametrize("name", FETCHED)
 def test_public_files_are_fetched_when_no_folder_is_given(tmp_path, monkeypatch, server, name, over_time):
     write, sums_of, options = FETCHED[name]
-    module = importlib.import_module(f"migvis.recordings.{name.replace('-', '_')}")
+    public = SOURCES[name].public
     if over_time and name != "freeman-ziemba":
-        sums_of = (sums_of[0], "_OVER_TIME")
+        sums_of = (sums_of[0], "over_time")
         folder = write(tmp_path / "made", edges=(70, 80, 100))[0]
         options = options | {"window": (70, 100)}
     else:
         folder = write(tmp_path / "made")[0]
     server.files = contents(folder)
-    assert set(server.files) == {file for part in sums_of for file in getattr(module, part)} # the names in the store
+    assert set(server.files) == {file for part in sums_of for file in public[part]} # the names in the store
     for part in sums_of:
-        monkeypatch.setattr(module, part, {k: v for k, v in sums(server).items() if k in getattr(module, part)})
+        monkeypatch.setitem(public, part, {k: v for k, v in sums(server).items() if k in public[part]})
     monkeypatch.setattr(brainscore, "_STORE", server.url)
     monkeypatch.setattr("platformdirs.user_cache_path", lambda name: tmp_path / "cache" / name)
     fetched = load_recording(name, size=32, **options)
@@ -199,7 +198,7 @@ def test_declared_sizes_are_read_before_the_data(tmp_path, monkeypatch):
 
 def test_matlab_files_that_declare_too_much_are_refused(tmp_path, monkeypatch):
     from scipy.io import savemat
-    from migvis.recordings.stringer import _read_mat
+    from migvis.recordings.reading import _read_mat
 
     savemat(tmp_path / "a.mat", {"imgs": np.zeros((100, 100))}, do_compression=True)
     monkeypatch.setenv("MIGVIS_MAX_GB", "1e-5")

@@ -1,6 +1,5 @@
 """From the files of every source to edited images."""
 
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,13 +7,9 @@ import pytest
 from migvis import MIGVis
 from migvis.cli import _SOURCES
 from migvis.recordings.sources import SOURCES, load_recording
-from migvis.support.presets import get_preset
 from tests.recordings.made import SCHEMAS
+from tests.made import SMALL
 
-TINY = get_preset("tiny")
-QUICK = replace(
-    TINY, vae=replace(TINY.vae, steps=10, seeds=1), critic=replace(TINY.critic, steps=4), denoiser=replace(TINY.denoiser, steps=4), t_edit=10
-)
 
 
 def test_every_source_has_files_for_the_test_below_and_a_name_in_the_shell():
@@ -27,7 +22,7 @@ def test_files_become_edited_images(tmp_path, name, colour):
     recording = load_recording(name.split(":")[0], **({"size": 32, "colour": colour} | SCHEMAS[name](tmp_path)))
     shape = (3 if colour == "keep" else 1, 32, 32)
     assert recording.images.shape[1:] == shape and len(recording) >= 40
-    model = MIGVis(QUICK, device="cpu").fit(recording, progress=False)
+    model = MIGVis(SMALL, device="cpu").fit(recording, progress=False)
     edits = model.edit([0, 1], 5, gammas=(0.0, 1.0), progress=False)
     assert edits.images.shape[0] == 2 and edits.images.shape[-3:] == shape
     assert np.isfinite(edits.images).all() and 0 <= edits.images.min() <= edits.images.max() <= 1

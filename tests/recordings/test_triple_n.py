@@ -111,7 +111,7 @@ def test_categories_of_coco_as_the_page_makes_them(packed, tmp_path):
         content = {"categories": [{"id": 1, "supercategory": "person"}, {"id": 2, "supercategory": "food"}], "annotations": some}
         (tmp_path / f"instances_{part}2017.json").write_text(json.dumps(content))
     from tests.conftest import ROOT
-    page = json.loads((ROOT / "nbs/recordings/13_triple_n.ipynb").read_text())
+    page = json.loads((ROOT / "nbs/recordings/11_photographs.ipynb").read_text())
     text = next("".join(c["source"]) for c in page["cells"] if "instances_{part}" in "".join(c["source"]))
     code = text.split("```python\n")[-1].split("```")[0].replace('"instances_', f'"{tmp_path}/instances_').replace('"coco.csv"', f'"{tmp_path}/coco.csv"')
     exec(code, {})

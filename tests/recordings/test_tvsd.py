@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from migvis.recordings.sources import load_recording
-from migvis.recordings.tvsd import _THINGS_KEYS, _categorise
+from migvis.recordings.photographs import _THINGS_KEYS, _categorise
 from tests.recordings.made import COLOURS, each, THINGS as OBJECTS, things_paths, truncate, TVSD_AREAS as AREAS, write_packed_tvsd, write_tvsd
 
 h5py = pytest.importorskip("h5py")
@@ -142,7 +142,7 @@ BROKEN = {
     "reliability of days": ("responses", put("reliab", np.zeros((6, 9))), r"'reliab' has shape \(6, 9\)"),
     "short snr": ("responses", put("SNR_max", np.zeros(3)), r"'SNR_max' has shape \(3,\).*1024 electrodes"),
     "short oracle": ("responses", put("oracle", np.zeros(3)), r"'oracle' has shape \(3,\)"),
-    "fewer rows": ("responses", put("train_MUA", np.zeros((4, 1024))), "to 4 photographs.* has 5 photographs"),
+    "fewer rows": ("responses", put("train_MUA", np.zeros((4, 1024))), r"'train_MUA' has shape \(4, 1024\), but \(5, 1024\)"),
     "all NaN": ("responses", put("train_MUA", np.full((5, 1024), np.nan)), "responses: 5 images have no resp"),
     "no images": ("images", put("train_imgs", None), r"things_imgs\.mat.*\['train_imgs'\] are missing"),
     "no class": ("images", put("train_imgs/class", None), r"train_imgs \['class'\] are missing"),
@@ -152,7 +152,7 @@ BROKEN = {
     "other length": (
         "images",
         lambda file: put("train_imgs/class", file["train_imgs/class"][:3])(file),
-        "3 times 'class' and 5 times 'things_path'",
+        "must be of the same length",
     ),
 }
 

@@ -1,5 +1,4 @@
 """What the tests of explorers and gallery share: one tiny run, and frames that are drawn instead of edited."""
-from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -7,11 +6,8 @@ import pytest
 
 from migvis import MIGVis, simulate_hvm
 from migvis.show.frames import Choices, FrameKey, _Manifold
-from migvis.support.presets import get_preset
+from tests.made import SMALL
 
-TINY = get_preset("tiny")
-SMALL = replace(TINY, vae=replace(TINY.vae, steps=30, seeds=2), critic=replace(TINY.critic, steps=10),
-                denoiser=replace(TINY.denoiser, steps=8), t_edit=10)
 
 
 @pytest.fixture(scope="session")

@@ -16,6 +16,7 @@ import pytest
 
 from migvis.show.frames import Choices, FrameKey, _Manifold, precompute
 from migvis.show.page import _explorer_html, to_html
+from migvis.support.files import save_record
 from tests.conftest import ROOT
 from tests.test_docs import converted
 
@@ -249,11 +250,12 @@ CELL = """
 import time
 from migvis.show.frames import FrameGrid
 from migvis.show.widgets import Explorer, explore
-explore(FrameGrid.load("guidance.npz"))
+from migvis.support.files import load_record
+explore(load_record("guidance.npz", FrameGrid))
 """, """
-explore(FrameGrid.load("dimensions.npz"))
+explore(load_record("dimensions.npz", FrameGrid))
 """, """
-stored = FrameGrid.load("guidance.npz")
+stored = load_record("guidance.npz", FrameGrid)
 def source(keys):
     time.sleep(1.5)
     if keys[0].group == 2: raise RuntimeError("no such luck")
@@ -270,8 +272,8 @@ def lab(tmp_path_factory):
     "Address of a notebook in a running JupyterLab, in folders of its own."
     pytest.importorskip("jupyterlab", reason="this test needs JupyterLab: pip install jupyterlab")
     folder, home = tmp_path_factory.mktemp("lab"), tmp_path_factory.mktemp("home")
-    grid().save(folder / "guidance.npz")
-    grid(dimensions=True).save(folder / "dimensions.npz")
+    save_record(folder / "guidance.npz", grid())
+    save_record(folder / "dimensions.npz", grid(dimensions=True))
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source.strip()) for source in CELL])
     notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
     nbformat.write(notebook, folder / "explore.ipynb")

@@ -1,14 +1,15 @@
 """Frames and their cache, choices, frames of a model, drawings."""
 import copy
+import re
 from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 
-from migvis.show.frames import (FrameGrid, FrameKey, _as_grid, _frames, _label_colours, _Manifold, _manifold_svg, _plane_limit,
-                                _to_svg, _varied_images, _wanted_latents, dimension_frames, guidance_frames, precompute)
+from migvis.ddim_guidance import Editor
+from migvis.show.frames import (FrameGrid, FrameKey, _as_grid, _frames, _label_colours, _manifold_svg, _varied_images, dimension_frames,
+                                guidance_frames, precompute)
 from migvis.support.presets import EditSettings
 from tests.show.conftest import choices, drawn, manifold, plane_choices
 
@@ -56,11 +57,16 @@ def test_missing_and_wrong_frames_are_refused(source, match):
 
 # Frames of a model
 
-def test_wanted_latents_are_between_original_and_target():
-    z = torch.arange(12.0).reshape(2, 6) ** 2
-    wanted = _wanted_latents(z, 0, 1, (0.5, 2.0), [[3, 5]])
-    assert wanted[3] == (z[0, 3] + z[1, 3]) / 2 and wanted[5] == 2 * z[1, 5] - z[0, 5] and wanted[4] == z[1, 4]
-    assert (_wanted_latents(z, 0, 1, (), [[]]) == z[1]).all()
+def test_wanted_latents_are_between_original_and_target(model, monkeypatch):
+    o, t = (int(i) for i in model.split.test[[0, 4]])
+    asked, edit = [], Editor.__call__
+    monkeypatch.setattr(Editor, "__call__", lambda self, images, z, *more, **kw: asked.append(z[0]) or edit(self, images, z, *more, **kw))
+    for dims, strengths in [((1, 3), (0.5, 2.0)), ((), ())]: guidance_frames(model, o, t)([FrameKey(o, t, 1, 1.0, dims, strengths)])
+    z, (i, j) = model.latents(), (model.critics.groups[1][d] for d in (1, 3))
+    wanted = z[t].clone()
+    assert (asked[1] == wanted).all()
+    wanted[i], wanted[j] = (z[o, i] + z[t, i]) / 2, 2 * z[t, j] - z[o, j]
+    assert (asked[0] - wanted).abs().max() < 1e-6
 
 
 @pytest.mark.parametrize("draw", [0, 2])
@@ -104,7 +110,7 @@ def test_grid_of_a_model_names_what_it_shows(model):
     assert planes.gammas == (max(model.edit_settings().gammas),) and len(planes.keys()) == len(planes.dims) * 4
     number, (a, b) = planes.pairs[0][0], planes.dims[-1]
     wanted = model.latents()[number, [model.critics.groups[1][d] for d in (a, b)]]
-    assert np.allclose(planes.manifold.place(number, 1, (a, b)), wanted)
+    assert np.allclose(planes.manifold.latents[number, [planes.manifold.group_dims[1][d] for d in (a, b)]], wanted)
 
 
 @pytest.mark.parametrize("bad, match", [(dict(originals=999), "originals must be between"), (dict(groups=[7]), "groups must be|group"),
@@ -161,30 +167,11 @@ def test_bad_choices(bad, match):
     with pytest.raises(ValueError, match=match): choices(**bad)
 
 
-def test_manifolds_must_match():
-    with pytest.raises(ValueError, match="as many"): _Manifold(np.zeros((3, 2)), ((0, 1),), pd.DataFrame({"a": [1, 2]}))
-    with pytest.raises(ValueError, match="latents must be finite"): replace(manifold(), latents=np.full((50, 6), np.nan))
-
-
 @BOTH
-def test_grid_round_trip(offer, tmp_path):
+def test_grid_has_every_frame(offer):
     grid = precompute(offer, drawn)
-    loaded = FrameGrid.load(grid.save(tmp_path / "grid.npz"))
-    assert loaded.choices.keys() == offer.keys() and np.array_equal(loaded.frames, grid.frames)
-    assert [name for name, _ in loaded.choices.album.values()] == [name for name, _ in offer.album.values()] and loaded.choices.caption == offer.caption
-    if offer.manifold is not None:
-        assert np.array_equal(loaded.choices.manifold.plane(2, (1, 0)), offer.manifold.plane(2, (1, 0)))
-        assert loaded.choices.manifold.labels.equals(offer.manifold.labels)
-    for key, image in zip(offer.keys(), grid.frames): assert np.array_equal(loaded.at(key), image)
+    for key, image in zip(offer.keys(), grid.frames): assert np.array_equal(grid.at(key), image)
     with pytest.raises(ValueError, match="as many as the choices offer"): FrameGrid(offer, grid.frames[1:])
-
-
-def test_other_files_are_refused(tmp_path):
-    (tmp_path / "text.npz").write_text("no")
-    np.savez(tmp_path / "other.npz", a=np.zeros(2))
-    for name in ("text.npz", "other.npz"):
-        with pytest.raises(ValueError, match=name): FrameGrid.load(tmp_path / name)
-    with pytest.raises(FileNotFoundError): FrameGrid.load(tmp_path / "none.npz")
 
 
 def test_edits_become_a_grid(model):
@@ -200,7 +187,7 @@ def test_edits_become_a_grid(model):
 def test_manifold_thins_but_keeps_what_is_needed():
     thin = manifold(200).thinned((7, 180), n=20)
     assert len(thin.labels) == 20 and {7, 180} <= set(thin.labels.index)
-    assert np.array_equal(thin.place(180, 1, (1, 0)), manifold(200).place(180, 1, (1, 0)))
+    assert np.array_equal(thin.latents[thin.labels.index.get_loc(180)], manifold(200).latents[180])
 
 
 # Drawings
@@ -216,12 +203,14 @@ def test_colours():
 
 
 def test_plane_holds_every_place_that_can_be_reached():
-    ends, strengths = np.array([0.0, 0.0, 3.0, -4.0]), (-0.5, 2.0)
-    limit = _plane_limit(np.zeros((5, 2)), ends, strengths)
-    assert limit > 8
-    assert np.allclose(_to_svg(np.zeros(2), limit), [184, 154]) and (_to_svg(np.array([limit, limit]) * 5, limit) == [330, 8]).all()
-    points, names = np.random.default_rng(0).normal(size=(20, 2)), ("z1 of <b>", "b")
-    svg = _manifold_svg(points, ["red"] * 20, ends, np.array([3.0, 0.0]), limit, names)
-    assert svg.count('fill="red"') == 20 and "http" not in svg and "<b>" not in svg
-    x, y = _to_svg(np.array([3.0, 0.0]), limit).round(1)
-    assert f'class="mv-now" cx="{x}" cy="{y}"' in svg
+    offer = plane_choices(strengths=(-0.5, 2.0), group_names=("<b>", "second"))
+    latents = 0 * offer.manifold.latents
+    latents[2, :2], latents[3, 0] = (3, -4), 99 # the last one is far away
+    far = replace(offer.manifold, latents=latents)
+    offer = replace(offer, manifold=far, pairs=((0, 2), (1, 2)))
+    svg, ends = _manifold_svg(offer, far, FrameKey(0, 2, 0, 2.0, (0, 1), (1.0, 2.0)), ["red"] * 50)
+    assert svg.count('fill="red"') == 50 and "http" not in svg and "<b>" not in svg and 'cx="330.0"' in svg
+    assert ends.shape == (2, 2, 2) and (ends[:, 0] == [184, 154]).all() and (ends[0, 1] == ends[1, 1]).all()
+    x, y = ends[0, 0] + [1, 2] * (ends[0, 1] - ends[0, 0])
+    found = re.search(r'class="mv-now" cx="([\d.]+)" cy="([\d.]+)"', svg)
+    assert np.allclose([float(v) for v in found.groups()], [x, y], atol=0.2) and 38 < x < 330 and 8 < y < 300

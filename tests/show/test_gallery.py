@@ -1,6 +1,6 @@
 """Figures from a run: which there are, what they are drawn from, and what is said where results are missing."""
-import copy
 import html
+import copy
 import io
 import re
 import shutil
@@ -27,11 +27,10 @@ from migvis.measure.edits import SelectivityResult
 from migvis.partial_correlation import GroupPenalty
 from migvis.show import gallery
 from migvis.show.frames import _varied_images
-from migvis.support.files import digest_weights
+from migvis.support.files import digest_weights, load_record, save_record
 from migvis.show.gallery import FIGURES, draw_figure, make_figures
-from migvis.support.records import load_record, save_record
 from migvis.vae import fit_vae
-from tests.show.conftest import SMALL
+from tests.made import SMALL
 from tests.test_figures import pictures, texts
 from tools.draw_gallery import draw_missing
 
@@ -61,7 +60,7 @@ def test_every_figure_and_table_of_the_paper_is_there():
 
 
 def test_figures_are_found_by_number_and_by_name():
-    asked = {"7A": ["figure_7a"], "7a": ["figure_7a"], "figure_7b": ["figure_7b"], "Table 1": ["table_1"], "null": ["null"],
+    asked = {"7A": ["figure_7a"], "7a": ["figure_7a"], "figure_7b": ["figure_7b"], "Table 1": ["table_1"], "methods": ["methods"],
              "1": ["figure_1a", "figure_1b"], "4": ["figure_4a", "figure_4b"], "figure_12": ["figure_12a", "figure_12b"], "10": ["figure_10"]}
     for name, found in asked.items(): assert gallery._figure_names(name) == found
     for name in ("13", "figure", "4c", "", "."):
@@ -83,14 +82,14 @@ def test_one_name_is_one_figure_and_formats_are_known_before_it_is_drawn(tmp_pat
 def test_figures_of_a_run_are_written_and_others_say_what_they_need(model, own):
     made = make_figures(model, own / "figures", formats="png", progress=False, run=own)
     assert list(made) == list(FIGURES)
-    missing = {"figure_5", "figure_9", "figure_10", "methods", "ablations", "selectivity", "consistency", "null", "pixel_information", "table_1"}
+    missing = {"figure_5", "figure_9", "figure_10", "methods", "ablations", "pixel_information", "table_1"}
     for name, files in made.items():
         if name in missing: assert files.startswith("left out: "), (name, files)
         else:
             endings = ["png", "csv", "html"] if name.startswith("table_") else ["png"]
             assert [f.name for f in files] == [f"{name}.{ending}" for ending in endings] and plt.imread(files[0]).std() > 0.05, (name, files)
     assert f"migvis compare --run {own} --out {own}/comparison" in made["figure_5"] and "--ablations" in made["figure_9"]
-    assert f"migvis selectivity --run {own}" in made["selectivity"] and made["pixel_information"].endswith(f"migvis information --run {own}")
+    assert made["pixel_information"].endswith(f"migvis information --run {own}")
     assert "'standard VAE'" in made["table_1"] and made["table_1"].endswith(f"migvis scores --run {own}") and not plt.get_fignums()
 
 
@@ -132,13 +131,12 @@ def test_own_recordings_are_edited_toward_another_image(model, labels):
         originals, target = gallery._find_pair(own, *wanted)
         assert len({*originals, target}) == len(originals) + 1 and {*originals, target} <= set(own.split.test.tolist())
         assert len(set(category[[*originals, target]])) == min(len(originals) + 1, category.nunique())
-    angles = gallery._turned(own.recording.labels)
-    if np.isfinite(angles).any(): assert angles[gallery._find_image(own, "tools")] == 3
+    if "rxy" in own.recording.labels: assert own.recording.labels["rxy"][gallery._find_image(own, "tools")] == 3
 
 
 def test_guided_way_ends_in_the_original_and_in_an_edit(model):
     original, target = (int(i) for i in model.split.test[[0, 4]])
-    down, up = gallery._guided_way(model, original, target, [0, 5, 10], 0, 0.3)
+    down, up = gallery._guided_way(model, original, target, [0, 5, 10], 0.3)
     np.testing.assert_allclose(down[0], 2 * model.recording.images[original] - 1, atol=1e-6)
     np.testing.assert_allclose(up[0], down[-1], atol=1e-5)
     assert down.shape == up.shape == (3, 1, 32, 32) and np.abs(up[-1] - down[0]).max() > 1e-3
@@ -236,7 +234,7 @@ def test_tables_are_also_written_as_csv_and_html(model, tmp_path):
     read = pd.read_csv(made[1], header=list(range(drawn.columns.nlevels)), index_col=list(range(drawn.index.nlevels)))
     assert read.to_numpy().tolist() == drawn.to_numpy().tolist()
     page = made[2].read_text(encoding="utf-8")
-    cells = [html.unescape(cell) for cell in re.findall("<td>(.*?)</td>", page)]
+    cells = [html.unescape(cell) for cell in re.findall(r"<td [^>]*>(.*?)</td>", page)]
     assert cells == drawn.astype(str).to_numpy().ravel().tolist() and "tiny preset" in page
 
 
@@ -290,12 +288,13 @@ def test_interrupted_scores_go_on(model, own, monkeypatch):
     assert trained == [] and (own / "scores.csv").is_file() and not (own / "scores.checkpoints").exists()
 
 
-def test_variants_are_fitted_as_the_run_was(model, monkeypatch):
+def test_variants_are_fitted_as_the_run_was(model, tmp_path, monkeypatch):
     other, asked = copy.copy(model), {}
     other.vae = replace(model.vae, likelihood="poisson") if hasattr(model.vae, "__dataclass_fields__") else model.vae
     other.options = {"estimator": "'mss'"}
     monkeypatch.setattr(gallery, "fit_vae", lambda *parts, **options: asked.update(options, parts=parts))
-    gallery._fit_variants(other, 3, None, None, 0, False)
+    monkeypatch.setattr(gallery, "_score_run", lambda *_: pd.DataFrame({"r2": [0.5]}))
+    gallery.make_scores(other, tmp_path, 3, progress=False)
     train, validation, config = asked["parts"]
     assert (asked["likelihood"], asked["penalty"], asked["seeds"]) == (other.vae.likelihood, GroupPenalty("mss"), 3)
     assert len(asked["supervision"]) == len(model.vae.codes)

@@ -16,6 +16,9 @@ from tests.show.conftest import album, choices, drawn, plane_choices
 BOTH = pytest.mark.parametrize("offer", [choices(), choices(draws=2), plane_choices()], ids=["guidance", "draws", "dimensions"])
 
 
+def content(sheet): return base64.b64decode(sheet["sprite"].split(",")[1])
+
+
 @pytest.mark.parametrize("shape", [(16, 16), (30, 21)])
 @pytest.mark.parametrize("kind", ["noise", "smooth", "flat"])
 def test_sheet_gives_every_picture_back(shape, kind):
@@ -23,11 +26,12 @@ def test_sheet_gives_every_picture_back(shape, kind):
     ramp = np.linspace(0, 1, shape[1])[None, None] * rng.random((7, 1, 1)) * np.ones((7, *shape))
     images = {"noise": rng.random((7, *shape)), "smooth": ramp, "flat": np.zeros((7, *shape))}[kind][[0, 1, 2, 0, 3, 4, 5, 6, 2], None]
     sheet = _make_sheet(images)
-    assert len(set(sheet.cells)) == (1 if kind == "flat" else 7) and sheet.cells[0] == sheet.cells[3]
-    picture = np.asarray(Image.open(io.BytesIO(sheet.content)).convert("L"), float) / 255
-    for image, cell in zip(images, sheet.cells):
-        row, column = divmod(cell, sheet.columns)
-        part = picture[row * sheet.cell[0]:, column * sheet.cell[1]:][: shape[0], : shape[1]]
+    cells, (height, width) = sheet["cells"], sheet["cell"]
+    assert len(set(cells)) == (1 if kind == "flat" else 7) and cells[0] == cells[3]
+    picture = np.asarray(Image.open(io.BytesIO(content(sheet))).convert("L"), float) / 255
+    for image, cell in zip(images, cells):
+        row, column = divmod(cell, sheet["columns"])
+        part = picture[row * height:, column * width:][: shape[0], : shape[1]]
         assert np.sqrt(((part - image[0]) ** 2).mean()) < 0.009
 
 
@@ -36,14 +40,14 @@ def test_sheet_is_smaller_than_plain_png():
     waves = np.stack([0.5 + 0.4 * np.sin(9 * x + k) * np.cos(7 * y * x + k) for k in range(16)])[:, None]
     plain = io.BytesIO()
     Image.fromarray((waves.reshape(-1, 64) * 255).astype(np.uint8)).save(plain, "PNG")
-    assert len(_make_sheet(waves).content) < len(plain.getvalue()) / 2
+    assert len(content(_make_sheet(waves))) < len(plain.getvalue()) / 2
 
 
 @BOTH
 def test_page_data_finds_every_frame(offer):
     grid = precompute(offer, drawn)
     data = json.loads(json.dumps(_explorer_data(grid), default=list))
-    picture = np.asarray(Image.open(io.BytesIO(base64.b64decode(data["sprite"].split(",")[1]))).convert("L"), float) / 255
+    picture = np.asarray(Image.open(io.BytesIO(content(data))).convert("L"), float) / 255
     shown = lambda cell: picture[cell // data["columns"] * data["cell"][0]:, cell % data["columns"] * data["cell"][1]:][:16, :16]
     sizes = [len(data["values"][axis]) for axis in data["axes"]]
     for place, values in zip(np.ndindex(*sizes), product(*offer.axes().values())):
@@ -92,7 +96,7 @@ def test_large_pages_warn(tmp_path):
 
 def test_default_grid_at_128_pixels_stays_below_3_mb_even_for_noise():
     rng, n = np.random.default_rng(0), 9 * 4 * 3 + 3 + 6 # pairs x groups x strengths, unguided frames, images
-    per_picture = len(_make_sheet(rng.random((16, 1, 128, 128)).astype(np.float32)).uri) / 16
+    per_picture = len(_make_sheet(rng.random((16, 1, 128, 128)).astype(np.float32))["sprite"]) / 16
     assert 10_000 < per_picture < 2_800_000 / n
 
 

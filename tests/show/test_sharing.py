@@ -16,7 +16,7 @@ from migvis.model import MIGVis
 from migvis.show.sharing import _plain, export_run
 from migvis.simulate.it import simulate_hvm
 from migvis.support.presets import EditSettings
-from tests.show.conftest import SMALL
+from tests.made import SMALL
 
 FILES = {"run.json", "report.json", "vae.safetensors", "critics.safetensors", "denoiser.safetensors"}
 QUICK = EditSettings(steps=6)

@@ -11,7 +11,8 @@ from PIL import Image
 from migvis import MIGVis
 from migvis.show.frames import FrameKey, dimension_frames, guidance_frames, precompute
 from migvis.show.widgets import Explorer, _difference_image, explore
-from tests.show.conftest import SMALL, choices, drawn, plane_choices
+from tests.made import SMALL
+from tests.show.conftest import choices, drawn, plane_choices
 
 
 def test_difference_is_red_where_brighter_and_clear_where_equal():
@@ -102,10 +103,7 @@ def test_while_busy_stored_frames_answer_and_only_the_newest_is_computed():
 
 def finish(explorer):
     "Wait until nothing is computed any more."
-    for _ in range(2000):
-        if not explorer.worker.busy: return
-        threading.Event().wait(0.01)
-    raise AssertionError("still computing")
+    explorer.worker.thread.submit(lambda: None).result(20)
 
 
 def test_rows_are_computed_ahead_where_asked():

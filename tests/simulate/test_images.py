@@ -122,7 +122,7 @@ def test_the_cache_is_used_and_mended(own_cache, monkeypatch):
     first, _ = render_hvm(8, 16, cache=True, progress=False)
     (file,) = own_cache.iterdir()
     calls = []
-    monkeypatch.setattr(images_module, "render_labels", lambda *a: calls.append(1) or render_labels(*a))
+    monkeypatch.setattr(images_module, "render_labels", lambda *a, **k: calls.append(1) or render_labels(*a, **k))
     assert np.array_equal(render_hvm(8, 16, cache=True, progress=False)[0], first) and not calls
     render_hvm(8, 16, seed=1, cache=True, progress=False)
     assert len(calls) == 1 and len(list(own_cache.iterdir())) == 2

@@ -63,7 +63,7 @@ def test_rates_are_positive_with_the_mean_they_claim():
 
 def test_counts_are_poisson():
     rates = np.tile([[2.0, 10.0, 40.0]], (4000, 1))
-    average, trials, _ = _spike_trials(rates, repeats=20, window=0.1, keep=True, seed=1)
+    average, trials, _ = _spike_trials(rates, repeats=20, keep=True, seed=1)
     assert np.allclose(trials * 0.1, np.round(trials * 0.1), atol=1e-4)
     assert np.allclose(trials.mean(1), average, atol=1e-3)
     assert np.allclose(average.mean(0), rates[0], rtol=0.02)
@@ -84,7 +84,7 @@ def test_shared_gain_makes_noise_correlations_and_keeps_the_mean():
 
 
 def test_drift_changes_units_from_session_to_session():
-    average, _, session = _spike_trials(np.full((4000, 5), 20.0), session_drift=0.5, sessions=4)
+    average, _, session = _spike_trials(np.full((4000, 5), 20.0), session_drift=0.5)
     means = np.stack([average[session == k].mean(0) for k in range(4)])
     assert sorted(set(session)) == [0, 1, 2, 3] and means.std(0).min() > 1
     still, _, session = _spike_trials(np.full((4000, 5), 20.0), session_drift=0.0)
@@ -176,7 +176,6 @@ def test_recording_survives_saving_and_selecting(recording, tmp_path):
     [
         ({"subject": "M3"}, "subject must be 'M1' or 'M2'"),
         ({"repeats": 0}, "repeats >= 1"),
-        ({"window": 0.0}, "window > 0"),
     ],
 )
 def test_bad_simulations_are_refused(arguments, message):

@@ -7,7 +7,8 @@ from scipy.spatial.transform import Rotation
 
 from migvis.simulate.images import sample_labels
 from migvis.simulate.objects import make_object
-from migvis.simulate.renderer import Light, _standard_size, render, rotation_matrix
+from migvis.simulate import renderer
+from migvis.simulate.renderer import _standard_size, render, rotation_matrix
 from tools.build_objects import ambient_occlusion
 
 
@@ -77,22 +78,20 @@ def unit_ball():
 
 @pytest.mark.parametrize("s", [0.5, 1.0, 1.6])
 def test_a_ball_covers_the_area_of_its_disc(unit_ball, s):
-    _, mask = render(ball(), np.eye(3), s=s, size=64, extent=0.5, supersample=4, return_mask=True)
+    _, mask = render(ball(), np.eye(3), s=s / 1.32, size=64, supersample=4, return_mask=True)
     assert mask.sum() / 64**2 == pytest.approx(np.pi * (unit_ball * 0.5 * s) ** 2, rel=0.01)
 
 
 @pytest.mark.parametrize("ty, tz", [(0.6, 0), (0, 1.2), (-0.6, -1.0)])
 def test_positions_go_left_and_up(ty, tz):
-    _, mask = render(ball(), np.eye(3), ty, tz, size=64, extent=0.3, unit=0.2, return_mask=True)
+    _, mask = render(ball(), np.eye(3), ty, tz, 0.45, size=64, return_mask=True)
     assert np.allclose(centroid(mask[0]), [0.2 * ty, 0.2 * tz], atol=2e-3)
 
 
 def test_silhouette_equals_that_of_a_slow_ray_tracer():
     mesh, turn, size = make_object("dining_chair"), rotation_matrix(35, -20, 50), 24
-    _, mask = render(
-        mesh, turn, 0.4, -0.5, 1.2, size, supersample=1, extent=0.6, unit=0.2, return_mask=True
-    )
-    vertices = mesh.vertices @ turn.T * 1.2 * 0.3 + np.array([0, 0.4, -0.5]) * 0.2
+    _, mask = render(mesh, turn, 0.4, -0.5, 1.1, size, supersample=1, return_mask=True)
+    vertices = mesh.vertices @ turn.T * 1.1 * 0.33 + np.array([0, 0.4, -0.5]) * 0.2
     placed = trimesh.Trimesh(vertices, mesh.faces, process=False)
     grid = 0.5 - (np.arange(size) + 0.5) / size
     column, row = np.meshgrid(grid, grid)
@@ -115,30 +114,35 @@ def test_roll_by_a_quarter_turns_the_silhouette_clockwise():
     assert np.abs(np.rot90(mask[0], -1) - mask[1]).mean() < 2e-3 < mask[0].mean()
 
 
-def test_shading_of_a_ball_follows_lamberts_law(unit_ball):
-    light = Light(strength=0.9, ambient=0.0, spread=0.0, shadows=False, gamma=1.0)
-    image = render(ball(), np.eye(3), size=64, extent=0.8, light=light, albedo=0.7, supersample=1)[0]
-    grid = (0.5 - (np.arange(64) + 0.5) / 64) / (unit_ball * 0.8)
+def test_shading_of_a_ball_follows_lamberts_law(unit_ball, monkeypatch):
+    light = renderer._LIGHT
+    for name, value in dict(strength=0.9, ambient=0.0, spread=0.0, shadows=False, gamma=1.0).items():
+        monkeypatch.setattr(light, name, value)
+    image = render(ball(), np.eye(3), s=1.2, size=64, supersample=1)[0]
+    grid = (0.5 - (np.arange(64) + 0.5) / 64) / (unit_ball * 1.2 * 0.66)
     left, up = np.meshgrid(grid, grid)
     toward = np.sqrt(np.clip(1 - left**2 - up**2, 0, None))
     normal = np.stack([-toward, left, up], -1)
-    expected = 0.7 * 0.9 * np.clip(normal @ (np.array(light.key) / np.linalg.norm(light.key)), 0, None)
+    expected = 0.65 * 0.9 * np.clip(normal @ (np.array(light.key) / np.linalg.norm(light.key)), 0, None)
     inside = left**2 + up**2 < 0.95
     assert np.abs(image - expected)[inside].max() < 0.02
     assert image[left**2 + up**2 > 1.1].max() == 0
 
 
-def test_an_object_casts_a_shadow_on_itself():
+def test_an_object_casts_a_shadow_on_itself(monkeypatch):
     table = make_object("picnic_table")
-    lit, shaded = (render(table, np.eye(3), size=48, light=Light(shadows=on)) for on in (False, True))
+    shaded = render(table, np.eye(3), size=48)
+    monkeypatch.setattr(renderer._LIGHT, "shadows", False)
+    lit = render(table, np.eye(3), size=48)
     assert (shaded <= lit + 1e-6).all() and (lit - shaded).max() > 0.1
 
 
-def test_colours_of_a_users_mesh_are_used():
+def test_colours_of_a_users_mesh_are_used(monkeypatch):
     mesh = ball()
+    monkeypatch.setattr(renderer._LIGHT, "key", (-1, 0, 0.01))
     colours = np.where(mesh.vertices[:, 1:2] > 0, [[250, 250, 250, 255]], [[40, 40, 40, 255]])
     mesh.visual.vertex_colors = colours.astype(np.uint8)
-    image = render(mesh, np.eye(3), size=32, light=Light(key=(-1, 0, 0.01)))[0]
+    image = render(mesh, np.eye(3), size=32)[0]
     assert image[16, 12] > image[16, 19] + 0.2  # bright on the left
 
 

@@ -193,7 +193,7 @@ def huge_files(folder):
     from migvis.support.encoders import ConvEncoder
     from migvis.infonce import Critics, load_critics, save_critics
     from migvis.simulate.pretrained import _weights_file
-    from migvis.measure.readouts import Readouts
+    from migvis.measure.readouts import load_readouts
     from migvis.vae import FittedVAE, NeuralVAE
 
     n = 10**9
@@ -214,7 +214,7 @@ def huge_files(folder):
     judge = ROOT / "migvis" / "weights" / "readouts_demo.safetensors"
     yield (
         changed("readouts", judge, lambda m: m["outputs"].update({k: n for k in m["outputs"]})),
-        Readouts.load,
+        load_readouts,
     )
     small = save_critics(Critics(ConvEncoder(8, 2, 4), (2, 2), n_features=3), folder / "small.safetensors")
     yield changed("critics", small, lambda m: m["config"].update(n_features=n)), load_critics

@@ -28,3 +28,11 @@ def test_presets_of_other_versions_are_named(change):
     change(entries)
     with pytest.raises(ValueError, match="not make a preset of this version"):
         Preset.from_dict(entries)
+
+
+def test_settings_that_are_gone_are_dropped_where_they_said_nothing():
+    entries = get_preset("tiny").to_dict()
+    entries["edits"] |= {"limit": 1.0, "project": False, "copies": 0, "renoise": "guided", "recurrence": 1, "clamp": False}
+    assert Preset.from_dict(entries) == get_preset("tiny")
+    entries["edits"]["recurrence"] = 2
+    with pytest.raises(ValueError, match="recurrence"): Preset.from_dict(entries)

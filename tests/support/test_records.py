@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import torch
 
-from migvis.support.records import Result, load_record, save_record
+from migvis.support.files import Result, load_record, save_record
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,6 @@ from torch import nn
 from migvis.support.files import load_tensors
 from migvis.support.training import (
     _Best,
-    _batch_rows,
     _computing_in,
     _list_checkpoints,
     _make_batch,
@@ -191,9 +190,8 @@ def test_what_a_killed_run_left_half_written_is_removed(tmp_path):
 
 
 def test_keeps_only_the_newest_checkpoints(tmp_path):
-    run(40, tmp_path, keep=3)
+    run(40, tmp_path)
     assert [p.stem for p in _list_checkpoints(tmp_path)] == [
-        "step-00000028",
         "step-00000035",
         "step-00000040",
     ]
@@ -210,11 +208,11 @@ def test_training_leaves_the_callers_randomness_alone():
 
 
 def test_rows_cover_every_epoch_once():
-    rows = torch.stack([_batch_rows(50, 10, s, seed=2) for s in range(15)])
+    rows = torch.stack([_make_batch(50, 10, s, seed=2).index for s in range(15)])
     for epoch in rows.split(5):
         assert sorted(epoch.flatten().tolist()) == list(range(50))
     assert not torch.equal(rows[:5], rows[5:10])
-    assert len(_batch_rows(6, 10, 3)) == 6
+    assert len(_make_batch(6, 10, 3).index) == 6
 
 
 def test_shards_make_up_the_whole_batch():
@@ -248,7 +246,6 @@ def test_generator_streams_are_independent_and_repeatable():
         (dict(precision="float8"), "precision"),
         (dict(keep_best=True), "validate"),
         (dict(device="abacus"), "device"),
-        (dict(keep=0), "keep"),
     ],
 )
 def test_bad_arguments(bad, match):

@@ -23,20 +23,7 @@ ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 
 def test_kills_at_random_moments_lose_little_and_change_nothing(tmp_path):
     out = tmp_path / "kills.json"
-    parts = [
-        "--kills",
-        "2",
-        "--steps",
-        "12",
-        "--every",
-        "2",
-        "--writes",
-        "0",
-        "--full",
-        "1",
-        "--flips",
-        "3",
-    ]
+    parts = "--kills 1 --steps 8 --every 2 --writes 0 --full 1 --flips 0".split()
     command = [sys.executable, str(ROOT / "benchmarks" / "kill_resume.py"), *parts, "--json", str(out)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=ENVIRONMENT)
     assert done.returncode == 0, done.stdout + done.stderr[-2000:]
