@@ -117,7 +117,7 @@ def _demo(
     size = {"n_images": model.preset.n_images, "size": model.preset.image_size}
     recording = migvis.simulate_hvm(**size, subject="M1", seed=seed, progress=not quiet)
     model.fit(recording, out=run, progress=not quiet)
-    originals, target = _find_pair(model, ("Faces", "Cars"), "Chairs")
+    originals, target = _find_pair(model, ("Faces", "Cars"), "Chairs", any_size=True)
     edits = model.edit(originals, target, settings=_quickly(model), progress=not quiet)
     print(f"\n{_save_figure(edits.plot(), out / 'guidance.png')}   edited images")
     page = _explorer(model, originals, [target], out / "explore.html", _quickly(model), 1, not quiet)

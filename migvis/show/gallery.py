@@ -43,7 +43,8 @@ from ..support.training import progress_bar
 from ..vae import FittedVAE, _dimension_pairs, fit_vae
 
 # %% ../../nbs/show/03_gallery.ipynb #45f52dc3
-def _find_image(model: MIGVis, category: str, frontal: bool = True, others: Sequence[int] = ()) -> int:
+def _find_image(model: MIGVis, category: str, frontal: bool = True, others: Sequence[int] = (),
+                any_size: bool = False) -> int:
     "A test image, not among others: large, central, the least turned or nearest to 45 degrees."
     labels = model.recording.labels.reset_index(drop=True)
     test = labels.loc[np.setdiff1d(model.split.test, others)]
@@ -57,16 +58,17 @@ def _find_image(model: MIGVis, category: str, frontal: bool = True, others: Sequ
     clear = ~((seen["s"] < seen["s"].median()) | (away > away.median()))
     members = test[test["category"] == category]
     clear = members[clear[members.index]]
-    angles = (members if clear.empty else clear).filter(["rxy", "rxz", "ryz"]).astype(float)
+    angles = (members if clear.empty or any_size else clear).filter(["rxy", "rxz", "ryz"]).astype(float)
     turned = angles.pow(2).sum(axis=1, skipna=False) ** 0.5
     return int((turned - (0 if frontal else 45)).abs().fillna(np.inf).idxmin())
 
 # %% ../../nbs/show/03_gallery.ipynb #134ee113
-def _find_pair(model: MIGVis, originals: Sequence[str], target: str) -> tuple[list[int], int]:
+def _find_pair(model: MIGVis, originals: Sequence[str], target: str,
+               any_size: bool = False) -> tuple[list[int], int]:
     "Numbers of test images of categories, all different: frontal originals, a turned target."
     chosen: list[int] = []
     for category in originals:
-        chosen.append(_find_image(model, category, others=chosen))
+        chosen.append(_find_image(model, category, others=chosen, any_size=any_size))
     return chosen, _find_image(model, target, frontal=False, others=chosen)
 
 # %% ../../nbs/show/03_gallery.ipynb #c4b965f7

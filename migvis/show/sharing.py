@@ -120,7 +120,7 @@ def _load_run(cls: type[MIGVis], folder: Path, device: str | torch.device, recor
 # %% ../../nbs/show/05_sharing.ipynb #a6ae66c1
 def _draw_card(model: MIGVis, path: Path) -> None:
     "Edits of two test images toward a third, at the run's preset."
-    edits = model.edit(*_find_pair(model, ("Faces", "Cars"), "Chairs"), progress=False)
+    edits = model.edit(*_find_pair(model, ("Faces", "Cars"), "Chairs", any_size=True), progress=False)
     _save_figure(edits.plot(), path)
 
 # %% ../../nbs/show/05_sharing.ipynb #21c39cdb
