@@ -45,7 +45,7 @@ from ..vae import FittedVAE, _dimension_pairs, fit_vae
 # %% ../../nbs/show/03_gallery.ipynb #45f52dc3
 def _find_image(model: MIGVis, category: str, frontal: bool = True, others: Sequence[int] = (),
                 any_size: bool = False) -> int:
-    "A test image, not among others: large, central, the least turned or nearest to 45 degrees."
+    "A test image: large and central, or of any size and place; the least turned or nearest to 45 degrees."
     labels = model.recording.labels.reset_index(drop=True)
     test = labels.loc[np.setdiff1d(model.split.test, others)]
     if category not in set(test["category"]): # another one, if possible one not taken

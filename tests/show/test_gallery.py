@@ -109,6 +109,9 @@ def test_images_are_of_the_category_clear_and_turned_as_asked(model):
         members = [i for i in members if clear[i]] or members
         length = {i: float(np.linalg.norm(labels[["rxy", "rxz", "ryz"]].iloc[i])) for i in members}
         assert length[frontal] == min(length.values()) and abs(length[oblique] - 45) == min(abs(v - 45) for v in length.values())
+        every = {i: float(np.linalg.norm(labels[["rxy", "rxz", "ryz"]].iloc[i])) for i in test if labels["category"].iloc[i] == category}
+        anywhere = gallery._find_image(model, category, any_size=True)
+        assert every[anywhere] == min(every.values()), "small ones count, too"
     assert gallery._find_image(model, "no such category") in test
 
 
