@@ -33,6 +33,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from diffusers import UNet2DModel  # noqa: F401: loaded once, and not by every process that is forked
 
 from migvis import EditSettings, MIGVis, Recording, simulate_hvm
 from migvis.cli import _report_of

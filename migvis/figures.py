@@ -18,11 +18,9 @@ from textwrap import fill
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import seaborn as sns
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from torchvision.utils import make_grid
 
 from .support.files import atomic_write
 
@@ -39,6 +37,7 @@ _PAGE = 7.2 # inches: the largest width of a figure
 @style()
 def _palette() -> tuple[str, ...]: # hexadecimal
     "Twenty distinct colours: the eight of the style come first."
+    import seaborn as sns # here and below: it and torchvision take seconds to load
     return (*sns.color_palette().as_hex(), *sns.color_palette("husl", 12).as_hex())
 
 # %% ../nbs/06_figures.ipynb #aa48ebe6
@@ -79,6 +78,7 @@ def _axes_at(figure: Figure, left: float, top: float, width: float, height: floa
 # %% ../nbs/06_figures.ipynb #05939e73
 def _join_pictures(images: np.ndarray, columns: int) -> np.ndarray:
     "Pictures (n, 1 or 3, H, W) as one, row by row, with a white line between neighbours."
+    from torchvision.utils import make_grid
     pad, colour = max(1, images.shape[-1] // 24), images.shape[1] == 3
     pixels = torch.as_tensor(np.asarray(images, np.float32))
     if colour: pixels = pixels.nan_to_num(nan=1.0) # no picture: white
@@ -247,6 +247,7 @@ def plot_manifolds(
     caption: str = "",
 ) -> Figure:
     "Pairs of latents, coloured by labels (paper Fig. 7B). Raises ValueError for missing columns."
+    import seaborn as sns
     latents = [column for pair in pairs for column in pair]
     if missing := {*colours, *latents} - set(table):
         raise ValueError(f"the table has no columns {sorted(missing)}; it has {list(table)}")
@@ -346,6 +347,7 @@ def plot_matrix(
     caption: str = "",
 ) -> Figure:
     "Named matrices with their numbers written in, a panel each; faded cells are pale."
+    import seaborn as sns
     figure, axes = _panels(len(values), 0.9 + 0.36 * max(map(len, values.values())))
     for ax, (title, matrix) in zip(axes, values.items()):
         sns.heatmap(matrix.astype(float), ax=ax, vmin=limits[0], vmax=limits[1], cmap="Blues",

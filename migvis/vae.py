@@ -358,8 +358,8 @@ class _Explained(_Grouped):
         kept = torch.tensor([float(g in keep) for g in range(len(self.groups))])
         mask = kept.repeat_interleave(torch.tensor(self.groups))
         orders = [torch.randperm(len(z), generator=generator(0, 4, draw)) for draw in range(draws)]
-        mixed = (z * mask + z[order] * (1 - mask) for order in orders)
-        return np.mean([self.decode(latents, member) for latents in mixed], axis=0)
+        mixed = torch.stack([z * mask + z[order] * (1 - mask) for order in orders])
+        return self.decode(mixed, member).mean(0)
 
 # %% ../nbs/01_vae.ipynb #fac50f9f
 def _unit_r2(x: np.ndarray, predicted: np.ndarray) -> np.ndarray: # (N,)

@@ -27,6 +27,10 @@ from tools import draw_front
 NOTEBOOKS = sorted((ROOT / "nbs").rglob("*.ipynb"))
 
 
+# what `nbdev_proc_nbs` does, but for its end: there each notebook's shell collects the garbage of all, for half a minute
+BUILD = "import os; from nbdev.quarto import nbdev_proc_nbs as build; build(n_workers=0); os._exit(0)"
+
+
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory):
     "Folder of the processed notebooks. A stand-in for the quarto program does nothing; nbdev's part is real."
@@ -35,7 +39,7 @@ def pages(tmp_path_factory):
     (programs / "quarto").write_text("#!/bin/sh\nexit 0\n")
     (programs / "quarto").chmod(0o755)
     path = os.pathsep.join([str(programs), str(Path(sys.executable).parent), os.environ["PATH"]])
-    done = subprocess.run(["nbdev_proc_nbs", "--n_workers", "0"], cwd=copy, env=os.environ | {"PATH": path}, capture_output=True, text=True, timeout=300)
+    done = subprocess.run([sys.executable, "-c", BUILD], cwd=copy, env=os.environ | {"PATH": path}, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
     return copy / "_proc"
 

@@ -15,7 +15,6 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import seaborn as sns
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -488,6 +487,7 @@ def _check_criteria(result: SelectivityResult) -> pd.DataFrame: # one row a crit
 # %% ../../nbs/measure/03_edits.ipynb #821a09a0
 def _draw_matrix(ax: Axes, values: pd.DataFrame, low: pd.DataFrame, high: pd.DataFrame) -> None:
     "Shares as colours, with half the width of their interval."
+    import seaborn as sns
     shares, halves = (x.apply(lambda column: column.map("{:.2f}".format))
                       for x in (values, (high - low) / 2))
     text = (shares + "\n±" + halves).where(values.notna(), "-")

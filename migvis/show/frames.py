@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import seaborn as sns
 import torch
 
 from .. import figures
@@ -308,6 +307,7 @@ def _css_palette() -> list[str]: # CSS colours
 def _label_colours(values: pd.Series) -> tuple[list[str], str]:
     "CSS colours of a label, a scale for numbers and one for each category, and a legend as HTML."
     if values.dtype.kind in "iuf":
+        import seaborn as sns
         low, high = float(values.min()), float(values.max())
         scale = sns.color_palette("viridis", 256).as_hex()
         look = f"width:9rem;height:.5rem;background:linear-gradient(90deg,{','.join(scale[::51])})"

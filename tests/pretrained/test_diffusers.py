@@ -273,7 +273,7 @@ def recording(): return simulate_hvm(n_images=60, size=32, subject="M1", seed=3,
 def quick(given, preset="demo"):
     "A preset of this name for a denoiser, trained for seconds."
     preset = preset_for(given, preset)
-    return replace(preset, vae=SMALL.vae, critic=replace(preset.critic, steps=10))
+    return replace(preset, vae=SMALL.vae, critic=replace(preset.critic, steps=4, batch_size=16))
 
 
 def prompted_pipeline(kind, T):
@@ -284,7 +284,7 @@ def prompted_pipeline(kind, T):
 
 GIVEN = { # pixels in colour; latents with an empty prompt; latents without one
     "pixels": lambda: from_diffusers(DDPMPipeline(unet(32, 3), scheduler("v_prediction", "squaredcos_cap_v2"))),
-    "prompt": lambda: prompted_pipeline("epsilon", 200),
+    "prompt": lambda: prompted_pipeline("epsilon", 120),
     "latents": lambda: from_diffusers(LDMPipeline(autoencoder("vq"), unet(16, 4), scheduler("sample", T=50)))}
 EDIT = dict(settings=EditSettings(steps=8), gammas=(0., .1, .3), progress=False)
 
