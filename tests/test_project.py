@@ -26,6 +26,9 @@ def cells(notebook, kind="code"):
         if cell["cell_type"] == kind: yield "".join(cell["source"])
 
 
+SETUP = [sys.executable, "setup.py", "-q"]
+
+
 def exports(source): return bool(re.search(r"^#\s*\|\s*export", source, re.M))
 
 
@@ -137,10 +140,25 @@ def test_sidebar_lists_every_notebook():
     assert sorted(listed) == sorted(str(n.relative_to(ROOT / "nbs")) for n in NOTEBOOKS)
 
 
-def test_wheel_holds_what_is_needed_and_nothing_else(tmp_path):
-    source = shutil.copytree(ROOT, tmp_path / "source", ignore=shutil.ignore_patterns(".git", "build", "*.egg-info", "__pycache__", ".venv"))
-    subprocess.run([sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(tmp_path), str(source)], check=True, timeout=300)
-    wheel = next(tmp_path.glob("migvis-*.whl"))
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory):
+    "The source archive."
+    pytest.importorskip("setuptools")
+    folder, ignored = tmp_path_factory.mktemp("archive"), shutil.ignore_patterns(".git", "build", "*.egg-info", "__pycache__", ".venv")
+    source = shutil.copytree(ROOT, folder / "source", ignore=ignored)
+    subprocess.run([*SETUP, "sdist", "--dist-dir", str(folder)], cwd=source, check=True, capture_output=True, timeout=300)
+    return next(folder.glob("migvis-*.tar.gz"))
+
+
+@pytest.fixture(scope="module")
+def wheel(archive):
+    "What pip builds of it."
+    build = "wheel --quiet --no-deps --no-index --no-build-isolation --wheel-dir".split()
+    subprocess.run([sys.executable, "-m", "pip", *build, str(archive.parent), str(archive)], check=True, timeout=300)
+    return next(archive.parent.glob("migvis-*.whl"))
+
+
+def test_wheel_holds_what_is_needed_and_nothing_else(wheel):
     names = zipfile.ZipFile(wheel).namelist()
     assert {str(m.relative_to(ROOT)) for m in MODULES} <= set(names)
     assert "migvis/simulate/objects.npz" in names
@@ -152,22 +170,25 @@ def test_wheel_holds_what_is_needed_and_nothing_else(tmp_path):
     assert "migvis=migvis.cli:main" in entry.replace(" ", "")
 
 
-def test_source_archive_can_be_installed_and_imported(tmp_path):
-    pytest.importorskip("setuptools")
-    ignored = shutil.ignore_patterns(".git", "build", "*.egg-info", "__pycache__", ".venv", "nbs", "benchmarks")
-    source, here = shutil.copytree(ROOT, tmp_path / "source", ignore=ignored), [sys.executable, "setup.py", "-q"]
-    subprocess.run([*here, "sdist", "--dist-dir", str(tmp_path)], cwd=source, check=True, capture_output=True, timeout=300)
-    archive = next(tmp_path.glob("migvis-*.tar.gz"))
+def test_source_archive_can_be_installed_and_imported(archive, wheel, tmp_path):
     shutil.unpack_archive(archive, tmp_path / "unpacked")
     unpacked = next((tmp_path / "unpacked").iterdir())
     assert {"settings.ini", "setup.py", "README.md", "LICENSE", "SECURITY.md", "CHANGELOG.md"} <= {p.name for p in unpacked.iterdir()}
-    said = subprocess.run([*here, "--version"], cwd=unpacked, check=True, capture_output=True, text=True).stdout
+    said = subprocess.run([*SETUP, "--version"], cwd=unpacked, check=True, capture_output=True, text=True).stdout
     assert said.split()[-1] == settings()["version"]
-    install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--no-build-isolation", "--target", str(tmp_path / "there")]
-    subprocess.run([*install, str(archive)], check=True, timeout=300)
+    install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--target", str(tmp_path / "there")]
+    subprocess.run([*install, str(wheel)], check=True, timeout=300)
     code = "import migvis, migvis.cli; print(migvis.__file__)"
     told = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(tmp_path / "there")}, capture_output=True, text=True, check=True)
     assert told.stdout.startswith(str(tmp_path / "there")) and (tmp_path / "there" / "migvis" / "explorer.js").is_file()
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: p.stem)
+def test_what_takes_seconds_to_load_is_loaded_where_it_is_used(path):
+    tops = [node for node in ast.parse(path.read_text(encoding="utf-8")).body if isinstance(node, (ast.Import, ast.ImportFrom))]
+    loaded = {name.split(".")[0] for node in tops for name in ([getattr(node, "module", None) or ""] if isinstance(node, ast.ImportFrom)
+                                                             else [alias.name for alias in node.names]) if not getattr(node, "level", 0)}
+    assert loaded & {"torchvision", "seaborn", "diffusers", "transformers"} == set()
 
 
 def settings():

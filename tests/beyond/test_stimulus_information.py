@@ -2,12 +2,14 @@
 import copy
 import math
 import warnings
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 from scipy.linalg import logm
 
+from migvis.beyond import group_information
 from migvis.beyond.group_information import (_group_bounds, _group_subsets, _LatentDenoiser, _posterior_draws,
                                              _used_latents, fit_groups, information_table,
                                              shared_information)
@@ -583,7 +585,7 @@ def test_regression_network_keeps_the_mean(world):
     net = GainNet(base, 2, width=16)
     subsets = torch.tensor([[1, 1, 1, 1], [0, 0, 1, 1]]).bool()
     images = ((test + 1) / 2).repeat(10, 1, 1, 1)
-    train_gain(net, fitted.model, images, answer_rows, subsets=subsets, steps=80, device="cpu",
+    train_gain(net, fitted.model, images, answer_rows, subsets=subsets, steps=40, device="cpu",
                progress=False)
     levels = _schedule_levels(base.schedule, 10)
     maps = _information_sets(test[:64], _learned_gains(net), levels, ("all", "half"), 4, **QUIET)
@@ -751,7 +753,8 @@ def test_what_a_group_is_seen_to_carry_comes_from_its_own_latents(world):
     assert told["group 1"] == pytest.approx(other["group 1"]) and abs(told["all"] - other["all"]) > 1e-6
 
 
-def test_groups_of_a_recording_end_to_end(world, tmp_path):
+def test_groups_of_a_recording_end_to_end(world, tmp_path, monkeypatch):
+    monkeypatch.setattr(group_information, "_group_bounds", partial(_group_bounds, n=128))
     base, _, train, test, r, *_ = world
     mean = train[:600].flatten(1)[:, [18, 45]] * 3
     log_var, image = torch.full_like(mean, -3.0), (train[:600] + 1) / 2
