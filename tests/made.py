@@ -11,7 +11,7 @@ from migvis.support.presets import get_preset
 TINY = get_preset("tiny")
 SMALL = replace(  # a run in a second: all stages, nothing learnt
     TINY, vae=replace(TINY.vae, steps=8), critic=replace(TINY.critic, steps=4),
-    denoiser=replace(TINY.denoiser, steps=2, batch_size=16), t_edit=10)
+    denoiser=replace(TINY.denoiser, steps=2, batch_size=16, patch=4), t_edit=10)
 
 N_IMAGES, N_UNITS, REPEATS = 96, 7, 6
 IDS = [f"im{i}" for i in range(4)]
