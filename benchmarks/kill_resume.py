@@ -2,7 +2,7 @@
 
 python benchmarks/kill_resume.py [--kills 20] [--writes 1] [--full 12] [--flips 500] [--steps 200] [--every 5] [--seed 0] [--json FILE]
 
-Each part can be left out with 0. All is on the CPU, with the tiny preset and few steps:
+Each part can be left out with 0. All is on the CPU, with the tiny preset, a smaller denoiser and few steps:
 
 - kills: a denoiser is trained once without a break, and again by processes that are killed (SIGKILL) at random moments, each resumed by
   the next. At most the steps since the last checkpoint may be lost.
@@ -49,14 +49,14 @@ from migvis.support.files import load_tensors
 FORK = multiprocessing.get_context("fork")
 TINY = get_preset("tiny")
 SMALL = replace(TINY, t_edit=5, vae=replace(TINY.vae, steps=6), critic=replace(TINY.critic, steps=4, batch_size=16),
-                denoiser=replace(TINY.denoiser, steps=4, batch_size=8))
+                denoiser=replace(TINY.denoiser, steps=4, batch_size=8, patch=4))
 
 
 def train(folder: Path, result: Path, steps: int, every: int, at) -> None:
     "One process's attempt; `at` is shared memory that always holds the last step done."
     torch.set_num_threads(1)
     images = torch.rand(256, 1, 32, 32, generator=generator(0, 1))
-    config = replace(TINY.denoiser, steps=steps, batch_size=8)
+    config = replace(TINY.denoiser, steps=steps, batch_size=8, patch=4)
     def callback(step, model, row): at.value = step
     fitted = train_denoiser(images, config, device="cpu", progress=False, checkpoint=folder, checkpoint_every=every, log_every=1,
                             callback=callback)

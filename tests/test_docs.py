@@ -6,6 +6,7 @@ import subprocess
 import sys
 from bisect import bisect_left
 from collections import Counter
+from functools import cache
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -13,7 +14,6 @@ import nbformat
 import numpy as np
 import pytest
 import yaml
-from nbconvert import HTMLExporter
 from PIL import Image
 
 from migvis.show.frames import Choices, precompute
@@ -55,12 +55,15 @@ def test_pages_keep_their_pictures_and_show_signatures(pages):
     assert "guided_eps" in (pages / "05_ddim_guidance.ipynb").read_text(encoding="utf-8")
 
 
-EXPORTER = HTMLExporter(template_name="basic", exclude_input=True)  # one for all pages: it keeps its compiled templates
+@cache # one for all pages: it keeps its compiled templates
+def exporter():
+    from nbconvert import HTMLExporter
+    return HTMLExporter(template_name="basic", exclude_input=True)
 
 
 def converted(notebook: Path) -> str:
     "What a notebook shows, as HTML: text and outputs, without the code."
-    body, _ = EXPORTER.from_notebook_node(nbformat.read(notebook, 4))
+    body, _ = exporter().from_notebook_node(nbformat.read(notebook, 4))
     return f"<!doctype html><meta charset=utf-8><title>{notebook.stem}</title><link rel=stylesheet href=styles.css>{body}"
 
 
