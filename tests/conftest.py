@@ -7,12 +7,14 @@ from pathlib import Path
 import pytest
 
 
-def hide_gpu(environment: MutableMapping[str, str]) -> None:
-    "Keep GPUs out of sight where several processes test at once: sharing one ended in segmentation faults."
-    if int(environment.get("PYTEST_XDIST_WORKER_COUNT", 1)) > 1: environment["CUDA_VISIBLE_DEVICES"] = ""
+def share_machine(environment: MutableMapping[str, str]) -> None:
+    "Where several processes test at once: no GPU (sharing one ended in segmentation faults), and one thread each."
+    if int(environment.get("PYTEST_XDIST_WORKER_COUNT", 1)) < 2: return
+    environment["CUDA_VISIBLE_DEVICES"] = ""
+    environment.setdefault("OMP_NUM_THREADS", "1") # more would wait for each other: the suite took many times as long
 
 
-hide_gpu(os.environ)  # before torch is imported
+share_machine(os.environ)  # before torch is imported
 
 ROOT = Path(__file__).parents[1]
 FLAGS = ("--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "

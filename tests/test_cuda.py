@@ -9,16 +9,20 @@ from migvis import EditSettings, MIGVis, simulate_hvm
 from migvis.denoiser import sample_images, train_denoiser
 from migvis.simulate.pretrained import load_pretrained
 from migvis.support.presets import get_preset
-from tests.conftest import hide_gpu
+from tests.conftest import share_machine
 from tests.test_denoiser import SMALL, bars
 
 TINY = get_preset("tiny")
 
 
-def test_several_processes_do_not_share_a_gpu():
-    alone, several = {"PYTEST_XDIST_WORKER_COUNT": "1"}, {"PYTEST_XDIST_WORKER_COUNT": "2", "CUDA_VISIBLE_DEVICES": "0"}
-    hide_gpu(alone), hide_gpu(several), hide_gpu(nothing := {})
-    assert "CUDA_VISIBLE_DEVICES" not in alone | nothing and several["CUDA_VISIBLE_DEVICES"] == ""
+@pytest.mark.parametrize("before, after", [
+    ({}, {}), ({"PYTEST_XDIST_WORKER_COUNT": "1"}, {}),
+    ({"PYTEST_XDIST_WORKER_COUNT": "2", "CUDA_VISIBLE_DEVICES": "0"}, {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}),
+    ({"PYTEST_XDIST_WORKER_COUNT": "2", "OMP_NUM_THREADS": "3"}, {"CUDA_VISIBLE_DEVICES": ""})])
+def test_several_processes_share_no_gpu_and_have_a_thread_each(before, after):
+    environment = dict(before)
+    share_machine(environment)
+    assert environment == before | after
 
 
 @pytest.fixture(scope="module")
