@@ -12,7 +12,7 @@ cfg.read(HERE / "settings.ini", encoding="utf-8")
 cfg = cfg["DEFAULT"]
 
 data_extra = "h5py>=3.10,<4 h5netcdf>=1.3,<2 xarray>=2024.1,<2027 pooch>=1.8,<2 pynwb>=2.8,<5 remfile>=0.1.13,<1 requests>=2.31,<3 urllib3>=1.26,<3".split()
-dino_extra = ["timm>=1.0,<2", "torchvision>=0.19,<1"]
+dino_extra = ["timm>=1.0,<2"]
 dev_extra = cfg["dev_requirements"].split() + data_extra + dino_extra
 
 setup(

@@ -293,6 +293,10 @@ class SumGuide:
     guides: Sequence[Guide]
     weights: Sequence[float] | None = None  # None: 1
 
+    def __post_init__(self) -> None:
+        if self.weights is not None and len(self.weights) != len(self.guides):
+            raise ValueError(f"weights must be one for each of {len(self.guides)} guides, got {self.weights}")
+
     def rows(self, index: slice) -> "SumGuide":
         "The guide of some rows."
         return replace(self, guides=[_guide_rows(guide, index) for guide in self.guides])
@@ -300,7 +304,7 @@ class SumGuide:
     def __call__(self, y0_hat: Tensor, y_t: Tensor, t: int) -> Tensor: # (B,)
         "The sum."
         weights = self.weights or [1.0] * len(self.guides)
-        return sum(w * g(y0_hat, y_t, t) for w, g in zip(weights, self.guides, strict=True))
+        return sum(w * g(y0_hat, y_t, t) for w, g in zip(weights, self.guides))
 
 # %% ../nbs/05_ddim_guidance.ipynb #cdea1108
 def _draw_negatives(pool: Tensor, n: int, seed: int, exclude: Tensor) -> Tensor: # (K, D)

@@ -496,7 +496,7 @@ def test_sum_of_guides():
     a, b = (lambda y0, y, t: y0.sum(1)), (lambda y0, y, t: -y0.square().sum(1))
     y = randn(4, 2)
     torch.testing.assert_close(dg.SumGuide([a, b], [1.0, 0.5])(y, y, 3), y.sum(1) - 0.5 * y.square().sum(1))
-    with pytest.raises(ValueError): dg.SumGuide([a, b], [1.0])(y, y, 3)
+    with pytest.raises(ValueError, match=r"one for each of 2 guides, got \[1.0\]"): dg.SumGuide([a, b], [1.0])
 
 
 def test_negatives_are_fixed_and_leave_out_what_they_should():

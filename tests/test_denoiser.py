@@ -131,15 +131,17 @@ def test_tables_made_in_inference_mode_serve_where_gradients_are_taken():
     assert leaf.grad.abs().sum() > 0
 
 
-@pytest.mark.parametrize("bad", [dict(T=1), dict(T=2.5), dict(kind="square")])
-def test_bad_schedules(bad):
-    with pytest.raises(ValueError): NoiseSchedule(**bad)
+@pytest.mark.parametrize("bad, told", [(dict(T=1), "T must be .* got 1"), (dict(T=2.5), "T must be .* got 2.5"),
+                                       (dict(kind="square"), "schedule must be one of .* got 'square'")])
+def test_bad_schedules(bad, told):
+    with pytest.raises(ValueError, match=told): NoiseSchedule(**bad)
 
 
 @pytest.mark.parametrize("bad", [dict(t_edit=0), dict(t_edit=21), dict(t_edit=True), dict(t_edit=10, steps=11),
                                  dict(t_edit=10, steps=0), dict(steps=2.5)])
 def test_bad_times(bad):
-    with pytest.raises(ValueError): NoiseSchedule(20).times(**bad)
+    name, value = list(bad.items())[-1]
+    with pytest.raises(ValueError, match=f"{name} must be an integer in 1..[12]0, got {value}"): NoiseSchedule(20).times(**bad)
 
 
 # --- the exact denoiser ----------------------------------------------------------------------------------------
@@ -339,7 +341,7 @@ def test_interrupted_training_ends_with_the_same_weights(tmp_path, trained):
     resumed = train(checkpoint=tmp_path, checkpoint_every=5)
     assert resumed.resumed_from == 10 and same_weights(resumed.model, trained.model)
     for change in (dict(images=bars(65)), dict(config=replace(SMALL, width=16))):
-        with pytest.raises(ValueError): train(checkpoint=tmp_path, **change)
+        with pytest.raises(ValueError, match="is of another run"): train(checkpoint=tmp_path, **change)
 
 
 def test_the_losses_of_a_resumed_training_are_those_of_an_unbroken_one(tmp_path):
@@ -626,10 +628,10 @@ def test_files_that_are_damaged_or_foreign_are_refused(tmp_path, trained):
     path = dn.save_denoiser(tmp_path / "denoiser.safetensors", trained.model)
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(ValueError): dn.load_denoiser(path)
+    with pytest.raises(ValueError, match="denoiser.safetensors is not a readable"): dn.load_denoiser(path)
     with pytest.raises(FileNotFoundError): dn.load_denoiser(tmp_path / "none.safetensors")
     save_tensors(path, {"w": torch.zeros(1)}, {"kind": "critics"})
-    with pytest.raises(ValueError): dn.load_denoiser(path)
+    with pytest.raises(ValueError, match="critics"): dn.load_denoiser(path)
     header = dn._describe_denoiser(trained.model)
     save_tensors(path, {"w": torch.zeros(1)}, {"kind": "denoiser", **header, "meta": {}})
     with pytest.raises(ValueError, match="do not fit"): dn.load_denoiser(path)

@@ -302,8 +302,9 @@ def test_resolve_groups():
     assert _resolve_groups((2, 3)) == ((0, 1), (2, 3, 4))
     assert _resolve_groups(torch.tensor([2, 3]).tolist(), 6) == ((0, 1), (2, 3, 4))
     assert _resolve_groups([[4], (0, 4)], 5) == ((4,), (0, 4))
-    for bad in ((), [(0, 0)], [()], [(0, 5)], [(-1,)], (3, 3)):
-        with pytest.raises(ValueError): _resolve_groups(bad, 5)
+    with pytest.raises(ValueError, match="at least one group"): _resolve_groups((), 5)
+    for bad in ([(0, 0)], [()], [(0, 5)], [(-1,)], (3, 3)):
+        with pytest.raises(ValueError, match="distinct dimensions between 0 and 4"): _resolve_groups(bad, 5)
 
 
 # ---- negatives

@@ -345,7 +345,7 @@ def test_save_and_load(fitted, tmp_path):
     for name, value in fitted.predict_labels(test, 7).items():
         assert np.array_equal(loaded.predict_labels(test, 7)[name], value)
     (tmp_path / "broken.safetensors").write_bytes((tmp_path / "vae.safetensors").read_bytes()[:100])
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match="broken.safetensors is not a readable"):
         FittedVAE.load(tmp_path / "broken.safetensors")
 
 

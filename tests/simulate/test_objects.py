@@ -20,6 +20,7 @@ PARTS = {
     "ball": (ellipsoid((1, 0, 0), 1.0, m=41, k=80), 4 / 3 * np.pi),
     "ellipsoid": (ellipsoid((0, 0, 5), (1, 2, 3), turn=(30, 20, 10), m=41, k=80), 8 * np.pi),
     "cylinder": (lathe([(1, 0), (1, 2)], k=100), 2 * np.pi),
+    "cylinder from above": (lathe([(1, 2), (1, 0)], k=100), 2 * np.pi),  # rings that run the other way
     "cone": (lathe([(1, 0), (0, 3)], k=100), np.pi),
     "tube": (tube([(0, 0, 0), (1, 1, 1)], 0.5, k=100), np.sqrt(3) * np.pi / 4),
     "plate": (plate([(0, 0, 0), (2, 0, 0), (2, 1, 0), (0, 1, 0)], (0, 0, 0.5)), 1.0),

@@ -144,7 +144,7 @@ def test_every_bit_of_a_file_counts(tmp_path):
         damaged = bytearray(whole)
         damaged[bit // 8] ^= 1 << bit % 8
         path.write_bytes(damaged)
-        with pytest.raises(ValueError):
+        with pytest.raises(ValueError, match=path.name):
             load_tensors(path, "thing")
     path.write_bytes(whole)
     assert load_tensors(path)[1] == {"kind": "thing", "steps": 12, "note": None}
