@@ -61,6 +61,7 @@ def train(folder: Path, result: Path, steps: int, every: int, at) -> None:
     fitted = train_denoiser(images, config, device="cpu", progress=False, checkpoint=folder, checkpoint_every=every, log_every=1,
                             callback=callback)
     fitted.history.to_csv(result.with_suffix(".csv"), index=False)
+    result.with_suffix(".json").write_text(json.dumps(fitted.resumed_from))
     save_denoiser(result, fitted.model)
 
 
@@ -70,10 +71,15 @@ def readable(path: Path) -> dict | None:
     except ValueError: return None
 
 
+def newest(folder: Path) -> int:
+    "The step of the newest checkpoint."
+    return max([readable(p)["step"] for p in _list_checkpoints(folder)], default=0)
+
+
 def kill_once(arguments: tuple, target: int, jitter: float) -> dict | None: # None: training ended before it could be killed
     "Train until step `target` was done and `jitter` seconds more, kill, and look at what is there."
     folder, at = arguments[0], arguments[-1]
-    at.value = resumed = max([readable(p)["step"] for p in _list_checkpoints(folder)], default=0)
+    at.value = resumed = newest(folder)
     process = FORK.Process(target=train, args=arguments)
     process.start()
     while process.is_alive() and at.value < target: time.sleep(0.0005)
@@ -107,13 +113,16 @@ def kills(folder: Path, options: argparse.Namespace, rng: np.random.Generator) -
         return (time.perf_counter() - start) / options.steps
     step = finish("unbroken")
     rows = [kill_once(attempt("killed"), int(target), float(rng.uniform(0, 3 * step))) for target in targets]
+    kept = newest(folder / "killed")
     finish("killed")
+    resumed = json.loads((folder / "killed.json").read_text()) == kept
     table = pd.DataFrame([row for row in rows if row is not None])
     left, equal = len(list((folder / "killed").glob(".*"))), same(folder / "unbroken.safetensors", folder / "killed.safetensors")
     print(table.to_string(index=False))
     print(f"{len(table)} kills, checkpoints every {options.every} steps; at most {table['steps lost'].max()} steps lost; "
-          f"{table['unreadable'].sum()} unreadable files; {left} half-written files at the end; the same weights and losses as without a break: {'yes' if equal else 'NO'}")
-    good = equal and not left and len(table) and not table["unreadable"].any() and table["steps lost"].max() <= options.every and table["checkpoints"].max() <= 3
+          f"{table['unreadable'].sum()} unreadable files; {left} half-written files at the end; the same weights and losses as without a break: {'yes' if equal else 'NO'}; "
+          f"the last process went on from the newest checkpoint: {'yes' if resumed else 'NO'}")
+    good = equal and resumed and not left and len(table) and not table["unreadable"].any() and table["steps lost"].max() <= options.every and table["checkpoints"].max() <= 3
     return bool(good), {"rows": table.to_dict("records"), "same": equal}
 
 

@@ -727,10 +727,6 @@ def test_edit_passes_every_lever_on(world, lever):
     assert (plain - other).abs().max() > 1e-4
 
 
-def test_a_misspelt_option_is_refused(world):
-    with pytest.raises(TypeError, match="strenght"): small_edit(world, strenght=1.0)
-
-
 def test_all_times_and_strides(world):
     for kw in (dict(t_edit=20, steps=None), dict(t_edit=1, steps=1), dict(t_edit=18)):
         assert torch.isfinite(small_edit(world, gammas=(0.5,), groups=[0], **kw)).all()
