@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from contextlib import redirect_stdout
+from importlib.metadata import version
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -102,6 +103,8 @@ def test_fit_edit_info(tmp_path, saved, capsys, fitted):
     judged = ["selectivity", "--run", str(run), "--out", str(tmp_path / "judged"), "--pairs", "500", "--quiet", "--device", "cpu"]
     assert main(judged) == 2 and "got 500" in capsys.readouterr().err, "the tiny run has not that many pairs"
     assert main(["info", str(saved)]) == 0 and "simulated" in capsys.readouterr().out
+    assert main(["info"]) == 0
+    assert {f"python: {sys.version.split()[0]}", f"torch: {version('torch')}"} < set(capsys.readouterr().out.splitlines())
     for bad, told in [(["--groups", "0"], "group"), (["--groups", "7"], "group"), (["--target", "500"], "target must be"),
                       (["--gammas", "-1"], "not negative"), (["--hold", "1", "2"], "one for each of the 4 groups"), (["--candidates", "2", "--mode", "paper"], "would all be the same"), (["--out", str(tmp_path / "edit.doc")], "must be a file ending in .png"),
                       (["--gammas", "nan"], "finite"), (["--save", str(tmp_path)], "is a folder")]:
@@ -200,7 +203,7 @@ def test_names_in_the_parser_are_those_of_the_library():
     assert set(cli._PICTURES) <= set(Figure().canvas.get_supported_filetypes())
 
 
-@pytest.mark.parametrize("arguments", [["info"], ["--help"], ["info", "{saved}"]])
+@pytest.mark.parametrize("arguments", [["--help"], ["info", "{saved}"]])
 def test_output_that_nobody_reads_ends_quietly(saved, arguments):
     reading, writing = os.pipe()
     os.close(reading)

@@ -693,5 +693,4 @@ def test_edits_of_single_precision_do_not_depend_on_their_batch(mode, gamma, shi
     rows = torch.arange(3)
     whole = make(rows)
     assert (whole[:, :, 1] - whole[:, :, 0]).abs().amax() > 0.01
-    close(make(rows.flip(0), batch_size=4).flip(0), whole, atol=3e-7, rtol=0)
-    close(torch.cat([make(rows[:1]), make(rows[1:])]), whole, atol=3e-7, rtol=0)
+    close(make(rows.flip(0), batch_size=2).flip(0), whole, atol=3e-7, rtol=0)

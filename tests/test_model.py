@@ -20,7 +20,7 @@ from sklearn.base import clone
 
 import migvis
 from migvis import EditSettings, MIGVis, Recording, simulate_hvm
-from migvis.denoiser import build_denoiser
+from migvis.denoiser import build_denoiser, validation_loss
 from migvis.data import Split, _recording_fingerprint
 from migvis.measure.report import _report_vae
 from migvis.model import Edits, _as_indices, _check_preset, _denoiser_for, _judge_for
@@ -152,7 +152,15 @@ def test_runs_of_other_versions_say_so(folder, change):
 
 
 @pytest.fixture(scope="module")
-def shipped(tmp_path_factory):
+def short_reports():
+    "The loss of large networks from few images."
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("migvis.measure.report.validation_loss", functools.partial(validation_loss, n=8))
+        yield
+
+
+@pytest.fixture(scope="module")
+def shipped(tmp_path_factory, short_reports):
     "A run with the shipped denoiser, and how to fit it again."
     demo, tiny = get_preset("demo"), get_preset("tiny")
     preset = replace(demo, vae=replace(tiny.vae, steps=5), critic=replace(demo.critic, steps=2, batch_size=8, views=2),
@@ -307,7 +315,7 @@ def test_an_image_size_no_critic_can_see_is_refused_early(recording, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_training_goes_on_from_shipped_weights(tmp_path):
+def test_training_goes_on_from_shipped_weights(tmp_path, short_reports):
     demo, tiny = get_preset("demo"), get_preset("tiny")
     short = replace(demo, vae=replace(tiny.vae, steps=10), critic=replace(tiny.critic, steps=5), t_edit=2, edits=EditSettings(),
                     denoiser=replace(demo.denoiser, steps=1, batch_size=4, lr=1e-6, ema=0.0, precision="float32"))

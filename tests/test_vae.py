@@ -509,7 +509,7 @@ def test_label_priors_keep_other_things_out_of_labelled_groups():
     responses = features @ rng.standard_normal((6, 20)) + 0.2 * rng.standard_normal((1200, 20))
     recording = Recording(np.zeros((1200, 1, 2, 2), np.float32), responses,
                           pd.DataFrame({"category": category.astype(str)}))
-    config = VAEConfig(groups=(3, 3), hidden=32, steps=700, batch_size=128, lr=5e-3)
+    config = VAEConfig(groups=(3, 3), hidden=32, steps=450, batch_size=128, lr=5e-3)
     made = fit_vae(recording.select(images=range(1000)), recording.select(images=range(1000, 1200)),
                    config, seeds=1, device="cpu", supervision=(Categorical(1),), progress=False,
                    variants={"full": PAPER | {"beta": 0.0}, "migvis": _config_weights(config)})

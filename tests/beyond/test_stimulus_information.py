@@ -581,10 +581,10 @@ def test_frozen_means_frozen(world):
 
 def test_regression_network_keeps_the_mean(world):
     base, fitted, train, test, r, exact, _ = world
-    answer_rows = r.repeat(10, 1)
+    answer_rows = r.repeat(5, 1)
     net = GainNet(base, 2, width=16)
     subsets = torch.tensor([[1, 1, 1, 1], [0, 0, 1, 1]]).bool()
-    images = ((test + 1) / 2).repeat(10, 1, 1, 1)
+    images = ((test + 1) / 2).repeat(5, 1, 1, 1)
     train_gain(net, fitted.model, images, answer_rows, subsets=subsets, steps=40, device="cpu",
                progress=False)
     levels = _schedule_levels(base.schedule, 10)
@@ -756,10 +756,10 @@ def test_what_a_group_is_seen_to_carry_comes_from_its_own_latents(world):
 def test_groups_of_a_recording_end_to_end(world, tmp_path, monkeypatch):
     monkeypatch.setattr(group_information, "_group_bounds", partial(_group_bounds, n=128))
     base, _, train, test, r, *_ = world
-    mean = train[:600].flatten(1)[:, [18, 45]] * 3
-    log_var, image = torch.full_like(mean, -3.0), (train[:600] + 1) / 2
+    mean = train[:300].flatten(1)[:, [18, 45]] * 3
+    log_var, image = torch.full_like(mean, -3.0), (train[:300] + 1) / 2
     part = lambda rows: (image[rows], mean[rows], log_var[rows])
-    ask = lambda: fit_groups(base, part(slice(0, 400)), part(slice(400, 600)), (1, 1), pairs=False,
+    ask = lambda: fit_groups(base, part(slice(0, 200)), part(slice(200, 300)), (1, 1), pairs=False,
                              steps=(20, 5), checkpoint=tmp_path, device="cpu", progress=False)
     told = ask()
     assert told.names == ("group 1", "group 2", "all") == tuple(
@@ -769,7 +769,7 @@ def test_groups_of_a_recording_end_to_end(world, tmp_path, monkeypatch):
     again = ask().maps(image[:2], n_samples=4, progress=False)  # from the checkpoints
     assert np.allclose(again["all"].map, maps["all"].map, rtol=1e-4)
     with pytest.raises(ValueError, match="make 3 latents, got 2"):
-        fit_groups(base, part(slice(0, 400)), part(slice(400, 600)), (1, 2))
+        fit_groups(base, part(slice(0, 200)), part(slice(200, 300)), (1, 2))
 
 
 def test_a_linear_correction_computes_under_autocast():

@@ -283,8 +283,8 @@ def prompted_pipeline(kind, T):
 
 
 GIVEN = { # pixels in colour; latents with an empty prompt; latents without one
-    "pixels": lambda: from_diffusers(DDPMPipeline(unet(32, 3), scheduler("v_prediction", "squaredcos_cap_v2"))),
-    "prompt": lambda: prompted_pipeline("epsilon", 120),
+    "pixels": lambda: from_diffusers(DDPMPipeline(unet(32, 3), scheduler("v_prediction", "squaredcos_cap_v2", T=24))),
+    "prompt": lambda: prompted_pipeline("epsilon", 24),
     "latents": lambda: from_diffusers(LDMPipeline(autoencoder("vq"), unet(16, 4), scheduler("sample", T=50)))}
 EDIT = dict(settings=EditSettings(steps=8), gammas=(0., .1, .3), progress=False)
 
@@ -315,7 +315,7 @@ def test_inversion_leads_back_in_the_models_own_space(fitted, recording):
     if given.prediction == "sample": # noise is told badly where there is little: no contraction
         pytest.skip("untrained estimates of the clean image are not inverted, but have exact noise maps")
     y0 = given.encode(recording.images[:2])
-    t_edit, steps = model.preset.t_edit // 2, 20
+    t_edit, steps = model.preset.t_edit, 20
     y_t = invert(y0, model.denoiser, given.schedule, t_edit, fixed_point=5, steps=steps)
     back = sample(y_t, model.denoiser, given.schedule, t_edit, steps=steps)
     assert (y_t - y0).square().mean().sqrt() > .1

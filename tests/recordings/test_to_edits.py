@@ -23,7 +23,7 @@ def test_files_become_edited_images(tmp_path, name, colour):
     shape = (3 if colour == "keep" else 1, 32, 32)
     assert recording.images.shape[1:] == shape and len(recording) >= 40
     model = MIGVis(SMALL, device="cpu").fit(recording, progress=False)
-    edits = model.edit([0, 1], 5, gammas=(0.0, 1.0), progress=False)
+    edits = model.edit([0, 1], 5, groups=[1, 2], gammas=(0.0, 1.0), progress=False)
     assert edits.images.shape[0] == 2 and edits.images.shape[-3:] == shape
     assert np.isfinite(edits.images).all() and 0 <= edits.images.min() <= edits.images.max() <= 1
     assert (edits.change()[1.0] > 0).all() and (edits.change()[0.0] == 0).all()

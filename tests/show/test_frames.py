@@ -69,8 +69,7 @@ def test_wanted_latents_are_between_original_and_target(model, monkeypatch):
     assert (asked[0] - wanted).abs().max() < 1e-6
 
 
-@pytest.mark.parametrize("draw", [0, 2])
-@pytest.mark.parametrize("mode", ["paper", "selective"])
+@pytest.mark.parametrize("mode, draw", [("paper", 2), ("selective", 0)])
 def test_a_frame_is_the_edit_of_the_model(model, mode, draw):
     o, t = (int(i) for i in model.split.test[[0, 4]])
     source, settings = guidance_frames(model, o, t, settings=mode, draws=3), EditSettings(mode, seed=draw, noise_seed=1000 * draw)
