@@ -344,7 +344,7 @@ class _Explained(_Grouped):
         z = pd.DataFrame(self.latents(recording).numpy(), columns=_latent_names(self.groups))
         return pd.concat([recording.labels.reset_index(drop=True), z], axis=1)
 
-    def decode(self, z: Tensor, member: int | None = None) -> np.ndarray: # (n, D) -> (n, N)
+    def decode(self, z: Tensor, member: int | None = None) -> np.ndarray: # (..., D) -> (..., N)
         "Standardised responses of latents."
         with torch.no_grad():
             expected = _expected_response(self.likelihood, self.single(member).decode(z)).numpy()
