@@ -269,7 +269,8 @@ def _split_indices(groups: np.ndarray, seed: int, test: float,
     m, rng = len(groups), np.random.default_rng(seed)
     counts = [max(1, round(f * m)) if f else 0 for f in (test, validation)]
     if sum(counts) >= m:
-        raise ValueError(f"{m} are too few for three parts, test={test} and validation={validation}")
+        raise ValueError(f"{m} are too few for three parts, test={test} and validation={validation}; "
+                         "give smaller parts, or more images")
     held_test = _spread(groups, counts[0], rng)
     rest = np.setdiff1d(np.arange(m), held_test)
     held_validation = rest[_spread(groups[rest], counts[1], rng)]

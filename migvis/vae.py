@@ -277,7 +277,7 @@ class _Ensemble:
         if len(names := self.members.variant.unique()) > 1:
             raise ValueError(f"several variants {list(names)}: choose a .variant(name), or a member")
         scores = self.members.validation.to_numpy(float)
-        if np.isnan(scores).all(): raise ValueError("no member's validation score is a number")
+        if np.isnan(scores).all(): raise ValueError("no member's validation score is a number; give member=")
         return int(np.nanargmin(scores))
 
     def single(self, member: int | None = None) -> NeuralVAE:

@@ -98,7 +98,7 @@ def _read_categories(table: Any, keys: Sequence[str]) -> tuple[str, dict[str, st
         table = table[table["member"].astype(str).isin(["1", "1.0", "True"])]
     table = table[~table["category"].isin(["", None, np.nan])]
     if table.empty:
-        raise ValueError("the categories have neither a column category nor columns of 0 and 1")
+        raise ValueError("the categories have neither a column category nor columns of 0 and 1; add one")
     size = table["category"].map(table["category"].value_counts())
     table = table.assign(size=size).sort_values(["size", "category"], ascending=[True, False])
     return name, dict(zip(table[name].astype(str), table["category"].astype(str))) # the last counts
@@ -110,7 +110,7 @@ def _categorise(labels: pd.DataFrame, categories: Any, keys: Mapping[str, str]) 
     names = labels[keys[key]].astype(str)
     category = names.map(known)
     if category.isna().all():
-        raise ValueError(f"none of the images ({key} {names.iloc[0]}) has a category in the table")
+        raise ValueError(f"none of the images ({key} {names.iloc[0]}) has a category in the table; add them")
     return category.fillna("other")
 
 # %% ../../nbs/recordings/11_photographs.ipynb #7d000017

@@ -158,7 +158,8 @@ def _group_trials(values: np.ndarray, shown: pd.Series, image_ids: Any,
         raise ValueError(f"{len(set(shown[~known]))} ids have responses but no image, for example "
                          f"{shown[~known][0]}; add the images, or pass missing='drop'")
     if not known.any():
-        raise ValueError(f"none of the ids, {shown[0]!r}, ..., is of an image, {list(ids[:1])}...")
+        raise ValueError(f"none of the ids, {shown[0]!r}, ..., is of an image, {list(ids[:1])}...; "
+                         "name both alike")
     rows, values = rows[known], values[known]
     repeat = pd.Series(rows).groupby(rows).cumcount().to_numpy()
     kind = np.result_type(values, np.float32)

@@ -83,7 +83,7 @@ def _gabor_pairs(cells: pd.DataFrame, size: int, bandwidth: float = 1.5) -> np.n
 def _cell_drive(images: np.ndarray, cells: pd.DataFrame, bandwidth: float = 1.5) -> np.ndarray: # (n, N)
     "Linear stage: rectified for simple cells, energy for complex ones (Adelson & Bergen 1985)."
     images = check_images(images)
-    if images.shape[2] != images.shape[3]: raise ValueError(f"not square: images {images.shape}")
+    if images.shape[2] != images.shape[3]: raise ValueError(f"images must be square, not {images.shape}")
     pairs = _gabor_pairs(cells, images.shape[-1], bandwidth).reshape(len(cells), 2, -1)
     pixels = images.mean(1).reshape(len(images), -1) - np.float32(0.5) # colours are averaged
     first, second = pixels @ pairs[:, 0].T, pixels @ pairs[:, 1].T

@@ -129,7 +129,7 @@ def _check_table(table: Any, n: int, what: str) -> pd.DataFrame: # index 0..n-1
     table = _keep_index(pd.DataFrame(table), _ID_COLUMNS[what], what)
     if len(table) != n:
         raise ValueError(f"{n} {'images' if what == 'labels' else 'units'} but {len(table)} rows "
-                         f"of {what}")
+                         f"of {what}; give one row for each, in their order")
     _check_columns(table, what)
     return pd.DataFrame({name: _plain_column(table[name]) for name in table}, index=range(n))
 
@@ -142,7 +142,7 @@ def _check_labels(labels: Any, n: int) -> pd.DataFrame:
     column = labels["category"]
     if column.isna().any():
         raise ValueError(f"category is missing for {column.isna().sum()} images, "
-                         f"first for image {column.isna().to_numpy().argmax()}")
+                         f"first for image {column.isna().to_numpy().argmax()}; name it or leave them out")
     if not pd.api.types.is_numeric_dtype(column): return labels.assign(category=column.astype(str))
     values = column.to_numpy(float)
     wrong = values[np.isinf(values) | (values % 1 != 0)]
