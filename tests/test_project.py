@@ -180,14 +180,6 @@ def test_source_archive_can_be_installed_and_imported(archive, wheel, tmp_path):
     assert told.stdout.startswith(str(tmp_path / "there")) and (tmp_path / "there" / "migvis" / "explorer.js").is_file()
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda p: p.stem)
-def test_what_takes_seconds_to_load_is_loaded_where_it_is_used(path):
-    tops = [node for node in ast.parse(path.read_text(encoding="utf-8")).body if isinstance(node, (ast.Import, ast.ImportFrom))]
-    loaded = {name.split(".")[0] for node in tops for name in ([getattr(node, "module", None) or ""] if isinstance(node, ast.ImportFrom)
-                                                             else [alias.name for alias in node.names]) if not getattr(node, "level", 0)}
-    assert loaded & {"torchvision", "seaborn", "diffusers", "transformers"} == set()
-
-
 def settings():
     parser = ConfigParser(delimiters=["="], interpolation=None)
     parser.read(ROOT / "settings.ini", encoding="utf-8")
@@ -206,13 +198,17 @@ def test_every_requirement_has_bounds_on_both_sides():
     assert [r for r in own + extras if not re.fullmatch(r"[\w-]+>=[\w.]+,<[\d.]+", r)] == []
 
 
+def packages(node):
+    "Packages that an import names; none for other statements, and for imports within ours."
+    names = [a.name for a in node.names] if isinstance(node, ast.Import) else [node.module] if isinstance(node, ast.ImportFrom) and not node.level else []
+    return {name.split(".")[0] for name in names}
+
+
 def imported(files):
     "Packages from elsewhere that some files import, with where."
     for file in files:
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-            names = [a.name for a in node.names] if isinstance(node, ast.Import) else [node.module] if isinstance(node, ast.ImportFrom) and not node.level else []
-            for name in names:
-                if (first := name.split(".")[0]) not in sys.stdlib_module_names | {"migvis", "tests", "tools", "setuptools"}: yield first, file.name
+            for name in packages(node) - sys.stdlib_module_names - {"migvis", "tests", "tools", "setuptools"}: yield name, file.name
 
 
 @pytest.mark.parametrize("files, extras", [(MODULES, False), (sorted((ROOT / "tests").rglob("*.py")), True)], ids=["library", "tests"])
@@ -221,6 +217,12 @@ def test_what_is_imported_is_declared(files, extras):
     known = {re.split("[<>=]", r)[0].lower().replace("_", "-") for r in own + more}
     belongs = {"sklearn": "scikit-learn", "PIL": "pillow", "yaml": "pyyaml"}
     assert {(n, f) for n, f in imported(files) if belongs.get(n, n).lower().replace("_", "-") not in known} == set()
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: p.stem)
+def test_what_takes_seconds_to_load_is_loaded_where_it_is_used(path):
+    at_top = set().union(*map(packages, ast.parse(path.read_text(encoding="utf-8")).body))
+    assert at_top & {"torchvision", "seaborn", "diffusers", "transformers"} == set()
 
 
 @pytest.mark.parametrize("workflow", sorted((ROOT / ".github" / "workflows").glob("*.yml")), ids=lambda p: p.stem)
