@@ -124,8 +124,7 @@ def _other_targets(source: Readings, target: Readings) -> np.ndarray: # (n, n) b
     return able & ~(angle < np.nanmin([*np.diag(angle), np.inf]))
 
 # %% ../../nbs/measure/03_edits.ipynb #4a90f441
-def _specific_shift(source: np.ndarray, target: np.ndarray, edit: np.ndarray,
-                    able: np.ndarray) -> _Shift:
+def _specific_shift(source: np.ndarray, target: np.ndarray, edit: np.ndarray, able: np.ndarray) -> _Shift:
     "How far edits (n k rows) and targets are along what tells a target from the others (`able`)."
     k, weight = len(edit) // len(target), able * np.isfinite(target).all(1)
     total = np.where(weight.any(1), weight.sum(1), np.nan)
@@ -311,8 +310,7 @@ def _critic_scores(images: np.ndarray, critics: Any, z_targets: Tensor, negative
     wanted = z_targets.float()[pair].to(device)
     guide = MIGuide(critics, wanted, negatives.float().to(device), weights.to(device))
     rows = torch.arange(len(y)).split(256)
-    return torch.cat([guide.rows(r)(y[r].to(device), None, 0).cpu()
-                      for r in rows]).reshape(shape).numpy()
+    return torch.cat([guide.rows(r)(y[r].to(device), None, 0).cpu() for r in rows]).reshape(shape).numpy()
 
 # %% ../../nbs/measure/03_edits.ipynb #7d254d58
 def _measure_one(edits: Edits, judge: Readouts, real: Readings, critic: np.ndarray | None,
@@ -369,6 +367,17 @@ class _Scores(Result):
                                  "and quantity == @quantity")
         return rows.sort_values("gamma").set_index("gamma")[["value", "low", "high", "n"]]
 
+    def best_gamma(self, mode: str) -> float:
+        "The strength with the most of what groups should move times what they should keep, on average."
+        trades = []
+        for group in self.groups:
+            still = "rotation" if _part_of(group) == "category" else "category"
+            moved, kept = (self.curve(mode, group, *score)["value"]
+                           for score in (_main_score(self, group), (still, "kept")))
+            trades.append(moved * kept.reindex(moved.index).fillna(1))
+        trade = pd.DataFrame(trades).mean().drop(0.0, errors="ignore")
+        return float(trade.idxmax()) if trade.notna().any() else max(self.gammas(mode))
+
 # %% ../../nbs/measure/03_edits.ipynb #1e09ad4a
 @dataclass(frozen=True)
 class SelectivityResult(_Scores):
@@ -390,12 +399,6 @@ class SelectivityResult(_Scores):
         wide = rows.pivot(index="group", columns="attribute", values=value)
         return wide.loc[self.groups, rows["attribute"].unique()]
 
-    def best_gamma(self, mode: str) -> float:
-        "The strength at which most criteria are met, the smaller one of equals."
-        rows = self.summary().query("mode == @mode and gamma > 0")
-        met = rows.groupby("gamma")["met"].sum()
-        return float(met.idxmax()) if len(met) else 0.0
-
     def summary(self) -> pd.DataFrame: # one row a criterion, group and strength
         "The criteria of selective guidance as numbers."
         return _check_criteria(self)
@@ -407,7 +410,7 @@ class SelectivityResult(_Scores):
         wide = summary.assign(text=text).pivot_table("text", keys, "gamma", aggfunc="first", sort=False)
         return wide[sorted(wide)].fillna("")
 
-    def plot(self, gamma: float | Mapping[str, float] | None = None) -> Figure:
+    def plot(self, gamma: float | None = None) -> Figure: # gamma of the matrix; None: `best_gamma`
         "Matrix, curves over the strength, critic against judge, and realism; one row a mode."
         return _plot_selectivity(self, gamma)
 
@@ -548,7 +551,7 @@ def _draw_realism(ax: Axes, result: SelectivityResult, mode: str) -> None:
     ax.set(title="realism: precision\n(dotted: held-out images)", ylim=(-0.02, 1.02))
 
 # %% ../../nbs/measure/03_edits.ipynb #33438c09
-def _plot_selectivity(result: SelectivityResult, gamma: float | Mapping[str, float] | None) -> Figure:
+def _plot_selectivity(result: SelectivityResult, gamma: float | None) -> Figure:
     "Matrix, curves over the strength, critic against judge, and realism; one row a mode."
     draws = [_draw_trade, _draw_realism] + [_draw_critic] * ("critic_mean" in result.table)
     n, notes = len(result.modes), result.settings
@@ -557,8 +560,7 @@ def _plot_selectivity(result: SelectivityResult, gamma: float | Mapping[str, flo
                                     figsize=(6 + 2.5 * len(draws), 3.1 * n + 0.7), squeeze=False,
                                     layout="constrained", width_ratios=(2.4, *[1] * len(draws)))
         for row, mode in zip(axes, result.modes):
-            at = gamma.get(mode) if isinstance(gamma, Mapping) else gamma
-            at = result.best_gamma(mode) if at is None else at
+            at = result.best_gamma(mode) if gamma is None else gamma
             _draw_matrix(row[0], *(result.matrix("specific", mode, at, v)
                                    for v in ("value", "low", "high")))
             row[0].set_title(f"{mode}, γ = {at:g}\nshare of the way that is specific to the target")
@@ -627,8 +629,7 @@ def run_selectivity(
     settings, folder = _named_settings(settings), folder and Path(folder).expanduser()
     images, z = model.recording.images, model.latents()
     pairs = _held_out_pairs(model, judge, n_pairs, seed=seed)
-    edits = [_edit_pairs(model, pairs, name, how, folder, progress)
-             for name, how in settings.items()]
+    edits = [_edit_pairs(model, pairs, name, how, folder, progress) for name, how in settings.items()]
     negatives = _draw_negatives(z[model.split.train], 127, seed, z[pairs.ravel()])
     critic = {e.mode: _critic_scores(e.images, model.critics, z[pairs[:, 1]], negatives,
                                      e.group_index, model.denoiser) for e in edits}

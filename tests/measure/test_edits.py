@@ -366,6 +366,17 @@ def test_criteria_of_known_edits(result):
     assert report.loc[("selective", GROUPS[1], "target's category reached", ">= 0.7"), 1.0] == "1 [1, 1] *"
 
 
+def test_the_best_strength_moves_something_and_keeps_the_rest(world):
+    def best(strengths):
+        images = np.stack(strengths, 2)
+        return es.measure_edits([replace(world.edits, images=images)], world.judge, pictures(world.rest), n_boot=20).best_gamma("selective")
+    nothing, _, whole = world.edits.images.swapaxes(0, 2).swapaxes(1, 2)
+    careless = whole.copy()
+    careless[:8] = whole[:8, 1:2]  # of every fifth pair, the category goes, too
+    assert best([nothing, nothing, careless]) == 1.0, "an edit that changes nothing keeps everything, and shows nothing"
+    assert best([nothing, whole, careless]) == 0.5
+
+
 def test_criteria_without_a_round_trip_are_those_that_need_none(result):
     partial = replace(result, scores=result.scores[result.scores["gamma"] > 0])
     told = set(partial.summary()["criterion"])
