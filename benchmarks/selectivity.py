@@ -42,7 +42,7 @@ def main(arguments: argparse.Namespace) -> None:
     print(f"\n{told['n_pairs']} pairs; held-out images: improved precision {told['reference']['realism']:.3f}, KID {told['reference']['kid']:.4f}; latents read "
           f"from images by the judge: R2 {', '.join(f'{r:.2f}' for r in told['latents_r2'])}; {time.perf_counter() - start:.0f} s")
     result.plot().savefig(out / "selectivity.png", dpi=110)
-    for name in settings: print(f"{name}: most criteria met at gamma {result.best_gamma(name):g}")
+    for name in settings: print(f"{name}: most moved and kept at gamma {result.best_gamma(name):g}")
 
 
 if __name__ == "__main__":

@@ -374,7 +374,8 @@ class _Scores(Result):
             still = "rotation" if _part_of(group) == "category" else "category"
             moved, kept = (self.curve(mode, group, *score)["value"]
                            for score in (_main_score(self, group), (still, "kept")))
-            trades.append(moved * kept.reindex(moved.index).fillna(1))
+            unread = float(kept.isna().all()) # 1: never read at all; else an unread strength kept nothing
+            trades.append(moved * kept.reindex(moved.index).fillna(unread))
         trade = pd.DataFrame(trades).mean().drop(0.0, errors="ignore")
         return float(trade.idxmax()) if trade.notna().any() else max(self.gammas(mode))
 

@@ -377,6 +377,13 @@ def test_the_best_strength_moves_something_and_keeps_the_rest(world):
     assert best([nothing, whole, careless]) == 0.5
 
 
+@pytest.mark.parametrize("strengths, best", [([1.0], 0.5), ([0.0, 0.5, 1.0], 1.0)])
+def test_what_is_read_at_some_strengths_only_is_lost_at_the_others(result, strengths, best):
+    unread = result.scores["gamma"].isin(strengths) & (result.scores["quantity"] == "kept")
+    partial = replace(result, scores=result.scores.assign(value=result.scores["value"].mask(unread)))
+    assert partial.best_gamma("selective") == best
+
+
 def test_criteria_without_a_round_trip_are_those_that_need_none(result):
     partial = replace(result, scores=result.scores[result.scores["gamma"] > 0])
     told = set(partial.summary()["criterion"])
